@@ -1,0 +1,18 @@
+"""Attention modules and mutual-information losses for PyTorch networks."""
+
+from blan_layers.attention import CBAM, RDAM, ChannelAttention, SpatialAttention, SqueezeExcitation
+from blan_layers.fusion import AdaptiveScoreFusion
+from blan_layers.mutual_information import ConcatConvCritic, LMIMLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CBAM",
+    "RDAM",
+    "AdaptiveScoreFusion",
+    "ChannelAttention",
+    "ConcatConvCritic",
+    "LMIMLoss",
+    "SpatialAttention",
+    "SqueezeExcitation",
+]

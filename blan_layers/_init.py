@@ -1,0 +1,11 @@
+"""He initialisation, the start of every weight in the library."""
+
+from torch import nn
+
+
+def he_normal_(layer: nn.Module) -> None:
+    """Draw a layer's weight from N(0, 2 / fan_in) and set its bias, if any, to zero (He et al. 2015)."""
+    weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
+    nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    if bias is not None:
+        nn.init.zeros_(bias)

@@ -1,0 +1,164 @@
+"""Channel attention: which feature of the map matters."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._init import he_normal_
+from blan_layers.functional.attention import POOLS, Form, Pool, check_pools, gate_channels
+
+
+class ChannelAttentionMaps(NamedTuple):
+    """A gated map and its gate."""
+
+    output: Tensor
+    """(B, C, *S)"""
+    channel_map: Tensor
+    """(B, C, 1, ...), in [0, 1]"""
+
+
+class ChannelAttention(nn.Module):
+    r"""Channel gate of CBAM, for any number of spatial axes.
+
+    ``x * sigmoid(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = fc2(relu(fc1(v)))``, one MLP for both pools.
+
+    Eq. 2 of the BLAN paper, as printed, closes the sigmoid after the average branch, while its text follows CBAM, where
+    both branches stand inside. The default is CBAM's; ``form="printed"`` is the equation to the letter,
+    ``x * sigmoid(MLP(avg(x))) + MLP(max(x))``, whose ``channel_map`` is ``sigmoid(MLP(avg(x)))``.
+
+    The gradient of the maximum is shared equally among tied maxima. Weights start by He's rule, biases at zero.
+
+    Args:
+        channels: Channels C of the map.
+        reduction_ratio: Channels divided by the MLP's hidden width, which is never below 1; None means 16.
+        hidden_channels: The hidden width itself, instead of its ratio.
+        pools: Which of "avg" and "max" feed the gate; their branches are added.
+        form: "cbam" or "printed"; "printed" needs both pools.
+        bias: Whether the MLP's layers have biases.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        (B, C, \*S) -> the same, with one or more spatial axes S.
+
+    Raises:
+        TypeError: A number is not an int, or the input is not a floating-point tensor.
+        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools`` or
+            ``form`` is unknown or contradicts the other, or the input is not (B, C, \*S).
+
+    Reference:
+        Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN:
+        Bi-directional ladder attentive network for facial attribute prediction", Pattern Recognition 100, 2020, Eq. 2.
+
+    Example:
+        >>> import torch
+        >>> attention = ChannelAttention(64)
+        >>> attention(torch.randn(2, 64, 32, 32)).shape
+        torch.Size([2, 64, 32, 32])
+        >>> attention.forward_with_maps(torch.randn(2, 64, 100)).channel_map.shape
+        torch.Size([2, 64, 1])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction_ratio: int | None = None,
+        hidden_channels: int | None = None,
+        pools: Sequence[Pool] = POOLS,
+        form: Form = "cbam",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        self.channels = _checks.positive_int(owner, "channels", channels)
+        hidden = _checks.hidden_width(owner, channels, reduction_ratio, hidden_channels, default_ratio=16)
+        check_pools(owner, pools, form)
+        self.pools = tuple(pools)
+        self.form = form
+        self.fc1 = nn.Linear(channels, hidden, bias=bias, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, channels, bias=bias, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        he_normal_(self.fc1)
+        he_normal_(self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate the channels of ``x``."""
+        return self.forward_with_maps(x).output
+
+    def forward_with_maps(self, x: Tensor) -> ChannelAttentionMaps:
+        """Gate the channels of ``x`` and return the gate as well."""
+        _checks.feature_map(type(self).__name__, "x", x, self.channels)
+        return ChannelAttentionMaps(*gate_channels(x, self.mlp, self.pools, self.form))
+
+    def mlp(self, pooled: Tensor) -> Tensor:
+        """Apply the shared perceptron to pooled features (..., C)."""
+        logits: Tensor = self.fc2(torch.relu(self.fc1(pooled)))
+        return logits
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"channels={self.channels}, pools={self.pools}, form={self.form!r}"
+
+
+class SqueezeExcitation(ChannelAttention):
+    r"""Squeeze-and-excitation: the channel gate of the average pool alone.
+
+    ``x * sigmoid(fc2(relu(fc1(avg(x)))))``
+
+    Args:
+        channels: Channels C of the map.
+        reduction_ratio: Channels divided by the hidden width, which is never below 1; None means 16.
+        hidden_channels: The hidden width itself, instead of its ratio.
+        bias: Whether the two layers have biases.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        (B, C, \*S) -> the same, with one or more spatial axes S.
+
+    Raises:
+        TypeError: A number is not an int, or the input is not a floating-point tensor.
+        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, or the input is not
+            (B, C, \*S).
+
+    Reference:
+        Hu et al., "Squeeze-and-excitation networks", CVPR 2018, Eqs. 2 to 4.
+
+    Example:
+        >>> import torch
+        >>> SqueezeExcitation(64)(torch.randn(2, 64, 32, 32)).shape
+        torch.Size([2, 64, 32, 32])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction_ratio: int | None = None,
+        hidden_channels: int | None = None,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            channels,
+            reduction_ratio=reduction_ratio,
+            hidden_channels=hidden_channels,
+            pools=("avg",),
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"channels={self.channels}"

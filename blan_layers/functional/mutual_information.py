@@ -1,0 +1,178 @@
+"""The split concat-and-convolve critic, and the objectives over a critic's logits."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blan_layers import _checks
+
+
+def concat_conv_logits(
+    local_features: Tensor,
+    global_features: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    r"""Score, at every location, the pair of the local feature vector and the image's global one.
+
+    ``w3 relu(w2 relu(w1 [local_u; global] + b1) + b2) + b3``, three pointwise layers.
+
+    The first layer is linear in the concatenation, ``w1 [l; g] = w1[:, :C] l + w1[:, C:] g``: the global half is
+    computed once per image, and the replicated tensor of width C + D never exists.
+
+    Args:
+        local_features: Feature map.
+        global_features: Summary vector of each image.
+        w1: Weight of the first layer, its columns ordered [local; global].
+        b1: Bias of the first layer.
+        w2: Weight of the second layer.
+        b2: Bias of the second layer.
+        w3: Weight of the third layer.
+        b3: Bias of the third layer.
+
+    Shape:
+        local_features (B, C, \*S), global_features (B, D), w1 (hidden, C + D), w2 (hidden, hidden), w3 (1, hidden)
+        -> logits (B, \*S).
+
+    Raises:
+        TypeError: An input is not a floating-point tensor.
+        ValueError: The inputs differ in batch size, or their channels do not add up to those of ``w1``.
+
+    Reference:
+        Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
+        appendix A.2 (concat-and-convolve).
+
+    Example:
+        >>> import torch
+        >>> layers = [torch.randn(shape) for shape in ((5, 3 + 2), (5,), (5, 5), (5,), (1, 5), (1,))]
+        >>> concat_conv_logits(torch.randn(4, 3, 8, 8), torch.randn(4, 2), *layers).shape
+        torch.Size([4, 8, 8])
+    """
+    owner = "concat_conv_logits"
+    check_pair(owner, local_features, global_features)
+    if local_features.shape[1] + global_features.shape[1] != w1.shape[1]:
+        raise ValueError(
+            f"{owner}: the channels of local_features and global_features must add up to the {w1.shape[1]} columns of "
+            f"w1, got {local_features.shape[1]} + {global_features.shape[1]}. Pass the features that w1 was made for."
+        )
+    local, per_image = project_pair(local_features, global_features, w1, b1)
+    return score_projections(local, per_image, w2, b2, w3, b3)
+
+
+def bce_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    r"""Binary cross entropy of telling real pairs from fake ones, to be minimised.
+
+    ``mean softplus(-positive_logits) + mean softplus(negative_logits)``
+
+    It is 2 log 2 for a critic that tells nothing. Half-precision logits give a float32 loss.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+
+    Shape:
+        Any two shapes, each averaged by itself -> scalar.
+
+    Raises:
+        TypeError: An input is not a floating-point tensor.
+        ValueError: An input is empty.
+
+    Reference:
+        Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eq. 5 and the text below it.
+
+    Example:
+        >>> import torch
+        >>> bce_loss(torch.zeros(8), torch.zeros(8, 3))  # 2 log 2
+        tensor(1.3863)
+    """
+    for name, logits in (("positive_logits", positive_logits), ("negative_logits", negative_logits)):
+        _checks.floating("bce_loss", name, logits)
+        if logits.numel() == 0:
+            raise ValueError(
+                f"bce_loss: {name} must hold at least one score, got shape {_checks.shape(logits)}. "
+                "Pass the scores of at least one pair."
+            )
+    return softplus(-positive_logits).mean() + softplus(negative_logits).mean()
+
+
+def jsd_objective(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    r"""Jensen-Shannon objective of Deep InfoMax, to be maximised.
+
+    ``2 log 2 - bce_loss(positive_logits, negative_logits)``
+
+    For every critic it is a lower bound of twice the Jensen-Shannon divergence between the joint distribution and the
+    product of the marginals, hence at most 2 log 2 = 1.386 nats, and a lower bound of the mutual information.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+
+    Shape:
+        Any two shapes, each averaged by itself -> scalar.
+
+    Raises:
+        TypeError: An input is not a floating-point tensor.
+        ValueError: An input is empty.
+
+    Reference:
+        Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
+        Eq. 4, shifted by 2 log 2 to make a critic that tells nothing score 0.
+
+    Example:
+        >>> import torch
+        >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # told apart for certain
+        tensor(1.3863)
+    """
+    return 2 * math.log(2) - bce_loss(positive_logits, negative_logits)
+
+
+def softplus(logits: Tensor) -> Tensor:
+    """Return log(1 + exp(logits)), exact for every finite logit, in float32 at least."""
+    return -F.logsigmoid(-at_least_float32(logits))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a half-precision tensor in float32, any other as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_pair(
+    owner: str,
+    local_features: Tensor,
+    global_features: Tensor,
+    local_channels: int | None = None,
+    global_channels: int | None = None,
+) -> None:
+    """Refuse anything but maps (B, local_channels, *S) and their summaries (B, global_channels); None means any."""
+    _checks.feature_map(owner, "local_features", local_features, local_channels)
+    _checks.floating(owner, "global_features", global_features)
+    if global_features.ndim != 2 or global_channels not in (None, global_features.shape[1]):
+        raise ValueError(
+            f"{owner}: global_features must be (B, {'D' if global_channels is None else global_channels}), got shape "
+            f"{_checks.shape(global_features)}. Pass one vector an image, of the width that the critic was built for."
+        )
+    if global_features.shape[0] != local_features.shape[0]:
+        raise ValueError(
+            f"{owner}: local_features and global_features must hold the same images, got batches of "
+            f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector a map."
+        )
+
+
+def project_pair(local_features: Tensor, global_features: Tensor, w1: Tensor, b1: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply the halves of the first layer: (B, *S, hidden) of every location and (B, hidden) of every image."""
+    channels = local_features.shape[1]
+    local = F.linear(local_features.movedim(1, -1), w1[:, :channels])
+    return local, F.linear(global_features, w1[:, channels:], b1)
+
+
+def score_projections(local: Tensor, per_image: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
+    """Add the two projections, location by location, and apply the layers that follow."""
+    per_location = per_image.reshape(per_image.shape[0], *(1 for _ in local.shape[1:-1]), per_image.shape[1])
+    hidden = torch.relu(F.linear(torch.relu(local + per_location), w2, b2))
+    return F.linear(hidden, w3, b3).squeeze(-1)

@@ -1,0 +1,152 @@
+r"""The paper, literally: the readable specification, and the ground truth of tests and benchmarks.
+
+Nothing here is fast, checked, or used by the modules. Each function says one equation in as few lines as the equation
+has; every weight is an argument, so that a test can hand over those of the module it compares with.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
+from torch import Tensor
+
+
+def mlp(v: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
+    """Return the one-hidden-layer perceptron of Eq. 2, for v (B, C)."""
+    return F.linear(F.relu(F.linear(v, w1, b1)), w2, b2)
+
+
+def channel_map(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, pools: Sequence[str] = ("avg", "max")
+) -> Tensor:
+    """Return sigmoid(MLP(avg(x)) + MLP(max(x))), (B, C), over the named pools."""
+    pooled = {"avg": reduce(x, "b c ... -> b c", "mean"), "max": x.flatten(2).amax(2)}
+    return torch.sigmoid(sum((mlp(pooled[pool], w1, b1, w2, b2) for pool in pools), torch.zeros(())))
+
+
+def channel_attention(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    pools: Sequence[str] = ("avg", "max"),
+    form: str = "cbam",
+) -> Tensor:
+    """Return Eq. 2 with the sigmoid around both branches ("cbam") or as it is printed ("printed")."""
+    if form == "cbam":
+        return torch.einsum("bc...,bc->bc...", x, channel_map(x, w1, b1, w2, b2, pools))
+    added = mlp(x.flatten(2).amax(2), w1, b1, w2, b2)
+    gated = torch.einsum("bc...,bc->bc...", x, channel_map(x, w1, b1, w2, b2, ("avg",)))
+    return gated + added.reshape(*added.shape, *[1] * (x.ndim - 2))
+
+
+def spatial_map(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return sigmoid(Conv([AvgPool(x); MaxPool(x)])), (B, 1, *S), of Eq. 3."""
+    pooled = torch.cat([reduce(x, "b c ... -> b 1 ...", "mean"), reduce(x, "b c ... -> b 1 ...", "max")], 1)
+    conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.ndim - 2]
+    return torch.sigmoid(conv(pooled, weight, bias, padding=[size // 2 for size in weight.shape[2:]]))
+
+
+def spatial_attention(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return Eq. 3: the map times its spatial gate."""
+    return x * spatial_map(x, weight, bias)
+
+
+def dual_attention(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pools: Sequence[str] = ("avg", "max"),
+    arrangement: str = "channel-spatial",
+    form: str = "cbam",
+) -> Tensor:
+    """Return the three arrangements of section 4.2."""
+    if arrangement == "channel-spatial":
+        return spatial_attention(channel_attention(x, w1, b1, w2, b2, pools, form), weight, bias)
+    if arrangement == "spatial-channel":
+        return channel_attention(spatial_attention(x, weight, bias), w1, b1, w2, b2, pools, form)
+    return channel_attention(x, w1, b1, w2, b2, pools, form) * spatial_map(x, weight, bias)
+
+
+def residual_dual_attention(
+    encoder_features: Tensor,
+    decoder_features: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pools: Sequence[str] = ("avg", "max"),
+    arrangement: str = "channel-spatial",
+    form: str = "cbam",
+) -> Tensor:
+    """Return RDAM (section 3.2): F_attn = F_spt + F_enc."""
+    conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[encoder_features.ndim - 2]
+    padding = [size // 2 for size in conv_weight.shape[2:]]
+    f_conv = conv(torch.cat([encoder_features, decoder_features], 1), conv_weight, conv_bias, padding=padding)
+    return dual_attention(f_conv, w1, b1, w2, b2, weight, bias, pools, arrangement, form) + encoder_features
+
+
+def concat_conv_logits(
+    local_features: Tensor,
+    global_features: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    """Replicate the summaries over the map, concatenate, and apply three 1x1 convolutions."""
+    local = local_features.flatten(2)
+    pairs = torch.cat([local, repeat(global_features, "b d -> b d u", u=local.shape[2])], 1)
+    hidden = F.relu(F.conv1d(pairs, rearrange(w1, "o i -> o i 1"), b1))
+    hidden = F.relu(F.conv1d(hidden, rearrange(w2, "o i -> o i 1"), b2))
+    logits = F.conv1d(hidden, rearrange(w3, "o i -> o i 1"), b3)
+    return logits.reshape(local_features.shape[0], *local_features.shape[2:])
+
+
+def bce_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    """Return the binary cross entropy of 'real' against 1, plus that of 'fake' against 0."""
+    real = F.binary_cross_entropy_with_logits(positive_logits, torch.ones_like(positive_logits))
+    fake = F.binary_cross_entropy_with_logits(negative_logits, torch.zeros_like(negative_logits))
+    return real + fake
+
+
+def jsd_objective(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    """Return 2 log 2 + E[-softplus(-positive)] - E[softplus(negative)]."""
+    return 2 * math.log(2) - bce_loss(positive_logits, negative_logits)
+
+
+def lmim_loss(
+    local_features: Tensor,
+    global_features: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    shift: int = 1,
+) -> Tensor:
+    """Return Eq. 5 as a loss: each map paired with its own summary and with another image's."""
+    layers = w1, b1, w2, b2, w3, b3
+    real = concat_conv_logits(local_features, global_features, *layers)
+    fake = concat_conv_logits(local_features, global_features.roll(-shift, 0), *layers)
+    return bce_loss(real, fake)
+
+
+def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
+    """Return Eq. 6 before its softmax: the K scores and their sum, concatenated, weighed and added up."""
+    joined = torch.cat([scores, reduce(scores, "k b n c -> 1 b n c", "sum")])
+    return torch.einsum("kn,kbnc->bnc", weight, joined)

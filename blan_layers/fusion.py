@@ -1,0 +1,104 @@
+"""Adaptive score fusion (Zheng et al. 2020, section 3.3.2)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks, functional
+
+
+class AdaptiveScoreFusion(nn.Module):
+    r"""Learned ensemble of K classifiers' scores and of their sum.
+
+    ``fused[b, n, c] = sum_i weight[i, n] scores_i[b, n, c] + weight[K, n] sum_i scores_i[b, n, c]``
+
+    Every attribute learns how much it trusts every level. The result are logits: softmax is the caller's.
+
+    The paper trains ``weight`` by SGD at a rate of 1e-4, at which it hardly moves; it therefore starts at 1 / (K + 1),
+    where the fused prediction equals that of the summed scores. Give it a larger rate to learn more than that ensemble.
+
+    Args:
+        levels: Number K of classifiers.
+        attributes: Number N of attributes each of them scores.
+        initial_weight: Where ``weight`` starts: a number, or a tensor (K + 1, N); None means 1 / (K + 1).
+        device: Device of the parameter.
+        dtype: Floating dtype of the parameter.
+
+    Shape:
+        A sequence of K tensors (B, N, classes), or one tensor (K, B, N, classes) -> (B, N, classes).
+
+    Raises:
+        TypeError: ``levels`` or ``attributes`` is not an int, or the scores are not floating-point tensors.
+        ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is a tensor of another shape than
+            (K + 1, N), or the scores do not have K levels of N attributes of equal shape.
+
+    Reference:
+        Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
+        Recognition 100, 2020, Eq. 6.
+
+    Example:
+        >>> import torch
+        >>> fusion = AdaptiveScoreFusion(4, 40)
+        >>> fusion([torch.randn(8, 40, 2) for _ in range(4)]).shape
+        torch.Size([8, 40, 2])
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        attributes: int,
+        *,
+        initial_weight: float | Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        owner = "AdaptiveScoreFusion"
+        self.levels = _checks.positive_int(owner, "levels", levels)
+        self.attributes = _checks.positive_int(owner, "attributes", attributes)
+        self._initial_weight: float | npt.NDArray[np.float64] = 1 / (levels + 1)
+        if isinstance(initial_weight, Tensor):
+            if initial_weight.shape != (levels + 1, attributes):
+                raise ValueError(
+                    f"{owner}: initial_weight must be a number or a tensor (levels + 1, attributes) = "
+                    f"({levels + 1}, {attributes}), got shape {_checks.shape(initial_weight)}. "
+                    "Give each level and the sum a row."
+                )
+            self._initial_weight = initial_weight.detach().to("cpu", torch.float64, copy=True).numpy()
+        elif initial_weight is not None:
+            self._initial_weight = float(initial_weight)
+        self.weight = nn.Parameter(torch.empty(levels + 1, attributes, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the weight to where it starts."""
+        with torch.no_grad():
+            self.weight.copy_(torch.as_tensor(self._initial_weight, dtype=torch.float64).expand_as(self.weight))
+
+    def forward(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
+        """Fuse the scores of all levels into (B, N, classes) logits."""
+        return functional.score_fusion(self._stack(scores), self.weight)
+
+    def _stack(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
+        owner = "AdaptiveScoreFusion"
+        if len(scores) != self.levels:
+            raise ValueError(
+                f"{owner}: needs the scores of {self.levels} levels, got {len(scores)}. "
+                "Pass one (B, N, classes) tensor a level, or all stacked along a first axis."
+            )
+        for level in scores:
+            _checks.floating(owner, "scores", level)
+            if level.ndim != 3 or level.shape[1] != self.attributes or level.shape != scores[0].shape:
+                raise ValueError(
+                    f"{owner}: every level's scores must be (B, {self.attributes}, classes) and alike, "
+                    f"got shapes {_checks.shape(scores[0])} and {_checks.shape(level)}. "
+                    "Build the layer for the attributes that the classifiers score."
+                )
+        return scores if isinstance(scores, Tensor) else torch.stack(tuple(scores))
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"levels={self.levels}, attributes={self.attributes}"

@@ -1,0 +1,192 @@
+"""One case for each public module, and for each of its variants whose computation differs.
+
+A case says how to build the module, what to feed it, and what its literal twin makes of the same weights; the contract
+suite in ``test_contract.py`` runs all of them through the same checks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import blan_layers
+from blan_layers.functional import reference
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A public module under contract.
+
+    Attributes:
+        name: What the test is called.
+        factory: Builds the module; takes ``device`` and ``dtype``.
+        shapes: The inputs' shapes for a batch and spatial sizes.
+        reference: The literal twin, called with the module and its inputs.
+        spatial_dims: How many spatial axes the inputs have.
+        min_batch: The smallest batch that makes sense.
+        float32_output: Whether half-precision inputs give a float32 result, as losses do.
+        evaluated: Whether the module draws random numbers in training, so that it is compared in evaluation mode.
+        permutes: Whether permuting the batch permutes the output.
+    """
+
+    name: str
+    factory: Callable[..., nn.Module]
+    shapes: Callable[[int, Shape], list[Shape]]
+    reference: Callable[..., Tensor]
+    spatial_dims: int = 2
+    min_batch: int = 1
+    float32_output: bool = False
+    evaluated: bool = False
+    permutes: bool = True
+
+    @property
+    def size(self) -> Shape:
+        """An odd, non-square map."""
+        return (5, 7, 3)[: self.spatial_dims]
+
+    def module(self, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        module = self.factory(device=device, dtype=dtype)
+        return module.eval() if self.evaluated else module
+
+    def inputs(
+        self, dtype: torch.dtype = torch.float32, *, batch: int = 3, size: Shape | None = None, seed: int = 1
+    ) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = self.shapes(batch, self.size if size is None else size)
+        return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def mlp_weights(channel: Any) -> Any:
+    return channel.fc1.weight, channel.fc1.bias, channel.fc2.weight, channel.fc2.bias
+
+
+def critic_weights(critic: Any) -> Any:
+    return tuple(critic.state_dict(keep_vars=True).values())
+
+
+def one_map(batch: int, size: Shape) -> list[Shape]:
+    return [(batch, 6, *size)]
+
+
+def two_maps(batch: int, size: Shape, decoder_channels: int = 6) -> list[Shape]:
+    return [(batch, 6, *size), (batch, decoder_channels, *size)]
+
+
+def map_and_summary(batch: int, size: Shape) -> list[Shape]:
+    return [(batch, 6, *size), (batch, 4)]
+
+
+def stacked_scores(batch: int, _: Shape) -> list[Shape]:
+    return [(3, batch, 5, 2)]
+
+
+def channel_reference(module: Any, x: Tensor) -> Tensor:
+    w1, b1, w2, b2 = mlp_weights(module)
+    return reference.channel_attention(x, w1, b1, w2, b2, module.pools, module.form)
+
+
+def spatial_reference(module: Any, x: Tensor) -> Tensor:
+    return reference.spatial_attention(x, module.conv.weight, module.conv.bias)
+
+
+def dual_options(module: Any) -> dict[str, Any]:
+    return {"pools": module.channel.pools, "arrangement": module.arrangement, "form": module.channel.form}
+
+
+def cbam_reference(module: Any, x: Tensor) -> Tensor:
+    weights = *mlp_weights(module.channel), module.spatial.conv.weight
+    return reference.dual_attention(x, *weights, **dual_options(module))
+
+
+def rdam_reference(module: Any, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+    weights = (
+        module.conv.weight,
+        module.conv.bias,
+        *mlp_weights(module.channel),
+        module.spatial.conv.weight,
+    )
+    return reference.residual_dual_attention(encoder_features, decoder_features, *weights, **dual_options(module))
+
+
+def critic_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    return reference.concat_conv_logits(local_features, global_features, *critic_weights(module))
+
+
+def lmim_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    loss = reference.lmim_loss(local_features, global_features, *critic_weights(module.critic))
+    return loss - 2 * torch.tensor(2.0, dtype=torch.float64).log() if module.objective == "jsd" else loss
+
+
+def fusion_reference(module: Any, scores: Tensor) -> Tensor:
+    return reference.score_fusion(scores, module.weight)
+
+
+def attention_cases() -> list[Case]:
+    channel, spatial = blan_layers.ChannelAttention, blan_layers.SpatialAttention
+    cbam, rdam = partial(blan_layers.CBAM, 6, hidden_channels=4), partial(blan_layers.RDAM, 6, hidden_channels=4)
+    cases = [
+        Case("ChannelAttention", partial(channel, 6, hidden_channels=4), one_map, channel_reference),
+        Case(
+            "ChannelAttention-printed",
+            partial(channel, 6, hidden_channels=4, form="printed"),
+            one_map,
+            channel_reference,
+        ),
+        Case("ChannelAttention-max", partial(channel, 6, pools=("max",), bias=False), one_map, channel_reference),
+        Case(
+            "SqueezeExcitation",
+            partial(blan_layers.SqueezeExcitation, 6, reduction_ratio=2),
+            one_map,
+            channel_reference,
+        ),
+        Case("SpatialAttention", spatial, one_map, spatial_reference),
+        Case("SpatialAttention-bias", partial(spatial, 3, bias=True), one_map, spatial_reference),
+    ]
+    for axes in (1, 3):
+        cases += [
+            Case(f"SpatialAttention-{axes}d", partial(spatial, 3, spatial_dims=axes), one_map, spatial_reference, axes),
+            Case(f"CBAM-{axes}d", partial(cbam, spatial_dims=axes), one_map, cbam_reference, axes),
+            Case(f"RDAM-{axes}d", partial(rdam, spatial_dims=axes), two_maps, rdam_reference, axes),
+        ]
+    for arrangement in ("channel-spatial", "spatial-channel", "parallel"):
+        for form in ("cbam", "printed"):
+            suffix = "" if (arrangement, form) == ("channel-spatial", "cbam") else f"-{arrangement}-{form}"
+            options = {"arrangement": arrangement, "form": form, "kernel_size": 3}
+            cases += [
+                Case(f"CBAM{suffix}", partial(cbam, **options), one_map, cbam_reference),
+                Case(f"RDAM{suffix}", partial(rdam, **options), two_maps, rdam_reference),
+            ]
+    narrow = partial(rdam, decoder_channels=3, conv_kernel_size=1)
+    return [*cases, Case("RDAM-narrow-decoder", narrow, partial(two_maps, decoder_channels=3), rdam_reference)]
+
+
+def information_cases() -> list[Case]:
+    critic = partial(blan_layers.ConcatConvCritic, 6, 4, hidden_channels=8)
+    loss = partial(blan_layers.LMIMLoss, 6, 4, hidden_channels=8)
+    as_loss: Any = {"min_batch": 2, "float32_output": True, "evaluated": True, "permutes": False}
+    return [
+        Case("ConcatConvCritic", critic, map_and_summary, critic_reference),
+        Case("ConcatConvCritic-3d", critic, map_and_summary, critic_reference, 3),
+        Case("LMIMLoss", loss, map_and_summary, lmim_reference, **as_loss),
+        Case("LMIMLoss-jsd-1d", partial(loss, objective="jsd"), map_and_summary, lmim_reference, 1, **as_loss),
+    ]
+
+
+CASES = [
+    *attention_cases(),
+    *information_cases(),
+    Case(
+        "AdaptiveScoreFusion",
+        partial(blan_layers.AdaptiveScoreFusion, 3, 5),
+        stacked_scores,
+        fusion_reference,
+        spatial_dims=0,
+        permutes=False,
+    ),
+]

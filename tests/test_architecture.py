@@ -1,0 +1,94 @@
+"""The house: who may import whom, what importing costs, and what the package offers."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import blan_layers
+import blan_layers.functional
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "blan_layers"
+OWN = "blan_layers"
+
+# Everything a part may import; what is shared by all of them is named below.
+ALLOWED = {
+    "functional": set(),
+    "attention": {"functional"},
+    "mutual_information": {"functional"},
+    "fusion": {"functional"},
+}
+SHARED = {"_checks", "_init"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_modules(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_leftwards(path: Path) -> None:
+    part = part_of(path)
+    own = {name.split(".")[1] for name in imported_modules(path) if name.startswith(f"{OWN}.")}
+    allowed = set() if part in SHARED else SHARED | ALLOWED[part] | {part}
+    assert own <= allowed, f"{part} may not import {sorted(own - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_nothing_beyond_the_core_packages(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert roots - set(sys.stdlib_module_names) <= {OWN, "torch", "einops", "numpy"}
+
+
+def test_every_part_of_the_package_is_in_the_rule() -> None:
+    assert {part_of(path) for path in SOURCES} == set(ALLOWED) | SHARED
+
+
+def test_importing_brings_in_neither_the_example_nor_its_packages() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules); import blan_layers; "
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    third_party = set(loaded.split()) - set(sys.stdlib_module_names)
+    assert third_party <= {OWN, "einops", "numpy"}
+
+
+def test_public_names_are_sorted_documented_and_there() -> None:
+    for module in (blan_layers, blan_layers.functional):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, name
+            assert "Example:" in getattr(module, name).__doc__, name
+            assert "Reference:" in getattr(module, name).__doc__, name
+
+
+def test_importing_leaves_the_random_state_alone() -> None:
+    code = (
+        "import torch; torch.manual_seed(3); a = torch.get_rng_state(); import blan_layers; "
+        "assert torch.equal(a, torch.get_rng_state())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_constructing_on_meta_draws_nothing() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    blan_layers.RDAM(8, device="meta")
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,218 @@
+"""What the attention modules promise beyond the contract."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from blan_layers import CBAM, RDAM, ChannelAttention, SpatialAttention, SqueezeExcitation
+from blan_layers import functional as F
+
+
+def test_channel_gate_on_numbers_done_by_hand() -> None:
+    attention = ChannelAttention(1, hidden_channels=1)
+    nn.init.ones_(attention.fc1.weight)
+    nn.init.constant_(attention.fc2.weight, 2.0)
+    x = torch.tensor([[[1.0, 3.0]]])  # average 2, maximum 3: MLP 4 and 6
+    gate = torch.sigmoid(torch.tensor(10.0))
+    torch.testing.assert_close(attention(x), x * gate)
+    torch.testing.assert_close(attention.forward_with_maps(x).channel_map.flatten(), gate.reshape(1))
+
+
+def test_printed_form_on_numbers_done_by_hand() -> None:
+    attention = ChannelAttention(1, hidden_channels=1, form="printed")
+    nn.init.ones_(attention.fc1.weight)
+    nn.init.constant_(attention.fc2.weight, 2.0)
+    x = torch.tensor([[[1.0, 3.0]]])
+    gate = torch.sigmoid(torch.tensor(4.0))
+    output, channel_map = attention.forward_with_maps(x)
+    torch.testing.assert_close(output, x * gate + 6)
+    torch.testing.assert_close(channel_map.flatten(), gate.reshape(1))
+
+
+def test_spatial_gate_on_numbers_done_by_hand() -> None:
+    attention = SpatialAttention(1, spatial_dims=1)
+    with torch.no_grad():
+        attention.conv.weight.copy_(torch.tensor([[[10.0], [1.0]]]))  # ten times the average plus the maximum
+    x = torch.tensor([[[0.1, -0.2], [0.3, 0.0]]])
+    gate = torch.sigmoid(torch.tensor([10 * 0.2 + 0.3, 10 * -0.1 + 0.0]))
+    torch.testing.assert_close(attention(x), x * gate)
+
+
+def test_tied_maxima_share_the_gradient_equally() -> None:
+    attention = ChannelAttention(1, hidden_channels=1, pools=("max",), dtype=torch.float64)
+    nn.init.ones_(attention.fc1.weight)
+    nn.init.ones_(attention.fc2.weight)
+    x = torch.tensor([[[2.0, 2.0, 1.0]]], dtype=torch.float64, requires_grad=True)
+    attention(x).sum().backward()
+    gate = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64))
+    shared = 5 * gate * (1 - gate) / 2  # d gate / d max times the sum of x, halved between the two maxima
+    torch.testing.assert_close(x.grad, torch.stack([gate + shared, gate + shared, gate]).reshape(1, 1, 3))
+
+
+@pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
+@pytest.mark.parametrize("form", ["cbam", "printed"])
+def test_cbam_is_made_of_its_parts(arrangement: Any, form: Any) -> None:
+    cbam = CBAM(6, hidden_channels=4, arrangement=arrangement, form=form)
+    x = torch.randn(2, 6, 5, 4)
+    if arrangement == "channel-spatial":
+        expected = cbam.spatial(cbam.channel(x))
+    elif arrangement == "spatial-channel":
+        expected = cbam.channel(cbam.spatial(x))
+    else:
+        expected = cbam.channel(x) * cbam.spatial.forward_with_maps(x).spatial_map
+    output, channel_map, spatial_map = cbam.forward_with_maps(x)
+    torch.testing.assert_close(output, expected)
+    assert torch.equal(output, cbam(x))
+    assert channel_map.shape == (2, 6, 1, 1)
+    assert spatial_map.shape == (2, 1, 5, 4)
+
+
+def test_rdam_passes_the_encoder_features_when_its_gates_are_shut() -> None:
+    rdam = RDAM(4)
+    nn.init.zeros_(rdam.channel.fc2.weight)
+    nn.init.constant_(rdam.channel.fc2.bias, -1e4)
+    encoder_features, decoder_features = torch.randn(2, 2, 4, 3, 3)
+    assert torch.equal(rdam(encoder_features, decoder_features), encoder_features)
+
+
+def test_rdam_applies_conv_norm_and_activation_in_that_order() -> None:
+    rdam: Any = RDAM(4, conv_norm=nn.BatchNorm2d, conv_activation=nn.ReLU, norm=nn.BatchNorm2d)
+    encoder_features, decoder_features = torch.randn(2, 3, 4, 5, 5)
+    joined = torch.relu(rdam.conv_norm(rdam.conv(torch.cat([encoder_features, decoder_features], 1))))
+    expected = rdam.spatial(rdam.channel(joined)) + encoder_features
+    torch.testing.assert_close(rdam(encoder_features, decoder_features), expected)
+
+
+def test_spatial_norm_stands_between_convolution_and_sigmoid() -> None:
+    attention: Any = SpatialAttention(3, norm=nn.BatchNorm2d)
+    x = torch.randn(4, 6, 5, 5)
+    pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+    gate = torch.sigmoid(attention.norm(attention.conv(pooled)))
+    torch.testing.assert_close(attention.forward_with_maps(x).spatial_map, gate)
+
+
+def test_squeeze_excitation_is_channel_attention_of_the_average() -> None:
+    torch.manual_seed(0)
+    squeeze = SqueezeExcitation(32)
+    torch.manual_seed(0)
+    channel = ChannelAttention(32, pools=("avg",))
+    x = torch.randn(2, 32, 4, 4)
+    assert torch.equal(squeeze(x), channel(x))
+
+
+@pytest.mark.parametrize(("module", "keys"), [
+    (ChannelAttention(32), ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]),
+    (ChannelAttention(32, bias=False), ["fc1.weight", "fc2.weight"]),
+    (SpatialAttention(), ["conv.weight"]),
+    (
+        RDAM(8, conv_norm=nn.InstanceNorm2d, norm=lambda n: nn.GroupNorm(1, n), conv_activation=nn.ReLU),
+        [
+            "conv.weight",
+            "conv.bias",
+            "channel.fc1.weight",
+            "channel.fc1.bias",
+            "channel.fc2.weight",
+            "channel.fc2.bias",
+            "spatial.conv.weight",
+            "spatial.norm.weight",
+            "spatial.norm.bias",
+        ],
+    ),
+])  # fmt: skip
+def test_state_dict_keys_are_public(module: nn.Module, keys: list[str]) -> None:
+    assert list(module.state_dict()) == keys
+
+
+@pytest.mark.parametrize(("options", "hidden"), [
+    ({}, 4),
+    ({"reduction_ratio": 4}, 16),
+    ({"reduction_ratio": 1000}, 1),
+    ({"hidden_channels": 100}, 100),
+])  # fmt: skip
+def test_hidden_width(options: Any, hidden: int) -> None:
+    attention = ChannelAttention(64, **options)
+    assert attention.fc1.weight.shape == (hidden, 64)
+    assert attention.fc2.weight.shape == (64, hidden)
+
+
+def test_weights_start_by_he_s_rule() -> None:
+    torch.manual_seed(0)
+    rdam: Any = RDAM(256, reduction_ratio=1)
+    for weight, fan_in in ((rdam.conv.weight, 512 * 9), (rdam.channel.fc1.weight, 256)):
+        assert weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
+        assert abs(weight.mean().item()) < 0.02 * (2 / fan_in) ** 0.5
+    assert not rdam.conv.bias.any()
+
+
+def test_norm_follows_device_and_dtype() -> None:
+    attention = SpatialAttention(norm=nn.BatchNorm2d, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in attention.parameters()} == {("meta", torch.float64)}
+
+
+def test_reset_parameters_resets_the_norms() -> None:
+    rdam: Any = RDAM(4, conv_norm=nn.BatchNorm2d, norm=nn.BatchNorm2d)
+    rdam(*torch.randn(2, 3, 4, 5, 5))
+    rdam.reset_parameters()
+    assert not rdam.conv_norm.running_mean.any()
+    assert rdam.spatial.norm.num_batches_tracked == 0
+
+
+def test_functional_equals_module() -> None:
+    cbam: Any = CBAM(6, hidden_channels=4, norm=nn.BatchNorm2d).eval()
+    x = torch.randn(2, 6, 5, 4)
+    mlp = cbam.channel.fc1.weight, cbam.channel.fc1.bias, cbam.channel.fc2.weight, cbam.channel.fc2.bias
+    conv = cbam.spatial.conv.weight
+    assert torch.equal(F.channel_attention(x, *mlp), cbam.channel(x))
+    assert torch.equal(F.spatial_attention(x, conv, norm=cbam.spatial.norm), cbam.spatial(x))
+    assert torch.equal(F.dual_attention(x, *mlp, conv, norm=cbam.spatial.norm, residual=x), cbam(x) + x)
+
+
+sizes = st.integers(1, 6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=sizes, height=sizes, width=sizes, scale=st.floats(1e-3, 1e3), seed=st.integers(0, 2**31))
+def test_gates_lie_between_zero_and_one_and_never_enlarge(
+    batch: int, height: int, width: int, scale: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    cbam = CBAM(5, hidden_channels=3, kernel_size=3)
+    x = scale * torch.randn(batch, 5, height, width)
+    output, *gates = cbam.forward_with_maps(x)
+    for gate in gates:
+        assert ((gate >= 0) & (gate <= 1)).all()
+    assert (output.abs() <= x.abs()).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), height=st.integers(1, 5), width=st.integers(1, 5))
+def test_channel_attention_commutes_with_moving_locations_about(seed: int, height: int, width: int) -> None:
+    torch.manual_seed(seed)
+    attention = ChannelAttention(4, hidden_channels=3, dtype=torch.float64)
+    x = torch.randn(2, 4, height * width, dtype=torch.float64)
+    order = torch.randperm(height * width)
+    torch.testing.assert_close(attention(x[..., order]), attention(x)[..., order])
+    torch.testing.assert_close(attention(x.unflatten(2, (height, width))).flatten(2), attention(x))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_spatial_attention_commutes_with_permuting_channels(seed: int) -> None:
+    torch.manual_seed(seed)
+    attention = SpatialAttention(3, dtype=torch.float64)
+    x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    order = torch.randperm(6)
+    torch.testing.assert_close(attention(x[:, order]), attention(x)[:, order])
+
+
+def test_a_stronger_logit_opens_the_gate_further() -> None:
+    attention = ChannelAttention(1, hidden_channels=1)
+    nn.init.ones_(attention.fc1.weight)
+    nn.init.ones_(attention.fc2.weight)
+    gates = [attention.forward_with_maps(torch.full((1, 1, 4), float(v))).channel_map.item() for v in range(5)]
+    assert all(lower < higher for lower, higher in pairwise(gates))

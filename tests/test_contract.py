@@ -1,0 +1,223 @@
+"""What every public module keeps, run on every case of ``cases.py``."""
+
+import copy
+import io
+import shutil
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import blan_layers
+from tests.cases import CASES, Case
+
+HALF = (torch.float16, torch.bfloat16)
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+main_cases = pytest.mark.parametrize("case", [c for c in CASES if "-" not in c.name], ids=lambda case: case.name)
+
+
+def gradients(output: Tensor, module: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    weight = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype).reshape(output.shape)
+    return list(torch.autograd.grad((output * weight).sum(), [*inputs, *module.parameters()]))
+
+
+def test_every_exported_module_has_a_case() -> None:
+    covered = {type(case.module()).__name__ for case in CASES}
+    assert covered == set(blan_layers.__all__)
+
+
+@every_case
+@pytest.mark.parametrize("size", ["odd", "one", "even"])
+def test_equals_its_literal_twin_in_value_and_every_gradient(case: Case, size: str) -> None:
+    sizes = {"odd": case.size, "one": (1,) * case.spatial_dims, "even": (4,) * case.spatial_dims}
+    module = case.module(torch.float64)
+    for parameter in module.parameters():  # biases start at zero, where they could hide
+        nn.init.normal_(parameter, std=0.5)
+    inputs = [x.requires_grad_() for x in case.inputs(torch.float64, size=sizes[size])]
+    ours, truth = module(*inputs), case.reference(module, *inputs)
+    torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-12)
+    for our, true in zip(gradients(ours, module, inputs), gradients(truth, module, inputs), strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-12)
+
+
+@main_cases
+def test_passes_gradcheck_to_the_second_order(case: Case) -> None:
+    module = case.module(torch.float64)
+    names = [name for name, _ in module.named_parameters()]
+    tensors = [
+        *case.inputs(torch.float64, batch=2, size=(3, 2)[: case.spatial_dims]),
+        *(torch.randn_like(parameter) for parameter in module.parameters()),
+    ]
+    count = len(tensors) - len(names)
+
+    def run(*values: Tensor) -> Tensor:
+        parameters = dict(zip(names, values[count:], strict=True))
+        return torch.func.functional_call(module, parameters, tuple(values[:count]))
+
+    arguments = tuple(tensor.requires_grad_() for tensor in tensors)
+    assert torch.autograd.gradcheck(run, arguments)
+    assert torch.autograd.gradgradcheck(run, arguments)
+
+
+@every_case
+def test_float32_is_close_to_float64(case: Case) -> None:
+    module, exact = case.module(), case.module(torch.float64)
+    exact.load_state_dict(module.state_dict())
+    inputs = case.inputs()
+    truth = exact(*(x.double() for x in inputs))
+    torch.testing.assert_close(module(*inputs).double(), truth, rtol=1e-5, atol=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_half_precision_stays_near(case: Case, dtype: torch.dtype) -> None:
+    module = case.module(dtype)
+    exact = case.module(torch.float64)
+    exact.load_state_dict(module.state_dict())
+    inputs = case.inputs(dtype)
+    output = module(*inputs)
+    assert output.dtype == (torch.float32 if case.float32_output else dtype)
+    truth = exact(*(x.double() for x in inputs))
+    tolerance = 20 * torch.finfo(dtype).eps
+    torch.testing.assert_close(output.double(), truth, rtol=tolerance, atol=tolerance)
+
+
+@every_case
+def test_autocast_keeps_the_input_dtype_and_stays_near(case: Case) -> None:
+    module, inputs = case.module(), [x.requires_grad_() for x in case.inputs()]
+    truth = module(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = module(*inputs)
+    assert output.dtype == (torch.bfloat16 if isinstance(module, blan_layers.ConcatConvCritic) else torch.float32)
+    torch.testing.assert_close(output.float(), truth, rtol=0.1, atol=0.1)
+    assert all(gradient.isfinite().all() for gradient in gradients(output, module, inputs))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.spatial_dims == 2], ids=lambda case: case.name)
+def test_channels_last_gives_the_same_and_is_kept(case: Case) -> None:
+    module, inputs = case.module(), case.inputs()
+    arranged = [x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+    output = module.to(memory_format=torch.channels_last)(*arranged)
+    torch.testing.assert_close(output, module(*inputs), rtol=1e-5, atol=1e-6)
+    if output.ndim == 4:
+        assert output.is_contiguous(memory_format=torch.channels_last)
+
+
+@every_case
+def test_non_contiguous_and_expanded_inputs(case: Case) -> None:
+    module, inputs = case.module(), case.inputs()
+    strided = [torch.stack([x, x + 1], -1)[..., 0] for x in inputs]
+    torch.testing.assert_close(module(*strided), module(*inputs))
+    expanded = [x[:, :, :1].expand_as(x) if x.ndim > 2 else x[:, :1].expand_as(x) for x in inputs]
+    torch.testing.assert_close(module(*expanded), module(*(x.contiguous() for x in expanded)))
+
+
+@every_case
+def test_inputs_are_left_alone(case: Case) -> None:
+    module, inputs = case.module(), case.inputs()
+    before = [x.clone() for x in inputs]
+    module(*inputs)
+    assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
+
+
+@every_case
+def test_smallest_batch(case: Case) -> None:
+    inputs = case.inputs(batch=case.min_batch)
+    assert case.module()(*inputs).isfinite().all()
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.permutes], ids=lambda case: case.name)
+def test_batch_permutes_through_and_an_empty_one_passes(case: Case) -> None:
+    module, inputs = case.module(), case.inputs(batch=4)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(module(*(x[order] for x in inputs)), module(*inputs)[order])
+    assert module(*(x[:0] for x in inputs)).shape[0] == 0
+
+
+@every_case
+def test_no_grad_inference_equals_training_forward(case: Case) -> None:
+    module, inputs = case.module(), case.inputs()
+    with torch.inference_mode():
+        output = module(*inputs)
+    assert torch.equal(output, module(*inputs))
+
+
+@every_case
+def test_same_in_training_and_evaluation(case: Case) -> None:
+    module, inputs = case.module(), case.inputs(batch=2)  # of two images the only shift is by one, so losses agree too
+    assert torch.equal(module.train()(*inputs), module.eval()(*inputs))
+
+
+@every_case
+def test_compiles_without_a_graph_break(case: Case) -> None:
+    module, inputs = case.module(), [x.requires_grad_() for x in case.inputs()]
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    ours, truth = compiled(*inputs), module(*inputs)
+    torch.testing.assert_close(ours, truth)
+    for our, true in zip(gradients(ours, module, inputs), gradients(truth, module, inputs), strict=True):
+        torch.testing.assert_close(our, true)
+    torch._dynamo.reset()
+
+
+@main_cases
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_compiles_to_machine_code(case: Case) -> None:
+    module, inputs = case.module(), case.inputs()
+    torch.testing.assert_close(torch.compile(module, fullgraph=True)(*inputs), module(*inputs), rtol=1e-5, atol=1e-5)
+    torch._dynamo.reset()
+
+
+@every_case
+def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
+    module, inputs = case.module().eval(), case.inputs()
+    batch_axis = 1 if case.spatial_dims == 0 else 0
+    batch = torch.export.Dim("batch", min=2)
+    axes = [torch.export.Dim(f"axis{i}", min=2) for i in range(case.spatial_dims)]
+    dynamic = [
+        {batch_axis: batch} | ({i + 2: axis for i, axis in enumerate(axes)} if x.ndim > 2 else {}) for x in inputs
+    ]
+    program = torch.export.export(module, tuple(inputs), dynamic_shapes=tuple(dynamic))
+    other = case.inputs(batch=5, size=tuple(s + 4 for s in case.size))
+    torch.testing.assert_close(program.module()(*other), module(*other))
+
+
+@every_case
+def test_pickle_deepcopy_and_strict_state_dict_round_trips(case: Case) -> None:
+    module, inputs = case.module(), case.inputs()
+    truth = module(*inputs)
+    stream = io.BytesIO()
+    torch.save(module, stream)
+    stream.seek(0)
+    other = case.module(seed=5)
+    other.load_state_dict(module.state_dict(), strict=True)
+    for twin in (torch.load(stream, weights_only=False), copy.deepcopy(module), other):
+        assert torch.equal(twin(*inputs), truth)
+
+
+@every_case
+def test_meta_device_then_reset_equals_direct_construction(case: Case) -> None:
+    module = case.module(device="meta")
+    assert all(parameter.is_meta for parameter in module.parameters())
+    module.to_empty(device="cpu")
+    torch.manual_seed(0)
+    module.reset_parameters()
+    direct = case.module()
+    torch.manual_seed(0)
+    direct.reset_parameters()
+    assert module.state_dict().keys() == direct.state_dict().keys()
+    for name, parameter in module.state_dict().items():
+        assert torch.equal(parameter, direct.state_dict()[name]), name
+
+
+@every_case
+def test_device_and_dtype_reach_every_parameter(case: Case) -> None:
+    module = case.module(torch.float64, "meta")
+    assert {(p.dtype, p.device.type) for p in module.parameters()} == {(torch.float64, "meta")}
+
+
+@every_case
+def test_repr_names_the_class_and_its_size(case: Case) -> None:
+    text = repr(case.module())
+    assert text.startswith(case.name.split("-")[0])
+    assert "=" in text or "in_features" in text

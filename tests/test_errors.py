@@ -1,0 +1,299 @@
+"""Every message of the library, by its text."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import blan_layers.functional as F
+from blan_layers import CBAM, RDAM, AdaptiveScoreFusion, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
+
+X = torch.zeros(2, 8, 5, 6)
+T = torch.zeros(2, 4)
+
+
+def loss(**options: Any) -> LMIMLoss:
+    return LMIMLoss(8, 4, hidden_channels=3, **options)
+
+
+def masked(mask: Any, **options: Any) -> Tensor:
+    return loss(**options)(X, T, mask=mask)
+
+
+class PooledCritic(nn.Module):
+    """Forgets to score every location."""
+
+    def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
+        return local_features.flatten(1).sum(1) + global_features.sum(1)
+
+
+MLP = torch.zeros(4, 8), None, torch.zeros(8, 4), None
+
+VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: ChannelAttention(0),
+        "ChannelAttention: channels must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: CBAM(8, reduction_ratio=4, hidden_channels=2),
+        "ChannelAttention: takes reduction_ratio or hidden_channels, got both (4 and 2). Drop one of them.",
+    ),
+    (
+        lambda: ChannelAttention(8, reduction_ratio=0),
+        "ChannelAttention: reduction_ratio must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: ChannelAttention(8, form="paper"),  # type: ignore[arg-type]
+        "ChannelAttention: form must be one of 'cbam', 'printed', got 'paper'. Pass one of those.",
+    ),
+    (
+        lambda: ChannelAttention(8, pools=("avg", "std")),  # type: ignore[arg-type]
+        "ChannelAttention: pools must be a sequence of 'avg', 'max' or both, each once, got ('avg', 'std'). "
+        "Pass ('avg', 'max'), ('avg',) or ('max',).",
+    ),
+    (
+        lambda: ChannelAttention(8, pools="avg"),  # type: ignore[arg-type]
+        "ChannelAttention: pools must be a sequence of 'avg', 'max' or both, each once, got 'avg'. "
+        "Pass ('avg', 'max'), ('avg',) or ('max',).",
+    ),
+    (
+        lambda: ChannelAttention(8, pools=("max",), form="printed"),
+        "ChannelAttention: form='printed' needs both pools, got ('max',). Pass pools=('avg', 'max').",
+    ),
+    (
+        lambda: SpatialAttention(6),
+        "SpatialAttention: kernel_size must be odd to keep the size of the map, got 6. Use 5 or 7.",
+    ),
+    (
+        lambda: SpatialAttention(spatial_dims=4),
+        "SpatialAttention: spatial_dims must be one of 1, 2, 3, got 4. Pass one of those.",
+    ),
+    (
+        lambda: CBAM(8, arrangement="serial"),  # type: ignore[arg-type]
+        "CBAM: arrangement must be one of 'channel-spatial', 'spatial-channel', 'parallel', got 'serial'. "
+        "Pass one of those.",
+    ),
+    (
+        lambda: RDAM(8, conv_kernel_size=2),
+        "RDAM: conv_kernel_size must be odd to keep the size of the map, got 2. Use 1 or 3.",
+    ),
+    (
+        lambda: ChannelAttention(4)(X),
+        "ChannelAttention: x must have 4 channels (B, 4, *S), got 8 in shape (2, 8, 5, 6). "
+        "Build the layer for the channels of x.",
+    ),
+    (
+        lambda: ChannelAttention(8)(X[:, :, 0, 0]),
+        "ChannelAttention: x must have at least 3 dimensions (B, 8, *S), got 2 in shape (2, 8). Add the missing axes.",
+    ),
+    (
+        lambda: ChannelAttention(8)(X[:, :, :0]),
+        "ChannelAttention: x must have at least one location, got shape (2, 8, 0, 6). "
+        "Use a larger input or fewer downsampling steps.",
+    ),
+    (
+        lambda: SpatialAttention(spatial_dims=2)(X[0]),
+        "SpatialAttention: x must have 4 dimensions (B, C, H, W), got 3 in shape (8, 5, 6). "
+        "Build the layer for that many spatial axes.",
+    ),
+    (
+        lambda: CBAM(8, spatial_dims=3)(X),
+        "CBAM: x must have 5 dimensions (B, 8, D, H, W), got 4 in shape (2, 8, 5, 6). "
+        "Build the layer for that many spatial axes.",
+    ),
+    (
+        lambda: RDAM(8)(X, X[:, :4]),
+        "RDAM: decoder_features must have 8 channels (B, 8, H, W), got 4 in shape (2, 4, 5, 6). "
+        "Build the layer for the channels of decoder_features.",
+    ),
+    (
+        lambda: RDAM(8)(X, X[:1]),
+        "RDAM: encoder_features and decoder_features must agree in batch and spatial sizes, "
+        "got shapes (2, 8, 5, 6) and (1, 8, 5, 6). Resize one of them first.",
+    ),
+    (
+        lambda: RDAM(8)(X, X[..., :3]),
+        "RDAM: encoder_features and decoder_features must agree in batch and spatial sizes, "
+        "got shapes (2, 8, 5, 6) and (2, 8, 5, 3). Resize one of them first.",
+    ),
+    (
+        lambda: F.channel_attention(X[:, :5], *MLP),
+        "channel_attention: x must have 8 channels (B, 8, *S), got 5 in shape (2, 5, 5, 6). "
+        "Build the layer for the channels of x.",
+    ),
+    (
+        lambda: F.spatial_attention(X, torch.zeros(1, 2, 3, 4)),
+        "spatial_attention: weight must be (1, 2, *kernel) with 1 to 3 odd kernel sizes, got shape (1, 2, 3, 4). "
+        "Use kernel sizes such as 3, 5 or 7.",
+    ),
+    (
+        lambda: F.dual_attention(X, *MLP, torch.zeros(1, 2, 3, 3), residual=X[:1]),
+        "dual_attention: x and residual must agree in batch and spatial sizes, "
+        "got shapes (2, 8, 5, 6) and (1, 8, 5, 6). Resize one of them first.",
+    ),
+    (
+        lambda: loss(objective="nce"),
+        "LMIMLoss: objective must be one of 'bce', 'jsd', got 'nce'. Pass one of those.",
+    ),
+    (
+        lambda: loss(negatives="shuffle"),
+        "LMIMLoss: negatives must be one of 'shift', got 'shuffle'. Pass one of those.",
+    ),
+    (
+        lambda: loss(reduction="max"),
+        "LMIMLoss: reduction must be one of 'mean', 'sum', 'none', got 'max'. Pass one of those.",
+    ),
+    (
+        lambda: loss().estimate(X, T, estimator="mine"),  # type: ignore[arg-type]
+        "LMIMLoss.estimate: estimator must be one of 'jsd', 'positive_logit', got 'mine'. Pass one of those.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, hidden_channels=3, critic=ConcatConvCritic(8, 4)),
+        "LMIMLoss: hidden_channels belongs to the critic that LMIMLoss would build, got hidden_channels=3 beside "
+        "critic=. Give it to the critic's own constructor.",
+    ),
+    (
+        lambda: loss()(X[:1], T[:1]),
+        "LMIMLoss: needs at least 2 images to form negative pairs, got a batch of 1. "
+        "Use drop_last=True in the DataLoader.",
+    ),
+    (
+        lambda: loss()(X[:0], T[:0]),
+        "LMIMLoss: needs at least 2 images to form negative pairs, got a batch of 0. "
+        "Use drop_last=True in the DataLoader.",
+    ),
+    (
+        lambda: loss()(X, torch.zeros(3, 4)),
+        "LMIMLoss: local_features and global_features must hold the same images, got batches of 2 and 3. "
+        "Pass one global vector a map.",
+    ),
+    (
+        lambda: loss()(X, torch.zeros(2, 5)),
+        "LMIMLoss: global_features must be (B, 4), got shape (2, 5). "
+        "Pass one vector an image, of the width that the critic was built for.",
+    ),
+    (
+        lambda: ConcatConvCritic(8, 4)(X, torch.zeros(2, 4, 1)),
+        "ConcatConvCritic: global_features must be (B, 4), got shape (2, 4, 1). "
+        "Pass one vector an image, of the width that the critic was built for.",
+    ),
+    (
+        lambda: F.concat_conv_logits(X, T, torch.zeros(3, 11), *(torch.zeros(3),) * 5),
+        "concat_conv_logits: the channels of local_features and global_features must add up to the 11 columns of w1, "
+        "got 8 + 4. Pass the features that w1 was made for.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, critic=PooledCritic())(X, T),
+        "LMIMLoss: the critic must return logits (B, *S) = (2, 5, 6), got shape (2,). Score every location once.",
+    ),
+    (
+        lambda: masked(torch.zeros(2, 5, 6)),
+        "LMIMLoss: mask must keep at least one location to take a mean over, got an all-zero mask of shape (2, 5, 6). "
+        "Skip the batch, or use reduction='sum'.",
+    ),
+    (
+        lambda: masked(torch.ones(2, 1, 5, 6)),
+        "LMIMLoss: mask must have a weight for every location, shape (2, 5, 6), got (2, 1, 5, 6). "
+        "Resize or expand it to the map.",
+    ),
+    (
+        lambda: masked(torch.linspace(-1, 1, 60).reshape(2, 5, 6)),
+        "LMIMLoss: mask must hold finite weights of at least 0, got values from -1 to 1. "
+        "Clamp it, or pass a boolean mask.",
+    ),
+    (
+        lambda: F.bce_loss(torch.zeros(0), torch.zeros(3)),
+        "bce_loss: positive_logits must hold at least one score, got shape (0,). Pass the scores of at least one pair.",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(3, 5)(torch.zeros(4, 2, 5, 2)),
+        "AdaptiveScoreFusion: needs the scores of 3 levels, got 4. "
+        "Pass one (B, N, classes) tensor a level, or all stacked along a first axis.",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(2, 5)([torch.zeros(2, 5, 2), torch.zeros(2, 6, 2)]),
+        "AdaptiveScoreFusion: every level's scores must be (B, 5, classes) and alike, got shapes (2, 5, 2) "
+        "and (2, 6, 2). "
+        "Build the layer for the attributes that the classifiers score.",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(2, 5, initial_weight=torch.zeros(2, 5)),
+        "AdaptiveScoreFusion: initial_weight must be a number or a tensor (levels + 1, attributes) = (3, 5), "
+        "got shape (2, 5). Give each level and the sum a row.",
+    ),
+    (
+        lambda: F.score_fusion(torch.zeros(2, 5, 2), torch.zeros(3, 5)),
+        "score_fusion: scores must have 4 dimensions (K, B, N, classes), got 3 in shape (2, 5, 2). "
+        "Stack the classifiers' (B, N, classes) scores.",
+    ),
+    (
+        lambda: F.score_fusion(torch.zeros(2, 1, 5, 2), torch.zeros(2, 5)),
+        "score_fusion: weight must be (K + 1, N) = (3, 5) for scores of shape (2, 1, 5, 2), got (2, 5). "
+        "Give each classifier and the sum a row.",
+    ),
+]
+
+TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: ChannelAttention(64.0),  # type: ignore[arg-type]
+        "ChannelAttention: channels must be an int, got 64.0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: CBAM(8)(X.to(torch.uint8)),
+        "CBAM: x must be floating-point, got torch.uint8. Convert it, for example x.float().",
+    ),
+    (
+        lambda: RDAM(8)(X, X.long()),
+        "RDAM: decoder_features must be floating-point, got torch.int64. "
+        "Convert it, for example decoder_features.float().",
+    ),
+    (
+        lambda: SpatialAttention()(X.numpy()),
+        "SpatialAttention: x must be a tensor, got ndarray. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: SpatialAttention(norm=nn.BatchNorm2d(1)),
+        "SpatialAttention: norm must be a callable that makes a module, called as norm(1), got BatchNorm2d. "
+        "Pass a class such as torch.nn.BatchNorm2d.",
+    ),
+    (
+        lambda: RDAM(8, conv_activation=lambda: torch.relu),  # type: ignore[arg-type,return-value]
+        "RDAM: conv_activation must make a torch.nn.Module, got builtin_function_or_method. "
+        "Wrap the function in a module.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, critic=torch.dot),  # type: ignore[arg-type]
+        "LMIMLoss: critic must be a torch.nn.Module, got builtin_function_or_method. "
+        "Pass an instance that maps (local_features, global_features) to logits.",
+    ),
+    (
+        lambda: masked(torch.ones(2, 5, 6, dtype=torch.int64)),
+        "LMIMLoss: mask must be a boolean or floating-point tensor, got torch.int64. Use mask.bool().",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(2, 5)(torch.zeros(2, 3, 5, 2, dtype=torch.int64)),
+        "AdaptiveScoreFusion: scores must be floating-point, got torch.int64. Convert it, for example scores.float().",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"), VALUE_ERRORS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_wrong_values_and_shapes(mistake: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        mistake()
+
+
+@pytest.mark.parametrize(("mistake", "message"), TYPE_ERRORS, ids=lambda value: value if isinstance(value, str) else "")
+def test_wrong_types(mistake: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        mistake()
+
+
+def test_mask_without_weight_is_refused_only_where_it_divides() -> None:
+    assert masked(torch.zeros(2, 5, 6), reduction="sum") == 0
+    assert masked(torch.zeros(2, 5, 6), reduction="none").count_nonzero() == 0
