@@ -1,0 +1,86 @@
+"""The 40 attributes of CelebA and LFWA, and how their names are read."""
+
+import difflib
+from collections.abc import Sequence
+
+from blan_facial.data.faces import DataError
+
+CELEBA_ATTRIBUTES = (
+    "5_o_Clock_Shadow",
+    "Arched_Eyebrows",
+    "Attractive",
+    "Bags_Under_Eyes",
+    "Bald",
+    "Bangs",
+    "Big_Lips",
+    "Big_Nose",
+    "Black_Hair",
+    "Blond_Hair",
+    "Blurry",
+    "Brown_Hair",
+    "Bushy_Eyebrows",
+    "Chubby",
+    "Double_Chin",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Heavy_Makeup",
+    "High_Cheekbones",
+    "Male",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "Narrow_Eyes",
+    "No_Beard",
+    "Oval_Face",
+    "Pale_Skin",
+    "Pointy_Nose",
+    "Receding_Hairline",
+    "Rosy_Cheeks",
+    "Sideburns",
+    "Smiling",
+    "Straight_Hair",
+    "Wavy_Hair",
+    "Wearing_Earrings",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+    "Wearing_Necklace",
+    "Wearing_Necktie",
+    "Young",
+)
+
+_BY_FOLDED_NAME = {name.casefold(): name for name in CELEBA_ATTRIBUTES}
+
+
+def read_attribute_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Spell attribute names as CelebA does, whatever their case and whether blanks or underscores part their words.
+
+    Args:
+        names: Names of some of the 40 attributes, in any order.
+        where: The place they were read from, for messages.
+
+    Returns:
+        Names in `CELEBA_ATTRIBUTES`, in the order of `names`.
+
+    Raises:
+        DataError: A name is unknown or stands there twice, or there is none.
+    """
+    if not names:
+        raise DataError(f"{where}: needs the attribute names, got none. Restore the line that names the columns.")
+    known: list[str] = []
+    for name in names:
+        attribute = _BY_FOLDED_NAME.get("_".join(name.split()).casefold())
+        if attribute is None:
+            raise DataError(f"{where}: attributes must be CelebA's, got {name!r}. {_suggestion(name)}")
+        if attribute in known:
+            raise DataError(
+                f"{where}: an attribute must be named once, got {attribute} twice. Remove one of its columns."
+            )
+        known.append(attribute)
+    return tuple(known)
+
+
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches("_".join(name.split()).casefold(), _BY_FOLDED_NAME)
+    if near:
+        return f"Did you mean {' or '.join(_BY_FOLDED_NAME[match] for match in near)}?"
+    return f"The 40 names are {', '.join(CELEBA_ATTRIBUTES)}."

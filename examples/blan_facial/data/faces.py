@@ -1,0 +1,158 @@
+"""What every data set of faces offers, and how a file becomes a face."""
+
+import io
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+SPLITS = ("train", "validation", "test")
+
+
+class DataError(ValueError):
+    """A data folder or file that cannot be used; the message says what is wrong and what to do."""
+
+
+class CorruptImageError(DataError):
+    """An image file that does not decode.
+
+    Args:
+        path: The file.
+        index: Its index in the data set.
+        reason: What the decoder found.
+    """
+
+    def __init__(self, path: Path, index: int, reason: str) -> None:
+        super().__init__(
+            f"{path}: image {index} must decode as a whole, got {reason}. "
+            "Replace the file, or go on without such images by --skip-corrupt."
+        )
+        self.path = path
+        self.index = index
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["CorruptImageError"], tuple[Path, int, str]]:
+        return type(self), (self.path, self.index, self.reason)
+
+
+class FaceDataset(ABC):
+    """Square RGB faces with binary attributes; the labels stand in memory, the images are made when asked for.
+
+    Attributes:
+        name: `"avatars"`, `"celeba"` or `"lfwa"`.
+        split: One of `SPLITS`.
+        attributes: The N attributes, by their CelebA names.
+        labels: uint8 (n, N), 0 or 1.
+        image_size: Side of the images in pixels.
+        notes: Sentences for the user, such as "12 images have no label row and were left out".
+    """
+
+    name: str
+    split: str
+    attributes: tuple[str, ...]
+    labels: np.ndarray
+    image_size: int
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> np.ndarray:
+        """Return face `index` as uint8 RGB (image_size, image_size, 3)."""
+
+
+class FaceFiles(FaceDataset):
+    """Faces that are image files in one folder.
+
+    Args:
+        name: Name of the data set.
+        split: One of `SPLITS`.
+        attributes: The N attributes.
+        labels: uint8 (n, N), 0 or 1.
+        folder: The folder that the files are in.
+        files: The n file names relative to `folder`. An array, since forked workers share its memory for good,
+            where reading a list of strings copies it page by page.
+        image_size: Side of the images in pixels.
+        notes: Sentences for the user.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        attributes: tuple[str, ...],
+        labels: np.ndarray,
+        *,
+        folder: Path,
+        files: np.ndarray,
+        image_size: int,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.attributes = attributes
+        self.labels = labels
+        self.folder = folder
+        self.files = files
+        self.image_size = image_size
+        self.notes = notes
+
+    def image(self, index: int) -> np.ndarray:
+        """Decode file `index`.
+
+        Raises:
+            CorruptImageError: The file is no image, or not a whole one.
+            OSError: The file cannot be read at all.
+        """
+        path = self.folder / str(self.files[index])
+        try:
+            return decode_face(path.read_bytes(), self.image_size)
+        except ValueError as error:
+            raise CorruptImageError(path, index, str(error)) from error
+
+
+def decode_face(data: bytes, image_size: int) -> np.ndarray:
+    """Decode an image of any format, mode and size, and resize the whole of it to a square, bilinear and antialiased.
+
+    Args:
+        data: The image file's bytes.
+        image_size: Side of the square in pixels.
+
+    Returns:
+        uint8 RGB (image_size, image_size, 3).
+
+    Raises:
+        ValueError: The bytes are no image, not a whole one, or one too large to be decoded safely.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            # A large JPEG decodes at a fraction of its size, rounded up to whole pixels; the box says where it ends.
+            draft = image.draft("RGB", (2 * image_size, 2 * image_size))
+            box = draft[1] if draft else None
+            return np.array(_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR, box))
+    except UnidentifiedImageError as error:
+        raise ValueError("bytes of no known image format") from error
+    except Exception as error:  # a decoder meets a broken file with whatever its code runs into
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def check_request(owner: str, split: str, image_size: int) -> None:
+    """Refuse a split or an image size that no data set has.
+
+    Raises:
+        ValueError: `split` is none of `SPLITS`, or `image_size` is below 1.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"{owner}: split must be one of {', '.join(SPLITS)}, got {split!r}.")
+    if image_size < 1:
+        raise ValueError(f"{owner}: image_size must be at least 1 pixel, got {image_size}.")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion clips instead of scaling
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":  # a palette may hold transparency, which Pillow converts by way of RGBA alone
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,284 @@
+"""From a data set of faces to batches.
+
+What a batch holds depends on the seed, the epoch and its place in the epoch alone: not on the number of workers, nor on
+whether the epoch began at its first batch. The global random state is neither read nor changed.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from blan_facial.data.faces import CorruptImageError, FaceDataset
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_ORDER, _MIRROR = 0, 1  # the random streams of one seed
+
+EpochIndex: TypeAlias = tuple[int, int]
+"""An epoch and an index into the data set."""
+
+Face: TypeAlias = tuple[Tensor, Tensor, int]
+"""An image, uint8 (3, S, S), its label, int64 (N,), and its index in the data set."""
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
+
+
+class Batch(NamedTuple):
+    """Faces that a model sees together."""
+
+    images: Tensor
+    """uint8 (B, 3, S, S), channels last in memory."""
+    labels: Tensor
+    """int64 (B, N), 0 or 1."""
+    indices: Tensor
+    """int64 (B,), indices into the data set."""
+    skipped: int
+    """Corrupt images that were left out, so that B is smaller by as many; B may be 0."""
+
+
+class EpochBatches(Sampler[list[EpochIndex]]):
+    """Batches of (epoch, index) pairs, in an order that depends on the seed and the epoch alone.
+
+    Args:
+        length: Number of items.
+        batch_size: Items a batch.
+        seed: Seed of the order.
+        shuffle: Whether the order is random; otherwise it is that of the indices.
+        drop_last: Whether a last batch that is not full is left out.
+
+    Attributes:
+        epoch: The epoch whose batches come next. Set it before iterating.
+        first_batch: The batch to begin with, for an epoch that was begun before. Set it before iterating.
+
+    Raises:
+        ValueError: `length` or `batch_size` is below 1, `seed` is negative, `drop_last` leaves no batch; when
+            iterating, `first_batch` lies outside the epoch.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, shuffle: bool = True, drop_last: bool = True
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"EpochBatches: length must be at least 1, got {length}.")
+        if batch_size < 1:
+            raise ValueError(f"EpochBatches: batch_size must be at least 1, got {batch_size}.")
+        if seed < 0:
+            raise ValueError(f"EpochBatches: seed must not be negative, got {seed}.")
+        if drop_last and batch_size > length:
+            raise ValueError(
+                f"EpochBatches: batch_size must be at most the number of images, {length}, where an incomplete batch "
+                f"is dropped, got {batch_size}. Use smaller batches or more images."
+            )
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.first_batch = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches in a whole epoch, wherever this one begins."""
+        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
+        if not 0 <= self.first_batch <= len(self):
+            raise ValueError(f"EpochBatches: first_batch must be in 0..{len(self)}, got {self.first_batch}.")
+        epoch = self.epoch
+        order = (
+            _generator(self.seed, _ORDER, epoch).permutation(self.length) if self.shuffle else np.arange(self.length)
+        )
+        for batch in range(self.first_batch, len(self)):
+            start = batch * self.batch_size
+            yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
+
+
+class FaceView(Dataset[Face]):
+    """Faces as tensors, mirrored at random, asked for by (epoch, index).
+
+    Args:
+        faces: The data set. If it has an `images_array`, all images in memory as uint8 (n, S, S, 3), batches are cut
+            from that.
+        seed: Seed of the mirroring.
+        mirror: Probability of a horizontal flip; whether a face is flipped depends on seed, epoch and index alone.
+        skip_corrupt: Whether a batch goes on without its corrupt images.
+
+    Raises:
+        ValueError: `mirror` is no probability or `seed` is negative.
+    """
+
+    def __init__(self, faces: FaceDataset, *, seed: int, mirror: float = 0.0, skip_corrupt: bool = False) -> None:
+        if not 0 <= mirror <= 1:
+            raise ValueError(f"FaceView: mirror must be a probability in [0, 1], got {mirror}.")
+        if seed < 0:
+            raise ValueError(f"FaceView: seed must not be negative, got {seed}.")
+        self.faces = faces
+        self.seed = seed
+        self.mirror = mirror
+        self.skip_corrupt = skip_corrupt
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, item: EpochIndex) -> Face:
+        """Return one face.
+
+        Raises:
+            CorruptImageError: Its file does not decode.
+        """
+        _, index = item
+        image = self.faces.image(index)
+        if self._mirrored([item])[0]:
+            image = image[:, ::-1]
+        return _channels_first(image.copy()), torch.from_numpy(self.faces.labels[index].astype(np.int64)), index
+
+    def __getitems__(self, items: Sequence[EpochIndex]) -> Batch | CorruptImageError:
+        """Return the faces of a batch, or the error of the first that is corrupt.
+
+        The error is returned, not raised: a DataLoader would put a worker's traceback in place of its text.
+        """
+        indices = np.array([index for _, index in items], dtype=np.int64)
+        mirrored = self._mirrored(items)
+        images_array: np.ndarray | None = getattr(self.faces, "images_array", None)
+        if images_array is not None:
+            images = images_array[indices]
+        else:
+            size = self.faces.image_size
+            images = np.empty((len(items), size, size, 3), dtype=np.uint8)
+            good = np.ones(len(items), dtype=bool)
+            for place, index in enumerate(indices.tolist()):
+                try:
+                    images[place] = self.faces.image(index)
+                except CorruptImageError as error:
+                    if not self.skip_corrupt:
+                        return error
+                    _log.info("left out: %s", error)
+                    good[place] = False
+            if not good.all():
+                images, indices, mirrored = images[good], indices[good], mirrored[good]
+        images[mirrored] = images[mirrored, :, ::-1]
+        labels = torch.from_numpy(self.faces.labels[indices].astype(np.int64))
+        return Batch(_channels_first(images), labels, torch.from_numpy(indices), len(items) - len(indices))
+
+    def _mirrored(self, items: Sequence[EpochIndex]) -> np.ndarray:
+        if self.mirror == 0:
+            return np.zeros(len(items), dtype=bool)
+        draws = [_mirror_draws(self.seed, epoch, len(self))[index] for epoch, index in items]
+        return np.array(draws, dtype=np.float64) < self.mirror
+
+
+class FaceLoader(DataLoader[Face]):
+    """A DataLoader that raises a worker's `CorruptImageError` as it is.
+
+    Attributes:
+        batch_sampler: Set its `epoch` and `first_batch` before iterating.
+    """
+
+    batch_sampler: EpochBatches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base class names its private iterator here
+        for batch in super().__iter__():
+            if isinstance(batch, CorruptImageError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    faces: FaceDataset,
+    batch_size: int,
+    *,
+    seed: int,
+    shuffle: bool,
+    drop_last: bool,
+    mirror: float,
+    workers: int,
+    skip_corrupt: bool,
+) -> FaceLoader:
+    """Return a loader of batches whose `batch_sampler` is an `EpochBatches`.
+
+    Args:
+        faces: The data set.
+        batch_size: Images a batch.
+        seed: Seed of order and mirroring.
+        shuffle: Whether the order is random.
+        drop_last: Whether a last batch that is not full is left out.
+        mirror: Probability of a horizontal flip.
+        workers: Processes that decode images; 0 decodes in this one. They live for an epoch, which costs their start
+            once an epoch and keeps those of one loader from standing by while another is used.
+        skip_corrupt: Whether batches go on without corrupt images, counting them in `Batch.skipped`.
+
+    Raises:
+        CorruptImageError: When iterating, the first corrupt image, unless `skip_corrupt`.
+        ValueError: `workers` is negative, or `EpochBatches` or `FaceView` refuses its arguments.
+    """
+    if workers < 0:
+        raise ValueError(f"make_loader: workers must be 0 or more, got {workers}.")
+    return FaceLoader(
+        FaceView(faces, seed=seed, mirror=mirror, skip_corrupt=skip_corrupt),
+        batch_sampler=EpochBatches(len(faces), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
+        collate_fn=_as_is,
+        num_workers=workers,
+        worker_init_fn=_leave_process_group,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),  # else the loader would draw from the global one
+    )
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Turn uint8 images (..., 3, H, W) into float32 ones of ImageNet's mean and standard deviation.
+
+    Raises:
+        TypeError: `images` is not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"normalize: images must be torch.uint8, got {images.dtype}. Pass the images of a Batch.")
+    mean, std = _statistics(images.device)
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+def denormalize(images: Tensor) -> Tensor:
+    """Turn normalised images (..., 3, H, W), or reconstructions of them, into float32 pictures in [0, 1]."""
+    mean, std = _statistics(images.device)
+    return images.float().mul(std).add_(mean).clamp_(0, 1)
+
+
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor((IMAGENET_MEAN, IMAGENET_STD), device=device).view(2, 3, 1, 1)
+    return mean, std
+
+
+def _leave_process_group(worker: int) -> None:
+    """Keep an interrupt that a terminal or `timeout` sends to the whole group from ending a worker in mid-batch.
+
+    The process that the worker serves decides what the interrupt means, and ends the worker by its own signal.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+
+
+def _as_is(batch: _T) -> _T:
+    return batch
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).movedim(-1, -3)
+
+
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
+
+
+@lru_cache(maxsize=2)
+def _mirror_draws(seed: int, epoch: int, length: int) -> np.ndarray:
+    """Return a uniform number per index; that of an index does not depend on `length`."""
+    return _generator(seed, _MIRROR, epoch).random(length)

@@ -1,0 +1,255 @@
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES
+from blan_facial.data.celeba import load_celeba
+from blan_facial.data.faces import SPLITS, CorruptImageError, DataError
+from tests.examples.celeba_folder import write_celeba_folder
+
+ATTRIBUTES = ("Smiling", "Bald", "Eyeglasses")
+LABELS = np.random.default_rng(0).integers(0, 2, (16, 3), dtype=np.uint8)
+IMAGES = [np.full((11, 9, 3), (10 * index, 90, 250 - 10 * index), dtype=np.uint8) for index in range(16)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_celeba_folder(tmp_path / "celeba", IMAGES, LABELS, ATTRIBUTES)
+
+
+def colour_of(index):
+    return np.broadcast_to(IMAGES[index][0, 0], (32, 32, 3))
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_the_official_folder_is_read(tmp_path, newline, nested):
+    root = write_celeba_folder(tmp_path, IMAGES, LABELS, ATTRIBUTES, newline=newline, nested=nested)
+    expected = {"train": [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13], "validation": [6, 14], "test": [7, 15]}
+    for split, indices in expected.items():
+        faces = load_celeba(str(root), split, image_size=32)
+        assert (faces.name, faces.split, faces.image_size, faces.notes) == ("celeba", split, 32, ())
+        assert faces.attributes == ATTRIBUTES
+        assert faces.labels.dtype == np.uint8
+        np.testing.assert_array_equal(faces.labels, LABELS[indices])
+        for index, original in enumerate(indices):
+            np.testing.assert_allclose(faces.image(index), colour_of(original), atol=3)
+
+
+def test_blanks_a_byte_order_mark_and_empty_lines_are_no_hindrance(root):
+    path = root / "list_attr_celeba.txt"
+    count, names, *rows = path.read_text().splitlines()
+    messy = [count, "\t" + names.replace(" ", "   "), *(f" {row}  \t" for row in rows), "", "  ", ""]
+    path.write_text("\ufeff" + "\n".join(messy).replace(" -1", "\t-1"), encoding="utf-8")
+    (root / "list_eval_partition.txt").write_text("\ufeff000001.jpg\t 2 \n\n", encoding="utf-8")
+    faces = load_celeba(root, "test", image_size=32)
+    np.testing.assert_array_equal(faces.labels, LABELS[:1])
+
+
+def test_images_keep_their_labels_in_whatever_order_the_rows_stand(root):
+    path = root / "list_attr_celeba.txt"
+    count, names, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([count, names, *reversed(rows)]))
+    faces = load_celeba(root, "test", image_size=32)
+    np.testing.assert_array_equal(faces.labels, LABELS[[15, 7]])
+    np.testing.assert_allclose(faces.image(0), colour_of(15), atol=3)
+    np.testing.assert_allclose(faces.image(1), colour_of(7), atol=3)
+
+
+def test_all_forty_attributes_are_read_in_any_order(tmp_path):
+    order = np.random.default_rng(1).permutation(40)
+    labels = np.random.default_rng(2).integers(0, 2, (8, 40), dtype=np.uint8)
+    root = write_celeba_folder(tmp_path, IMAGES[:8], labels[:, order], [CELEBA_ATTRIBUTES[place] for place in order])
+    faces = load_celeba(root, "train", image_size=32)
+    columns = [faces.attributes.index(name) for name in CELEBA_ATTRIBUTES]
+    np.testing.assert_array_equal(faces.labels[:, columns], labels[:6])
+
+
+def remove_rows(path, *names):
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith(names)))
+
+
+def test_a_partial_copy_uses_what_all_three_have_and_says_what_was_left_out(tmp_path):
+    root = write_celeba_folder(tmp_path, IMAGES, LABELS, ATTRIBUTES, newline="\r\n", missing=(0, 1, 7))
+    remove_rows(root / "list_attr_celeba.txt", "000003")
+    remove_rows(root / "list_eval_partition.txt", "000004", "000005")
+    (root / "img_align_celeba" / "Thumbs.db").touch()
+    faces = load_celeba(root, "train", image_size=32)
+    np.testing.assert_array_equal(faces.labels, LABELS[[5, 8, 9, 10, 11, 12, 13]])
+    assert faces.notes == (
+        "list_attr_celeba.txt announces 16 rows and has 15.",
+        "5 of 15 label rows have no image or no partition row and were left out.",
+        "4 of 14 partition rows have no image or no label row and were left out.",
+        "3 of 13 images have no label row or no partition row and were left out.",
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    images=st.sets(st.integers(0, 9)),
+    labels=st.permutations(range(10)).flatmap(lambda order: st.integers(0, 10).map(lambda count: order[:count])),
+    partition=st.dictionaries(st.integers(0, 9), st.integers(0, 2)),
+)
+def test_a_split_is_the_intersection_in_the_order_of_the_label_file(images, labels, partition):
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "img_align_celeba").mkdir()
+        for index in images:
+            (root / "img_align_celeba" / f"{index}.jpg").touch()
+        # The label of image i holds the binary digits of i.
+        rows = [
+            " ".join([f"{index}.jpg", *("1" if index >> bit & 1 else "-1" for bit in range(4))]) for index in labels
+        ]
+        (root / "list_attr_celeba.txt").write_text("\n".join(["10", " ".join(CELEBA_ATTRIBUTES[:4]), *rows]))
+        parts = "\n".join(f"{index}.jpg {part}" for index, part in partition.items())
+        (root / "list_eval_partition.txt").write_text(parts)
+        for part, split in enumerate(SPLITS):
+            expected = [index for index in labels if index in images and partition.get(index) == part]
+            if expected:
+                faces = load_celeba(root, split, image_size=8)
+                assert (faces.labels @ [1, 2, 4, 8]).tolist() == expected
+            else:
+                with pytest.raises(DataError, match="must have"):
+                    load_celeba(root, split, image_size=8)
+
+
+def test_a_corrupt_image_is_named(root):
+    path = root / "img_align_celeba" / "000007.jpg"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CorruptImageError, match=re.escape(f"{path}: image 0 must decode as a whole, got")):
+        load_celeba(root, "validation", image_size=32).image(0)
+
+
+def refused(root, text, split="train"):
+    with pytest.raises(DataError, match=re.escape(text)):
+        load_celeba(root, split, image_size=32)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    refused(gone, f"load_celeba: the data folder must exist, got {gone} (nothing there). Name it with --data-root.")
+    gone.touch()
+    refused(gone, f"load_celeba: the data folder must exist, got {gone} (a file).")
+
+
+@pytest.mark.parametrize(
+    ("name", "subfolder", "remedy"),
+    [
+        ("list_attr_celeba.txt", "Anno", "Copy it from CelebA's Anno folder."),
+        ("list_eval_partition.txt", "Eval", "Copy it from CelebA's Eval folder."),
+        ("img_align_celeba", "Img", "Unpack img_align_celeba.zip there."),
+    ],
+)
+def test_a_missing_part_is_named(root, name, subfolder, remedy):
+    (root / name).rename(root / "elsewhere")
+    refused(root, f"load_celeba: needs {name}, got nothing at {root / name} or {root / subfolder / name}. {remedy}")
+
+
+def edit(path, line, old, new):
+    """Replace text in one line, counted from 1."""
+    lines = path.read_text().splitlines()
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new, 1)
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new", "text"),
+    [
+        (1, "16", "many", "line 1: must hold the number of label rows alone, got 'many'. Restore the official file's"),
+        (1, "16", "16 Bald", "line 1: must hold the number of label rows alone, got '16 Bald'."),
+        (2, "Bald", "Bold", "line 2: attributes must be CelebA's, got 'Bold'. Did you mean Bald?"),
+        (2, "Bald", "Smiling", "line 2: an attribute must be named once, got Smiling twice."),
+        (
+            5,
+            "000003.jpg",
+            "000003.jpg 1",
+            "line 5: a label row must have 4 columns (the image and 3 attributes), got 5.",
+        ),
+        (
+            5,
+            "000003.jpg",
+            "",
+            "line 5: a label row must have 4 columns (the image and 3 attributes), got 3. Restore or",
+        ),
+        (
+            5,
+            "000003.jpg",
+            "000001.jpg",
+            "line 5: an image must have one row, got 000001.jpg again. Remove one of the two.",
+        ),
+    ],
+)
+def test_a_label_file_that_breaks_its_format_is_refused_by_line(root, line, old, new, text):
+    path = edit(root / "list_attr_celeba.txt", line, old, new)
+    refused(root, f"{path}, {text}")
+
+
+@pytest.mark.parametrize("value", ["0", "2", "yes", "11", "-"])
+def test_a_label_other_than_1_or_minus_1_is_refused_by_attribute(root, value):
+    path = root / "list_attr_celeba.txt"
+    lines = path.read_text().splitlines()
+    lines[5] = f"000004.jpg 1 {value} -1"
+    path.write_text("\n".join(lines))
+    refused(root, f"{path}, line 6: Bald must be 1 or -1, got '{value}'. Correct the value.")
+
+
+@pytest.mark.parametrize(
+    ("new", "text"),
+    [
+        (
+            "000003.jpg 3",
+            "line 3: the partition must be 0 (train), 1 (validation) or 2 (test), got '3'. Correct the value.",
+        ),
+        (
+            "000003.jpg",
+            "line 3: a partition row must have 2 columns (the image and 0, 1 or 2), got 1. Restore or remove",
+        ),
+        ("000001.jpg 0", "line 3: an image must have one row, got 000001.jpg again. Remove one of the two."),
+    ],
+)
+def test_a_partition_file_that_breaks_its_format_is_refused_by_line(root, new, text):
+    path = edit(root / "list_eval_partition.txt", 3, "000003.jpg 0", new)
+    refused(root, f"{path}, {text}")
+
+
+def test_a_file_that_is_no_text_is_refused(root):
+    path = root / "list_attr_celeba.txt"
+    path.write_bytes(path.read_bytes() + b"\xff\xfe")
+    refused(root, f"{path}: must be UTF-8 text, got 'utf-8' codec can't decode byte 0xff")
+
+
+def test_an_empty_label_file_is_refused(root):
+    path = root / "list_attr_celeba.txt"
+    path.write_text("")
+    refused(root, f"{path}, line 1: must hold the number of label rows alone, got ''.")
+    path.write_text("16\n")
+    refused(root, f"{path}, line 2: needs the attribute names, got none.")
+
+
+def test_a_folder_where_nothing_agrees_is_refused_with_the_counts(root):
+    path = root / "list_attr_celeba.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:2]))
+    folder = root / "img_align_celeba"
+    refused(
+        root,
+        "load_celeba: some images must have both a label row and a partition row, got none among 16 images in "
+        f"{folder}, 0 label rows and 16 partition rows. Check that all three are of the same copy of CelebA.",
+    )
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    root = write_celeba_folder(tmp_path, IMAGES, LABELS, ATTRIBUTES, partition=[0] * 16)
+    text = f"load_celeba: split 'test' must have images, got none of the 16 complete ones in {root}. Add images of this"
+    refused(root, text, split="test")
+
+
+def test_an_unknown_split_is_refused(root):
+    with pytest.raises(ValueError, match=r"load_celeba: split must be one of train, validation, test, got 'val'\."):
+        load_celeba(root, "val", image_size=32)

@@ -1,0 +1,194 @@
+import re
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES
+from blan_facial.data.faces import DataError
+from blan_facial.data.lfwa import load_lfwa
+
+NAMES = [f"Some_Person\\Some_Person_{index:04d}.jpg" for index in range(1, 7)]
+ATTRIBUTES = ["5 o Clock Shadow", "Bald ", "Wearing_Hat"]
+LABELS = np.random.default_rng(0).integers(0, 2, (6, 3))
+COLOURS = [(40 * index, 90, 250 - 40 * index) for index in range(6)]
+
+
+def write_cells(file, key, strings):
+    """Write a cell array of strings as MATLAB v7.3 does: 1 x n references to UTF-16 code units."""
+    cells = [
+        file.create_dataset(f"#refs#/{key}{place}", data=np.frombuffer(string.encode("utf-16-le"), "<u2")[:, None])
+        for place, string in enumerate(strings)
+    ]
+    file[key] = np.array([[cell.ref for cell in cells]], dtype=h5py.ref_dtype)
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_attributes(tmp_path)
+    with h5py.File(tmp_path / "indices_train_test.mat", "w", userblock_size=512) as file:
+        file["indices_img_train"] = np.array([[5.0, 1.0, 3.0]])
+        file["indices_img_test"] = np.array([[2.0], [4.0], [6.0]])
+    write_images(tmp_path / "lfw")
+    return tmp_path
+
+
+def write_attributes(root, *, names=NAMES, attributes=ATTRIBUTES, labels=LABELS.T):
+    with h5py.File(root / "lfw_att_40.mat", "w", userblock_size=512) as file:
+        file["label"] = np.asarray(labels, dtype=np.float64)
+        write_cells(file, "AttrName", attributes)
+        write_cells(file, "name", names)
+
+
+def write_images(folder):
+    (folder / "Some_Person").mkdir(parents=True)
+    for name, colour in zip(NAMES, COLOURS, strict=True):
+        Image.new("RGB", (25, 25), colour).save(folder / name.replace("\\", "/"), quality=95)
+
+
+@pytest.mark.parametrize(("split", "rows"), [("train", [4, 0, 2]), ("test", [1, 3, 5])])
+def test_the_official_folder_is_read(root, split, rows):
+    faces = load_lfwa(str(root), split, image_size=32)
+    assert (faces.name, faces.split, faces.image_size, faces.notes) == ("lfwa", split, 32, ())
+    assert faces.attributes == ("5_o_Clock_Shadow", "Bald", "Wearing_Hat")
+    assert faces.labels.dtype == np.uint8
+    np.testing.assert_array_equal(faces.labels, LABELS[rows])
+    for index, row in enumerate(rows):
+        np.testing.assert_allclose(faces.image(index), np.broadcast_to(COLOURS[row], (32, 32, 3)), atol=3)
+
+
+@pytest.mark.parametrize("labels", [LABELS, 2 * LABELS.T - 1], ids=["a row per image", "signs"])
+def test_labels_may_be_transposed_or_signs(root, labels):
+    write_attributes(root, labels=labels)
+    np.testing.assert_array_equal(load_lfwa(root, "test", image_size=32).labels, LABELS[[1, 3, 5]])
+
+
+def test_all_forty_attributes_are_read(root):
+    labels = np.random.default_rng(1).integers(0, 2, (6, 40))
+    write_attributes(root, attributes=[name.replace("_", " ") for name in CELEBA_ATTRIBUTES], labels=labels.T)
+    faces = load_lfwa(root, "test", image_size=32)
+    assert faces.attributes == CELEBA_ATTRIBUTES
+    np.testing.assert_array_equal(faces.labels, labels[[1, 3, 5]])
+
+
+@pytest.mark.parametrize("place", ["lfw-deepfunneled", "."])
+def test_the_images_may_lie_elsewhere(root, place):
+    (root / "lfw" / "Some_Person").rename(root / "Some_Person")
+    (root / "lfw").rmdir()
+    (root / place).mkdir(exist_ok=True)
+    (root / "Some_Person").rename(root / place / "Some_Person")
+    np.testing.assert_allclose(load_lfwa(root, "test", image_size=8).image(0)[0, 0], COLOURS[1], atol=3)
+
+
+def test_missing_images_are_left_out_and_counted(root):
+    (root / "lfw" / "Some_Person" / "Some_Person_0001.jpg").unlink()
+    faces = load_lfwa(root, "train", image_size=32)
+    np.testing.assert_array_equal(faces.labels, LABELS[[4, 2]])
+    np.testing.assert_allclose(faces.image(1)[0, 0], COLOURS[2], atol=3)
+    assert faces.notes == ("1 of 3 images of the train split are missing and were left out.",)
+
+
+def refused(root, text, split="train"):
+    with pytest.raises(DataError, match=re.escape(text)):
+        load_lfwa(root, split, image_size=32)
+
+
+def test_no_image_at_all_is_refused(root):
+    (root / "lfw" / "Some_Person").rename(root / "elsewhere")
+    refused(
+        root,
+        f"load_lfwa: split 'train' must have images, got none of 3 in {root / 'lfw'} (first: "
+        f"Some_Person/Some_Person_0005.jpg). Unpack LFW's images into {root / 'lfw'}.",
+    )
+
+
+def test_validation_is_refused(root):
+    text = "load_lfwa: split must be 'train' or 'test', got 'validation'. LFWA has no validation split: hold back"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        load_lfwa(root, "validation", image_size=32)
+
+
+@pytest.mark.parametrize("name", ["lfw_att_40.mat", "indices_train_test.mat"])
+def test_a_missing_file_is_named(root, name):
+    (root / name).unlink()
+    refused(root, f"load_lfwa: needs {name}, got nothing at {root / name}. Copy it from LFWA's")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refused(tmp_path / "gone", f"load_lfwa: the data folder must exist, got {tmp_path / 'gone'} (nothing there).")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "others"),
+    [
+        ("lfw_att_40.mat", "label", "AttrName, name"),
+        ("lfw_att_40.mat", "AttrName", "label, name"),
+        ("lfw_att_40.mat", "name", "AttrName, label"),
+        ("indices_train_test.mat", "indices_img_train", "indices_img_test"),
+    ],
+)
+def test_a_missing_variable_is_named_beside_those_that_exist(root, name, key, others):
+    with h5py.File(root / name, "a") as file:
+        del file[key]
+    refused(root, f"{root / name}: needs the variable {key}, got {others}. Take the official file.")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"), [(b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "a MATLAB v5 file"), (b"", "something else")]
+)
+def test_a_file_of_another_format_is_refused(root, data, kind):
+    path = root / "lfw_att_40.mat"
+    path.write_bytes(data)
+    refused(
+        root,
+        f"{path}: must be a MATLAB v7.3 (HDF5) file, got {kind}. "
+        "Take the official file, or load it in MATLAB and save it with '-v7.3'.",
+    )
+
+
+def test_a_truncated_file_is_refused(root):
+    path = root / "indices_train_test.mat"
+    path.write_bytes(path.read_bytes()[:700])
+    refused(root, f"{path}: must be a whole HDF5 file, got ")
+
+
+def test_names_that_are_no_cells_are_refused(root):
+    path = root / "lfw_att_40.mat"
+    with h5py.File(path, "a") as file:
+        del file["name"]
+        file["name"] = np.zeros(6)
+    refused(root, f"{path}: name must be a cell array of strings, got float64. Take the official file.")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"labels": LABELS.T[:, :4]}, "label must be 6 x 3, a row per name and a column per AttrName, got 3 x 4."),
+        ({"labels": LABELS.T + 1}, "label must hold 0 or 1, got 2.0. Take the official file."),
+        ({"labels": np.where(LABELS.T, np.nan, 0)}, "label must hold 0 or 1, got nan. Take the official file."),
+        ({"attributes": ["Bald", "Wearing Het", "Male"]}, "AttrName: attributes must be CelebA's, got 'Wearing Het'."),
+    ],
+)
+def test_attributes_that_break_their_format_are_refused(root, change, text):
+    write_attributes(root, **change)
+    refused(root, f"{root / 'lfw_att_40.mat'}: {text}")
+
+
+@pytest.mark.parametrize("name", [r"..\secret.jpg", "lfw/../../secret.jpg", "/etc/secret.jpg", r"C:\secret.jpg"])
+def test_a_name_that_leaves_the_folder_is_refused(root, name):
+    write_attributes(root, names=[name, *NAMES[1:]])
+    text = f"images must lie in the data folder, got the name {name!r}. Take the official file."
+    refused(root, f"{root / 'lfw_att_40.mat'}: {text}")
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, 1.5, np.nan])
+def test_an_index_out_of_range_is_refused(root, value):
+    path = root / "indices_train_test.mat"
+    with h5py.File(path, "a") as file:
+        file["indices_img_train"][0, 1] = value
+    refused(
+        root,
+        f"{path}: indices_img_train must hold whole numbers from 1 to 6, the number of names, got {value}. "
+        "Take both .mat files from the same download.",
+    )
