@@ -1,0 +1,23 @@
+"""A process that draws every n-th face and writes each to its output: pixels, then labels.
+
+It is a program of its own and no fork or spawned copy of its parent, so it neither inherits threads nor imports torch.
+"""
+
+import signal
+import sys
+
+from blan_facial.data.avatars.render import stream
+
+
+def main() -> None:
+    """Draw the faces that the command line asks for: seed, split's number, image size, first and last index, step."""
+    for name in ("SIGINT", "SIGPIPE"):  # end without a traceback when the parent is interrupted or gone
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    seed, split, image_size, start, stop, step = map(int, sys.argv[1:])
+    for image, labels in stream(seed, split, range(start, stop, step), image_size):
+        sys.stdout.buffer.write(image.tobytes() + labels.tobytes())
+
+
+if __name__ == "__main__":
+    main()

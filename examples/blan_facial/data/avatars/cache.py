@@ -1,0 +1,73 @@
+"""Drawn faces kept on disk, so that they are drawn once.
+
+A file that is missing, broken or not ours is drawn anew and replaced; a folder that cannot be written costs a warning.
+Two processes that draw the same faces at once both succeed: each writes a file of its own and renames it.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+_log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """`blan-layers/avatars` in the user's cache folder, `$XDG_CACHE_HOME` or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blan-layers" / "avatars"
+
+
+@cache
+def fingerprint() -> str:
+    """Hash of all that decides what a face looks like: our drawing code and the libraries below it."""
+    digest = hashlib.sha256()
+    for module in ("design", "parts", "render"):
+        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    for library in ("numpy", "python-avatars", "resvg-py"):
+        digest.update(f"{library} {version(library)}".encode())
+    return digest.hexdigest()[:12]
+
+
+def read(
+    path: Path, image_shape: tuple[int, ...], labels_shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and labels of a file, or None if it is missing or broken; the archive's checksums are verified."""
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            images, labels = archive["images"], archive["labels"]
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a broken archive fails with whatever its reader runs into
+        _log.warning("The cache %s is broken (%s); its faces are drawn anew.", path, error)
+        return None
+    if (
+        images.shape != image_shape
+        or labels.shape != labels_shape
+        or {images.dtype, labels.dtype} != {np.dtype(np.uint8)}
+    ):
+        _log.warning("The cache %s holds other faces than its name says; they are drawn anew.", path)
+        return None
+    return images, labels
+
+
+def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Keep images and labels in a file, whole or not at all; a disk that refuses costs a warning."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with open(handle, "wb") as file:
+                np.savez(file, images=images, labels=labels)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("Drawn faces cannot be kept in %s (%s); the next run draws them again.", path.parent, error)
