@@ -1,0 +1,150 @@
+"""BLAN's encoder, ResNet-34 without its head, and the published ImageNet weights for it."""
+
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blan_facial.blocks import he_initialize, stage
+
+IMAGENET_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
+"""PyTorch's own address of torchvision's ResNet-34 weights; the name ends in the start of the file's SHA-256."""
+
+RESNET34_WIDTH = 64
+RESNET34_BLOCKS = (3, 4, 6, 3)
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
+
+
+class EncoderWeightsError(ValueError):
+    """Weights that cannot be had or do not fit the encoder; the message says what is wrong and what to do."""
+
+
+class ResNetEncoder(nn.Module):
+    """The convolutional part of a ResNet of BasicBlocks; parameters have the names of torchvision's ``resnet34``.
+
+    Args:
+        width: Channels of the first stage; the others have twice, four and eight times as many.
+        blocks: Blocks of each of the four stages.
+
+    Shape:
+        (B, 3, H, W) -> E_1 (B, width, H/4, W/4), E_2 (B, 2 width, H/8, W/8), E_3 (B, 4 width, H/16, W/16),
+        E_4 (B, 8 width, H/32, W/32).
+
+    Reference:
+        Zheng et al. 2020, Table 1 (encoder).
+    """
+
+    def __init__(self, width: int = RESNET34_WIDTH, blocks: Sequence[int] = RESNET34_BLOCKS) -> None:
+        super().__init__()
+        self.width = width
+        self.blocks = tuple(blocks)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = stage(width, width, blocks[0])
+        self.layer2 = stage(width, 2 * width, blocks[1], stride=2)
+        self.layer3 = stage(2 * width, 4 * width, blocks[2], stride=2)
+        self.layer4 = stage(4 * width, 8 * width, blocks[3], stride=2)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every weight anew (He initialisation)."""
+        he_initialize(self)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of the four stages, (E_1, E_2, E_3, E_4)."""
+        e1 = self.layer1(self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True)))
+        e2 = self.layer2(e1)
+        e3 = self.layer3(e2)
+        return e1, e2, e3, self.layer4(e3)
+
+
+def load_encoder_weights(encoder: ResNetEncoder, source: str | Path) -> None:
+    """Load ResNet-34 weights in torchvision's format: every entry is used, but for the classifier's ``fc.*``.
+
+    The encoder is either loaded as a whole or left as it was.
+
+    Args:
+        encoder: An encoder of ResNet-34's width and blocks.
+        source: A file (``.safetensors``, or what ``torch.save`` wrote), or "imagenet" for PyTorch's published weights,
+            which are downloaded once, checked against their hash and kept in the ``torch.hub`` folder.
+
+    Raises:
+        EncoderWeightsError: The encoder is not ResNet-34's; the file is missing or unreadable; the download failed;
+            entries are missing, unknown, or of another shape.
+    """
+    if (encoder.width, encoder.blocks) != (RESNET34_WIDTH, RESNET34_BLOCKS):
+        raise EncoderWeightsError(
+            f"Encoder weights: they need ResNet-34's width {RESNET34_WIDTH} and blocks {RESNET34_BLOCKS}, "
+            f"got width {encoder.width} and blocks {encoder.blocks}. "
+            "Leave out --encoder-weights, or --width and --blocks."
+        )
+    entries = _download() if source == "imagenet" else _read(Path(source))
+    _load(encoder, entries, str(source))
+
+
+def _download() -> object:
+    try:
+        return torch.hub.load_state_dict_from_url(IMAGENET_URL, map_location="cpu", check_hash=True, weights_only=True)
+    except (*_UNREADABLE, HTTPException) as error:
+        raise EncoderWeightsError(
+            f"Encoder weights: imagenet means the file {IMAGENET_URL}, got no good copy of it ({error}). "
+            "Download it on a machine with network access and pass it as --encoder-weights FILE."
+        ) from error
+
+
+def _read(path: Path) -> object:
+    if not path.is_file():
+        raise EncoderWeightsError(
+            f"Encoder weights: must be a file or imagenet, got {path}, which is no file. Check --encoder-weights."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise EncoderWeightsError(
+            f"Encoder weights: must be a state dict saved by torch.save or safetensors, got {path}, which cannot be "
+            f"read ({type(error).__name__}). Download {IMAGENET_URL} anew, or use another file."
+        ) from error
+
+
+def _load(encoder: ResNetEncoder, entries: object, source: str) -> None:
+    remedy = "Use a ResNet-34 state dict in torchvision's format."
+    if not isinstance(entries, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in entries.items()
+    ):
+        raise EncoderWeightsError(f"Encoder weights: must be a mapping of names to tensors, got {source}. {remedy}")
+    weights = {name: value for name, value in entries.items() if not name.startswith("fc.")}
+    own = encoder.state_dict()
+    # Checkpoints older than PyTorch 0.4.1 do not count the batches, and nothing here reads the count.
+    required = [name for name in own if not name.endswith("num_batches_tracked")]
+    if missing := [name for name in required if name not in weights]:
+        raise EncoderWeightsError(
+            f"Encoder weights: must hold all {len(required)} entries of the encoder, got {source} "
+            f"without {_list(missing)}. {remedy}"
+        )
+    if unknown := [name for name in weights if name not in own]:
+        raise EncoderWeightsError(
+            f"Encoder weights: must hold the encoder's entries and fc.* only, got {source} "
+            f"with {_list(unknown)}. {remedy}"
+        )
+    for name, value in weights.items():
+        if value.shape != own[name].shape:
+            raise EncoderWeightsError(
+                f"Encoder weights: {name} must have the shape {tuple(own[name].shape)}, "
+                f"got {tuple(value.shape)} in {source}. {remedy}"
+            )
+    encoder.load_state_dict({**own, **weights}, strict=True)
+
+
+def _list(names: Iterable[str]) -> str:
+    first, *others = names
+    return f"{first} and {len(others)} more" if others else first
