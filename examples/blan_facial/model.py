@@ -14,6 +14,7 @@ from blan_layers import RDAM, AdaptiveScoreFusion
 from blan_layers.functional.attention import Arrangement, Form
 
 LEVELS = 4
+LEVEL_NAMES = tuple(f"AC{level}" for level in range(1, LEVELS + 1))
 
 PAPER_PARAMETERS = 38_340_000
 PAPER_NOTE = (

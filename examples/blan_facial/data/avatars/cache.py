@@ -7,12 +7,13 @@ Two processes that draw the same faces at once both succeed: each writes a file 
 import hashlib
 import logging
 import os
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+from blan_facial.files import replacing
 
 _log = logging.getLogger(__name__)
 
@@ -59,15 +60,7 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """Keep images and labels in a file, whole or not at all; a disk that refuses costs a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with open(handle, "wb") as file:
-                np.savez(file, images=images, labels=labels)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            np.savez(file, images=images, labels=labels)
     except OSError as error:
         _log.warning("Drawn faces cannot be kept in %s (%s); the next run draws them again.", path.parent, error)

@@ -1,0 +1,149 @@
+"""A few faces, and all that a model says of them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blan_facial.data.faces import CorruptImageError, FaceDataset
+from blan_facial.data.loading import denormalize, normalize
+from blan_facial.model import BLAN, BLANOutput
+
+Kind: TypeAlias = Literal["correct", "false positive", "missed"]
+
+_log = logging.getLogger(__name__)
+
+
+class Mark(NamedTuple):
+    """An attribute that a face has, or is said to have."""
+
+    attribute: str
+    kind: Kind
+
+
+class Sample(NamedTuple):
+    """B faces and what a model says of them."""
+
+    attributes: tuple[str, ...]
+    """The N attributes."""
+    faces: np.ndarray
+    """uint8 (B, S, S, 3)."""
+    labels: np.ndarray
+    """bool (B, N)."""
+    predicted: np.ndarray
+    """bool (B, N)."""
+    spatial_maps: tuple[np.ndarray, ...]
+    """RDAM's spatial gates, level by level, float32 (B, H_i, W_i) in [0, 1]; () without RDAM."""
+    reconstructions: np.ndarray | None
+    """float32 (B, S, S, 3) in [0, 1]; None without reconstruction."""
+    squared_errors: np.ndarray | None
+    """Mean squared error of each reconstruction (B,), in the normalised units of the loss; None without one."""
+    plain_errors: np.ndarray
+    """The same error (B,) of a picture that is nothing but the face's mean colour."""
+
+    def marks(self, face: int) -> list[Mark]:
+        """Return the marks of one face."""
+        return marks(self.attributes, self.predicted[face], self.labels[face])
+
+
+def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[bool]) -> list[Mark]:
+    """Say of every attribute that is predicted or true which of the two it is.
+
+    Args:
+        attributes: N names.
+        predicted: N predictions.
+        true: N labels.
+
+    Returns:
+        The correct ones, then the false positives, then the missed ones, each in the order of `attributes`.
+    """
+    kinds: dict[tuple[bool, bool], Kind] = {
+        (True, True): "correct",
+        (True, False): "false positive",
+        (False, True): "missed",
+    }
+    answers = [(bool(says), bool(is_so)) for says, is_so in zip(predicted, true, strict=True)]
+    return [
+        Mark(name, kind)
+        for answer, kind in kinds.items()
+        for name, given in zip(attributes, answers, strict=True)
+        if given == answer
+    ]
+
+
+def draw_sample(model: BLAN, faces: FaceDataset, count: int, *, device: torch.device | str, seed: int) -> Sample | None:
+    """Show a model some faces, in evaluation mode, without gradient.
+
+    Args:
+        model: The model; its mode is the same afterwards.
+        faces: The data set.
+        count: Number of faces, or as many as there are.
+        device: Where the model is.
+        seed: Seed of the choice; corrupt images are passed over.
+
+    Returns:
+        The sample, or None if no face decodes.
+
+    Raises:
+        ValueError: The model's attributes are not as many as the data set's, or its image size is another.
+    """
+    if model.attributes != len(faces.attributes):
+        raise ValueError(
+            f"draw_sample: the model must have the data set's {len(faces.attributes)} attributes, "
+            f"got {model.attributes}. Show it faces of the data set that it was trained on."
+        )
+    indices, pictures = _decode(faces, count, seed)
+    if not indices:
+        return None
+    images = np.stack(pictures)
+    inputs = normalize(torch.from_numpy(images).movedim(-1, 1).to(device))
+    with evaluating(model):
+        features = model.forward_features(inputs, reconstruct=model.reconstructs, maps=len(model.rdam) > 0)
+    logits = BLANOutput(features.scores, features.fused).logits
+    rebuilt = features.reconstruction
+    return Sample(
+        attributes=faces.attributes,
+        faces=images,
+        labels=faces.labels[indices].astype(bool),
+        predicted=logits.argmax(-1).bool().cpu().numpy(),
+        spatial_maps=tuple(_numpy(gates.squeeze(1)) for gates in features.spatial_maps or ()),
+        reconstructions=None if rebuilt is None else _numpy(denormalize(rebuilt).movedim(1, -1)),
+        squared_errors=None if rebuilt is None else _numpy((rebuilt.float() - inputs).square().mean((1, 2, 3))),
+        plain_errors=_numpy(inputs.var((2, 3), correction=0).mean(1)),
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, without gradient, for as long as the context lasts."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _decode(faces: FaceDataset, count: int, seed: int) -> tuple[list[int], list[np.ndarray]]:
+    indices: list[int] = []
+    pictures: list[np.ndarray] = []
+    for index in np.random.default_rng(seed).permutation(len(faces)).tolist():
+        if len(indices) == count:
+            break
+        try:
+            pictures.append(faces.image(index))
+        except CorruptImageError as error:
+            _log.info("left out: %s", error)
+        else:
+            indices.append(index)
+    return indices, pictures
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()

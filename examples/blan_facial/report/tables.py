@@ -1,0 +1,66 @@
+"""The metrics and the parameter counts, as tables for the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from blan_facial.model import LEVEL_NAMES, ParameterTable
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Lay out the accuracies of every attribute and their means, in percent."""
+    table = Table(title=tested_on(metrics))
+    table.add_column("attribute", no_wrap=True)
+    for column in ("accuracy", "majority", "balanced"):
+        table.add_column(f"{column} %", justify="right")
+    table.add_column("best level", justify="right")
+    for name, values in metrics["per_attribute"].items():
+        table.add_row(name, *_cells(values, values))
+    table.add_section()
+    mean = {name: metrics[f"{name}_accuracy"] for name in ("majority", "balanced")} | {"accuracy": metrics["accuracy"]}
+    table.add_row("mean", *_cells(mean, metrics["per_level"]), style="bold")
+    return table
+
+
+def parameters_table(table: ParameterTable) -> Table:
+    """Lay out the parameters of every part, and beside their sum what the paper reports."""
+    printed = Table(title="Parameters", caption=table.note, caption_justify="left", min_width=60)
+    printed.add_column("part", ratio=1)
+    printed.add_column("parameters", justify="right")
+    printed.add_column("millions", justify="right")
+    for part, count in table.rows:
+        printed.add_row(part, *_counted(count))
+    printed.add_section()
+    printed.add_row("in inference", *_counted(table.inference), style="bold")
+    printed.add_row("in training", *_counted(table.training))
+    printed.add_row("paper, Table 10", *_counted(table.paper))
+    return printed
+
+
+def tested_on(metrics: Mapping[str, Any]) -> str:
+    """Return what the metrics were measured on, in words."""
+    images = metrics["images"]
+    return f"{metrics['split'].capitalize()} split of {metrics['data']}, {images:,} image{'s' * (images != 1)}"
+
+
+def score_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the scores there are: each level's, their sum and, with fusion, the fused ones."""
+    return tuple(name for name, accuracy in metrics["per_level"].items() if accuracy is not None)
+
+
+def best_level(values: Mapping[str, Any]) -> str:
+    """Return the name of the level with the highest accuracy, AC1 to AC4, the lowest of equals."""
+    return max(LEVEL_NAMES, key=lambda level: values[level])
+
+
+def _cells(values: Mapping[str, float], levels: Mapping[str, Any]) -> list[str]:
+    level = best_level(levels)
+    percent = [f"{100 * values[name]:.1f}" for name in ("accuracy", "majority", "balanced")]
+    if values["accuracy"] < values["majority"]:
+        percent[0] = f"[red]{percent[0]}[/red]"
+    return [*percent, f"{level} {100 * levels[level]:5.1f}"]
+
+
+def _counted(count: int) -> tuple[str, str]:
+    return f"{count:,}", f"{count / 1e6:.2f}"
