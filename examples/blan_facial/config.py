@@ -1,0 +1,216 @@
+"""What a run is: every setting, the presets, and the command line made of both."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import tyro
+
+Arrangement = Literal["channel-spatial", "spatial-channel", "parallel"]
+
+PROGRAM = "python examples/blan_facial/train.py"
+DESCRIPTION = """Train BLAN, the bi-directional ladder attentive network of Zheng et al. (2020), to predict facial
+attributes, test it, and write a folder with its weights, its metrics and pictures of what it learnt."""
+
+# Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes.
+RESUMABLE = frozenset(
+    {"data_root", "workers", "max_steps", "accelerator", "devices", "compile", "output", "resume", "overwrite"}
+)
+
+
+class ConfigError(ValueError):
+    """Settings that contradict one another, or that this machine cannot serve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a run; the defaults are the paper's, for CelebA."""
+
+    preset: Literal["demo", "celeba", "lfwa"] = "celeba"
+    """A whole configuration; every option below overrides it. The defaults shown are those of the preset."""
+
+    data: Literal["avatars", "celeba", "lfwa"] = "celeba"
+    """Data set: drawn faces, or a folder in CelebA's or LFWA's official format."""
+    data_root: Path | None = None
+    """Official folder of CelebA or LFWA."""
+    images: int | None = None
+    """Use only so many images of each split."""
+    skip_corrupt: bool = False
+    """Leave out and count images that do not decode, instead of stopping at the first."""
+
+    image_size: int = 256
+    """Pixels of the square input, a multiple of 32."""
+    width: int = 64
+    """Channels of the first stage."""
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+    """Residual blocks of each stage."""
+    summary_channels: int = 512
+    """Width of the classifiers' summary vectors."""
+    critic_channels: int = 512
+    """Hidden width of the mutual-information critics."""
+    dropout: float = 0.5
+    """Probability of dropout in the classifiers (part of --os)."""
+    arrangement: Arrangement = "channel-spatial"
+    """Order of RDAM's two gates."""
+
+    decoder: bool = True
+    """The decoder; without it classifiers see the encoder's features, and there is neither reconstruction nor RDAM."""
+    encoder_features: bool = True
+    """The encoder's features at levels 1 to 3; without them classifiers see the decoder's, and there is no RDAM."""
+    rdam: bool = True
+    """RDAM; without it classifiers see encoder and decoder features concatenated."""
+    lmim: bool = True
+    """Local mutual information maximisation."""
+    fusion: bool = True
+    """Adaptive score fusion; without it the summed scores are the prediction."""
+    os: bool = True
+    """Overfitting suppression: dropout, pretrained encoder (--encoder-weights) and random mirroring; or none."""
+
+    alpha: float = 0.1
+    """Weight of the mutual information loss."""
+    beta: float = 0.1
+    """Weight of the reconstruction loss."""
+    gamma: float = 1.0
+    """Weight of the fused scores' loss."""
+    attribute_reduction: Literal["sum", "mean"] = "sum"
+    """Reduction of classification losses over attributes; it decides how strong alpha and beta are."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """End the run early, after so many steps in all, on the same schedule."""
+    batch_size: int = 64
+    """Images a step."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    lr_decay: Literal["linear", "step"] = "linear"
+    """Decay to a tenth: linearly over the run, or at once after half of it."""
+    warmup_steps: int = 0
+    """Steps in which the rate rises from zero."""
+    fusion_lr: float = 1e-4
+    """SGD's learning rate for the fusion weights."""
+    clip_norm: float | None = None
+    """Clip the gradient to this norm."""
+    encoder_weights: str | None = "imagenet"
+    """ResNet-34 weights for the encoder: a file, or "imagenet" to download them (part of --os)."""
+    seed: int = 0
+    """Seed of weights, order, augmentation, dropout and negatives."""
+    workers: int = 4
+    """Processes that decode images."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train."""
+    devices: int = 1
+    """Number of devices; this release trains on one."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic; 16-mixed needs CUDA."""
+    compile: bool = False
+    """Compile the training step (torch.compile)."""
+
+    output: Path | None = None
+    """Folder of the results; by default runs/<preset>-<k>, the first free k, or with --resume the last one."""
+    resume: bool = False
+    """Go on from the output folder's checkpoint."""
+    overwrite: bool = False
+    """Start over in an output folder that holds results."""
+
+    def check(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ConfigError: A number is out of its range, or options exclude one another.
+        """
+        self._check_data()
+        for name in ("images", "epochs", "max_steps", "batch_size", "critic_channels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
+        if self.image_size < 32 or self.image_size % 32:
+            _refuse(
+                f"--image-size must be divisible by 32, got {self.image_size}",
+                f"Use {max(32, round(self.image_size / 32) * 32)}, for example",
+            )
+        for name in ("workers", "warmup_steps", "seed", "alpha", "beta", "gamma"):
+            if not getattr(self, name) >= 0:
+                _refuse(f"{_option(name)} must not be negative, got {getattr(self, name)}", "Give 0 or more")
+        for name in ("lr", "fusion_lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                _refuse(f"{_option(name)} must be a positive number, got {value}", "Give a number above 0")
+        if self.lmim and self.alpha and self.batch_size < 2:
+            _refuse(
+                f"--batch-size must be at least 2 for the mutual information's negative pairs, got {self.batch_size}",
+                "Raise it, or train with --no-lmim",
+            )
+        if self.devices != 1:
+            _refuse(f"--devices must be 1 in this release, got {self.devices}", "Leave it out")
+        if self.resume and self.overwrite:
+            _refuse("--resume and --overwrite exclude each other, got both", "Give one of them")
+
+    def _check_data(self) -> None:
+        if self.data == "avatars":
+            if self.data_root is not None:
+                _refuse(f"--data avatars draws its faces, got --data-root {self.data_root}", "Leave --data-root out")
+            if self.skip_corrupt:
+                _refuse("--data avatars has no files to be corrupt, got --skip-corrupt", "Leave it out")
+        elif self.data_root is None:
+            _refuse(f"--data {self.data} needs --data-root, got none", "Name the data set's official folder")
+
+    def comparable(self) -> dict[str, Any]:
+        """Return the settings that decide what is computed, as JSON has them."""
+        return {name: value for name, value in self.as_json().items() if name not in RESUMABLE}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all settings in JSON's types."""
+        plain = dataclasses.asdict(self) | {"blocks": list(self.blocks)}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+
+
+PRESETS = {
+    "celeba": Config(),
+    "lfwa": Config(preset="lfwa", data="lfwa", image_size=224, epochs=60),
+    "demo": Config(
+        preset="demo",
+        data="avatars",
+        image_size=64,
+        width=16,
+        blocks=(1, 1, 1, 1),
+        summary_channels=128,
+        critic_channels=64,
+        dropout=0.2,
+        beta=10.0,
+        epochs=8,
+        batch_size=32,
+        lr=2e-3,
+        warmup_steps=100,
+        fusion_lr=1e-2,
+        encoder_weights=None,
+        workers=0,
+    ),
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> Config:
+    """Read the command line: a preset, and the options that override it.
+
+    Raises:
+        ConfigError: The options contradict one another.
+        SystemExit: The options cannot be read, or ``--help`` was asked for.
+    """
+    first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=tuple(PRESETS), default="demo")
+    preset = first.parse_known_args(arguments)[0].preset
+    config = tyro.cli(Config, args=arguments, default=PRESETS[preset], prog=PROGRAM, description=DESCRIPTION)
+    config.check()
+    return config
+
+
+def _refuse(rule: str, remedy: str) -> NoReturn:
+    raise ConfigError(f"train: {rule}. {remedy}.")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

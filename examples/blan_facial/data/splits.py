@@ -1,0 +1,68 @@
+"""The splits that a run needs, whatever the data set."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from blan_facial.config import Config
+from blan_facial.data.avatars import COUNTS, load_avatars
+from blan_facial.data.celeba import load_celeba
+from blan_facial.data.faces import FaceDataset
+from blan_facial.data.lfwa import load_lfwa
+
+
+class Splits(NamedTuple):
+    """Faces to learn from, to choose settings by, and to report on."""
+
+    train: FaceDataset
+    validation: FaceDataset | None
+    """None where the data set has no such split."""
+    test: FaceDataset
+
+
+def load_splits(config: Config, console: Console) -> Splits:
+    """Open the data set of a run, showing the progress of drawing it and what its folder lacks.
+
+    Raises:
+        DataError: The folder cannot be used.
+    """
+    with Progress(console=console, transient=True) as bar:
+        load = _loader(config, bar)
+        splits = Splits(load("train"), None if config.data == "lfwa" else load("validation"), load("test"))
+    for note in dict.fromkeys(note for split in splits if split is not None for note in split.notes):
+        console.print(note, highlight=False)
+    return splits
+
+
+def _loader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
+    def avatars(split: str) -> FaceDataset:
+        task = bar.add_task(f"drawing {split} faces", total=None, visible=False)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        count = min(COUNTS[split], config.images or COUNTS[split])
+        return load_avatars(split, image_size=config.image_size, count=count, progress=show)
+
+    def files(split: str) -> FaceDataset:
+        load = load_celeba if config.data == "celeba" else load_lfwa
+        faces = load(config.data_root or "", split, image_size=config.image_size)
+        return faces if config.images is None else _First(faces, config.images)
+
+    return avatars if config.data == "avatars" else files
+
+
+class _First(FaceDataset):
+    """The first faces of a data set, at most ``count``."""
+
+    def __init__(self, faces: FaceDataset, count: int) -> None:
+        self.name, self.split, self.notes = faces.name, faces.split, faces.notes
+        self.attributes, self.image_size = faces.attributes, faces.image_size
+        self.labels = faces.labels[:count]
+        self._faces = faces
+
+    def image(self, index: int) -> np.ndarray:
+        return self._faces.image(index)

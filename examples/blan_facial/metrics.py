@@ -1,0 +1,90 @@
+"""How well a model predicts: per attribute, per level, fused."""
+
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torchmetrics.functional.classification import binary_stat_scores
+
+from blan_facial.data.loading import FaceLoader, normalize
+from blan_facial.model import BLAN, LEVEL_NAMES
+
+
+class Scores:
+    """Counts of right and wrong predictions of every level, of their sum and of their fusion.
+
+    Args:
+        attributes: The N attributes.
+        fused: Whether there are fused scores.
+    """
+
+    def __init__(self, attributes: tuple[str, ...], *, fused: bool) -> None:
+        self.attributes = attributes
+        self.names = (*LEVEL_NAMES, "sum", *(("fused",) if fused else ()))
+        self._predictions: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def update(self, scores: Tensor, fused: Tensor | None, labels: Tensor) -> None:
+        """Take a batch: scores (K, B, N, 2), fused (B, N, 2) or None, labels (B, N)."""
+        logits = torch.stack([*scores, scores.sum(0), *(() if fused is None else (fused,))])
+        self._predictions.append(logits.argmax(-1).byte().cpu())
+        self._labels.append(labels.cpu())
+
+    def compute(self) -> dict[str, Any]:
+        """Return accuracies as fractions, laid out as in ``metrics.json``.
+
+        The prediction is the fused one or, without fusion, the summed scores'. ``majority`` is the accuracy of the more
+        frequent label of this split. ``balanced`` is the mean of the accuracies on positives and on negatives, or
+        the one there is if the split has only one of them.
+        """
+        labels = torch.cat(self._labels).T
+        predictions = torch.cat(self._predictions, 1).mT
+        rates = {name: _rates(level, labels) for name, level in zip(self.names, predictions, strict=True)}
+        accuracy, balanced, majority = rates[self.names[-1]]
+        columns = {name: rates[name][0] if name in rates else None for name in (*LEVEL_NAMES, "sum", "fused")}
+        return {
+            "accuracy": accuracy.mean().item(),
+            "majority_accuracy": majority.mean().item(),
+            "balanced_accuracy": balanced.mean().item(),
+            "per_level": {name: None if column is None else column.mean().item() for name, column in columns.items()},
+            "per_attribute": {
+                attribute: {
+                    "accuracy": accuracy[n].item(),
+                    "majority": majority[n].item(),
+                    "balanced": balanced[n].item(),
+                }
+                | {name: None if column is None else column[n].item() for name, column in columns.items()}
+                for n, attribute in enumerate(self.attributes)
+            },
+        }
+
+
+@torch.no_grad()
+def evaluate(fabric: Fabric, model: BLAN, loader: FaceLoader, attributes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the accuracies of a model on all images of a loader, and leave its training mode as it was."""
+    scores = Scores(attributes, fused=model.fusion is not None)
+    training = model.training
+    model.eval()
+    images = 0
+    for batch in loader:
+        if not len(batch.images):
+            continue
+        with fabric.autocast():
+            output = model(normalize(fabric.to_device(batch.images)))
+        scores.update(output.scores.float(), output.fused, batch.labels)
+        images += len(batch.images)
+    model.train(training)
+    if not images:
+        raise ValueError("evaluate: needs at least one image that decodes, got none. Restore the split's image files.")
+    return {"images": images} | scores.compute()
+
+
+def _rates(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return accuracy, balanced accuracy and majority accuracy, (N,) each, of 0s and 1s (N, images)."""
+    counts = torch.stack([binary_stat_scores(*attribute) for attribute in zip(predictions, labels, strict=True)])
+    hits, false_alarms, rejections, _, positives = counts.double().unbind(-1)
+    negatives = false_alarms + rejections
+    total = positives + negatives
+    recalls = torch.stack([hits / positives, rejections / negatives])
+    return (hits + rejections) / total, recalls.nanmean(0), torch.maximum(positives, negatives) / total

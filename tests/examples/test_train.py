@@ -1,0 +1,486 @@
+"""The command line and the trainer behind it: what a run leaves, refuses, survives and repeats."""
+
+import errno
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from blan_facial import trainer as trainer_module
+from blan_facial.config import parse
+from blan_facial.data.avatars import load_avatars
+from blan_facial.data.loading import normalize
+from blan_facial.train import build, main
+from tests.examples.celeba_folder import write_celeba_folder
+
+SMALL = [
+    *("--images", "64", "--image-size", "32", "--width", "4", "--summary-channels", "8", "--critic-channels", "8"),
+    *("--batch-size", "16", "--epochs", "2", "--warmup-steps", "0", "--accelerator", "cpu"),
+]
+STEPS = 2 * 64 // 16
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def run(folder: Path, *options: str) -> int:
+    return main([*SMALL, "--output", str(folder), *options])
+
+
+def command(repository: Path, *options: str) -> list[str]:
+    return [sys.executable, str(repository / "examples" / "blan_facial" / "train.py"), *options]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    assert run(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn faces in CelebA's formats, of which a part of the images is missing, with CRLF line ends."""
+    faces = load_avatars("train", image_size=40, count=96)
+    return write_celeba_folder(
+        tmp_path_factory.mktemp("celeba"),
+        list(faces.images_array),
+        faces.labels,
+        faces.attributes,
+        newline="\r\n",
+        missing=(3, 10, 11, 40),
+    )
+
+
+class TestResults:
+    def test_the_folder_holds_what_the_interface_says(self, finished: Path) -> None:
+        names = {path.name for path in finished.iterdir()}
+        assert names == {
+            "config.json",
+            "metrics.json",
+            "last.ckpt",
+            "model.safetensors",
+            "logs",
+            "faces.png",
+            "attention.png",
+            "reconstructions.png",
+            "accuracy.png",
+        }
+        assert {path.name.split(".")[0] for path in (finished / "logs" / "version_0").iterdir()} == {
+            "metrics",
+            "events",
+        }
+
+    def test_metrics_have_the_public_layout(self, finished: Path) -> None:
+        metrics = json.loads((finished / "metrics.json").read_text())
+        assert list(metrics) == [
+            "data",
+            "split",
+            "images",
+            "accuracy",
+            "majority_accuracy",
+            "balanced_accuracy",
+            "per_level",
+            "per_attribute",
+            "parameters",
+            "training_parameters",
+            "train_seconds",
+            "images_per_second",
+        ]
+        assert (metrics["data"], metrics["split"], metrics["images"]) == ("avatars", "test", 64)
+        levels = ["AC1", "AC2", "AC3", "AC4", "sum", "fused"]
+        assert list(metrics["per_level"]) == levels
+        for rates in metrics["per_attribute"].values():
+            assert list(rates) == ["accuracy", "majority", "balanced", *levels]
+            assert all(0 <= rate <= 1 for rate in rates.values())
+        assert metrics["accuracy"] == metrics["per_level"]["fused"]
+        mean = np.mean([rates["accuracy"] for rates in metrics["per_attribute"].values()])
+        assert metrics["accuracy"] == pytest.approx(mean)
+
+    def test_the_weights_alone_give_the_metrics_again(self, finished: Path) -> None:
+        config = json.loads((finished / "config.json").read_text())
+        assert config["image_size"] == 32
+        faces = load_avatars("test", image_size=32, count=64)
+        model, _ = build(parse([*SMALL]), len(faces.attributes))
+        model.load_state_dict(weights(finished), strict=True)
+        with torch.no_grad():
+            output = model.eval()(normalize(torch.from_numpy(faces.images_array).movedim(-1, 1)))
+        accuracy = (output.logits.argmax(-1).numpy() == faces.labels).mean()
+        metrics = json.loads((finished / "metrics.json").read_text())
+        assert accuracy == pytest.approx(metrics["accuracy"], abs=2e-3)  # another batch size rounds otherwise
+        assert not any("critic" in name or "lmim" in name for name in weights(finished))
+
+    def test_every_step_is_logged_with_all_parts_of_the_loss(self, finished: Path) -> None:
+        lines = (finished / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+        header = lines[0].split(",")
+        assert {"total", "classification", "lmim", "reconstruction", "fusion", "cls_AC1", "lmim_AC4", "lr"} <= {*header}
+        assert {"validation_accuracy", "validation_balanced_accuracy"} <= {*header}
+        steps = [int(line.split(",")[header.index("step")]) for line in lines[1:]]
+        assert sorted(set(steps)) == list(range(STEPS))
+
+    def test_training_lowers_the_loss(self, tmp_path: Path) -> None:
+        assert run(tmp_path, "--epochs", "12", "--lr", "4e-3") == 0
+        lines = (tmp_path / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+        column = lines[0].split(",").index("classification")
+        losses = [float(value) for line in lines[1:] if (value := line.split(",")[column])]
+        assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+
+    def test_one_seed_gives_one_result_and_another_another(self, finished: Path, tmp_path: Path) -> None:
+        assert run(tmp_path / "again", "--workers", "1") == 0
+        assert same(weights(finished), weights(tmp_path / "again"))
+        assert run(tmp_path / "other", "--seed", "1") == 0
+        assert not same(weights(finished), weights(tmp_path / "other"))
+
+    @pytest.mark.parametrize(
+        "switch", ["--no-decoder", "--no-encoder-features", "--no-rdam", "--no-lmim", "--no-fusion", "--no-os"]
+    )
+    def test_every_ablation_trains_and_reports(self, switch: str, finished: Path, tmp_path: Path) -> None:
+        assert run(tmp_path, "--epochs", "1", switch) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        whole = json.loads((finished / "metrics.json").read_text())
+        assert (metrics["per_level"]["fused"] is None) == (switch == "--no-fusion")
+        if switch == "--no-os":
+            assert metrics["training_parameters"] == whole["training_parameters"]
+        elif switch == "--no-rdam":  # RDAM goes, and the classifiers see twice the channels
+            assert metrics["parameters"] != whole["parameters"]
+        else:
+            assert metrics["training_parameters"] < whole["training_parameters"]
+        assert (tmp_path / "attention.png").exists() == (switch in ("--no-lmim", "--no-fusion", "--no-os"))
+        assert (tmp_path / "reconstructions.png").exists() == (switch != "--no-decoder")
+
+    def test_max_steps_ends_early_on_the_same_schedule(self, finished: Path, tmp_path: Path) -> None:
+        assert run(tmp_path, "--max-steps", "3") == 0
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == 3
+        assert run(tmp_path, "--resume") == 0
+        assert same(weights(tmp_path), weights(finished))
+
+    @pytest.mark.parametrize(
+        "option", [["--lr-decay", "step"], ["--clip-norm", "1"], ["--precision", "bf16-mixed", "--image-size", "64"]]
+    )
+    def test_options_of_training_change_the_result(self, option: list[str], finished: Path, tmp_path: Path) -> None:
+        assert run(tmp_path, *option) == 0
+        assert not same(weights(tmp_path), weights(finished))
+        assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+class TestInterruption:
+    def test_killed_at_a_random_moment_and_resumed_it_ends_in_the_same_weights(
+        self, finished: Path, tmp_path: Path, repository: Path
+    ) -> None:
+        arguments = command(repository, *SMALL, "--output", str(tmp_path))
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(random.random() * 0.5)
+        process.kill()
+        process.communicate()
+        done = torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"]
+        assert 0 <= done <= STEPS
+        assert run(tmp_path, "--resume") == 0
+        assert same(weights(tmp_path), weights(finished)), f"resumed from step {done}"
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("step", [1, 4, 6])
+    def test_a_signal_saves_at_its_step_and_resumes_there(
+        self, number: signal.Signals, step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        train_step = trainer_module.Trainer._train_step
+
+        def interrupted(self: Any, batch: Any) -> None:
+            train_step(self, batch)
+            if self.position.step + 1 == step:
+                signal.raise_signal(number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer_module.Trainer, "_train_step", interrupted)
+            assert run(tmp_path) == 128 + number
+        assert f"stopped by {number.name} after step {step} and saved" in " ".join(capsys.readouterr().out.split())
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == step
+        assert not (tmp_path / "metrics.json").exists()
+        assert run(tmp_path, "--resume", "--workers", "1") == 0
+        assert same(weights(tmp_path), weights(finished))
+        assert {path.name for path in (tmp_path / "logs").iterdir()} == {"version_0", "version_1"}
+
+    def test_sigterm_from_outside_ends_the_program_with_its_status(self, tmp_path: Path, repository: Path) -> None:
+        arguments = command(repository, *SMALL, "--epochs", "2000", "--output", str(tmp_path))
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not (tmp_path / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "the same command with --resume goes on from there" in " ".join(output.split())
+        assert not errors
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] > 0
+
+    def test_the_handlers_are_put_back(self, tmp_path: Path) -> None:
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        assert run(tmp_path, "--max-steps", "1") == 0
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+    def test_a_full_disk_keeps_the_earlier_checkpoint(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(tmp_path, "--max-steps", "4") == 0
+        before = (tmp_path / "last.ckpt").read_bytes()
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", full)
+            assert run(tmp_path, "--resume") == 1
+        assert "No space left on device" in capsys.readouterr().err
+        assert (tmp_path / "last.ckpt").read_bytes() == before
+        assert not list(tmp_path.glob(".*"))
+
+    def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(tmp_path, "--lr", "1e30") == 1
+        message = " ".join(capsys.readouterr().err.split())
+        found = re.search(
+            r"every part of the loss must be finite, got (\w+) = (nan|inf) in step (\d+) \(epoch 1\)\. The last good "
+            r"checkpoint is kept in .*last\.ckpt\. Start again with a smaller --lr, or with --clip-norm 1\.$",
+            message,
+        )
+        assert found, message
+        assert found[1].startswith(("cls_AC", "lmim_AC", "reconstruction"))
+        content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert content["position"]["step"] == 0
+        assert all(tensor.isfinite().all() for tensor in content["modules"]["model"].values())
+
+
+class TestCelebA:
+    def options(self, root: Path) -> list[str]:
+        return [*SMALL, "--data", "celeba", "--data-root", str(root), "--max-steps", "3"]
+
+    def test_trains_on_a_partial_official_folder(
+        self, celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([*self.options(celeba), "--workers", "2", "--output", str(tmp_path)]) == 0
+        output = " ".join(capsys.readouterr().out.split())
+        assert "4 of 96 label rows have no image or no partition row and were left out." in output
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert (metrics["data"], metrics["images"]) == ("celeba", 12)
+
+    def test_a_corrupt_image_stops_by_name_or_is_skipped_and_counted(
+        self, celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = tmp_path / "celeba"
+        faces = load_avatars("train", image_size=40, count=96)
+        write_celeba_folder(root, list(faces.images_array), faces.labels, faces.attributes)
+        broken = root / "img_align_celeba" / "000002.jpg"
+        broken.write_bytes(broken.read_bytes()[:200])
+        options = [*self.options(root)[:-2], "--epochs", "1"]
+        assert main([*options, "--output", str(tmp_path / "a")]) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert f"{broken}: image 1 must decode as a whole" in error
+        assert main([*options, "--skip-corrupt", "--output", str(tmp_path / "b")]) == 0
+        assert "1 corrupt images were left out of training batches." in " ".join(capsys.readouterr().out.split())
+        content = torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)
+        assert content["position"]["skipped"] == 1
+        assert content["position"]["images"] == content["position"]["step"] * 16 - 1
+
+
+Prepare = Callable[[Path], list[str]]
+
+
+def with_results(folder: Path) -> list[str]:
+    assert run(folder, "--max-steps", "1") == 0
+    return []
+
+
+def with_broken_checkpoint(folder: Path) -> list[str]:
+    (folder / "last.ckpt").write_bytes(b"not a checkpoint")
+    return ["--resume"]
+
+
+def with_truncated_checkpoint(folder: Path) -> list[str]:
+    with_results(folder)
+    content = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(content[: len(content) // 2])
+    return ["--resume"]
+
+
+def with_other_width(folder: Path) -> list[str]:
+    with_results(folder)
+    return ["--resume", "--width", "8", "--lr", "0.5"]
+
+
+def with_output_below_a_file(folder: Path) -> list[str]:
+    (folder / "file").write_text("")
+    return ["--output", str(folder / "file" / "run")]
+
+
+MISTAKES: list[tuple[Prepare, str]] = [
+    (
+        with_results,
+        "train: the output folder must hold no results, got config.json, metrics.json, last.ckpt, model.safetensors in "
+        "{folder}. Give --resume to go on, --overwrite to start over, or another --output.",
+    ),
+    (
+        lambda folder: ["--resume"],
+        "train: --resume needs a checkpoint to go on from, got none at {folder}/last.ckpt. "
+        "Name the run's folder by --output, or leave --resume out to start a run.",
+    ),
+    (
+        with_broken_checkpoint,
+        "train: {folder}/last.ckpt must be a checkpoint of this program, got a file that does not load "
+        "(UnpicklingError). Start over by --overwrite.",
+    ),
+    (
+        with_truncated_checkpoint,
+        "train: {folder}/last.ckpt must be a checkpoint of this program, got a file that does not load "
+        "(RuntimeError). Start over by --overwrite.",
+    ),
+    (
+        with_other_width,
+        "train: --resume needs the configuration that the checkpoint was written with, got another in {folder}: "
+        "lr 0.002 (now 0.5), width 4 (now 8). Repeat the run's options, or start a new run.",
+    ),
+    (
+        with_output_below_a_file,
+        "train: the output folder must be writable, got {folder}/file/run (Not a directory). Give another --output.",
+    ),
+    (
+        lambda folder: ["--image-size", "48"],
+        "train: --image-size must be divisible by 32, got 48. Use 64, for example.",
+    ),
+    (
+        lambda folder: ["--data", "celeba"],
+        "train: --data celeba needs --data-root, got none. Name the data set's official folder.",
+    ),
+    (
+        lambda folder: ["--data", "celeba", "--data-root", str(folder / "nowhere")],
+        "load_celeba: the data folder must exist, got {folder}/nowhere (nothing there). Name it with --data-root.",
+    ),
+    (
+        lambda folder: ["--data-root", "x"],
+        "train: --data avatars draws its faces, got --data-root x. Leave --data-root out.",
+    ),
+    (
+        lambda folder: ["--skip-corrupt"],
+        "train: --data avatars has no files to be corrupt, got --skip-corrupt. Leave it out.",
+    ),
+    (
+        lambda folder: ["--batch-size", "1"],
+        "train: --batch-size must be at least 2 for the mutual information's negative pairs, got 1. "
+        "Raise it, or train with --no-lmim.",
+    ),
+    (
+        lambda folder: ["--batch-size", "65"],
+        "EpochBatches: batch_size must be at most the number of images, 64, where an incomplete batch is dropped, "
+        "got 65. Use smaller batches or more images.",
+    ),
+    (lambda folder: ["--epochs", "0"], "train: --epochs must be at least 1, got 0. Give a positive number."),
+    (lambda folder: ["--workers", "-1"], "train: --workers must not be negative, got -1. Give 0 or more."),
+    (lambda folder: ["--lr", "nan"], "train: --lr must be a positive number, got nan. Give a number above 0."),
+    (lambda folder: ["--alpha", "-1"], "train: --alpha must not be negative, got -1.0. Give 0 or more."),
+    (lambda folder: ["--devices", "2"], "train: --devices must be 1 in this release, got 2. Leave it out."),
+    (
+        lambda folder: ["--resume", "--overwrite"],
+        "train: --resume and --overwrite exclude each other, got both. Give one of them.",
+    ),
+    (
+        lambda folder: ["--precision", "16-mixed"],
+        "train: --precision 16-mixed needs CUDA, got none. Use bf16-mixed or 32-true.",
+    ),
+    (
+        lambda folder: ["--no-decoder", "--no-encoder-features"],
+        "BLAN: needs features to classify, got decoder=False and encoder_features=False. "
+        "Use --no-decoder to classify the encoder's or --no-encoder-features to classify the decoder's, not both.",
+    ),
+    (
+        lambda folder: ["--encoder-weights", str(folder / "none.pth")],
+        "Encoder weights: they need ResNet-34's width 64 and blocks (3, 4, 6, 3), got width 4 and blocks (1, 1, 1, 1). "
+        "Leave out --encoder-weights, or --width and --blocks.",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"), MISTAKES, ids=lambda value: value[:60] if isinstance(value, str) else ""
+)
+def test_a_mistake_gets_one_clear_error(
+    prepare: Prepare, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = prepare(tmp_path)
+    capsys.readouterr()
+    assert run(tmp_path, *options) == 1
+    captured = capsys.readouterr()
+    assert message.format(folder=tmp_path) in captured.err
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_overwrite_starts_over(tmp_path: Path, finished: Path) -> None:
+    assert run(tmp_path, "--seed", "5", "--max-steps", "1") == 0
+    (tmp_path / "notes.txt").write_text("the user's own")
+    assert run(tmp_path, "--overwrite", "--no-decoder", "--max-steps", "1") == 0
+    assert not (tmp_path / "attention.png").exists()
+    assert run(tmp_path, "--overwrite") == 0
+    assert same(weights(tmp_path), weights(finished))
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"version_0"}
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_resuming_a_finished_run_tests_it_again(finished: Path, tmp_path: Path) -> None:
+    assert run(tmp_path) == 0
+    (tmp_path / "metrics.json").unlink()
+    assert run(tmp_path, "--resume") == 0
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    assert again["per_attribute"] == json.loads((finished / "metrics.json").read_text())["per_attribute"]
+
+
+def test_the_script_explains_itself_from_any_folder(tmp_path: Path, repository: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "100"}
+    result = subprocess.run(
+        command(repository, "--preset", "celeba", "--help"),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    for option in ("--preset", "--data-root", "--no-encoder-features", "--encoder-weights", "--resume", "--blocks"):
+        assert option in result.stdout
+    assert "(default: 256)" in result.stdout  # the preset's own default
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_chosen_if_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main([*SMALL, "--max-steps", "1"]) == 0
+    assert main([*SMALL, "--max-steps", "2", "--resume"]) == 0
+    steps = [
+        torch.load(tmp_path / "runs" / f"demo-{k}" / "last.ckpt", weights_only=True)["position"]["step"] for k in (0, 1)
+    ]
+    assert steps == [1, 2]
