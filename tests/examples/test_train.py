@@ -182,6 +182,13 @@ class TestResults:
         assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
+@pytest.fixture
+def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the drawing where a test looks at something else."""
+    monkeypatch.setattr("blan_facial.train.write_pictures", lambda *_, **__: [])
+
+
+@pytest.mark.usefixtures("_without_pictures")
 class TestInterruption:
     def test_killed_at_a_random_moment_and_resumed_it_ends_in_the_same_weights(
         self, finished: Path, tmp_path: Path, repository: Path
@@ -276,6 +283,7 @@ class TestInterruption:
         assert all(tensor.isfinite().all() for tensor in content["modules"]["model"].values())
 
 
+@pytest.mark.usefixtures("_without_pictures")
 class TestCelebA:
     def options(self, root: Path) -> list[str]:
         return [*SMALL, "--data", "celeba", "--data-root", str(root), "--max-steps", "3"]
@@ -424,6 +432,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
 ]
 
 
+@pytest.mark.usefixtures("_without_pictures")
 @pytest.mark.parametrize(
     ("prepare", "message"), MISTAKES, ids=lambda value: value[:60] if isinstance(value, str) else ""
 )
@@ -451,6 +460,7 @@ def test_overwrite_starts_over(tmp_path: Path, finished: Path) -> None:
     assert (tmp_path / "notes.txt").exists()
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_resuming_a_finished_run_tests_it_again(finished: Path, tmp_path: Path) -> None:
     assert run(tmp_path) == 0
     (tmp_path / "metrics.json").unlink()
@@ -475,6 +485,7 @@ def test_the_script_explains_itself_from_any_folder(tmp_path: Path, repository: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("_without_pictures")
 def test_a_folder_is_chosen_if_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
