@@ -55,6 +55,8 @@ class Config:
     """Probability of dropout in the classifiers (part of --os)."""
     arrangement: Arrangement = "channel-spatial"
     """Order of RDAM's two gates."""
+    rdam_norm: bool = False
+    """Batch norms in RDAM, after its convolution and before its spatial sigmoid; the paper names none."""
 
     decoder: bool = True
     """The decoder; without it classifiers see the encoder's features, and there is neither reconstruction nor RDAM."""
@@ -176,15 +178,16 @@ PRESETS = {
         preset="demo",
         data="avatars",
         image_size=64,
-        width=16,
+        width=24,
         blocks=(1, 1, 1, 1),
         summary_channels=128,
         critic_channels=64,
-        dropout=0.2,
+        dropout=0.0,
+        rdam_norm=True,
         beta=10.0,
         epochs=8,
         batch_size=32,
-        lr=2e-3,
+        lr=8e-3,
         warmup_steps=100,
         fusion_lr=1e-2,
         encoder_weights=None,

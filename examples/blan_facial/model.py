@@ -83,6 +83,7 @@ class BLAN(nn.Module):
         conv_kernel_size: Kernel of RDAM's convolution, odd.
         conv_norm: Makes the norm after that convolution from its channels, for example ``nn.BatchNorm2d``; None: none.
         conv_activation: Makes the activation after it, for example ``nn.ReLU``; None: none.
+        spatial_norm: Makes the norm before the sigmoid of RDAM's spatial gate from 1, its channels; None: none.
         initial_fusion_weight: Start of every fusion weight; None: 1/5, one share for each classifier and their sum.
 
     Shape:
@@ -117,6 +118,7 @@ class BLAN(nn.Module):
         conv_kernel_size: int = 3,
         conv_norm: Callable[[int], nn.Module] | None = None,
         conv_activation: Callable[[], nn.Module] | None = None,
+        spatial_norm: Callable[[int], nn.Module] | None = None,
         initial_fusion_weight: float | None = None,
     ) -> None:
         super().__init__()
@@ -136,6 +138,7 @@ class BLAN(nn.Module):
                 conv_kernel_size=conv_kernel_size,
                 conv_norm=conv_norm,
                 conv_activation=conv_activation,
+                spatial_norm=spatial_norm,
             )
         if not fusion:
             _refuse("fusion", "--no-fusion", initial_fusion_weight=initial_fusion_weight)
@@ -162,6 +165,7 @@ class BLAN(nn.Module):
                 conv_kernel_size=conv_kernel_size,
                 conv_norm=conv_norm,
                 conv_activation=conv_activation,
+                norm=spatial_norm,
             )
             for channels in (widths[:-1] if rdam else ())
         )

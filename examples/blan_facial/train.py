@@ -15,6 +15,7 @@ if not __package__:  # run as a script, from anywhere
 import torch
 from rich.console import Console
 from rich.logging import RichHandler
+from torch import nn
 
 from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError
@@ -36,6 +37,8 @@ def build(config: Config, attributes: int) -> tuple[BLAN, BLANObjective]:
         ValueError: The settings contradict one another.
     """
     torch.manual_seed(config.seed)
+    rdam = config.rdam and config.decoder and config.encoder_features
+    norm = nn.BatchNorm2d if config.rdam_norm and rdam else None
     model = BLAN(
         attributes,
         image_size=config.image_size,
@@ -49,6 +52,8 @@ def build(config: Config, attributes: int) -> tuple[BLAN, BLANObjective]:
         reconstruction=None if config.beta else False,
         fusion=config.fusion,
         arrangement=config.arrangement,
+        conv_norm=norm,
+        spatial_norm=norm,
     )
     objective = BLANObjective(
         model.local_channels,

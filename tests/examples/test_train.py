@@ -138,7 +138,7 @@ class TestResults:
         assert sorted(set(steps)) == list(range(STEPS))
 
     def test_training_lowers_the_loss(self, tmp_path: Path) -> None:
-        assert run(tmp_path, "--epochs", "12", "--lr", "4e-3") == 0
+        assert run(tmp_path, "--epochs", "12") == 0
         lines = (tmp_path / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
         column = lines[0].split(",").index("classification")
         losses = [float(value) for line in lines[1:] if (value := line.split(",")[column])]
@@ -370,7 +370,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         with_other_width,
         "train: --resume needs the configuration that the checkpoint was written with, got another in {folder}: "
-        "lr 0.002 (now 0.5), width 4 (now 8). Repeat the run's options, or start a new run.",
+        "lr 0.008 (now 0.5), width 4 (now 8). Repeat the run's options, or start a new run.",
     ),
     (
         with_output_below_a_file,
