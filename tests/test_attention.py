@@ -162,14 +162,22 @@ def test_reset_parameters_resets_the_norms() -> None:
     assert rdam.spatial.norm.num_batches_tracked == 0
 
 
-def test_functional_equals_module() -> None:
-    cbam: Any = CBAM(6, hidden_channels=4, norm=nn.BatchNorm2d).eval()
+@pytest.mark.parametrize("pools", [("avg", "max"), ("max", "avg"), ("avg",), ("max",)])
+@pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
+@pytest.mark.parametrize("form", ["cbam", "printed"])
+def test_functions_equal_modules_under_every_option(pools: Any, arrangement: Any, form: Any) -> None:
+    if form == "printed" and len(pools) == 1:
+        return
+    options = {"pools": pools, "form": form}
+    cbam: Any = CBAM(6, hidden_channels=4, norm=nn.BatchNorm2d, arrangement=arrangement, **options).eval()
     x = torch.randn(2, 6, 5, 4)
     mlp = cbam.channel.fc1.weight, cbam.channel.fc1.bias, cbam.channel.fc2.weight, cbam.channel.fc2.bias
-    conv = cbam.spatial.conv.weight
-    assert torch.equal(F.channel_attention(x, *mlp), cbam.channel(x))
-    assert torch.equal(F.spatial_attention(x, conv, norm=cbam.spatial.norm), cbam.spatial(x))
-    assert torch.equal(F.dual_attention(x, *mlp, conv, norm=cbam.spatial.norm, residual=x), cbam(x) + x)
+    conv, norm = cbam.spatial.conv.weight, cbam.spatial.norm
+    assert torch.equal(F.channel_attention(x, *mlp, **options), cbam.channel(x))
+    assert torch.equal(F.spatial_attention(x, conv, norm=norm), cbam.spatial(x))
+    options["arrangement"] = arrangement
+    assert torch.equal(F.dual_attention(x, *mlp, conv, norm=norm, **options), cbam(x))
+    assert torch.equal(F.dual_attention(x, *mlp, conv, norm=norm, residual=x, **options), cbam(x) + x)
 
 
 sizes = st.integers(1, 6)
