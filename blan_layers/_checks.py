@@ -1,9 +1,10 @@
-"""Where the user's mistakes are worded, as ``Owner: rule, got actual. Remedy.``, and nowhere else twice.
+"""The mistakes that several parts can meet, worded once: ``Owner: rule, got actual. Remedy``.
 
 Checks of configuration run once, in constructors. Checks of tensors look at shapes and types alone, so that they
 cost no synchronisation and trace away under ``torch.compile`` and ``torch.export``.
 """
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor
 
 
 def positive_int(owner: str, name: str, value: object) -> int:
-    """Return ``value`` if it is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    """Return ``value`` as an int if it is an integer, NumPy's included, of at least 1."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # refused below if it is no integer
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{owner}: {name} must be an int, got {value!r}. Pass a whole number, 1 or more.")
-    if value < 1:
-        raise ValueError(f"{owner}: {name} must be at least 1, got {value}. Pass a whole number, 1 or more.")
-    return value
+    if number < 1:
+        raise ValueError(f"{owner}: {name} must be at least 1, got {number}. Pass a whole number, 1 or more.")
+    return int(number)
 
 
 def odd_int(owner: str, name: str, value: object) -> int:
@@ -71,7 +76,9 @@ def feature_map(owner: str, name: str, x: Tensor, channels: int | None, spatial_
     rank_fits = x.ndim >= 3 if spatial_dims is None else x.ndim == spatial_dims + 2
     if not rank_fits:
         rank = "at least 3" if spatial_dims is None else f"{spatial_dims + 2}"
-        remedy = "Add the missing axes" if x.ndim < 3 else "Build the layer for that many spatial axes"
+        remedy = "Build the layer for that many spatial axes"
+        if x.ndim == (spatial_dims or 1) + 1:
+            remedy = f"Add the batch axis, for example {name}.unsqueeze(0), or whichever is missing"
         raise ValueError(
             f"{owner}: {name} must have {rank} dimensions {layout}, got {x.ndim} in shape {shape(x)}. {remedy}."
         )
@@ -80,9 +87,9 @@ def feature_map(owner: str, name: str, x: Tensor, channels: int | None, spatial_
             f"{owner}: {name} must have {channels} channels {layout}, got {x.shape[1]} in shape {shape(x)}. "
             f"Build the layer for the channels of {name}."
         )
-    if any(size == 0 for size in x.shape[2:]):
+    if any(size == 0 for size in x.shape[1:]):
         raise ValueError(
-            f"{owner}: {name} must have at least one location, got shape {shape(x)}. "
+            f"{owner}: {name} must have at least one channel and one location, got shape {shape(x)}. "
             "Use a larger input or fewer downsampling steps."
         )
 
@@ -101,6 +108,6 @@ def shape(x: Tensor) -> tuple[int, ...]:
     return tuple(x.shape)
 
 
-def reads_values() -> bool:
-    """Tell whether checks that read tensor values may run: in eager mode alone."""
-    return not torch.compiler.is_compiling()
+def reads_values(x: Tensor) -> bool:
+    """Tell whether a check may read the values of ``x``: in eager mode alone, and if there are any."""
+    return not torch.compiler.is_compiling() and type(x) is Tensor and not x.is_meta

@@ -1,4 +1,4 @@
-"""He initialisation, the start of every weight in the library."""
+"""He initialisation, the start of every weight in the library, and the way back to it."""
 
 from torch import nn
 
@@ -9,3 +9,10 @@ def he_normal_(layer: nn.Module) -> None:
     nn.init.kaiming_normal_(weight, nonlinearity="relu")
     if bias is not None:
         nn.init.zeros_(bias)
+
+
+def reset(module: nn.Module) -> None:
+    """Reset the parameters of a module and of those inside it, where they know how."""
+    for child in module.modules():
+        if callable(reset_parameters := getattr(child, "reset_parameters", None)):
+            reset_parameters()

@@ -1,6 +1,7 @@
 """Adaptive score fusion (Zheng et al. 2020, section 3.3.2)."""
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,10 @@ class AdaptiveScoreFusion(nn.Module):
         A sequence of K tensors (B, N, classes), or one tensor (K, B, N, classes) -> (B, N, classes).
 
     Raises:
-        TypeError: ``levels`` or ``attributes`` is not an int, or the scores are not floating-point tensors.
-        ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is a tensor of another shape than
-            (K + 1, N), or the scores do not have K levels of N attributes of equal shape.
+        TypeError: ``levels`` or ``attributes`` is not an int, ``initial_weight`` is neither a number nor a real tensor,
+            or the scores are not floating-point tensors.
+        ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is not finite or is a tensor of another
+            shape than (K + 1, N), or the scores do not have K levels of N attributes of equal shape.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -59,24 +61,15 @@ class AdaptiveScoreFusion(nn.Module):
         owner = "AdaptiveScoreFusion"
         self.levels = _checks.positive_int(owner, "levels", levels)
         self.attributes = _checks.positive_int(owner, "attributes", attributes)
-        self._initial_weight: float | npt.NDArray[np.float64] = 1 / (levels + 1)
-        if isinstance(initial_weight, Tensor):
-            if initial_weight.shape != (levels + 1, attributes):
-                raise ValueError(
-                    f"{owner}: initial_weight must be a number or a tensor (levels + 1, attributes) = "
-                    f"({levels + 1}, {attributes}), got shape {_checks.shape(initial_weight)}. "
-                    "Give each level and the sum a row."
-                )
-            self._initial_weight = initial_weight.detach().to("cpu", torch.float64, copy=True).numpy()
-        elif initial_weight is not None:
-            self._initial_weight = float(initial_weight)
-        self.weight = nn.Parameter(torch.empty(levels + 1, attributes, device=device, dtype=dtype))
+        shape = (self.levels + 1, self.attributes)
+        self._initial_weight = np.array(1 / shape[0]) if initial_weight is None else _start(initial_weight, shape)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the weight to where it starts."""
         with torch.no_grad():
-            self.weight.copy_(torch.as_tensor(self._initial_weight, dtype=torch.float64).expand_as(self.weight))
+            self.weight.copy_(torch.from_numpy(self._initial_weight).expand_as(self.weight))
 
     def forward(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
         """Fuse the scores of all levels into (B, N, classes) logits."""
@@ -84,6 +77,11 @@ class AdaptiveScoreFusion(nn.Module):
 
     def _stack(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
         owner = "AdaptiveScoreFusion"
+        if not isinstance(scores, Tensor | Sequence) or (isinstance(scores, Tensor) and scores.ndim == 0):
+            raise TypeError(
+                f"{owner}: scores must be a tensor or a sequence of tensors, got {type(scores).__name__}. "
+                "Pass one (B, N, classes) tensor a level, or all stacked along a first axis."
+            )
         if len(scores) != self.levels:
             raise ValueError(
                 f"{owner}: needs the scores of {self.levels} levels, got {len(scores)}. "
@@ -102,3 +100,26 @@ class AdaptiveScoreFusion(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"levels={self.levels}, attributes={self.attributes}"
+
+
+def _start(initial_weight: object, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return a user's initial weight, a number () or a weight for each (K + 1, N), in float64 and out of reach."""
+    owner = "AdaptiveScoreFusion"
+    real = not isinstance(initial_weight, bool | Tensor) and isinstance(initial_weight, Real)
+    tensor = isinstance(initial_weight, Tensor) and not initial_weight.is_complex() and not initial_weight.is_meta
+    if not real and not tensor:
+        raise TypeError(
+            f"{owner}: initial_weight must be a number or a real tensor that holds values, got "
+            f"{type(initial_weight).__name__}. Convert it, for example by torch.as_tensor."
+        )
+    start = torch.as_tensor(initial_weight).detach().to("cpu", torch.float64, copy=True)
+    if start.shape not in ((), shape):
+        raise ValueError(
+            f"{owner}: initial_weight must be a number or a tensor (levels + 1, attributes) = {shape}, "
+            f"got shape {_checks.shape(start)}. Give each level and the sum a row."
+        )
+    if not bool(start.isfinite().all()):
+        raise ValueError(
+            f"{owner}: initial_weight must be finite, got {initial_weight!r}. Leave it out for 1 / (K + 1)."
+        )
+    return start.numpy()

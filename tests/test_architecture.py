@@ -71,12 +71,13 @@ def test_importing_brings_in_neither_the_example_nor_its_packages() -> None:
     assert third_party <= {OWN, "einops", "numpy"}
 
 
-def test_public_names_are_sorted_documented_and_there() -> None:
+def test_public_names_are_documented_and_there() -> None:
     for module in (blan_layers, blan_layers.functional):
         for name in module.__all__:
-            assert getattr(module, name).__doc__, name
-            assert "Example:" in getattr(module, name).__doc__, name
-            assert "Reference:" in getattr(module, name).__doc__, name
+            documentation = getattr(module, name).__doc__
+            if name != "reference":
+                sections = ("Args:", "Shape:", "Raises:", "Reference:", "Example:")
+                assert all(section in documentation for section in sections), name
 
 
 def test_importing_leaves_the_random_state_alone() -> None:

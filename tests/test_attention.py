@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -110,10 +111,16 @@ def test_squeeze_excitation_is_channel_attention_of_the_average() -> None:
     (ChannelAttention(32, bias=False), ["fc1.weight", "fc2.weight"]),
     (SpatialAttention(), ["conv.weight"]),
     (
-        RDAM(8, conv_norm=nn.InstanceNorm2d, norm=lambda n: nn.GroupNorm(1, n), conv_activation=nn.ReLU),
+        RDAM(8, conv_norm=nn.SyncBatchNorm, norm=lambda n: nn.GroupNorm(1, n), conv_activation=nn.PReLU),
         [
             "conv.weight",
             "conv.bias",
+            "conv_norm.weight",
+            "conv_norm.bias",
+            "conv_norm.running_mean",
+            "conv_norm.running_var",
+            "conv_norm.num_batches_tracked",
+            "conv_activation.weight",
             "channel.fc1.weight",
             "channel.fc1.bias",
             "channel.fc2.weight",
@@ -147,6 +154,36 @@ def test_weights_start_by_he_s_rule() -> None:
         assert weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
         assert abs(weight.mean().item()) < 0.02 * (2 / fan_in) ** 0.5
     assert not rdam.conv.bias.any()
+
+
+def test_every_option_of_the_composites_reaches_its_part() -> None:
+    options: Any = {"reduction_ratio": 2, "pools": ("max",), "kernel_size": 3, "bias": False, "norm": nn.BatchNorm2d}
+    composites: Any = CBAM(8, **options), RDAM(8, **options)
+    for module in composites:
+        assert module.channel.fc1.weight.shape == (4, 8)
+        assert module.channel.fc1.bias is module.channel.fc2.bias is None
+        assert module.channel.pools == ("max",)
+        assert module.spatial.conv.weight.shape == (1, 2, 3, 3)
+        assert isinstance(module.spatial.norm, nn.BatchNorm2d)
+    squeeze: Any = SqueezeExcitation(8, reduction_ratio=2, bias=False)
+    assert squeeze.fc1.weight.shape == (4, 8)
+    assert squeeze.fc1.bias is None
+
+
+def test_gates_under_autocast_are_computed_in_float32_and_keep_the_maps_dtype() -> None:
+    cbam = CBAM(16, hidden_channels=8)
+    x = torch.randn(2, 16, 5, 5, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = cbam.forward_with_maps(x)
+        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])
+        gate = torch.sigmoid(cbam.channel.mlp(pooled).float().sum(0)).bfloat16()
+    assert {tensor.dtype for tensor in maps} == {torch.bfloat16}
+    assert torch.equal(maps.channel_map.flatten(1), gate)
+
+
+def test_numpy_integers_are_integers() -> None:
+    channels: Any = np.int64(8)
+    assert CBAM(channels)(torch.randn(1, 8, 3, 3)).shape == (1, 8, 3, 3)
 
 
 def test_norm_follows_device_and_dtype() -> None:

@@ -160,6 +160,16 @@ def test_compiles_without_a_graph_break(case: Case) -> None:
     torch._dynamo.reset()
 
 
+@every_case
+def test_compiles_for_any_size(case: Case) -> None:
+    module = case.module()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    for batch, growth in ((3, 0), (5, 2)):
+        inputs = case.inputs(batch=batch, size=tuple(size + growth for size in case.size))
+        torch.testing.assert_close(compiled(*inputs), module(*inputs))
+    torch._dynamo.reset()
+
+
 @main_cases
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_compiles_to_machine_code(case: Case) -> None:
@@ -219,5 +229,6 @@ def test_device_and_dtype_reach_every_parameter(case: Case) -> None:
 @every_case
 def test_repr_names_the_class_and_its_size(case: Case) -> None:
     text = repr(case.module())
-    assert text.startswith(case.name.split("-")[0])
-    assert "=" in text or "in_features" in text
+    name, _, rest = text.partition("(")
+    assert name == case.name.split("-")[0]
+    assert "=" in rest.strip().splitlines()[0], text  # its own arguments, above those of its parts

@@ -31,6 +31,7 @@ class PooledCritic(nn.Module):
 
 
 MLP = torch.zeros(4, 8), None, torch.zeros(8, 4), None
+LATER = torch.zeros(3), torch.zeros(3, 3), torch.zeros(3), torch.zeros(1, 3), torch.zeros(1)
 
 VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
@@ -39,7 +40,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: CBAM(8, reduction_ratio=4, hidden_channels=2),
-        "ChannelAttention: takes reduction_ratio or hidden_channels, got both (4 and 2). Drop one of them.",
+        "CBAM: takes reduction_ratio or hidden_channels, got both (4 and 2). Drop one of them.",
     ),
     (
         lambda: ChannelAttention(8, reduction_ratio=0),
@@ -87,22 +88,23 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: ChannelAttention(8)(X[:, :, 0, 0]),
-        "ChannelAttention: x must have at least 3 dimensions (B, 8, *S), got 2 in shape (2, 8). Add the missing axes.",
+        "ChannelAttention: x must have at least 3 dimensions (B, 8, *S), got 2 in shape (2, 8). "
+        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
     ),
     (
         lambda: ChannelAttention(8)(X[:, :, :0]),
-        "ChannelAttention: x must have at least one location, got shape (2, 8, 0, 6). "
+        "ChannelAttention: x must have at least one channel and one location, got shape (2, 8, 0, 6). "
         "Use a larger input or fewer downsampling steps.",
     ),
     (
         lambda: SpatialAttention(spatial_dims=2)(X[0]),
         "SpatialAttention: x must have 4 dimensions (B, C, H, W), got 3 in shape (8, 5, 6). "
-        "Build the layer for that many spatial axes.",
+        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
     ),
     (
         lambda: CBAM(8, spatial_dims=3)(X),
         "CBAM: x must have 5 dimensions (B, 8, D, H, W), got 4 in shape (2, 8, 5, 6). "
-        "Build the layer for that many spatial axes.",
+        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
     ),
     (
         lambda: RDAM(8)(X, X[:, :4]),
@@ -181,7 +183,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "Pass one vector an image, of the width that the critic was built for.",
     ),
     (
-        lambda: F.concat_conv_logits(X, T, torch.zeros(3, 11), *(torch.zeros(3),) * 5),
+        lambda: F.concat_conv_logits(X, T, torch.zeros(3, 11), *LATER),
         "concat_conv_logits: the channels of local_features and global_features must add up to the 11 columns of w1, "
         "got 8 + 4. Pass the features that w1 was made for.",
     ),
@@ -191,8 +193,8 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: masked(torch.zeros(2, 5, 6)),
-        "LMIMLoss: mask must keep at least one location to take a mean over, got an all-zero mask of shape (2, 5, 6). "
-        "Skip the batch, or use reduction='sum'.",
+        "LMIMLoss: mask must have a finite sum above zero to take a mean over, got 0 for a mask of shape (2, 5, 6). "
+        "Skip the batch, scale the weights, or use reduction='sum'.",
     ),
     (
         lambda: masked(torch.ones(2, 1, 5, 6)),
@@ -203,6 +205,54 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: masked(torch.linspace(-1, 1, 60).reshape(2, 5, 6)),
         "LMIMLoss: mask must hold finite weights of at least 0, got values from -1 to 1. "
         "Clamp it, or pass a boolean mask.",
+    ),
+    (
+        lambda: masked(torch.full((2, 5, 6), 3e38)),
+        "LMIMLoss: mask must have a finite sum above zero to take a mean over, got inf for a mask of shape (2, 5, 6). "
+        "Skip the batch, scale the weights, or use reduction='sum'.",
+    ),
+    (
+        lambda: masked(torch.full((2, 5, 6), 1e-60, dtype=torch.float64)),
+        "LMIMLoss: mask must have a finite sum above zero to take a mean over, got 0 for a mask of shape (2, 5, 6). "
+        "Skip the batch, scale the weights, or use reduction='sum'.",
+    ),
+    (
+        lambda: masked(torch.full((2, 5, 6), float("inf"))),
+        "LMIMLoss: mask must hold finite weights of at least 0, got values from inf to inf. "
+        "Clamp it, or pass a boolean mask.",
+    ),
+    (
+        lambda: RDAM(8, kernel_size=4),
+        "RDAM: kernel_size must be odd to keep the size of the map, got 4. Use 3 or 5.",
+    ),
+    (
+        lambda: F.channel_attention(X, torch.zeros(4, 8), None, torch.zeros(1, 4), None),
+        "channel_attention: weights must be w1 (hidden, C) and w2 (C, hidden), got shapes (4, 8) and (1, 4). "
+        "Drop the axes of a 1x1 kernel by a view.",
+    ),
+    (
+        lambda: F.concat_conv_logits(X, T, torch.zeros(3, 12), *LATER[:3], torch.zeros(5, 3), LATER[4]),
+        "concat_conv_logits: weights must be w1 (hidden, C + D), w2 (hidden, hidden) and w3 (1, hidden), got shapes "
+        "(3, 12), (3, 3) and (5, 3). Drop a kernel's axes by a view.",
+    ),
+    (
+        lambda: F.jsd_objective(torch.zeros(3), torch.zeros(0)),
+        "jsd_objective: negative_logits must hold at least one score, got shape (0,). "
+        "Pass the scores of at least one pair.",
+    ),
+    (
+        lambda: ChannelAttention(8, pools=5),  # type: ignore[arg-type]
+        "ChannelAttention: pools must be a sequence of 'avg', 'max' or both, each once, got 5. "
+        "Pass ('avg', 'max'), ('avg',) or ('max',).",
+    ),
+    (
+        lambda: SpatialAttention()(X[:, :0]),
+        "SpatialAttention: x must have at least one channel and one location, got shape (2, 0, 5, 6). "
+        "Use a larger input or fewer downsampling steps.",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(2, 5, initial_weight=float("nan")),
+        "AdaptiveScoreFusion: initial_weight must be finite, got nan. Leave it out for 1 / (K + 1).",
     ),
     (
         lambda: F.bce_loss(torch.zeros(0), torch.zeros(3)),
@@ -271,7 +321,26 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: masked(torch.ones(2, 5, 6, dtype=torch.int64)),
-        "LMIMLoss: mask must be a boolean or floating-point tensor, got torch.int64. Use mask.bool().",
+        "LMIMLoss: mask must be a boolean or floating-point tensor, got torch.int64. "
+        "Pass mask.bool(), or mask.float() if it holds weights.",
+    ),
+    (
+        lambda: ChannelAttention(True),
+        "ChannelAttention: channels must be an int, got True. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: CBAM(8, spatial_dims=2.0),  # type: ignore[arg-type]
+        "CBAM: spatial_dims must be an int, got 2.0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(2, 5, initial_weight="0.5"),  # type: ignore[arg-type]
+        "AdaptiveScoreFusion: initial_weight must be a number or a real tensor that holds values, got str. "
+        "Convert it, for example by torch.as_tensor.",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(2, 5)(None),
+        "AdaptiveScoreFusion: scores must be a tensor or a sequence of tensors, got NoneType. "
+        "Pass one (B, N, classes) tensor a level, or all stacked along a first axis.",
     ),
     (
         lambda: AdaptiveScoreFusion(2, 5)(torch.zeros(2, 3, 5, 2, dtype=torch.int64)),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -112,6 +112,56 @@ def test_masked_out_locations_get_no_gradient() -> None:
     assert gradient[:, :, 0].any()
 
 
+@pytest.mark.parametrize("nothing", [math.nan, math.inf])
+def test_what_stands_where_the_mask_is_zero_is_never_looked_at(nothing: float) -> None:
+    loss, (local, summary) = loss_of(), features()
+    mask = torch.ones(5, 3, 4, dtype=torch.bool)
+    mask[:, 1] = False
+    invalid = local.clone()
+    invalid[:, :, 1] = nothing
+    assert torch.equal(loss(invalid, summary, mask=mask), loss(local, summary, mask=mask))
+    gradients = torch.autograd.grad(loss(invalid, summary, mask=mask), list(loss.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_a_masked_loss_compiles_exports_and_runs_on_meta() -> None:
+    loss, (local, summary) = loss_of(), features()
+    mask = torch.rand(5, 3, 4, dtype=torch.float64)
+    truth = loss(local, summary, mask=mask)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(local, summary, mask=mask), truth)
+    torch._dynamo.reset()
+    program = torch.export.export(loss, (local, summary), {"mask": mask})
+    torch.testing.assert_close(program.module()(local, summary, mask=mask), truth)
+    meta = LMIMLoss(6, 4, device="meta")
+    arguments = [tensor.to("meta", torch.float32) for tensor in (local, summary, mask)]
+    assert meta(arguments[0], arguments[1], mask=arguments[2]).is_meta
+
+
+def test_losses_of_different_widths_compile_one_after_the_other() -> None:
+    for width in (4, 5, 6):
+        loss = LMIMLoss(6, width, hidden_channels=8)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        assert compiled(torch.randn(4, 6, 3), torch.randn(4, width)).isfinite()
+    torch._dynamo.reset()
+
+
+def test_the_map_is_projected_once_for_real_and_fake() -> None:
+    projections: list[int] = []
+
+    class Products(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+                projections.append(args[-2].shape[-1] == 6)  # a product over the map's six channels
+            return func(*args, **(kwargs or {}))
+
+    local, summary = features()
+    loss = loss_of()
+    with Products():
+        loss(local, summary)
+    assert sum(projections) == 1
+
+
 def test_a_mask_of_ones_changes_nothing() -> None:
     local, summary = features()
     torch.testing.assert_close(loss_of()(local, summary, mask=torch.ones(5, 3, 4)), loss_of()(local, summary))
@@ -127,6 +177,7 @@ def test_estimates_are_the_literal_ones_and_carry_no_gradient() -> None:
     loss, (local, summary) = loss_of().train(), features()
     real, fake = literal_terms(loss, local, summary)
     jsd = loss.estimate(local, summary)
+    assert len({loss.estimate(local, summary).item() for _ in range(20)}) == 1  # whatever is drawn in training
     torch.testing.assert_close(jsd, 2 * math.log(2) - real.mean() - fake.mean())
     logits = reference.concat_conv_logits(local, summary, *loss.critic.state_dict().values())
     torch.testing.assert_close(loss.estimate(local, summary, estimator="positive_logit"), logits.mean())
@@ -134,6 +185,8 @@ def test_estimates_are_the_literal_ones_and_carry_no_gradient() -> None:
     mask[2, 1, 1] = 3.0
     masked = loss.estimate(local, summary, estimator="positive_logit", mask=mask)
     torch.testing.assert_close(masked, logits[2, 1, 1])
+    masked = loss.estimate(local, summary, mask=mask)
+    torch.testing.assert_close(masked, 2 * math.log(2) - real[2, 1, 1] - fake[2, 1, 1])
     assert not jsd.requires_grad
 
 
@@ -198,6 +251,8 @@ def test_no_wait_for_the_device_in_a_training_step() -> None:
 
 
 @settings(deadline=None)
+@example([25.0], [-25.0])
+@example([-25.0, 30.0], [33.0])
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=20), st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=9))
 def test_objectives_are_exact_and_keep_their_identity(positive: list[float], negative: list[float]) -> None:
     p, q = torch.tensor(positive, dtype=torch.float64), torch.tensor(negative, dtype=torch.float64)
@@ -221,6 +276,14 @@ def test_half_precision_logits_give_a_finite_float32_loss(dtype: torch.dtype) ->
     value = F.bce_loss(logits, logits)
     assert value.dtype == torch.float32
     assert value.isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_estimates_of_half_precision_come_in_float32(dtype: torch.dtype) -> None:
+    loss = LMIMLoss(6, 4, hidden_channels=8, dtype=dtype)
+    local, summary = (tensor.to(dtype) for tensor in features())
+    assert loss.estimate(local, summary).dtype == torch.float32
+    assert loss.estimate(local, summary, estimator="positive_logit").dtype == torch.float32
 
 
 def test_learns_the_information_that_is_there_and_none_where_there_is_none() -> None:

@@ -55,14 +55,8 @@ def build(
     return module.to(device=device, dtype=dtype)
 
 
-def reset(module: nn.Module) -> None:
-    """Reset the parameters of a module and of those inside it, where they know how."""
-    for child in module.modules():
-        if callable(reset_parameters := getattr(child, "reset_parameters", None)):
-            reset_parameters()
-
-
 def check_spatial_dims(owner: str, spatial_dims: int) -> int:
     """Return ``spatial_dims`` if there is a convolution for it."""
+    spatial_dims = _checks.positive_int(owner, "spatial_dims", spatial_dims)
     _checks.choice(owner, "spatial_dims", spatial_dims, (1, 2, 3))
     return spatial_dims

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers.attention._layers import NormFactory
+from blan_layers.attention._layers import NormFactory, check_spatial_dims
 from blan_layers.attention.channel import ChannelAttention
 from blan_layers.attention.spatial import SpatialAttention
-from blan_layers.functional.attention import ARRANGEMENTS, POOLS, Arrangement, Form, Pool, gate_both
+from blan_layers.functional.attention import ARRANGEMENTS, POOLS, Arrangement, Form, Pool, check_pools, gate_both
 
 
 class DualAttentionMaps(NamedTuple):
@@ -83,8 +83,10 @@ class CBAM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _checks.choice("CBAM", "arrangement", arrangement, ARRANGEMENTS)
-        self.channels = channels
+        self.channels = _checks.positive_int("CBAM", "channels", channels)
+        check_dual_attention(
+            "CBAM", channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims
+        )
         self.arrangement = arrangement
         self.channel = ChannelAttention(
             channels,
@@ -117,6 +119,25 @@ class CBAM(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"channels={self.channels}, arrangement={self.arrangement!r}"
+
+
+def check_dual_attention(
+    owner: str,
+    channels: int,
+    reduction_ratio: int | None,
+    hidden_channels: int | None,
+    pools: Sequence[Pool],
+    kernel_size: int,
+    arrangement: Arrangement,
+    form: Form,
+    spatial_dims: int,
+) -> None:
+    """Refuse a configuration in the name of the module that was given it, not of its parts."""
+    _checks.hidden_width(owner, channels, reduction_ratio, hidden_channels, default_ratio=16)
+    _checks.odd_int(owner, "kernel_size", kernel_size)
+    _checks.choice(owner, "arrangement", arrangement, ARRANGEMENTS)
+    check_spatial_dims(owner, spatial_dims)
+    check_pools(owner, pools, form)
 
 
 def apply_dual_attention(

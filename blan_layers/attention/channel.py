@@ -77,12 +77,12 @@ class ChannelAttention(nn.Module):
         super().__init__()
         owner = type(self).__name__
         self.channels = _checks.positive_int(owner, "channels", channels)
-        hidden = _checks.hidden_width(owner, channels, reduction_ratio, hidden_channels, default_ratio=16)
+        hidden = _checks.hidden_width(owner, self.channels, reduction_ratio, hidden_channels, default_ratio=16)
         check_pools(owner, pools, form)
         self.pools = tuple(pools)
         self.form = form
-        self.fc1 = nn.Linear(channels, hidden, bias=bias, device=device, dtype=dtype)
-        self.fc2 = nn.Linear(hidden, channels, bias=bias, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(self.channels, hidden, bias=bias, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, self.channels, bias=bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -6,19 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._init import he_normal_
+from blan_layers._init import he_normal_, reset
 from blan_layers.attention._layers import (
     ActivationFactory,
     NormFactory,
     build,
-    check_spatial_dims,
-    reset,
     same_convolution,
 )
-from blan_layers.attention.cbam import DualAttentionMaps, apply_dual_attention
+from blan_layers.attention.cbam import DualAttentionMaps, apply_dual_attention, check_dual_attention
 from blan_layers.attention.channel import ChannelAttention
 from blan_layers.attention.spatial import SpatialAttention
-from blan_layers.functional.attention import ARRANGEMENTS, POOLS, Arrangement, Form, Pool
+from blan_layers.functional.attention import POOLS, Arrangement, Form, Pool
 
 
 class RDAM(nn.Module):
@@ -92,16 +90,20 @@ class RDAM(nn.Module):
         owner = "RDAM"
         self.channels = _checks.positive_int(owner, "channels", channels)
         self.decoder_channels = (
-            channels if decoder_channels is None else _checks.positive_int(owner, "decoder_channels", decoder_channels)
+            self.channels
+            if decoder_channels is None
+            else _checks.positive_int(owner, "decoder_channels", decoder_channels)
         )
         _checks.odd_int(owner, "conv_kernel_size", conv_kernel_size)
-        _checks.choice(owner, "arrangement", arrangement, ARRANGEMENTS)
+        check_dual_attention(
+            owner, channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims
+        )
         self.arrangement = arrangement
         self.conv = same_convolution(
-            channels + self.decoder_channels,
-            channels,
+            self.channels + self.decoder_channels,
+            self.channels,
             conv_kernel_size,
-            check_spatial_dims(owner, spatial_dims),
+            spatial_dims,
             bias=True,
             device=device,
             dtype=dtype,

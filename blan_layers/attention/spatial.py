@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._init import he_normal_
-from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, reset, same_convolution
+from blan_layers._init import he_normal_, reset
+from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, same_convolution
 from blan_layers.functional.attention import gate_locations
 
 
@@ -73,7 +73,7 @@ class SpatialAttention(nn.Module):
         owner = "SpatialAttention"
         self.kernel_size = _checks.odd_int(owner, "kernel_size", kernel_size)
         self.spatial_dims = check_spatial_dims(owner, spatial_dims)
-        self.conv = same_convolution(2, 1, kernel_size, spatial_dims, bias=bias, device=device, dtype=dtype)
+        self.conv = same_convolution(2, 1, self.kernel_size, self.spatial_dims, bias=bias, device=device, dtype=dtype)
         self.norm = None if norm is None else build(owner, "norm", norm, 1, device=device, dtype=dtype)
         he_normal_(self.conv)
 

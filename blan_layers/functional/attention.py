@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers.functional._precision import at_least_float32
 
 Pool: TypeAlias = Literal["avg", "max"]
 Form: TypeAlias = Literal["cbam", "printed"]
@@ -59,7 +60,8 @@ def channel_attention(
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` does not fit ``w1``, or ``pools`` or ``form`` is unknown or contradicts the other.
+        ValueError: ``x`` does not fit ``w1``, ``w2`` does not, or ``pools`` or ``form`` is unknown or contradicts the
+            other.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN", Pattern
@@ -73,6 +75,7 @@ def channel_attention(
     """
     owner = "channel_attention"
     check_pools(owner, pools, form)
+    _check_mlp(owner, w1, w2)
     _checks.feature_map(owner, "x", x, w1.shape[1])
     output, _ = gate_channels(x, partial(_mlp, w1, b1, w2, b2), pools, form)
     return output
@@ -168,6 +171,7 @@ def dual_attention(
     owner = "dual_attention"
     check_pools(owner, pools, form)
     _checks.choice(owner, "arrangement", arrangement, ARRANGEMENTS)
+    _check_mlp(owner, w1, w2)
     conv = _convolution(owner, x, weight, bias, norm)
     _checks.feature_map(owner, "x", x, w1.shape[1])
     if residual is not None:
@@ -180,7 +184,8 @@ def dual_attention(
 def check_pools(owner: str, pools: Sequence[Pool], form: Form) -> None:
     """Refuse unknown or repeated pools, an unknown form, and the printed form of fewer than two pools."""
     _checks.choice(owner, "form", form, FORMS)
-    if isinstance(pools, str) or not pools or len(set(pools)) != len(pools) or not set(pools) <= set(POOLS):
+    listed = isinstance(pools, Sequence) and not isinstance(pools, str)
+    if not listed or sorted(pools, key=str) not in (["avg"], ["max"], ["avg", "max"]):
         raise ValueError(
             f"{owner}: pools must be a sequence of 'avg', 'max' or both, each once, got {pools!r}. "
             "Pass ('avg', 'max'), ('avg',) or ('max',)."
@@ -192,13 +197,13 @@ def check_pools(owner: str, pools: Sequence[Pool], form: Form) -> None:
 def gate_channels(x: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form) -> tuple[Tensor, Tensor]:
     """Return the map gated by channel, and its gate (B, C, 1, ...)."""
     axes = tuple(range(2, x.ndim))
-    logits = mlp(torch.stack([x.mean(axes) if pool == "avg" else x.amax(axes) for pool in pools])).to(x.dtype)
-    logits = logits.reshape(*logits.shape, *(1 for _ in axes))
+    logits = mlp(torch.stack([x.mean(axes) if pool == "avg" else x.amax(axes) for pool in pools]))
+    logits = at_least_float32(logits).reshape(*logits.shape, *(1 for _ in axes))
     if form == "cbam":
-        gate = torch.sigmoid(logits.sum(0))
+        gate = torch.sigmoid(logits.sum(0)).to(x.dtype)
         return x * gate, gate
-    gate = torch.sigmoid(logits[pools.index("avg")])
-    return x * gate + logits[pools.index("max")], gate
+    gate = torch.sigmoid(logits[pools.index("avg")]).to(x.dtype)
+    return x * gate + logits[pools.index("max")].to(x.dtype), gate
 
 
 def gate_locations(x: Tensor, conv: Layer) -> tuple[Tensor, Tensor]:
@@ -231,11 +236,20 @@ def gate_both(
 
 
 def _location_gate(x: Tensor, conv: Layer) -> Tensor:
-    return torch.sigmoid(conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).to(x.dtype))
+    pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+    return torch.sigmoid(at_least_float32(conv(pooled))).to(x.dtype)
 
 
 def _mlp(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, pooled: Tensor) -> Tensor:
     return F.linear(torch.relu(F.linear(pooled, w1, b1)), w2, b2)
+
+
+def _check_mlp(owner: str, w1: Tensor, w2: Tensor) -> None:
+    if w1.ndim != 2 or w2.shape != (w1.shape[1], w1.shape[0]):
+        raise ValueError(
+            f"{owner}: weights must be w1 (hidden, C) and w2 (C, hidden), got shapes {_checks.shape(w1)} and "
+            f"{_checks.shape(w2)}. Drop the axes of a 1x1 kernel by a view."
+        )
 
 
 def _convolution(owner: str, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Layer | None) -> Layer:

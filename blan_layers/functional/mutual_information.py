@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers.functional._precision import at_least_float32
 
 
 def concat_conv_logits(
@@ -42,7 +43,8 @@ def concat_conv_logits(
 
     Raises:
         TypeError: An input is not a floating-point tensor.
-        ValueError: The inputs differ in batch size, or their channels do not add up to those of ``w1``.
+        ValueError: The inputs differ in batch size, their channels do not add up to those of ``w1``, or the weights
+            do not fit one another.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -56,6 +58,11 @@ def concat_conv_logits(
     """
     owner = "concat_conv_logits"
     check_pair(owner, local_features, global_features)
+    if w1.ndim != 2 or w2.shape != (w1.shape[0], w1.shape[0]) or w3.shape != (1, w1.shape[0]):
+        raise ValueError(
+            f"{owner}: weights must be w1 (hidden, C + D), w2 (hidden, hidden) and w3 (1, hidden), got shapes "
+            f"{_checks.shape(w1)}, {_checks.shape(w2)} and {_checks.shape(w3)}. Drop a kernel's axes by a view."
+        )
     if local_features.shape[1] + global_features.shape[1] != w1.shape[1]:
         raise ValueError(
             f"{owner}: the channels of local_features and global_features must add up to the {w1.shape[1]} columns of "
@@ -91,14 +98,7 @@ def bce_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
         >>> bce_loss(torch.zeros(8), torch.zeros(8, 3))  # 2 log 2
         tensor(1.3863)
     """
-    for name, logits in (("positive_logits", positive_logits), ("negative_logits", negative_logits)):
-        _checks.floating("bce_loss", name, logits)
-        if logits.numel() == 0:
-            raise ValueError(
-                f"bce_loss: {name} must hold at least one score, got shape {_checks.shape(logits)}. "
-                "Pass the scores of at least one pair."
-            )
-    return softplus(-positive_logits).mean() + softplus(negative_logits).mean()
+    return _bce("bce_loss", positive_logits, negative_logits)
 
 
 def jsd_objective(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
@@ -129,17 +129,12 @@ def jsd_objective(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
         >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # told apart for certain
         tensor(1.3863)
     """
-    return 2 * math.log(2) - bce_loss(positive_logits, negative_logits)
+    return 2 * math.log(2) - _bce("jsd_objective", positive_logits, negative_logits)
 
 
 def softplus(logits: Tensor) -> Tensor:
     """Return log(1 + exp(logits)), exact for every finite logit, in float32 at least."""
     return -F.logsigmoid(-at_least_float32(logits))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return a half-precision tensor in float32, any other as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_pair(
@@ -152,7 +147,7 @@ def check_pair(
     """Refuse anything but maps (B, local_channels, *S) and their summaries (B, global_channels); None means any."""
     _checks.feature_map(owner, "local_features", local_features, local_channels)
     _checks.floating(owner, "global_features", global_features)
-    if global_features.ndim != 2 or global_channels not in (None, global_features.shape[1]):
+    if global_features.ndim != 2 or (global_channels is not None and global_features.shape[1] != global_channels):
         raise ValueError(
             f"{owner}: global_features must be (B, {'D' if global_channels is None else global_channels}), got shape "
             f"{_checks.shape(global_features)}. Pass one vector an image, of the width that the critic was built for."
@@ -176,3 +171,14 @@ def score_projections(local: Tensor, per_image: Tensor, w2: Tensor, b2: Tensor, 
     per_location = per_image.reshape(per_image.shape[0], *(1 for _ in local.shape[1:-1]), per_image.shape[1])
     hidden = torch.relu(F.linear(torch.relu(local + per_location), w2, b2))
     return F.linear(hidden, w3, b3).squeeze(-1)
+
+
+def _bce(owner: str, positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    for name, logits in (("positive_logits", positive_logits), ("negative_logits", negative_logits)):
+        _checks.floating(owner, name, logits)
+        if logits.numel() == 0:
+            raise ValueError(
+                f"{owner}: {name} must hold at least one score, got shape {_checks.shape(logits)}. "
+                "Pass the scores of at least one pair."
+            )
+    return softplus(-positive_logits).mean() + softplus(negative_logits).mean()

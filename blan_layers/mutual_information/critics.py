@@ -57,7 +57,7 @@ class ConcatConvCritic(nn.Module):
         self.local_channels = _checks.positive_int(owner, "local_channels", local_channels)
         self.global_channels = _checks.positive_int(owner, "global_channels", global_channels)
         hidden = _checks.positive_int(owner, "hidden_channels", hidden_channels)
-        self.fc1 = nn.Linear(local_channels + global_channels, hidden, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(self.local_channels + self.global_channels, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, hidden, device=device, dtype=dtype)
         self.fc3 = nn.Linear(hidden, 1, device=device, dtype=dtype)
         self.reset_parameters()
@@ -69,24 +69,24 @@ class ConcatConvCritic(nn.Module):
 
     def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
         """Score every location of each map with the map's own summary."""
-        self._check(local_features, global_features)
-        local, per_image = project_pair(local_features, global_features, self.fc1.weight, self.fc1.bias)
-        return self._score(local, per_image)
+        local, per_image = self._project(local_features, global_features)
+        return score_projections(local, per_image, *self._later_layers())
 
     def contrast(self, local_features: Tensor, global_features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Score every location with the map's own summary, and with that of the image at ``indices`` (B,).
 
         Both maps of logits (B, *S) share one projection of the map and one of the summaries.
         """
-        self._check(local_features, global_features)
-        local, per_image = project_pair(local_features, global_features, self.fc1.weight, self.fc1.bias)
-        return self._score(local, per_image), self._score(local, per_image[indices])
+        local, per_image = self._project(local_features, global_features)
+        layers = self._later_layers()
+        return score_projections(local, per_image, *layers), score_projections(local, per_image[indices], *layers)
 
-    def _check(self, local_features: Tensor, global_features: Tensor) -> None:
+    def _project(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
         check_pair("ConcatConvCritic", local_features, global_features, self.local_channels, self.global_channels)
+        return project_pair(local_features, global_features, self.fc1.weight, self.fc1.bias)
 
-    def _score(self, local: Tensor, per_image: Tensor) -> Tensor:
-        return score_projections(local, per_image, self.fc2.weight, self.fc2.bias, self.fc3.weight, self.fc3.bias)
+    def _later_layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.fc2.weight, self.fc2.bias, self.fc3.weight, self.fc3.bias
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

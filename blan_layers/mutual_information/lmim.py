@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers.functional.mutual_information import at_least_float32, check_pair, softplus
+from blan_layers._init import reset
+from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional.mutual_information import check_pair, softplus
 from blan_layers.mutual_information.critics import ConcatConvCritic
 from blan_layers.mutual_information.negatives import shifted_indices
 
@@ -31,7 +33,8 @@ class LMIMLoss(nn.Module):
     same minus 2 log 2, so that minus the loss is Deep InfoMax's Jensen-Shannon bound. Their gradients are equal.
 
     From the logits on everything is computed in float32 at least. Under ``reduction="mean"`` and a mask, both terms are
-    weighed means: the mask's weights at the map's locations, divided by their sum.
+    weighed means: the mask's weights at the map's locations, divided by their sum. What stands in the map where the
+    mask is zero is never looked at, so that it may even be NaN.
 
     Args:
         local_channels: Channels C of the maps.
@@ -54,8 +57,8 @@ class LMIMLoss(nn.Module):
             mask is neither boolean nor floating-point.
         ValueError: A number is below 1, a name is unknown, ``critic`` comes with ``hidden_channels``, ``device`` or
             ``dtype``, the inputs are not (B, C, \*S) and (B, D), the batch is of fewer than 2 images, or the mask has
-            another shape, negative or non-finite weights, or, where it divides, none above zero. The mask's values are
-            looked at in eager mode alone.
+            another shape, negative or non-finite weights, or, where it divides, no finite sum above zero. The mask's
+            values are looked at in eager mode alone.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -120,12 +123,11 @@ class LMIMLoss(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the critic's weights anew, where it knows how."""
-        if callable(reset_parameters := getattr(self.critic, "reset_parameters", None)):
-            reset_parameters()
+        reset(self.critic)
 
     def forward(self, local_features: Tensor, global_features: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the loss, weighed by ``mask`` (boolean or non-negative weights) if there is one."""
-        positive, negative = self._logits(local_features, global_features, random=self.training)
+        positive, negative = self._logits(local_features, global_features, mask, random=self.training)
         weights = self._weights(mask, positive, divides=self.reduction == "mean")
         loss = softplus(-positive) + softplus(negative)
         if self.objective == "jsd":
@@ -147,13 +149,15 @@ class LMIMLoss(nn.Module):
     ) -> Tensor:
         r"""Estimate the mutual information per location in nats, without gradient, on negatives as in evaluation.
 
+        A critic of your own with dropout or batch norm is run in the mode it is in: call ``eval()`` first.
+
         Args:
             local_features: Maps.
             global_features: Summaries.
             mask: Boolean or non-negative weights of the locations.
-            estimator: "jsd" is ``2 log 2 - bce``, a lower bound for every critic, which never passes
-                2 log 2 = 1.386; "positive_logit" is the mean logit of the real pairs, which is the mutual information
-                for an optimal critic, and no bound.
+            estimator: "jsd" is ``2 log 2 - bce``: in expectation, over images that the critic was not fitted to, a
+                lower bound for every critic, which never passes 2 log 2 = 1.386. "positive_logit" is the mean logit of
+                the real pairs: the mutual information for an optimal critic, and no bound.
 
         Shape:
             local_features (B, C, \*S), global_features (B, D), mask (B, \*S) -> scalar.
@@ -163,13 +167,15 @@ class LMIMLoss(nn.Module):
             ValueError: As in :meth:`forward`, or ``estimator`` is unknown.
         """
         _checks.choice("LMIMLoss.estimate", "estimator", estimator, ("jsd", "positive_logit"))
-        positive, negative = self._logits(local_features, global_features, random=False)
+        positive, negative = self._logits(local_features, global_features, mask, random=False)
         weights = self._weights(mask, positive, divides=True)
         if estimator == "jsd":
             return 2 * math.log(2) - _mean(softplus(-positive) + softplus(negative), weights)
         return _mean(at_least_float32(positive), weights)
 
-    def _logits(self, local_features: Tensor, global_features: Tensor, *, random: bool) -> tuple[Tensor, Tensor]:
+    def _logits(
+        self, local_features: Tensor, global_features: Tensor, mask: Tensor | None, *, random: bool
+    ) -> tuple[Tensor, Tensor]:
         """Return the critic's logits of the real pairs and of the fake ones, each (B, *S)."""
         owner = "LMIMLoss"
         check_pair(owner, local_features, global_features, self.local_channels, self.global_channels)
@@ -179,14 +185,18 @@ class LMIMLoss(nn.Module):
                 f"{owner}: needs at least 2 images to form negative pairs, got a batch of {batch}. "
                 "Use drop_last=True in the DataLoader."
             )
+        locations = (batch, *local_features.shape[2:])
+        if mask is not None:
+            self._check_mask(mask, locations)
+            local_features = local_features.masked_fill((mask == 0).unsqueeze(1), 0)  # whatever stands there, NaN too
         indices = shifted_indices(batch, local_features.device, random=random)
         if callable(contrast := getattr(self.critic, "contrast", None)):
             positive, negative = contrast(local_features, global_features, indices)
         else:
             positive = self.critic(local_features, global_features)
             negative = self.critic(local_features, global_features[indices])
-        locations = (batch, *local_features.shape[2:])
         for logits in (positive, negative):
+            _checks.floating(owner, "the critic's logits", logits)
             if logits.shape != locations:
                 raise ValueError(
                     f"{owner}: the critic must return logits (B, *S) = {locations}, got shape "
@@ -194,31 +204,41 @@ class LMIMLoss(nn.Module):
                 )
         return positive, negative
 
-    def _weights(self, mask: Tensor | None, logits: Tensor, *, divides: bool) -> Tensor | None:
-        """Return the mask as floating weights of every location, after checking it."""
-        if mask is None:
-            return None
+    @staticmethod
+    def _check_mask(mask: object, locations: tuple[int, ...]) -> None:
         owner = "LMIMLoss"
         if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"{owner}: mask must be a boolean or floating-point tensor, got {got}. Use mask.bool().")
-        if mask.shape != logits.shape:
+            raise TypeError(
+                f"{owner}: mask must be a boolean or floating-point tensor, got {got}. "
+                "Pass mask.bool(), or mask.float() if it holds weights."
+            )
+        if mask.shape != locations:
             raise ValueError(
-                f"{owner}: mask must have a weight for every location, shape {_checks.shape(logits)}, "
+                f"{owner}: mask must have a weight for every location, shape {locations}, "
                 f"got {_checks.shape(mask)}. Resize or expand it to the map."
             )
-        if _checks.reads_values():
-            if mask.is_floating_point() and not bool(((mask >= 0) & mask.isfinite()).all()):
+
+    @staticmethod
+    def _weights(mask: Tensor | None, logits: Tensor, *, divides: bool) -> Tensor | None:
+        """Return the mask as weights in the precision of the loss, after checking their values."""
+        if mask is None:
+            return None
+        owner = "LMIMLoss"
+        weights = mask.to(at_least_float32(logits).dtype)
+        if _checks.reads_values(weights):
+            if not bool(((weights >= 0) & weights.isfinite()).all()):
                 raise ValueError(
-                    f"{owner}: mask must hold finite weights of at least 0, got values from {mask.min().item():g} to "
-                    f"{mask.max().item():g}. Clamp it, or pass a boolean mask."
+                    f"{owner}: mask must hold finite weights of at least 0, got values from {weights.min().item():g} "
+                    f"to {weights.max().item():g}. Clamp it, or pass a boolean mask."
                 )
-            if divides and not bool(mask.any()):
+            if divides and not 0 < weights.sum().item() < math.inf:
                 raise ValueError(
-                    f"{owner}: mask must keep at least one location to take a mean over, got an all-zero mask of shape "
-                    f"{_checks.shape(mask)}. Skip the batch, or use reduction='sum'."
+                    f"{owner}: mask must have a finite sum above zero to take a mean over, got "
+                    f"{weights.sum().item():g} for a mask of shape {_checks.shape(mask)}. "
+                    "Skip the batch, scale the weights, or use reduction='sum'."
                 )
-        return mask.to(at_least_float32(logits).dtype)
+        return weights
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
