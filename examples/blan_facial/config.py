@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,19 @@ attributes, test it, and write a folder with its weights, its metrics and pictur
 RESUMABLE = frozenset(
     {"data_root", "workers", "max_steps", "accelerator", "devices", "compile", "output", "resume", "overwrite"}
 )
+
+# Options of a part; without the part they would mean nothing.
+OPTIONS_OF = {
+    "decoder": ("beta", "arrangement", "rdam_norm"),
+    "encoder_features": ("arrangement", "rdam_norm"),
+    "rdam": ("arrangement", "rdam_norm"),
+    "lmim": ("alpha", "critic_channels"),
+    "fusion": ("gamma", "fusion_lr"),
+    "os": ("dropout", "encoder_weights"),
+}
+
+
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 class ConfigError(ValueError):
@@ -95,12 +110,12 @@ class Config:
     fusion_lr: float = 1e-4
     """SGD's learning rate for the fusion weights."""
     clip_norm: float | None = None
-    """Clip the gradient to this norm."""
+    """Clip the gradient of all but the fusion weights to this norm."""
     encoder_weights: str | None = "imagenet"
     """ResNet-34 weights for the encoder: a file, or "imagenet" to download them (part of --os)."""
     seed: int = 0
     """Seed of weights, order, augmentation, dropout and negatives."""
-    workers: int = 4
+    workers: int = _WORKERS
     """Processes that decode images."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -136,21 +151,30 @@ class Config:
                 f"Use {max(32, round(self.image_size / 32) * 32)}, for example",
             )
         for name in ("workers", "warmup_steps", "seed", "alpha", "beta", "gamma"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 _refuse(f"{_option(name)} must not be negative, got {getattr(self, name)}", "Give 0 or more")
         for name in ("lr", "fusion_lr", "clip_norm"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not 0 < value < math.inf:
                 _refuse(f"{_option(name)} must be a positive number, got {value}", "Give a number above 0")
-        if self.lmim and self.alpha and self.batch_size < 2:
-            _refuse(
-                f"--batch-size must be at least 2 for the mutual information's negative pairs, got {self.batch_size}",
-                "Raise it, or train with --no-lmim",
-            )
+        if self.batch_size < 2:
+            _refuse(f"--batch-size must be at least 2, for norms and negative pairs, got {self.batch_size}", "Raise it")
         if self.devices != 1:
             _refuse(f"--devices must be 1 in this release, got {self.devices}", "Leave it out")
         if self.resume and self.overwrite:
             _refuse("--resume and --overwrite exclude each other, got both", "Give one of them")
+
+    def check_unused(self, preset: "Config") -> None:
+        """Refuse an option that differs from the preset's and belongs to a part that is left out.
+
+        Raises:
+            ConfigError: There is one.
+        """
+        for part, options in OPTIONS_OF.items():
+            for name in options if not getattr(self, part) else ():
+                if getattr(self, name) != getattr(preset, name):
+                    without = f"--no-{part.replace('_', '-')}"
+                    _refuse(f"{_option(name)} means nothing with {without}, got both", "Give one of them")
 
     def _check_data(self) -> None:
         if self.data == "avatars":
@@ -208,6 +232,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     preset = first.parse_known_args(arguments)[0].preset
     config = tyro.cli(Config, args=arguments, default=PRESETS[preset], prog=PROGRAM, description=DESCRIPTION)
     config.check()
+    config.check_unused(PRESETS[preset])
     return config
 
 

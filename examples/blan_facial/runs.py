@@ -1,6 +1,6 @@
 """The output folder of a run, and the checkpoint that a run goes on from."""
 
-import pickle
+import io
 import shutil
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -39,7 +39,7 @@ class Position(NamedTuple):
 
 
 def open_output(config: Config, root: Path = Path("runs")) -> Path:
-    """Return the run's folder, made if need be.
+    """Return the run's folder, made if need be and otherwise as it was.
 
     Raises:
         RunError: The folder holds results that the run was not told to go on from or to start over, or there is no
@@ -63,10 +63,6 @@ def open_output(config: Config, root: Path = Path("runs")) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
-        if config.overwrite:
-            for name in (*RESULTS, *PICTURES):
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / LOGS, ignore_errors=True)
     except OSError as error:
         raise RunError(
             f"train: the output folder must be writable, got {folder} ({error.strerror}). Give another --output."
@@ -74,47 +70,62 @@ def open_output(config: Config, root: Path = Path("runs")) -> Path:
     return folder
 
 
+def begin(folder: Path, config: Config) -> None:
+    """Write the settings; remove what a killed run left half written and, to start over, what the run before wrote."""
+    for file in folder.glob(f".{CHECKPOINT}.*.tmp"):
+        file.unlink()
+    if config.overwrite:
+        for name in (*RESULTS, *PICTURES):
+            (folder / name).unlink(missing_ok=True)
+        for version in (folder / LOGS).glob("version_*"):
+            shutil.rmtree(version)
+    write_json(folder / CONFIG, config.as_json())
+
+
 def save_checkpoint(
     folder: Path,
     config: Config,
-    attributes: tuple[str, ...],
+    data: dict[str, Any],
     position: Position,
     modules: dict[str, nn.Module],
     optimizers: dict[str, Any],
 ) -> None:
     """Write the checkpoint, whole or not at all.
 
-    ``optimizers`` holds whatever else has a ``state_dict`` of plain values and tensors, a gradient scaler for example.
+    ``data`` tells the training data apart from others; ``optimizers`` holds whatever else has a ``state_dict`` of plain
+    values and tensors, a gradient scaler for example.
     """
     content = {
         "format": _FORMAT,
         "config": config.comparable(),
-        "attributes": list(attributes),
+        "data": data,
         "position": position._asdict(),
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
+    packed = io.BytesIO()  # torch words a disk that is full as an error of its own
+    torch.save(content, packed)
     with replacing(folder / CHECKPOINT) as file:
-        torch.save(content, file)
+        file.write(packed.getbuffer())
 
 
 def load_checkpoint(
     folder: Path,
     config: Config,
-    attributes: tuple[str, ...],
+    data: dict[str, Any],
     modules: dict[str, nn.Module],
     optimizers: dict[str, Any],
 ) -> Position:
     """Restore modules and optimisers from the checkpoint, and return how far the run had come.
 
     Raises:
-        RunError: The checkpoint is broken, or was written by another configuration or for other attributes.
+        RunError: The checkpoint is broken, or was written by another configuration or for other data.
     """
     path = folder / CHECKPOINT
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        written = content["format"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        written, theirs, trained_on = content["format"], content["config"], content["data"]
+    except Exception as error:  # whatever the reader runs into in a broken file
         raise RunError(
             f"train: {path} must be a checkpoint of this program, got a file that does not load "
             f"({type(error).__name__}). Start over by --overwrite."
@@ -123,7 +134,7 @@ def load_checkpoint(
         raise RunError(
             f"train: {path} must be of checkpoint format {_FORMAT}, got {written}. Resume it with the release it is of."
         )
-    ours, theirs = config.comparable(), content["config"]
+    ours = config.comparable()
     differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if differing:
         listed = ", ".join(f"{name} {theirs.get(name)!r} (now {ours.get(name)!r})" for name in differing)
@@ -131,10 +142,10 @@ def load_checkpoint(
             f"train: --resume needs the configuration that the checkpoint was written with, got another in {folder}: "
             f"{listed}. Repeat the run's options, or start a new run."
         )
-    if tuple(content["attributes"]) != attributes:
+    if trained_on != data:
         raise RunError(
-            f"train: the data must have the {len(content['attributes'])} attributes of the checkpoint in {folder}, "
-            f"got {len(attributes)} that differ. Resume with the run's own data."
+            f"train: --resume needs the data that the checkpoint in {folder} was trained on, {_describe(trained_on)}, "
+            f"got {_describe(data)}. Resume with the run's own data."
         )
     for name, module in modules.items():
         module.load_state_dict(content["modules"][name])
@@ -148,6 +159,10 @@ def save_results(folder: Path, model: nn.Module, metrics: dict[str, Any]) -> Non
     with replacing(folder / WEIGHTS) as file:
         file.write(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
     write_json(folder / METRICS, metrics)
+
+
+def _describe(data: dict[str, Any]) -> str:
+    return f"{data['images']} images with {len(data['attributes'])} attributes (labels {data['labels'][:8]})"
 
 
 def _first_free(root: Path, preset: str) -> Path:
@@ -168,5 +183,5 @@ def _first_free(root: Path, preset: str) -> Path:
 
 
 def _last(root: Path, preset: str) -> Path:
-    numbers = [folder.name.removeprefix(f"{preset}-") for folder in root.glob(f"{preset}-*")]
+    numbers = [path.parent.name.removeprefix(f"{preset}-") for path in root.glob(f"{preset}-*/{CHECKPOINT}")]
     return root / f"{preset}-{max((int(n) for n in numbers if n.isdecimal()), default=0)}"

@@ -4,6 +4,7 @@ Reads from top to bottom what a run is: settings, data, model, training, test, p
 """
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +22,11 @@ from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError
 from blan_facial.data.splits import load_splits
 from blan_facial.encoder import EncoderWeightsError, load_encoder_weights
-from blan_facial.files import write_json
 from blan_facial.metrics import evaluate
 from blan_facial.model import BLAN, parameter_table
 from blan_facial.objective import BLANObjective
 from blan_facial.report import metrics_table, parameters_table, write_pictures
-from blan_facial.runs import CONFIG, RunError, open_output, save_results
+from blan_facial.runs import RunError, begin, open_output, save_results
 from blan_facial.trainer import NonFiniteLossError, Stopped, Trainer, evaluation_loader, make_fabric
 
 
@@ -72,20 +72,21 @@ def build(config: Config, attributes: int) -> tuple[BLAN, BLANObjective]:
 
 def run(config: Config, console: Console) -> Path:
     """Train, test and show; return the output folder."""
+    fabric = make_fabric(config)
     faces = load_splits(config, console)
     with _as_config_errors():
         model, objective = build(config, len(faces.train.attributes))
     if config.os and config.encoder_weights is not None and not config.resume:
         load_encoder_weights(model.encoder, config.encoder_weights)
     parameters = parameter_table(model, objective)
-    console.print(parameters_table(parameters))
-
-    folder = open_output(config)
-    write_json(folder / CONFIG, config.as_json())
-    fabric = make_fabric(config, folder)
     with _as_config_errors():
-        trainer = Trainer(config, folder, fabric, model, objective, faces.train, faces.validation, console)
-    position = trainer.fit()
+        trainer = Trainer(config, fabric, model, objective, faces.train, faces.validation, console)
+    folder = open_output(config)
+    if config.resume:
+        trainer.restore(folder)
+    begin(folder, config)  # nothing in the folder has changed until here
+    console.print(parameters_table(parameters))
+    position = trainer.fit(folder)
 
     tested = evaluate(fabric, model, evaluation_loader(config, faces.test), faces.test.attributes)
     metrics = {
@@ -107,7 +108,9 @@ def run(config: Config, console: Console) -> Path:
             f"The fusion weights moved from {start} by {moved.mean():.4f} on average, {moved.max():.4f} at most."
         )
     if position.skipped:
-        console.print(f"{position.skipped} corrupt images were left out of training batches.")
+        console.print(f"A corrupt image was left out of a training batch {position.skipped} times.")
+    if corrupt := len(faces.test) - tested["images"]:
+        console.print(f"{corrupt} of {len(faces.test)} test images were corrupt and left out.")
     return folder
 
 
@@ -117,6 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors)])
     try:
         folder = run(parse(arguments), console)
+    except KeyboardInterrupt:
+        errors.print("\nStopped.")
+        return 128 + signal.SIGINT
     except Stopped as stop:
         console.print(f"Training was {stop} and saved; the same command with --resume goes on from there.")
         return 128 + stop.number
@@ -128,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors, f"train: its files must be readable and its folder writable, got {error}. Mend that first."
         )
         return 1
-    console.print(f"Results are in {folder}.", highlight=False)
+    console.print(f"Results are in {folder}.", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

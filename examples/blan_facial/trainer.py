@@ -4,6 +4,7 @@ A step draws its random numbers (dropout, negatives) from the run's seed and its
 seed, the epoch and its place in it. A run that was stopped anywhere therefore goes on as if it had not been.
 """
 
+import hashlib
 import math
 import signal
 import threading
@@ -32,6 +33,9 @@ from blan_facial.runs import CHECKPOINT, LOGS, Position, load_checkpoint, save_c
 
 LOG_EVERY = 10
 """Steps between two looks at the losses, each of which waits for the device."""
+
+SHOWN = {"total": "loss", "classification": "cls", "lmim": "lmim", "reconstruction": "rec", "fusion": "fusion"}
+"""The parts of the loss that the progress shows, and what it calls them."""
 
 MIRROR = 0.5
 """Probability of mirroring a training image, part of the overfitting suppression."""
@@ -76,8 +80,7 @@ class Trainer:
 
     Args:
         config: Its settings.
-        folder: Its output folder.
-        fabric: Device, precision and loggers, from :func:`make_fabric`.
+        fabric: Device and precision, from :func:`make_fabric`.
         model: The network, on the CPU.
         objective: What it minimises.
         train: Training faces.
@@ -88,7 +91,6 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        folder: Path,
         fabric: Fabric,
         model: BLAN,
         objective: BLANObjective,
@@ -97,12 +99,16 @@ class Trainer:
         console: Console,
     ) -> None:
         self.config = config
-        self.folder = folder
         self.fabric = fabric
         self.model = model
         self.objective = objective
         self.console = console
         self.attributes = train.attributes
+        self.data = {
+            "images": len(train),
+            "attributes": list(train.attributes),
+            "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
+        }
         self.position = Position()
         self.loader = training_loader(config, train)
         self.validation = None if validation is None else evaluation_loader(config, validation)
@@ -132,26 +138,38 @@ class Trainer:
         """Steps of the whole schedule."""
         return self.config.epochs * self.steps_per_epoch
 
-    def fit(self) -> Position:
+    def restore(self, folder: Path) -> None:
+        """Take up the run of a folder where its checkpoint stands.
+
+        Raises:
+            RunError: The checkpoint is broken, or of another configuration or other data.
+        """
+        self.position = load_checkpoint(folder, self.config, self.data, self._modules, self._states)
+
+    def fit(self, folder: Path) -> Position:
         """Train to the end of the schedule, or to ``max_steps``, and return how far the run has come.
+
+        Args:
+            folder: Where checkpoint and logs go; a resumed run logs beside what it logged before.
 
         Raises:
             CorruptImageError: An image does not decode.
-            NonFiniteLossError: A part of the loss is not finite; the last good checkpoint is kept.
-            RunError: The checkpoint to resume from does not fit.
+            NonFiniteLossError: A part of the loss or a weight is not finite; the last good checkpoint is kept.
             Stopped: SIGINT or SIGTERM came; the step at which it came is saved.
         """
-        if self.config.resume:
-            self.position = load_checkpoint(self.folder, self.config, self.attributes, self._modules, self._states)
-        else:
+        self.folder = folder
+        csv = CSVLogger(folder, name=LOGS)
+        self.loggers = [csv, TensorBoardLogger(folder, name=LOGS, version=csv.version)]
+        if self.position.step == 0:
             self._save()
         last = min(self.steps, self.config.max_steps or self.steps)
         with self._catching_signals(), self._showing_progress(last) as (bar, task):
             while self.position.step < last:
                 self._run_epoch(last, bar, task)
                 self._look_at_losses(bar, task)
-                self._validate()
                 self._save()
+                self._validate()
+                self._stop_if_asked()
         return self.position
 
     def learning_rate(self, step: int) -> float:
@@ -185,7 +203,11 @@ class Trainer:
             if self._signal is not None:
                 self._look_at_losses(bar, task)
                 self._save()
-                raise Stopped(self._signal, self.position.step)
+                self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._signal is not None:
+            raise Stopped(self._signal, self.position.step)
 
     def _train_step(self, batch: Batch) -> None:
         step = self.position.step
@@ -211,12 +233,15 @@ class Trainer:
             for name, value in parts:
                 if not math.isfinite(value):
                     self._refuse_loss(name, value, step)
-            self.fabric.log_dict(values | {"lr": self.learning_rate(step), "epoch": step / self.steps_per_epoch}, step)
+            self._log(values | {"lr": self.learning_rate(step), "epoch": step / self.steps_per_epoch}, step)
         if self._losses:
-            names = ("total", "classification", "lmim", "reconstruction", "fusion")
-            shown = "  ".join(f"{name[:5]} {values[name]:.3f}" for name in names if name in values)
-            bar.update(task, losses=f"{shown}  {self._images_per_second():.0f} images/s")
+            shown = "  ".join(f"{short} {values[name]:.3g}" for name, short in SHOWN.items() if name in values)
+            bar.update(task, losses=shown, speed=f"{self._images_per_second():.0f} images/s")
         self._losses.clear()
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(values, step)
 
     def _refuse_loss(self, name: str, value: float, step: int) -> None:
         raise NonFiniteLossError(
@@ -234,7 +259,7 @@ class Trainer:
         if self.validation is not None:
             metrics = evaluate(self.fabric, self.model, self.validation, self.attributes)
             shown = {name: metrics[name] for name in ("accuracy", "balanced_accuracy")}
-            self.fabric.log_dict({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
+            self._log({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
             line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"
         self.console.print(line, highlight=False)
 
@@ -250,9 +275,21 @@ class Trainer:
         return {**self.optimizers, "scaler": self.scaler}
 
     def _save(self) -> None:
-        for logger in self.fabric.loggers:
+        """Write the checkpoint, unless the last update broke a weight.
+
+        Raises:
+            NonFiniteLossError: A weight is not finite.
+        """
+        for logger in self.loggers:
             logger.save()
-        save_checkpoint(self.folder, self.config, self.attributes, self.position, self._modules, self._states)
+        for name, tensor in self.step.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise NonFiniteLossError(
+                    f"train: every weight must be finite, got a value in {name} that is not, after step "
+                    f"{self.position.step}. The last good checkpoint is kept in {self.folder / CHECKPOINT}. "
+                    "Start again with a smaller --lr, or with --clip-norm 1."
+                )
+        save_checkpoint(self.folder, self.config, self.data, self.position, self._modules, self._states)
 
     @contextmanager
     def _catching_signals(self) -> Iterator[None]:
@@ -276,13 +313,19 @@ class Trainer:
 
     @contextmanager
     def _showing_progress(self, last: int) -> Iterator[tuple[Progress, TaskID]]:
-        columns = (TextColumn("training"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[losses]}"), console=self.console) as bar:
-            yield bar, bar.add_task("", total=last, completed=self.position.step, losses="")
+        """Show step, time left, speed and losses, in two lines that fit 80 columns; nothing where no one looks on."""
+        columns = (
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}\n{task.fields[losses]}"),
+        )
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
+            yield bar, bar.add_task("", total=last, completed=self.position.step, losses="", speed="")
 
 
-def make_fabric(config: Config, folder: Path) -> Fabric:
-    """Return the device, the precision and the loggers of a run; a resumed run logs beside what it logged before.
+def make_fabric(config: Config) -> Fabric:
+    """Return the device and the precision of a run.
 
     Raises:
         ConfigError: This machine lacks the accelerator, or the accelerator the precision.
@@ -290,14 +333,18 @@ def make_fabric(config: Config, folder: Path) -> Fabric:
     on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
     if config.precision == "16-mixed" and not on_cuda:
         raise ConfigError("train: --precision 16-mixed needs CUDA, got none. Use bf16-mixed or 32-true.")
-    csv = CSVLogger(folder, name=LOGS)
-    tensorboard = TensorBoardLogger(folder, name=LOGS, version=csv.version)
     try:
-        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision, loggers=[csv, tensorboard])
+        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"train: --accelerator {config.accelerator} must be there, got none ({error}). Leave the option out."
         ) from error
+    if fabric.device.type == "cpu" and config.precision == "bf16-mixed" and config.image_size < 64:
+        raise ConfigError(
+            f"train: --precision bf16-mixed on a CPU needs --image-size 64 or more, got {config.image_size}: PyTorch's "
+            "bfloat16 gradient of a convolution over a single pixel is wrong there. Use 32-true."
+        )
+    return fabric
 
 
 def training_loader(config: Config, faces: FaceDataset) -> FaceLoader:

@@ -14,13 +14,6 @@ from hypothesis import strategies as st
 from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.data.loading import Batch, EpochBatches, FaceView, denormalize, make_loader, normalize
 
-pytestmark = [
-    # Python 3.12 and later warn where a process with threads forks; a DataLoader does so by design.
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-    # A machine with one core is no reason to leave out the law for two workers.
-    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning"),
-]
-
 
 class NumberedFaces(FaceDataset):
     """Random faces; those of `corrupt` do not decode."""

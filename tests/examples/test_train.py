@@ -1,6 +1,7 @@
 """The command line and the trainer behind it: what a run leaves, refuses, survives and repeats."""
 
 import errno
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -154,7 +156,8 @@ class TestResults:
         "switch", ["--no-decoder", "--no-encoder-features", "--no-rdam", "--no-lmim", "--no-fusion", "--no-os"]
     )
     def test_every_ablation_trains_and_reports(self, switch: str, finished: Path, tmp_path: Path) -> None:
-        assert run(tmp_path, "--epochs", "1", switch) == 0
+        critics = ["--critic-channels", "64"] if switch == "--no-lmim" else []  # as the preset has it
+        assert run(tmp_path, "--epochs", "1", switch, *critics) == 0
         metrics = json.loads((tmp_path / "metrics.json").read_text())
         whole = json.loads((finished / "metrics.json").read_text())
         assert (metrics["per_level"]["fused"] is None) == (switch == "--no-fusion")
@@ -173,13 +176,19 @@ class TestResults:
         assert run(tmp_path, "--resume") == 0
         assert same(weights(tmp_path), weights(finished))
 
-    @pytest.mark.parametrize(
-        "option", [["--lr-decay", "step"], ["--clip-norm", "1"], ["--precision", "bf16-mixed", "--image-size", "64"]]
-    )
+    @pytest.mark.parametrize("option", [["--lr-decay", "step"], ["--clip-norm", "1"], ["--warmup-steps", "3"]])
     def test_options_of_training_change_the_result(self, option: list[str], finished: Path, tmp_path: Path) -> None:
         assert run(tmp_path, *option) == 0
         assert not same(weights(tmp_path), weights(finished))
-        assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+    def test_bfloat16_trains_and_resumes_exactly_too(self, tmp_path: Path) -> None:
+        options = ["--image-size", "64", "--images", "32"]
+        assert run(tmp_path / "float32", *options) == 0
+        assert run(tmp_path / "whole", *options, "--precision", "bf16-mixed") == 0
+        assert not same(weights(tmp_path / "whole"), weights(tmp_path / "float32"))
+        assert run(tmp_path / "parts", *options, "--precision", "bf16-mixed", "--max-steps", "1") == 0
+        assert run(tmp_path / "parts", *options, "--precision", "bf16-mixed", "--resume") == 0
+        assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
 @pytest.fixture
@@ -195,18 +204,19 @@ class TestInterruption:
     ) -> None:
         arguments = command(repository, *SMALL, "--output", str(tmp_path))
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        delay = random.random() * 0.3
         deadline = time.monotonic() + 120
         while not (tmp_path / "last.ckpt").exists():
             assert process.poll() is None, process.communicate()[1].decode()
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        time.sleep(random.random() * 0.5)
+        time.sleep(delay)
         process.kill()
         process.communicate()
         done = torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"]
         assert 0 <= done <= STEPS
         assert run(tmp_path, "--resume") == 0
-        assert same(weights(tmp_path), weights(finished)), f"resumed from step {done}"
+        assert same(weights(tmp_path), weights(finished)), f"killed after {delay} s, resumed from step {done}"
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     @pytest.mark.parametrize("step", [1, 4, 6])
@@ -245,6 +255,33 @@ class TestInterruption:
         assert not errors
         assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] > 0
 
+    def test_a_signal_while_validating_stops_before_the_next_step(
+        self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        validate = trainer_module.Trainer._validate
+
+        def interrupted(self: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            validate(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer_module.Trainer, "_validate", interrupted)
+            assert run(tmp_path) == 128 + signal.SIGTERM
+            assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == STEPS // 2
+            assert run(tmp_path, "--resume") == 128 + signal.SIGTERM  # after the last epoch, before the test
+        assert run(tmp_path, "--resume") == 0
+        assert same(weights(tmp_path), weights(finished))
+
+    def test_ctrl_c_elsewhere_ends_without_a_traceback(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupted(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("blan_facial.train.evaluate", interrupted)
+        assert run(tmp_path, "--max-steps", "1") == 130
+        assert capsys.readouterr().err.strip() == "Stopped."
+
     def test_the_handlers_are_put_back(self, tmp_path: Path) -> None:
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         assert run(tmp_path, "--max-steps", "1") == 0
@@ -265,6 +302,39 @@ class TestInterruption:
         assert "No space left on device" in capsys.readouterr().err
         assert (tmp_path / "last.ckpt").read_bytes() == before
         assert not list(tmp_path.glob(".*"))
+
+    def test_a_disk_that_fills_up_in_reality(self, tmp_path: Path, repository: Path) -> None:
+        limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        script = str(repository / "examples" / "blan_facial" / "train.py")
+        code = (
+            limit + f"sys.argv[0] = {script!r}; sys.path.insert(0, ''); runpy.run_path({script!r}, run_name='__main__')"
+        )
+        arguments = [sys.executable, "-c", code, *SMALL, "--output", str(tmp_path)]
+        result = subprocess.run(arguments, capture_output=True, text=True)
+        assert result.returncode == 1
+        assert result.stderr.startswith("error: train: its files must be readable and its folder writable, got [Errno")
+        assert "Traceback" not in result.stderr
+        assert not (tmp_path / "last.ckpt").exists()
+        assert not list(tmp_path.glob(".*"))
+
+    def test_an_update_that_breaks_a_weight_does_not_replace_the_checkpoint(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        train_step = trainer_module.Trainer._train_step
+
+        def broken(self: Any, batch: Any) -> None:
+            train_step(self, batch)
+            if self.position.step + 1 == STEPS // 2:
+                self.model.encoder.conv1.weight.data[0] = torch.nan
+
+        monkeypatch.setattr(trainer_module.Trainer, "_train_step", broken)
+        assert run(tmp_path) == 1
+        message = " ".join(capsys.readouterr().err.split())
+        assert (
+            "every weight must be finite, got a value in model.encoder.conv1.weight that is not, after step 4"
+            in message
+        )
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == 0
 
     def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -304,16 +374,38 @@ class TestCelebA:
         faces = load_avatars("train", image_size=40, count=96)
         write_celeba_folder(root, list(faces.images_array), faces.labels, faces.attributes)
         broken = root / "img_align_celeba" / "000002.jpg"
-        broken.write_bytes(broken.read_bytes()[:200])
+        for path in (broken, broken.with_name("000008.jpg")):  # one to train on, one of the test
+            path.write_bytes(path.read_bytes()[:200])
         options = [*self.options(root)[:-2], "--epochs", "1"]
         assert main([*options, "--output", str(tmp_path / "a")]) == 1
         error = " ".join(capsys.readouterr().err.split())
         assert f"{broken}: image 1 must decode as a whole" in error
         assert main([*options, "--skip-corrupt", "--output", str(tmp_path / "b")]) == 0
-        assert "1 corrupt images were left out of training batches." in " ".join(capsys.readouterr().out.split())
+        output = " ".join(capsys.readouterr().out.split())
+        assert "A corrupt image was left out of a training batch 1 times." in output
+        assert "1 of 12 test images were corrupt and left out." in output
         content = torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)
         assert content["position"]["skipped"] == 1
         assert content["position"]["images"] == content["position"]["step"] * 16 - 1
+
+
+def test_the_progress_fits_a_terminal_of_80_columns(finished: Path) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, force_terminal=True)
+    config = parse([*SMALL, "--max-steps", "1"])
+    faces = load_avatars("train", image_size=32, count=64)
+    model, objective = build(config, len(faces.attributes))
+    trainer = trainer_module.Trainer(config, trainer_module.make_fabric(config), model, objective, faces, None, console)
+    trainer.restore(finished)
+    with trainer._showing_progress(trainer.steps) as (bar, task):
+        values = dict.fromkeys(("total", "classification", "lmim", "reconstruction", "fusion"), torch.tensor(123.456))
+        trainer._losses.append((7, values))
+        trainer.loggers = []
+        trainer._look_at_losses(bar, task)
+    shown = screen.getvalue()
+    assert f"{STEPS}/{STEPS}" in shown
+    assert "images/s" in shown
+    assert "loss 123  cls 123  lmim 123  rec 123  fusion 123" in shown
 
 
 Prepare = Callable[[Path], list[str]]
@@ -398,8 +490,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--batch-size", "1"],
-        "train: --batch-size must be at least 2 for the mutual information's negative pairs, got 1. "
-        "Raise it, or train with --no-lmim.",
+        "train: --batch-size must be at least 2, for norms and negative pairs, got 1. Raise it.",
     ),
     (
         lambda folder: ["--batch-size", "65"],
@@ -411,6 +502,20 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (lambda folder: ["--lr", "nan"], "train: --lr must be a positive number, got nan. Give a number above 0."),
     (lambda folder: ["--alpha", "-1"], "train: --alpha must not be negative, got -1.0. Give 0 or more."),
     (lambda folder: ["--devices", "2"], "train: --devices must be 1 in this release, got 2. Leave it out."),
+    (
+        lambda folder: ["--precision", "bf16-mixed"],
+        "train: --precision bf16-mixed on a CPU needs --image-size 64 or more, got 32: PyTorch's bfloat16 gradient of "
+        "a convolution over a single pixel is wrong there. Use 32-true.",
+    ),
+    (
+        lambda folder: ["--no-lmim", "--alpha", "0.7"],
+        "train: --alpha means nothing with --no-lmim, got both. Give one of them.",
+    ),
+    (
+        lambda folder: ["--no-encoder-features", "--arrangement", "parallel"],
+        "train: --arrangement means nothing with --no-encoder-features, got both. Give one of them.",
+    ),
+    (lambda folder: ["--alpha", "inf"], "train: --alpha must not be negative, got inf. Give 0 or more."),
     (
         lambda folder: ["--resume", "--overwrite"],
         "train: --resume and --overwrite exclude each other, got both. Give one of them.",
@@ -452,12 +557,50 @@ def test_a_mistake_gets_one_clear_error(
 def test_overwrite_starts_over(tmp_path: Path, finished: Path) -> None:
     assert run(tmp_path, "--seed", "5", "--max-steps", "1") == 0
     (tmp_path / "notes.txt").write_text("the user's own")
+    (tmp_path / "logs" / "mine.txt").write_text("the user's own")
     assert run(tmp_path, "--overwrite", "--no-decoder", "--max-steps", "1") == 0
     assert not (tmp_path / "attention.png").exists()
     assert run(tmp_path, "--overwrite") == 0
     assert same(weights(tmp_path), weights(finished))
-    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"version_0"}
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"version_0", "mine.txt"}
     assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.usefixtures("_without_pictures")
+def test_a_refused_run_leaves_the_folder_as_it_was(finished: Path, tmp_path: Path) -> None:
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    assert run(tmp_path, "--batch-size", "65") == 1
+    assert not content()
+    assert run(tmp_path) == 0
+    before = content()
+    assert run(tmp_path, "--resume", "--width", "8") == 1
+    assert run(tmp_path, "--overwrite", "--precision", "16-mixed") == 1
+    assert run(tmp_path, "--overwrite", "--batch-size", "65") == 1
+    assert content() == before
+
+
+@pytest.mark.usefixtures("_without_pictures")
+def test_resuming_on_other_data_is_refused(celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*SMALL, "--data", "celeba", "--data-root", str(celeba), "--output", str(tmp_path), "--max-steps", "1"]
+    assert main(options) == 0
+    faces = load_avatars("validation", image_size=40, count=96)
+    other = write_celeba_folder(tmp_path / "other", list(faces.images_array), faces.labels, faces.attributes)
+    options[options.index(str(celeba))] = str(other)
+    assert main([*options, "--resume"]) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert "--resume needs the data that the checkpoint" in message
+    assert "64 images with 23 attributes" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"PK\x03\x04 garbage", os.urandom(500)])
+def test_no_broken_checkpoint_gets_a_traceback(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "last.ckpt").write_bytes(content)
+    assert run(tmp_path, "--resume") == 1
+    assert "must be a checkpoint of this program, got a file that does not load" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_without_pictures")

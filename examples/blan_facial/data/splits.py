@@ -33,7 +33,7 @@ def load_splits(config: Config, console: Console) -> Splits:
         load = _loader(config, bar)
         splits = Splits(load("train"), None if config.data == "lfwa" else load("validation"), load("test"))
     for note in dict.fromkeys(note for split in splits if split is not None for note in split.notes):
-        console.print(note, highlight=False)
+        console.print(note, markup=False, highlight=False)
     return splits
 
 
