@@ -28,13 +28,13 @@ types: $(STAMP)
 	$(BIN)/mypy examples tests
 
 wheel: $(STAMP)
-	$(BIN)/python -m build --wheel --outdir dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --wheel --outdir dist
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "blan-layers needs Python 3.10 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1). Name one: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 clean:
