@@ -1,3 +1,4 @@
+import json
 import re
 
 import h5py
@@ -8,6 +9,7 @@ from PIL import Image
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.faces import DataError
 from blan_facial.data.lfwa import load_lfwa
+from blan_facial.train import main
 
 NAMES = [f"Some_Person\\Some_Person_{index:04d}.jpg" for index in range(1, 7)]
 ATTRIBUTES = ["5 o Clock Shadow", "Bald ", "Wearing_Hat"]
@@ -192,3 +194,12 @@ def test_an_index_out_of_range_is_refused(root, value):
         f"{path}: indices_img_train must hold whole numbers from 1 to 6, the number of names, got {value}. "
         "Take both .mat files from the same download.",
     )
+
+
+def test_a_model_trains_on_it_without_a_validation_split(root, capsys):
+    options = ["--preset", "lfwa", "--data-root", str(root), "--output", str(root / "run"), "--encoder-weights", "None"]
+    options += ["--image-size", "32", "--width", "4", "--blocks", "1", "1", "1", "1", "--summary-channels", "8"]
+    assert main([*options, "--epochs", "2", "--batch-size", "3", "--workers", "0", "--accelerator", "cpu"]) == 0
+    metrics = json.loads((root / "run" / "metrics.json").read_text())
+    assert (metrics["data"], metrics["images"]) == ("lfwa", 3)
+    assert "epoch 2/2" in capsys.readouterr().out
