@@ -188,7 +188,7 @@ class Trainer:
         while self.position.step < end:
             started = time.perf_counter()
             batch = next(batches)
-            if len(batch.images) >= min(2, self.config.batch_size):  # corrupt images may leave too few to train on
+            if len(batch.images) >= 2:  # corrupt images may leave too few to train on
                 self._train_step(batch)
             step, images, skipped, seconds = self.position
             self.position = Position(
