@@ -77,7 +77,7 @@ class AdaptiveScoreFusion(nn.Module):
 
     def _stack(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
         owner = "AdaptiveScoreFusion"
-        if not isinstance(scores, Tensor | Sequence) or (isinstance(scores, Tensor) and scores.ndim == 0):
+        if scores.ndim == 0 if isinstance(scores, Tensor) else not isinstance(scores, Sequence):
             raise TypeError(
                 f"{owner}: scores must be a tensor or a sequence of tensors, got {type(scores).__name__}. "
                 "Pass one (B, N, classes) tensor a level, or all stacked along a first axis."
