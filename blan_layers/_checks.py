@@ -6,9 +6,14 @@ cost no synchronisation and trace away under ``torch.compile`` and ``torch.expor
 
 import operator
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+
+Backend: TypeAlias = Literal["auto", "reference", "blocked"]
+
+BACKENDS: tuple[Backend, ...] = ("auto", "reference", "blocked")
 
 
 def positive_int(owner: str, name: str, value: object) -> int:

@@ -17,7 +17,8 @@ OWN = "blan_layers"
 
 # Everything a part may import; what is shared by all of them is named below.
 ALLOWED = {
-    "functional": set(),
+    "kernels": set(),
+    "functional": {"kernels"},
     "attention": {"functional"},
     "mutual_information": {"functional"},
     "fusion": {"functional"},

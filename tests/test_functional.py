@@ -77,13 +77,15 @@ def test_tied_maxima_over_channels_share_the_gradient_equally() -> None:
 
 COMPOSITE = (
     "reduction_ratio=None, hidden_channels=None, pools=('avg', 'max'), kernel_size=7, arrangement='channel-spatial', "
-    "form='cbam', spatial_dims=2, norm=None, bias=True, device=None, dtype=None"
+    "form='cbam', spatial_dims=2, norm=None, bias=True, backend='auto', device=None, dtype=None"
 )
 PUBLISHED = {
     "ChannelAttention": "channels, *, reduction_ratio=None, hidden_channels=None, pools=('avg', 'max'), form='cbam', "
-    "bias=True, device=None, dtype=None",
-    "SqueezeExcitation": "channels, *, reduction_ratio=None, hidden_channels=None, bias=True, device=None, dtype=None",
-    "SpatialAttention": "kernel_size=7, *, spatial_dims=2, norm=None, bias=False, device=None, dtype=None",
+    "bias=True, backend='auto', device=None, dtype=None",
+    "SqueezeExcitation": "channels, *, reduction_ratio=None, hidden_channels=None, bias=True, backend='auto', "
+    "device=None, dtype=None",
+    "SpatialAttention": "kernel_size=7, *, spatial_dims=2, norm=None, bias=False, backend='auto', device=None, "
+    "dtype=None",
     "CBAM": f"channels, *, {COMPOSITE}",
     "RDAM": "channels, *, decoder_channels=None, conv_kernel_size=3, conv_norm=None, conv_activation=None, "
     f"{COMPOSITE}",

@@ -42,6 +42,8 @@ class CBAM(nn.Module):
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
         bias: Whether the channel MLP has biases; the spatial convolution has none.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -79,6 +81,7 @@ class CBAM(nn.Module):
         spatial_dims: int = 2,
         norm: NormFactory | None = None,
         bias: bool = True,
+        backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -87,7 +90,9 @@ class CBAM(nn.Module):
         check_dual_attention(
             "CBAM", channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims
         )
+        _checks.choice("CBAM", "backend", backend, _checks.BACKENDS)
         self.arrangement = arrangement
+        self.backend = backend
         self.channel = ChannelAttention(
             channels,
             reduction_ratio=reduction_ratio,
@@ -114,7 +119,7 @@ class CBAM(nn.Module):
     def forward_with_maps(self, x: Tensor) -> DualAttentionMaps:
         """Gate ``x`` and return both gates as well."""
         _checks.feature_map("CBAM", "x", x, self.channels, self.spatial.spatial_dims)
-        return apply_dual_attention(x, self.channel, self.spatial, self.arrangement)
+        return apply_dual_attention("CBAM", x, self.channel, self.spatial, self.arrangement, self.backend)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
@@ -141,12 +146,14 @@ def check_dual_attention(
 
 
 def apply_dual_attention(
+    owner: str,
     x: Tensor,
     channel: ChannelAttention,
     spatial: SpatialAttention,
     arrangement: Arrangement,
+    backend: _checks.Backend,
     residual: Tensor | None = None,
 ) -> DualAttentionMaps:
     """Gate a map by both modules, add the residual if there is one, and return the gates as well."""
-    gated = gate_both(x, channel.mlp, spatial.score, channel.pools, arrangement, channel.form, residual)
-    return DualAttentionMaps(*gated)
+    gates = channel.mlp, spatial.score, channel.pools
+    return DualAttentionMaps(*gate_both(owner, x, *gates, arrangement, channel.form, residual, backend))

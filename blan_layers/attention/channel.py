@@ -38,6 +38,8 @@ class ChannelAttention(nn.Module):
         pools: Which of "avg" and "max" feed the gate; their branches are added.
         form: "cbam" or "printed"; "printed" needs both pools.
         bias: Whether the MLP's layers have biases.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -71,6 +73,7 @@ class ChannelAttention(nn.Module):
         pools: Sequence[Pool] = POOLS,
         form: Form = "cbam",
         bias: bool = True,
+        backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -79,8 +82,10 @@ class ChannelAttention(nn.Module):
         self.channels = _checks.positive_int(owner, "channels", channels)
         hidden = _checks.hidden_width(owner, self.channels, reduction_ratio, hidden_channels, default_ratio=16)
         check_pools(owner, pools, form)
+        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
         self.pools = tuple(pools)
         self.form = form
+        self.backend = backend
         self.fc1 = nn.Linear(self.channels, hidden, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, self.channels, bias=bias, device=device, dtype=dtype)
         self.reset_parameters()
@@ -96,8 +101,9 @@ class ChannelAttention(nn.Module):
 
     def forward_with_maps(self, x: Tensor) -> ChannelAttentionMaps:
         """Gate the channels of ``x`` and return the gate as well."""
-        _checks.feature_map(type(self).__name__, "x", x, self.channels)
-        return ChannelAttentionMaps(*gate_channels(x, self.mlp, self.pools, self.form))
+        owner = type(self).__name__
+        _checks.feature_map(owner, "x", x, self.channels)
+        return ChannelAttentionMaps(*gate_channels(owner, x, self.mlp, self.pools, self.form, self.backend))
 
     def mlp(self, pooled: Tensor) -> Tensor:
         """Apply the shared perceptron to pooled features (..., C)."""
@@ -119,6 +125,8 @@ class SqueezeExcitation(ChannelAttention):
         reduction_ratio: Channels divided by the hidden width, which is never below 1; None means 16.
         hidden_channels: The hidden width itself, instead of its ratio.
         bias: Whether the two layers have biases.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -146,6 +154,7 @@ class SqueezeExcitation(ChannelAttention):
         reduction_ratio: int | None = None,
         hidden_channels: int | None = None,
         bias: bool = True,
+        backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -155,6 +164,7 @@ class SqueezeExcitation(ChannelAttention):
             hidden_channels=hidden_channels,
             pools=("avg",),
             bias=bias,
+            backend=backend,
             device=device,
             dtype=dtype,
         )

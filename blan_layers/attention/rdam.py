@@ -42,6 +42,8 @@ class RDAM(nn.Module):
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
         bias: Whether the channel MLP has biases; the joining convolution has one, the spatial one has none.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -83,6 +85,7 @@ class RDAM(nn.Module):
         spatial_dims: int = 2,
         norm: NormFactory | None = None,
         bias: bool = True,
+        backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -98,7 +101,9 @@ class RDAM(nn.Module):
         check_dual_attention(
             owner, channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims
         )
+        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
         self.arrangement = arrangement
+        self.backend = backend
         self.conv = same_convolution(
             self.channels + self.decoder_channels,
             self.channels,
@@ -154,7 +159,9 @@ class RDAM(nn.Module):
         for module in (self.conv_norm, self.conv_activation):
             if module is not None:
                 x = module(x)
-        return apply_dual_attention(x, self.channel, self.spatial, self.arrangement, encoder_features)
+        return apply_dual_attention(
+            owner, x, self.channel, self.spatial, self.arrangement, self.backend, encoder_features
+        )
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

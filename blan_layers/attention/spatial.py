@@ -35,6 +35,8 @@ class SpatialAttention(nn.Module):
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm between convolution and sigmoid; None means no norm.
         bias: Whether the convolution has a bias.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -66,6 +68,7 @@ class SpatialAttention(nn.Module):
         spatial_dims: int = 2,
         norm: NormFactory | None = None,
         bias: bool = False,
+        backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -73,6 +76,8 @@ class SpatialAttention(nn.Module):
         owner = "SpatialAttention"
         self.kernel_size = _checks.odd_int(owner, "kernel_size", kernel_size)
         self.spatial_dims = check_spatial_dims(owner, spatial_dims)
+        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
+        self.backend = backend
         self.conv = same_convolution(2, 1, self.kernel_size, self.spatial_dims, bias=bias, device=device, dtype=dtype)
         self.norm = None if norm is None else build(owner, "norm", norm, 1, device=device, dtype=dtype)
         he_normal_(self.conv)
@@ -89,8 +94,9 @@ class SpatialAttention(nn.Module):
 
     def forward_with_maps(self, x: Tensor) -> SpatialAttentionMaps:
         """Gate the locations of ``x`` and return the gate as well."""
-        _checks.feature_map("SpatialAttention", "x", x, None, self.spatial_dims)
-        return SpatialAttentionMaps(*gate_locations(x, self.score))
+        owner = "SpatialAttention"
+        _checks.feature_map(owner, "x", x, None, self.spatial_dims)
+        return SpatialAttentionMaps(*gate_locations(owner, x, self.score, self.backend))
 
     def score(self, pooled: Tensor) -> Tensor:
         """Apply convolution and norm to the two pooled maps (B, 2, *S), and return the gate's logits (B, 1, *S)."""

@@ -2,7 +2,8 @@
 
 The public functions take weights. The modules keep their multi-layer perceptron and their convolution as ordinary
 submodules and hand them, as callables, to the passes over the large map that both share: :func:`gate_channels`,
-:func:`gate_locations` and :func:`gate_both`.
+:func:`gate_locations` and :func:`gate_both`. Those are plain operations, or the blocked ones of
+:mod:`blan_layers.kernels` where these are faster.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.kernels import attention as blocked
+from blan_layers.kernels.blocks import core_cache_bytes
+from blan_layers.kernels.choice import supports_blocks, takes_blocks
 
 Pool: TypeAlias = Literal["avg", "max"]
 Form: TypeAlias = Literal["cbam", "printed"]
@@ -37,6 +41,7 @@ def channel_attention(
     *,
     pools: Sequence[Pool] = POOLS,
     form: Form = "cbam",
+    backend: _checks.Backend = "auto",
 ) -> Tensor:
     r"""Gate the channels of a map by what its spatial pools say of them.
 
@@ -54,14 +59,16 @@ def channel_attention(
         b2: Its bias, or None.
         pools: Which of "avg" and "max" feed the gate; their branches are added.
         form: "cbam" or "printed"; "printed" needs both pools.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
 
     Shape:
         x (B, C, \*S) with any number of spatial axes, w1 (hidden, C), b1 (hidden,), w2 (C, hidden), b2 (C,) -> as x.
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` does not fit ``w1``, ``w2`` does not, or ``pools`` or ``form`` is unknown or contradicts the
-            other.
+        ValueError: ``x`` does not fit ``w1``, ``w2`` does not, ``pools`` or ``form`` is unknown or contradicts the
+            other, or ``backend`` is unknown or cannot be taken.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN", Pattern
@@ -74,14 +81,22 @@ def channel_attention(
         torch.Size([2, 8, 5, 7])
     """
     owner = "channel_attention"
+    _checks.choice(owner, "backend", backend, _checks.BACKENDS)
     check_pools(owner, pools, form)
     _check_mlp(owner, w1, w2)
     _checks.feature_map(owner, "x", x, w1.shape[1])
-    output, _ = gate_channels(x, partial(_mlp, w1, b1, w2, b2), pools, form)
+    output, _ = gate_channels(owner, x, partial(_mlp, w1, b1, w2, b2), pools, form, backend)
     return output
 
 
-def spatial_attention(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, norm: Layer | None = None) -> Tensor:
+def spatial_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm: Layer | None = None,
+    backend: _checks.Backend = "auto",
+) -> Tensor:
     r"""Gate the locations of a map by what its channel pools say of them.
 
     ``x * sigmoid(norm(conv([mean_c(x); max_c(x)])))``; the maps stand in the order of the BLAN paper's Eq. 3, average
@@ -92,13 +107,16 @@ def spatial_attention(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
         weight: Weight of the convolution from the two pooled maps to one, of odd kernel sizes.
         bias: Its bias, or None.
         norm: Applied to the one-channel map before the sigmoid, or None.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
 
     Shape:
         x (B, C, \*S) with 1, 2 or 3 spatial axes, weight (1, 2, \*kernel), bias (1,) -> as x.
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` has not as many spatial axes as the kernel, or a kernel size is even.
+        ValueError: ``x`` has not as many spatial axes as the kernel, a kernel size is even, or ``backend`` is unknown
+            or cannot be taken.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.2; Zheng et al., "BLAN", Pattern
@@ -110,8 +128,9 @@ def spatial_attention(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
         torch.Size([2, 8, 5, 6])
     """
     owner = "spatial_attention"
+    _checks.choice(owner, "backend", backend, _checks.BACKENDS)
     conv = _convolution(owner, x, weight, bias, norm)
-    output, _ = gate_locations(x, conv)
+    output, _ = gate_locations(owner, x, conv, backend)
     return output
 
 
@@ -129,6 +148,7 @@ def dual_attention(
     form: Form = "cbam",
     norm: Layer | None = None,
     residual: Tensor | None = None,
+    backend: _checks.Backend = "auto",
 ) -> Tensor:
     r"""Gate a map by channel and by location, and add a residual.
 
@@ -148,6 +168,8 @@ def dual_attention(
         form: "cbam" or "printed", see :func:`channel_attention`.
         norm: Applied to the spatial map before its sigmoid, or None.
         residual: Added to the gated map, or None.
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
+            stay in the CPU's cache, differentiable once).
 
     Shape:
         x (B, C, \*S) with 1, 2 or 3 spatial axes, weights as in :func:`channel_attention` and
@@ -156,7 +178,7 @@ def dual_attention(
     Raises:
         TypeError: ``x`` or ``residual`` is not a floating-point tensor.
         ValueError: ``x`` does not fit the weights, ``residual`` does not have the shape of ``x``, or ``pools``,
-            ``arrangement`` or ``form`` is unknown or contradicts another.
+            ``arrangement`` or ``form`` is unknown or contradicts another, or ``backend`` is unknown or cannot be taken.
 
     Reference:
         Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eqs. 2 and 3, Table 5.
@@ -169,6 +191,7 @@ def dual_attention(
         torch.Size([2, 8, 5, 6])
     """
     owner = "dual_attention"
+    _checks.choice(owner, "backend", backend, _checks.BACKENDS)
     check_pools(owner, pools, form)
     _checks.choice(owner, "arrangement", arrangement, ARRANGEMENTS)
     _check_mlp(owner, w1, w2)
@@ -177,7 +200,8 @@ def dual_attention(
     if residual is not None:
         _checks.feature_map(owner, "residual", residual, x.shape[1])
         _checks.same_layout(owner, "x", x, "residual", residual)
-    output, _, _ = gate_both(x, partial(_mlp, w1, b1, w2, b2), conv, pools, arrangement, form, residual)
+    mlp = partial(_mlp, w1, b1, w2, b2)
+    output, _, _ = gate_both(owner, x, mlp, conv, pools, arrangement, form, residual, backend)
     return output
 
 
@@ -194,50 +218,117 @@ def check_pools(owner: str, pools: Sequence[Pool], form: Form) -> None:
         raise ValueError(f"{owner}: form='printed' needs both pools, got {pools!r}. Pass pools=('avg', 'max').")
 
 
-def gate_channels(x: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form) -> tuple[Tensor, Tensor]:
+def gate_channels(
+    owner: str, x: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form, backend: _checks.Backend
+) -> tuple[Tensor, Tensor]:
     """Return the map gated by channel, and its gate (B, C, 1, ...)."""
-    axes = tuple(range(2, x.ndim))
-    logits = mlp(torch.stack([x.mean(axes) if pool == "avg" else x.amax(axes) for pool in pools]))
-    logits = at_least_float32(logits).reshape(*logits.shape, *(1 for _ in axes))
-    if form == "cbam":
-        gate = torch.sigmoid(logits.sum(0)).to(x.dtype)
-        return x * gate, gate
-    gate = torch.sigmoid(logits[pools.index("avg")]).to(x.dtype)
-    return x * gate + logits[pools.index("max")].to(x.dtype), gate
+    if not _in_blocks(owner, backend, x):
+        return _plain_channels(x, mlp, pools, form)
+    shape, x = x.shape, x.flatten(2)
+    pooled, x = blocked.PoolSpace.apply(x, None, pools)
+    gate, shift = _channel_gate(pooled, mlp, pools, form, x)
+    return blocked.Gate.apply(x, gate, shift, None, None).view(shape), _with_axes(gate, len(shape))
 
 
-def gate_locations(x: Tensor, conv: Layer) -> tuple[Tensor, Tensor]:
+def gate_locations(owner: str, x: Tensor, conv: Layer, backend: _checks.Backend) -> tuple[Tensor, Tensor]:
     """Return the map gated by location, and its gate (B, 1, *S)."""
-    gate = _location_gate(x, conv)
-    return x * gate, gate
+    if not _in_blocks(owner, backend, x):
+        gate = _location_gate(_plain_channel_pools(x), conv, x)
+        return x * gate, gate
+    shape, x = x.shape, x.flatten(2)
+    maps, x = blocked.PoolChannels.apply(x, None, None)
+    gate = _location_gate(maps.unflatten(2, shape[2:]), conv, x)
+    return blocked.Gate.apply(x, None, None, gate.flatten(2), None).view(shape), gate
 
 
 def gate_both(
+    owner: str,
     x: Tensor,
     mlp: Layer,
     conv: Layer,
     pools: Sequence[Pool],
     arrangement: Arrangement,
     form: Form,
-    residual: Tensor | None = None,
+    residual: Tensor | None,
+    backend: _checks.Backend,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the map gated by both, plus the residual, and the gates (B, C, 1, ...) and (B, 1, *S)."""
-    if arrangement == "channel-spatial":
-        output, channel_map = gate_channels(x, mlp, pools, form)
-        output, spatial_map = gate_locations(output, conv)
-    elif arrangement == "spatial-channel":
-        output, spatial_map = gate_locations(x, conv)
-        output, channel_map = gate_channels(output, mlp, pools, form)
+    if _in_blocks(owner, backend, x, residual):
+        return _gate_both_in_blocks(x, mlp, conv, pools, arrangement, form, residual)
+    if arrangement == "spatial-channel":
+        spatial_map = _location_gate(_plain_channel_pools(x), conv, x)
+        output, channel_map = _plain_channels(x * spatial_map, mlp, pools, form)
     else:
-        output, channel_map = gate_channels(x, mlp, pools, form)
-        spatial_map = _location_gate(x, conv)
+        output, channel_map = _plain_channels(x, mlp, pools, form)
+        looked_at = x if arrangement == "parallel" else output
+        spatial_map = _location_gate(_plain_channel_pools(looked_at), conv, x)
         output = output * spatial_map
     return output if residual is None else output + residual, channel_map, spatial_map
 
 
-def _location_gate(x: Tensor, conv: Layer) -> Tensor:
-    pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-    return torch.sigmoid(at_least_float32(conv(pooled))).to(x.dtype)
+def _gate_both_in_blocks(
+    x: Tensor,
+    mlp: Layer,
+    conv: Layer,
+    pools: Sequence[Pool],
+    arrangement: Arrangement,
+    form: Form,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape, x = x.shape, x.flatten(2)
+    added = None if residual is None else residual.flatten(2)
+    if arrangement == "spatial-channel":
+        maps, x = blocked.PoolChannels.apply(x, None, None)
+        spatial_map = _location_gate(maps.unflatten(2, shape[2:]), conv, x)
+        pooled, x = blocked.PoolSpace.apply(x, spatial_map.flatten(2), pools)
+        gate, shift = _channel_gate(pooled, mlp, pools, form, x)
+        output = blocked.Gate.apply(x, gate, None, spatial_map.flatten(2), added)
+        if shift is not None:
+            output = output + shift
+    else:
+        pooled, x = blocked.PoolSpace.apply(x, None, pools)
+        gate, shift = _channel_gate(pooled, mlp, pools, form, x)
+        maps, x = blocked.PoolChannels.apply(x, *((None, None) if arrangement == "parallel" else (gate, shift)))
+        spatial_map = _location_gate(maps.unflatten(2, shape[2:]), conv, x)
+        output = blocked.Gate.apply(x, gate, shift, spatial_map.flatten(2), added)
+    return output.view(shape), _with_axes(gate, len(shape)), spatial_map
+
+
+def _in_blocks(owner: str, backend: _checks.Backend, x: Tensor, residual: Tensor | None = None) -> bool:
+    """Tell whether the blocked way is taken: "auto" takes it for maps that leave a core's cache."""
+    supported = supports_blocks(x, residual)
+    return takes_blocks(owner, backend, supported, supported[0] and x.numel() * x.element_size() >= core_cache_bytes())
+
+
+def _plain_channels(x: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form) -> tuple[Tensor, Tensor]:
+    axes = tuple(range(2, x.ndim))
+    pooled = torch.stack([x.mean(axes) if pool == "avg" else x.amax(axes) for pool in pools])
+    gate, shift = _channel_gate(pooled, mlp, pools, form, x)
+    gate = _with_axes(gate, x.ndim)
+    return x * gate if shift is None else x * gate + _with_axes(shift, x.ndim), gate
+
+
+def _plain_channel_pools(x: Tensor) -> Tensor:
+    return torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+
+
+def _channel_gate(
+    pooled: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form, like: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gate (B, C, 1) of the pooled map (pools, B, C), and what the printed form adds beside it."""
+    logits = at_least_float32(mlp(pooled))[..., None]
+    if form == "cbam":
+        return torch.sigmoid(logits.sum(0)).to(like.dtype), None
+    return torch.sigmoid(logits[pools.index("avg")]).to(like.dtype), logits[pools.index("max")].to(like.dtype)
+
+
+def _location_gate(maps: Tensor, conv: Layer, like: Tensor) -> Tensor:
+    return torch.sigmoid(at_least_float32(conv(maps))).to(like.dtype)
+
+
+def _with_axes(gate: Tensor, ndim: int) -> Tensor:
+    """Return a channel gate (B, C, 1) with the map's number of axes."""
+    return gate.view(*gate.shape, *(1 for _ in range(ndim - 3)))
 
 
 def _mlp(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, pooled: Tensor) -> Tensor:

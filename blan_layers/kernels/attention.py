@@ -1,0 +1,196 @@
+"""The passes over the large map of the attention gates, in blocks that stay in the cache.
+
+Maps are (B, C, N), channel gates and shifts (B, C, 1), spatial gates (B, 1, N). The pools return the map as well, for
+the next pass to read: so the gradients of all passes meet in one tensor, to which each adds its own in place. That
+tensor is made by :class:`Gate`, which must be the last to read the map.
+
+The gradient of a maximum is shared equally among the tied elements, as by ``torch.amax``.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from blan_layers.kernels.blocks import blocks
+from blan_layers.kernels.once import Gradients, once_differentiable
+
+STEP = 64
+"""Elements that one step of PyTorch's reductions takes; shorter rows are reduced one by one, which is slow."""
+
+
+class PoolSpace(Function):
+    """Pools of ``x``, or of ``x * spatial_gate``, over locations: (pools, B, C), and ``x``.
+
+    The maximum is taken over rows of locations first. In the backward only the rows that hold it are looked at.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, spatial_gate: Tensor | None, pools: Sequence[str]) -> tuple[Tensor, Tensor]:
+        batch, channels, locations = x.shape
+        rows = row_split(locations)
+        pooled = x.new_empty(len(pools), batch, channels)
+        peaks = x.new_empty(batch, channels, rows[0])
+        for images, _ in blocks(x):
+            y = x[images] if spatial_gate is None else x[images] * spatial_gate[images]
+            for pool, target in zip(pools, pooled, strict=True):
+                if pool == "avg":
+                    torch.mean(y, 2, out=target[images])
+                else:
+                    torch.amax(y.unflatten(2, rows), 3, out=peaks[images])
+                    torch.amax(peaks[images], 2, out=target[images])
+        ctx.pools = pools
+        ctx.save_for_backward(x, spatial_gate, peaks if "max" in pools else None)
+        return pooled, x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        d_pooled, d_x = gradients
+        x, gate, peaks = ctx.saved_tensors
+        d_gate = None if gate is None else torch.zeros(gate.shape, dtype=x.dtype)
+        for pool, d_pool in zip(ctx.pools, d_pooled, strict=True):
+            if pool == "avg":
+                d_mean = d_pool[..., None] / x.shape[2]
+                _add_gated(d_x, d_mean, gate)
+                if d_gate is not None:
+                    d_gate.baddbmm_(d_mean.mT, x)
+            else:
+                _spread_over_rows(x, gate, peaks, d_pool, d_x, d_gate)
+        return d_x, d_gate, None
+
+
+class PoolChannels(Function):
+    """Mean and maximum of ``x``, or of ``x * channel_gate + shift``, over channels: (B, 2, N), and ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channel_gate: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+        maps = x.new_empty(x.shape[0], 2, x.shape[2])
+        for images, places in blocks(x):
+            y = _gated(x[images, :, places], channel_gate, shift, images)
+            torch.mean(y, 1, out=maps[images, 0, places])
+            torch.amax(y, 1, out=maps[images, 1, places])
+        ctx.save_for_backward(x, channel_gate, shift, maps)
+        return maps, x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        d_maps, d_x = gradients
+        x, gate, shift, maps = ctx.saved_tensors
+        d_gate, d_shift = (None if factor is None else torch.zeros_like(factor) for factor in (gate, shift))
+        for images, places in blocks(x):
+            part = x[images, :, places]
+            ties = torch.eq(_gated(part, gate, shift, images), maps[images, 1:, places]).to(x.dtype)
+            d_peak = d_maps[images, 1:, places] / ties.sum(1, keepdim=True)
+            d_y = torch.addcmul(d_maps[images, :1, places] / x.shape[1], ties, d_peak, out=ties)
+            _add_gated(d_x[images, :, places], d_y, None if gate is None else gate[images])
+            if d_shift is not None:
+                d_shift[images] += d_y.sum(2, keepdim=True)
+            if d_gate is not None:
+                d_gate[images] += d_y.mul_(part).sum(2, keepdim=True)
+        return d_x, d_gate, d_shift
+
+
+class Gate(Function):
+    """``(x * channel_gate + shift) * spatial_gate + residual``, of which all but ``x`` and one gate may be None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        channel_gate: Tensor | None,
+        shift: Tensor | None,
+        spatial_gate: Tensor | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        output = torch.empty_like(x)
+        for images, places in blocks(x):
+            part = output[images, :, places]
+            y = _gated(x[images, :, places], channel_gate, shift, images, out=part)
+            if spatial_gate is not None:
+                torch.mul(y, spatial_gate[images, :, places], out=part)
+            if residual is not None:
+                part += residual[images, :, places]
+        ctx.save_for_backward(x, channel_gate, shift, spatial_gate)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        (d_output,) = gradients
+        x, channel_gate, shift, spatial_gate = ctx.saved_tensors
+        d_x = torch.empty_like(x)
+        d_channel, d_shift, d_spatial = (
+            None if factor is None else torch.zeros_like(factor) for factor in (channel_gate, shift, spatial_gate)
+        )
+        for images, places in blocks(x):
+            d_out, d_part = d_output[images, :, places], d_x[images, :, places]
+            product = torch.mul(d_out, x[images, :, places], out=d_part)
+            spatial = None if spatial_gate is None else spatial_gate[images, :, places]
+            if d_channel is not None:
+                d_channel[images] += _sum_over_space(product, spatial)
+            if d_shift is not None:
+                d_shift[images] += _sum_over_space(d_out, spatial)
+            if d_spatial is not None:
+                d_gate = d_spatial[images, :, places]
+                d_gate += product.sum(1, keepdim=True) if channel_gate is None else channel_gate[images].mT @ product
+                if shift is not None:
+                    d_gate += shift[images].mT @ d_out
+            factors = [
+                factor
+                for factor in (spatial, None if channel_gate is None else channel_gate[images])
+                if factor is not None
+            ]
+            torch.mul(d_out, factors[0], out=d_part)
+            for factor in factors[1:]:
+                d_part *= factor
+        return d_x, d_channel, d_shift, d_spatial, d_output if ctx.needs_input_grad[4] else None
+
+
+@lru_cache(maxsize=64)
+def row_split(locations: int) -> tuple[int, int]:
+    """Return (rows, row length): the shortest rows of at least a reduction's step and the root of their number."""
+    shortest = min(locations, max(STEP, math.isqrt(locations)))
+    length = next(length for length in range(shortest, locations + 1) if locations % length == 0)
+    return locations // length, length
+
+
+def _gated(x: Tensor, gate: Tensor | None, shift: Tensor | None, images: slice, out: Tensor | None = None) -> Tensor:
+    if gate is None:
+        return x
+    if shift is None:
+        return torch.mul(x, gate[images], out=out)
+    return torch.addcmul(shift[images], x, gate[images], out=out)
+
+
+def _add_gated(target: Tensor, value: Tensor, gate: Tensor | None) -> None:
+    if gate is None:
+        target.add_(value)
+    else:
+        target.addcmul_(value, gate)
+
+
+def _sum_over_space(x: Tensor, gate: Tensor | None) -> Tensor:
+    return x.sum(2, keepdim=True) if gate is None else x @ gate.mT
+
+
+def _spread_over_rows(
+    x: Tensor, gate: Tensor | None, peaks: Tensor, d_peak: Tensor, d_x: Tensor, d_gate: Tensor | None
+) -> None:
+    """Add the gradient of the maxima over space to the elements that attain them, and to the gate's."""
+    shape = row_split(x.shape[2])
+    top = peaks.amax(2)
+    image, channel, row = (peaks == top[..., None]).nonzero(as_tuple=True)
+    values = x.unflatten(2, shape)[image, channel, row]
+    gates = None if gate is None else gate.unflatten(2, shape)[image, 0, row]
+    ties = (values if gates is None else values * gates) == top[image, channel, None]
+    count = torch.zeros_like(top).index_put_((image, channel), ties.sum(1).to(x.dtype), accumulate=True)
+    spread = ties * (d_peak / count)[image, channel, None]
+    d_x.unflatten(2, shape)[image, channel, row] += spread if gates is None else spread * gates
+    if d_gate is not None:
+        d_gate.view(-1, shape[1]).index_add_(0, image * shape[0] + row, spread * values)
