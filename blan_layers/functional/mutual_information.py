@@ -1,6 +1,7 @@
 """The split concat-and-convolve critic, and the objectives over a critic's logits."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.kernels.blocks import cache_bytes
+from blan_layers.kernels.choice import supports_blocks, takes_blocks
+from blan_layers.kernels.mutual_information import ContrastLoss
 
 
 def concat_conv_logits(
@@ -171,6 +175,71 @@ def score_projections(local: Tensor, per_image: Tensor, w2: Tensor, b2: Tensor, 
     per_location = per_image.reshape(per_image.shape[0], *(1 for _ in local.shape[1:-1]), per_image.shape[1])
     hidden = torch.relu(F.linear(torch.relu(local + per_location), w2, b2))
     return F.linear(hidden, w3, b3).squeeze(-1)
+
+
+def contrasts_in_blocks(
+    owner: str,
+    local_features: Tensor,
+    global_features: Tensor,
+    mask: Tensor | None,
+    layers: Sequence[Tensor] | None,
+    reduction: str,
+    backend: _checks.Backend,
+) -> bool:
+    """Tell whether :func:`contrast_sum` is to be taken, for the layers of a concat-and-convolve critic or None.
+
+    "auto" takes it where the hidden layers of real and fake pairs leave the cache.
+    """
+    if layers is None:
+        supported = False, "it knows ConcatConvCritic alone"
+    elif reduction == "none":
+        supported = False, "it forms gradients of a scalar and got reduction='none'"
+    elif mask is not None and mask.requires_grad:
+        supported = False, "it has no gradient for the mask"
+    else:
+        supported = supports_blocks(local_features, global_features, *layers)
+    return takes_blocks(owner, backend, supported, supported[0] and _outgrows_cache(local_features, layers))
+
+
+def contrast_sum(
+    local_features: Tensor,
+    global_features: Tensor,
+    indices: Tensor,
+    weights: Tensor | None,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    """Return the sum of ``softplus(-real) + softplus(fake)`` in one pass that keeps no activation.
+
+    Args:
+        local_features: Maps (B, C, *S).
+        global_features: Summaries (B, D).
+        indices: Whose summary (B,) makes each image's fake pairs.
+        weights: Weights of the locations (B, *S), or None.
+        w1: Weight of the first layer; this and those that follow as in :func:`concat_conv_logits`.
+        b1: Bias of the first layer.
+        w2: Weight of the second layer.
+        b2: Bias of the second layer.
+        w3: Weight of the third layer.
+        b3: Bias of the third layer.
+    """
+    channels = local_features.shape[1]
+    own = F.linear(global_features, w1[:, channels:], b1)
+    flat = None if weights is None else weights.flatten(1)
+    total: Tensor = ContrastLoss.apply(
+        local_features.flatten(2), own, own[indices], flat, w1[:, :channels], w2, b2, w3, b3
+    )
+    return total
+
+
+def _outgrows_cache(local_features: Tensor, layers: Sequence[Tensor] | None) -> bool:
+    """Tell whether a hidden layer of every pair is larger than the cache."""
+    pairs = 2 * local_features.shape[0] * local_features[0, 0].numel()
+    return layers is not None and pairs * layers[2].shape[0] * local_features.element_size() > cache_bytes()
 
 
 def _bce(owner: str, positive_logits: Tensor, negative_logits: Tensor) -> Tensor:

@@ -81,6 +81,11 @@ class ConcatConvCritic(nn.Module):
         layers = self._later_layers()
         return score_projections(local, per_image, *layers), score_projections(local, per_image[indices], *layers)
 
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        """Weight and bias of each layer, from the first to the last."""
+        return tuple(tensor for layer in (self.fc1, self.fc2, self.fc3) for tensor in (layer.weight, layer.bias))
+
     def _project(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
         check_pair("ConcatConvCritic", local_features, global_features, self.local_channels, self.global_channels)
         return project_pair(local_features, global_features, self.fc1.weight, self.fc1.bias)

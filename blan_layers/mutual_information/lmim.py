@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._init import reset
 from blan_layers.functional._precision import at_least_float32
-from blan_layers.functional.mutual_information import check_pair, softplus
+from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrasts_in_blocks, softplus
 from blan_layers.mutual_information.critics import ConcatConvCritic
 from blan_layers.mutual_information.negatives import shifted_indices
 
@@ -46,6 +46,9 @@ class LMIMLoss(nn.Module):
             :class:`ConcatConvCritic`. One that also has ``contrast(local_features, global_features, indices)``, as
             that class has, is asked for real and fake logits together.
         reduction: "mean" and "sum" give a scalar, "none" the loss at each location (B, \*S).
+        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (one pass over
+            blocks of locations that keeps no activation, differentiable once; for :class:`ConcatConvCritic` itself and
+            a scalar loss).
         device: Device of the critic's parameters.
         dtype: Floating dtype of the critic's parameters.
 
@@ -85,6 +88,7 @@ class LMIMLoss(nn.Module):
         negatives: Negatives = "shift",
         critic: nn.Module | None = None,
         reduction: Reduction = "mean",
+        backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -95,6 +99,8 @@ class LMIMLoss(nn.Module):
         _checks.choice(owner, "objective", objective, ("bce", "jsd"))
         _checks.choice(owner, "negatives", negatives, ("shift",))
         _checks.choice(owner, "reduction", reduction, ("mean", "sum", "none"))
+        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
+        self.backend = backend
         self.objective = objective
         self.negatives = negatives
         self.reduction = reduction
@@ -127,7 +133,12 @@ class LMIMLoss(nn.Module):
 
     def forward(self, local_features: Tensor, global_features: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the loss, weighed by ``mask`` (boolean or non-negative weights) if there is one."""
-        positive, negative = self._logits(local_features, global_features, mask, random=self.training)
+        local_features, indices = self._pairs(local_features, global_features, mask, random=self.training)
+        if layers := self._layers_for_blocks(local_features, global_features, mask):
+            weights = self._weights(mask, local_features, divides=self.reduction == "mean")
+            total = contrast_sum(local_features, global_features, indices, weights, *layers)
+            return self._reduced(total, local_features, weights)
+        positive, negative = self._logits(local_features, global_features, indices)
         weights = self._weights(mask, positive, divides=self.reduction == "mean")
         loss = softplus(-positive) + softplus(negative)
         if self.objective == "jsd":
@@ -167,16 +178,36 @@ class LMIMLoss(nn.Module):
             ValueError: As in :meth:`forward`, or ``estimator`` is unknown.
         """
         _checks.choice("LMIMLoss.estimate", "estimator", estimator, ("jsd", "positive_logit"))
-        positive, negative = self._logits(local_features, global_features, mask, random=False)
+        local_features, indices = self._pairs(local_features, global_features, mask, random=False)
+        positive, negative = self._logits(local_features, global_features, indices)
         weights = self._weights(mask, positive, divides=True)
         if estimator == "jsd":
             return 2 * math.log(2) - _mean(softplus(-positive) + softplus(negative), weights)
         return _mean(at_least_float32(positive), weights)
 
-    def _logits(
+    def _layers_for_blocks(
+        self, local_features: Tensor, global_features: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, ...] | None:
+        """Return the critic's layers if the pass over blocks is to be taken."""
+        critic = self.critic if type(self.critic) is ConcatConvCritic else None
+        layers = None if critic is None else critic.layers
+        features = local_features, global_features
+        if not contrasts_in_blocks("LMIMLoss", *features, mask, layers, self.reduction, self.backend):
+            return None
+        if critic is not None:  # one that was built for other channels says so, as without blocks
+            check_pair("ConcatConvCritic", *features, critic.local_channels, critic.global_channels)
+        return layers
+
+    def _reduced(self, total: Tensor, local_features: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the loss of this objective and reduction from the sum of the binary cross entropy."""
+        count = local_features[:, 0].numel() if weights is None else weights.sum()
+        offset = 2 * math.log(2) if self.objective == "jsd" else 0.0
+        return total / count - offset if self.reduction == "mean" else total - offset * count
+
+    def _pairs(
         self, local_features: Tensor, global_features: Tensor, mask: Tensor | None, *, random: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the critic's logits of the real pairs and of the fake ones, each (B, *S)."""
+        """Return the maps, zero where the mask is, and whose summary makes each image's fake pairs."""
         owner = "LMIMLoss"
         check_pair(owner, local_features, global_features, self.local_channels, self.global_channels)
         batch = local_features.shape[0]
@@ -185,16 +216,20 @@ class LMIMLoss(nn.Module):
                 f"{owner}: needs at least 2 images to form negative pairs, got a batch of {batch}. "
                 "Use drop_last=True in the DataLoader."
             )
-        locations = (batch, *local_features.shape[2:])
         if mask is not None:
-            self._check_mask(mask, locations)
+            self._check_mask(mask, (batch, *local_features.shape[2:]))
             local_features = local_features.masked_fill((mask == 0).unsqueeze(1), 0)  # whatever stands there, NaN too
-        indices = shifted_indices(batch, local_features.device, random=random)
+        return local_features, shifted_indices(batch, local_features.device, random=random)
+
+    def _logits(self, local_features: Tensor, global_features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the critic's logits of the real pairs and of the fake ones, each (B, *S)."""
+        owner = "LMIMLoss"
         if callable(contrast := getattr(self.critic, "contrast", None)):
             positive, negative = contrast(local_features, global_features, indices)
         else:
             positive = self.critic(local_features, global_features)
             negative = self.critic(local_features, global_features[indices])
+        locations = (local_features.shape[0], *local_features.shape[2:])
         for logits in (positive, negative):
             _checks.floating(owner, "the critic's logits", logits)
             if logits.shape != locations:
