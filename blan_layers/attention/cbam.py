@@ -53,7 +53,8 @@ class CBAM(nn.Module):
     Raises:
         TypeError: A number is not an int, ``norm`` makes no module, or the input is not a floating-point tensor.
         ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
-            ``form`` or ``arrangement`` is unknown or contradicts another, or the input is not (B, C, \*S).
+            ``form`` or ``arrangement`` is unknown or contradicts another, ``backend`` is unknown or cannot be taken, or
+            the input is not (B, C, \*S).
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018.

@@ -49,7 +49,8 @@ class ChannelAttention(nn.Module):
     Raises:
         TypeError: A number is not an int, or the input is not a floating-point tensor.
         ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools`` or
-            ``form`` is unknown or contradicts the other, or the input is not (B, C, \*S).
+            ``form`` is unknown or contradicts the other, ``backend`` is unknown or cannot be taken, or the input is not
+            (B, C, \*S).
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN:
@@ -135,8 +136,8 @@ class SqueezeExcitation(ChannelAttention):
 
     Raises:
         TypeError: A number is not an int, or the input is not a floating-point tensor.
-        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, or the input is not
-            (B, C, \*S).
+        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``backend`` is
+            unknown or cannot be taken, or the input is not (B, C, \*S).
 
     Reference:
         Hu et al., "Squeeze-and-excitation networks", CVPR 2018, Eqs. 2 to 4.

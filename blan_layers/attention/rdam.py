@@ -54,8 +54,8 @@ class RDAM(nn.Module):
         TypeError: A number is not an int, a norm or activation makes no module, or an input is not a floating-point
             tensor.
         ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
-            ``form`` or ``arrangement`` is unknown or contradicts another, an input has another number of channels or
-            axes, or the inputs differ in batch or spatial sizes.
+            ``form`` or ``arrangement`` is unknown or contradicts another, ``backend`` is unknown or cannot be
+            taken, an input has another number of channels or axes, or the inputs differ in batch or spatial sizes.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern

@@ -45,8 +45,8 @@ class SpatialAttention(nn.Module):
 
     Raises:
         TypeError: A number is not an int, ``norm`` makes no module, or the input is not a floating-point tensor.
-        ValueError: ``kernel_size`` is even or below 1, ``spatial_dims`` is not 1, 2 or 3, or the input does not have
-            that many spatial axes.
+        ValueError: ``kernel_size`` is even or below 1, ``spatial_dims`` is not 1, 2 or 3, the input does not have
+            that many spatial axes, or ``backend`` is unknown or cannot be taken.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.2; Zheng et al., "BLAN:

@@ -237,7 +237,7 @@ def gate_locations(owner: str, x: Tensor, conv: Layer, backend: _checks.Backend)
         return x * gate, gate
     shape, x = x.shape, x.flatten(2)
     maps, x = blocked.PoolChannels.apply(x, None, None)
-    gate = _location_gate(maps.unflatten(2, shape[2:]), conv, x)
+    gate = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
     return blocked.Gate.apply(x, None, None, gate.flatten(2), None).view(shape), gate
 
 
@@ -279,7 +279,7 @@ def _gate_both_in_blocks(
     added = None if residual is None else residual.flatten(2)
     if arrangement == "spatial-channel":
         maps, x = blocked.PoolChannels.apply(x, None, None)
-        spatial_map = _location_gate(maps.unflatten(2, shape[2:]), conv, x)
+        spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
         pooled, x = blocked.PoolSpace.apply(x, spatial_map.flatten(2), pools)
         gate, shift = _channel_gate(pooled, mlp, pools, form, x)
         output = blocked.Gate.apply(x, gate, None, spatial_map.flatten(2), added)
@@ -289,7 +289,7 @@ def _gate_both_in_blocks(
         pooled, x = blocked.PoolSpace.apply(x, None, pools)
         gate, shift = _channel_gate(pooled, mlp, pools, form, x)
         maps, x = blocked.PoolChannels.apply(x, *((None, None) if arrangement == "parallel" else (gate, shift)))
-        spatial_map = _location_gate(maps.unflatten(2, shape[2:]), conv, x)
+        spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
         output = blocked.Gate.apply(x, gate, shift, spatial_map.flatten(2), added)
     return output.view(shape), _with_axes(gate, len(shape)), spatial_map
 
@@ -324,6 +324,13 @@ def _channel_gate(
 
 def _location_gate(maps: Tensor, conv: Layer, like: Tensor) -> Tensor:
     return torch.sigmoid(at_least_float32(conv(maps))).to(like.dtype)
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """Return pooled maps in the layout in which a convolution of two channels has a much faster backward."""
+    if maps.ndim == 3:
+        return maps
+    return maps.contiguous(memory_format=torch.channels_last if maps.ndim == 4 else torch.channels_last_3d)
 
 
 def _with_axes(gate: Tensor, ndim: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from blan_layers.kernels.blocks import blocks
+from blan_layers.kernels.blocks import blocks, scratch
 from blan_layers.kernels.once import Gradients, once_differentiable
 
 STEP = 64
@@ -70,8 +70,9 @@ class PoolChannels(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, channel_gate: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor]:
         maps = x.new_empty(x.shape[0], 2, x.shape[2])
+        buffer = scratch(x)
         for images, places in blocks(x):
-            y = _gated(x[images, :, places], channel_gate, shift, images)
+            y = _gated(x[images, :, places], channel_gate, shift, images, buffer)
             torch.mean(y, 1, out=maps[images, 0, places])
             torch.amax(y, 1, out=maps[images, 1, places])
         ctx.save_for_backward(x, channel_gate, shift, maps)
@@ -83,9 +84,11 @@ class PoolChannels(Function):
         d_maps, d_x = gradients
         x, gate, shift, maps = ctx.saved_tensors
         d_gate, d_shift = (None if factor is None else torch.zeros_like(factor) for factor in (gate, shift))
+        buffer = scratch(x)
         for images, places in blocks(x):
             part = x[images, :, places]
-            ties = torch.eq(_gated(part, gate, shift, images), maps[images, 1:, places]).to(x.dtype)
+            y = _gated(part, gate, shift, images, buffer)
+            ties = torch.eq(y, maps[images, 1:, places], out=_fitting(buffer, part))
             d_peak = d_maps[images, 1:, places] / ties.sum(1, keepdim=True)
             d_y = torch.addcmul(d_maps[images, :1, places] / x.shape[1], ties, d_peak, out=ties)
             _add_gated(d_x[images, :, places], d_y, None if gate is None else gate[images])
@@ -111,7 +114,7 @@ class Gate(Function):
         output = torch.empty_like(x)
         for images, places in blocks(x):
             part = output[images, :, places]
-            y = _gated(x[images, :, places], channel_gate, shift, images, out=part)
+            y = _gated(x[images, :, places], channel_gate, shift, images, part)
             if spatial_gate is not None:
                 torch.mul(y, spatial_gate[images, :, places], out=part)
             if residual is not None:
@@ -160,9 +163,15 @@ def row_split(locations: int) -> tuple[int, int]:
     return locations // length, length
 
 
-def _gated(x: Tensor, gate: Tensor | None, shift: Tensor | None, images: slice, out: Tensor | None = None) -> Tensor:
+def _fitting(buffer: Tensor, part: Tensor) -> Tensor:
+    return buffer[: part.shape[0], :, : part.shape[2]]
+
+
+def _gated(x: Tensor, gate: Tensor | None, shift: Tensor | None, images: slice, buffer: Tensor) -> Tensor:
+    """Return ``x * gate + shift``, written to the buffer if there is a gate."""
     if gate is None:
         return x
+    out = _fitting(buffer, x)
     if shift is None:
         return torch.mul(x, gate[images], out=out)
     return torch.addcmul(shift[images], x, gate[images], out=out)

@@ -18,8 +18,11 @@ FALLBACK_BYTES = 2**20
 def core_cache_bytes() -> int:
     """Return the size of a core's second-level cache."""
     for cache in sorted(CACHES.glob("index*")):
-        if (cache / "level").read_text().strip() == "2":
-            size = (cache / "size").read_text().strip()
+        try:
+            level, size = ((cache / name).read_text().strip() for name in ("level", "size"))
+        except OSError:  # some systems list a cache and leave its size out
+            continue
+        if level == "2":
             return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
     return FALLBACK_BYTES
 
@@ -40,3 +43,9 @@ def blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
     for image in range(0, batch, images):
         for place in range(0, locations, places):
             yield slice(image, image + images), slice(place, place + places)
+
+
+def scratch(x: Tensor) -> Tensor:
+    """Return room for a block of a map, in the map's layout: fresh memory for each block would cost more than it."""
+    images, places = next(blocks(x), (slice(0), slice(0)))
+    return torch.empty_like(x[images, :, places])

@@ -60,8 +60,8 @@ class LMIMLoss(nn.Module):
             mask is neither boolean nor floating-point.
         ValueError: A number is below 1, a name is unknown, ``critic`` comes with ``hidden_channels``, ``device`` or
             ``dtype``, the inputs are not (B, C, \*S) and (B, D), the batch is of fewer than 2 images, or the mask has
-            another shape, negative or non-finite weights, or, where it divides, no finite sum above zero. The mask's
-            values are looked at in eager mode alone.
+            another shape, negative or non-finite weights, or, where it divides, no finite sum above zero, or
+            ``backend`` cannot be taken. The mask's values are looked at in eager mode alone.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern

@@ -1,0 +1,586 @@
+"""What the blocked way promises: the results of the plain one, less memory, and a clear word where it cannot."""
+
+import copy
+import inspect
+import io
+import itertools
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from blan_layers import CBAM, RDAM, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
+from blan_layers import functional as F
+from blan_layers.kernels import blocks
+from blan_layers.kernels.attention import row_split
+from blan_layers.kernels.mutual_information import ContrastLoss
+from tests.cases import CASES, Case
+
+CHOOSING = [case for case in CASES if "backend" in inspect.signature(case.factory).parameters]
+
+every_case = pytest.mark.parametrize("case", CHOOSING, ids=lambda case: case.name)
+both = pytest.mark.parametrize("backend", ["blocked", "reference"])
+
+
+def built(case: Case, backend: str, dtype: torch.dtype = torch.float64) -> Any:
+    torch.manual_seed(0)
+    module = case.factory(device="cpu", dtype=dtype, backend=backend)
+    for parameter in module.parameters():  # biases start at zero, where they could hide
+        nn.init.normal_(parameter, std=0.5)
+    return module.eval()
+
+
+def with_gradients(run: Callable[..., Tensor], module: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    output = run(*inputs)
+    weight = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype).reshape(output.shape)
+    return [output, *torch.autograd.grad((output * weight).sum(), [*inputs, *module.parameters()])]
+
+
+@pytest.fixture(params=["one block", "many blocks"])
+def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's cache, and one so small that every image is cut into parts."""
+    if request.param == "many blocks":
+        monkeypatch.setattr(blocks, "core_cache_bytes", lambda: 6 * 8 * 4)
+
+
+@pytest.mark.usefixtures("cache")
+@every_case
+@both
+@pytest.mark.parametrize("size", ["odd", "one", "even", "long"])
+def test_equals_the_literal_twin(case: Case, backend: str, size: str) -> None:
+    axes = case.spatial_dims
+    shape = {"odd": case.size, "one": (1,) * axes, "even": (4,) * axes, "long": (2,) * (axes - 1) + (67,)}[size]
+    module = built(case, backend)
+    for batch in {case.min_batch, 3}:
+        inputs = [x.requires_grad_() for x in case.inputs(torch.float64, batch=batch, size=shape)]
+        ours = with_gradients(module, module, inputs)
+        truth = with_gradients(lambda *x: case.reference(module, *x), module, inputs)
+        for our, true in zip(ours, truth, strict=True):
+            torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+
+
+@every_case
+@both
+def test_float32_keeps_five_digits_of_values_and_four_of_gradients(case: Case, backend: str) -> None:
+    module, exact = built(case, backend, torch.float32), built(case, "reference")
+    exact.load_state_dict(module.state_dict())
+    inputs = case.inputs()
+    ours = with_gradients(module, module, [x.requires_grad_() for x in inputs])
+    truth = with_gradients(exact, exact, [x.detach().double().requires_grad_() for x in inputs])
+    for our, true, tolerance in zip(ours, truth, itertools.chain([1e-5], itertools.repeat(1e-4)), strict=False):
+        assert (our - true).abs().max() <= tolerance * true.abs().max().clamp_min(1e-3)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("case", [c for c in CHOOSING if c.spatial_dims == 2], ids=lambda case: case.name)
+def test_ties_and_layouts_change_nothing(case: Case) -> None:
+    blocked, plain = built(case, "blocked"), built(case, "reference")
+    tied = [x.mul(1.5).round() for x in case.inputs(torch.float64, size=(6, 13))]
+    expected = with_gradients(plain, plain, [x.requires_grad_() for x in tied])
+    layouts: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x,
+        lambda x: x.to(memory_format=torch.channels_last) if x.ndim == 4 else x,
+        lambda x: torch.stack([x, x], -1)[..., 0],
+        lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    ]
+    for layout in layouts:
+        inputs = [layout(x.detach()).requires_grad_() for x in tied]
+        for our, true in zip(with_gradients(blocked, blocked, inputs), expected, strict=True):
+            torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+
+
+@every_case
+def test_gates_and_losses_differentiate_to_any_single_input(case: Case) -> None:
+    module, plain = built(case, "blocked"), built(case, "reference")
+    inputs = case.inputs(torch.float64)
+    for wanted in [*inputs, *module.parameters()]:
+        module.requires_grad_(requires_grad=False)
+        wanted.requires_grad_()
+        output = module(*inputs)
+        (ours,) = torch.autograd.grad(output.square().sum(), wanted)
+        names = [name for name, p in module.named_parameters() if p is wanted]
+        target = plain.get_parameter(names[0]) if names else wanted
+        (true,) = torch.autograd.grad(plain(*inputs).square().sum(), target)
+        torch.testing.assert_close(ours, true, rtol=1e-10, atol=1e-11)
+        wanted.requires_grad_(requires_grad=False)
+
+
+def saved_sizes(run: Callable[[], object]) -> list[int]:
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return list(seen.values())
+
+
+@every_case
+def test_nothing_is_stored_without_gradients_and_the_values_are_the_same(case: Case) -> None:
+    module, inputs = built(case, "blocked"), case.inputs(torch.float64)
+    with torch.no_grad():
+        assert saved_sizes(lambda: module(*inputs)) == []
+        assert torch.equal(module(*inputs), module(*inputs))
+    with torch.inference_mode():
+        output = module(*inputs)
+    assert torch.equal(output, module(*inputs))
+
+
+@pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
+def test_the_gates_keep_one_map(arrangement: Any) -> None:
+    x = torch.randn(2, 16, 32, 32, requires_grad=True)
+    cbam = CBAM(16, arrangement=arrangement, backend="blocked")
+    assert [size for size in saved_sizes(lambda: cbam(x)) if size >= x.numel() // 4] == [x.numel()]
+
+
+def test_the_loss_keeps_no_activation() -> None:
+    x, summary = torch.randn(2, 4, 16, 16, requires_grad=True), torch.randn(2, 4)
+    loss = LMIMLoss(4, 4, hidden_channels=64, backend="blocked")
+    assert max(saved_sizes(lambda: loss(x, summary))) < 2 * 16 * 16 * 64
+    assert max(saved_sizes(lambda: LMIMLoss(4, 4, hidden_channels=64, backend="reference")(x, summary))) == 2**15
+
+
+def test_a_scaled_loss_scales_its_gradients_each_time_it_is_asked() -> None:
+    x, summary = torch.randn(3, 6, 5, dtype=torch.float64, requires_grad=True), torch.randn(3, 4, dtype=torch.float64)
+    loss = LMIMLoss(6, 4, hidden_channels=8, backend="blocked", dtype=torch.float64).eval()
+    value = loss(x, summary)
+    (once,) = torch.autograd.grad(value, x, retain_graph=True)
+    (thrice,) = torch.autograd.grad(3 * value, x)
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", ["boolean", "weights"])
+@pytest.mark.usefixtures("cache")
+def test_a_mask_weighs_the_blocked_loss_as_the_plain_one(reduction: Any, kind: str) -> None:
+    torch.manual_seed(0)
+    x, summary = torch.randn(3, 6, 5, 7, dtype=torch.float64, requires_grad=True), torch.randn(3, 4).double()
+    weights = torch.rand(3, 5, 7, dtype=torch.float64)
+    mask = weights > 0.5 if kind == "boolean" else weights
+    loss = LMIMLoss(6, 4, hidden_channels=8, objective="jsd", reduction=reduction, dtype=torch.float64).eval()
+    results = []
+    for loss.backend in ("blocked", "reference"):
+        value = loss(x, summary, mask=mask)
+        results.append([value, *torch.autograd.grad(value, [x, *loss.parameters()])])
+    for our, true in zip(*results, strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+
+
+@every_case
+def test_a_second_derivative_is_refused_by_name(case: Case) -> None:
+    module = built(case, "blocked")
+    inputs = [x.requires_grad_() for x in case.inputs(torch.float64)]
+    (gradient,) = torch.autograd.grad(module(*inputs).square().sum(), inputs[0], create_graph=True)
+    message = (
+        "blan_layers: the blocked operations can be differentiated once, got a second derivative. "
+        'Pass backend="reference".'
+    )
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+        gradient.square().sum().backward()
+
+
+X = torch.randn(2, 8, 4, 4)
+T = torch.randn(2, 4)
+REMEDY = "Use backend='auto' or backend='reference'."
+
+
+class Sealed(Tensor):
+    """A tensor subclass, whose storage is not ours to read."""
+
+
+def lmim(**options: Any) -> LMIMLoss:
+    return LMIMLoss(8, 4, hidden_channels=3, backend="blocked", **options)
+
+
+def refuses(run: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        run()
+
+
+@pytest.mark.parametrize(("run", "owner", "reason"), [
+    (
+        lambda: ChannelAttention(8, dtype=torch.float16, backend="blocked")(X.half()),
+        "ChannelAttention",
+        "it computes in float32 or float64 and got torch.float16",
+    ),
+    (
+        lambda: RDAM(8, backend="blocked", device="meta")(X.to("meta"), X.to("meta")),
+        "RDAM",
+        "it runs on the CPU and got a tensor on meta",
+    ),
+    (
+        lambda: SpatialAttention(backend="blocked")(X.as_subclass(Sealed)),
+        "SpatialAttention",
+        "it takes plain tensors and got Sealed",
+    ),
+    (
+        lambda: F.dual_attention(X, torch.zeros(4, 8), None, torch.zeros(8, 4), None, torch.zeros(1, 2, 3, 3),
+                                 residual=X.double(), backend="blocked"),
+        "dual_attention",
+        "it computes in one dtype and got torch.float32 and torch.float64",
+    ),
+    (
+        lambda: torch.func.vmap(CBAM(8, backend="blocked"))(X[None]),
+        "CBAM",
+        "a torch.func transform needs the plain operations",
+    ),
+    (lambda: lmim(reduction="none")(X, T), "LMIMLoss", "it forms gradients of a scalar and got reduction='none'"),
+    (
+        lambda: lmim()(X, T, mask=torch.ones(2, 4, 4, requires_grad=True)),
+        "LMIMLoss",
+        "it has no gradient for the mask",
+    ),
+    (lambda: LMIMLoss(8, 4, critic=Dot(), backend="blocked")(X, T), "LMIMLoss", "it knows ConcatConvCritic alone"),
+])  # fmt: skip
+def test_a_forced_way_that_cannot_be_taken_is_refused_with_the_reason(
+    run: Callable[[], object], owner: str, reason: str
+) -> None:
+    refuses(run, f"{owner}: backend='blocked' cannot be taken here, {reason}. {REMEDY}")
+
+
+class Dot(nn.Module):
+    """A critic of a user's own."""
+
+    def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
+        return local_features[:, 0]
+
+
+def test_states_that_need_the_plain_operations_refuse_the_forced_way() -> None:
+    attention = ChannelAttention(8, backend="blocked")
+    words = "ChannelAttention: backend='blocked' cannot be taken here, "
+    with torch.autocast("cpu"):
+        refuses(lambda: attention(X), f"{words}autocast is enabled. {REMEDY}")
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, X)
+        refuses(lambda: attention(dual), f"{words}forward-mode differentiation needs the plain operations. {REMEDY}")
+
+
+@pytest.mark.parametrize("build", [
+    lambda backend: ChannelAttention(8, backend=backend),
+    lambda backend: SpatialAttention(backend=backend),
+    lambda backend: CBAM(8, backend=backend),
+    lambda backend: RDAM(8, backend=backend),
+    lambda backend: LMIMLoss(8, 4, backend=backend),
+    lambda backend: F.channel_attention(X, torch.zeros(4, 8), None, torch.zeros(8, 4), None, backend=backend),
+])  # fmt: skip
+def test_an_unknown_way_is_refused_with_those_that_exist(build: Callable[[str], object]) -> None:
+    message = "backend must be one of 'auto', 'reference', 'blocked', got 'triton'. Pass one of those."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build("triton")
+
+
+def takes(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object], function: Any) -> bool:
+    taken: list[bool] = []
+    original = function.apply
+
+    def apply(*arguments: object) -> object:
+        taken.append(True)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(function, "apply", apply)
+        run()
+    return bool(taken)
+
+
+def test_the_automatic_choice_takes_blocks_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "core_cache_bytes", lambda: 2**14)
+    loss, summary = LMIMLoss(4, 4, hidden_channels=16), torch.randn(2, 4)
+    small, large = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 16, 16)
+    assert not takes(monkeypatch, lambda: loss(small, summary), ContrastLoss)
+    assert takes(monkeypatch, lambda: loss(large, summary), ContrastLoss)
+    monkeypatch.undo()
+    assert not takes(monkeypatch, lambda: loss(large, summary), ContrastLoss)
+
+
+def test_automatic_choice_leaves_transforms_and_forward_mode_to_the_plain_operations() -> None:
+    cbam, x = CBAM(32, dtype=torch.float64), torch.randn(2, 32, 96, 96, dtype=torch.float64)
+    tangent = torch.func.jvp(cbam, (x,), (torch.ones_like(x),))[1]
+    assert tangent.isfinite().all()
+    gradient = torch.func.grad(lambda x: cbam(x).sum())(x)
+    x.requires_grad_()
+    (blocked,) = torch.autograd.grad(cbam(x).sum(), x)
+    torch.testing.assert_close(blocked, gradient, rtol=1e-10, atol=1e-11)
+
+
+def test_compiles_without_a_graph_break_where_eager_takes_blocks() -> None:
+    cbam, x = CBAM(32), torch.randn(2, 32, 128, 128)
+    torch.testing.assert_close(torch.compile(cbam, fullgraph=True, backend="aot_eager")(x), cbam(x))
+    torch._dynamo.reset()
+
+
+def test_blocks_cover_every_element_once_and_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cache, shape in itertools.product((1, 96, 400, 10**6), ((5, 3, 7), (1, 4, 9), (0, 3, 4))):
+        monkeypatch.setattr(blocks, "core_cache_bytes", lambda cache=cache: cache)
+        x = torch.zeros(shape)
+        for images, places in blocks.blocks(x):
+            part = x[images, :, places]
+            part += 1
+            assert part.numel() * 4 <= max(cache * torch.get_num_threads(), shape[1] * 4)
+        assert (x == 1).all()
+
+
+def test_the_cache_is_read_from_the_system_or_assumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    (tmp_path / "bare" / "index0").mkdir(parents=True)
+    (tmp_path / "bare" / "index0" / "level").write_text("2\n")  # without its size
+    for index, (level, size) in enumerate((("1", "32K"), ("2", "2M"), ("3", "32M"))):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "level").write_text(f"{level}\n")
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    assumed = blocks.FALLBACK_BYTES
+    for folder, expected in ((tmp_path, 2**21), (tmp_path / "none", assumed), (tmp_path / "bare", assumed)):
+        monkeypatch.setattr(blocks, "CACHES", folder)
+        blocks.core_cache_bytes.cache_clear()
+        assert blocks.core_cache_bytes() == expected
+    blocks.core_cache_bytes.cache_clear()
+
+
+@pytest.mark.parametrize("locations", [1, 35, 64, 67, 256, 1024, 3136, 4096])
+def test_rows_divide_the_map_and_are_long_enough_to_reduce_fast(locations: int) -> None:
+    rows, length = row_split(locations)
+    assert rows * length == locations
+    assert length >= min(locations, 64)
+
+
+@pytest.fixture
+def auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of every size are large to the automatic choice."""
+    monkeypatch.setattr("blan_layers.functional.attention.core_cache_bytes", lambda: 0)
+    monkeypatch.setattr("blan_layers.functional.mutual_information.cache_bytes", lambda: 0)
+
+
+def in_blocks(output: Tensor) -> bool:
+    """Tell whether a blocked operation stands in the output's graph."""
+    nodes, seen = [output.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+    return any(type(node).__name__ in ("GateBackward", "ContrastLossBackward") for node in seen)
+
+
+def compiled_operations(module: nn.Module, inputs: list[Tensor], *, dynamic: bool) -> list[str]:
+    operations: list[str] = []
+
+    def note(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        operations.extend(getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.compile(module, fullgraph=True, dynamic=dynamic, backend=note)(*inputs)
+    torch._dynamo.reset()
+    return operations
+
+
+@pytest.mark.usefixtures("auto")
+@every_case
+def test_compiled_and_exported_graphs_are_those_of_the_plain_operations(case: Case) -> None:
+    module, plain = built(case, "auto"), built(case, "reference")
+    inputs = [x.requires_grad_() for x in case.inputs(torch.float64)]
+    assert in_blocks(module(*inputs))
+    for dynamic in (False, True):
+        operations = compiled_operations(module, inputs, dynamic=dynamic)
+        assert operations == compiled_operations(plain, inputs, dynamic=dynamic)
+        assert not [name for name in operations if "autograd" in name]
+    exported, expected = (
+        [str(node.target) for node in torch.export.export(m, tuple(inputs)).graph.nodes if node.op == "call_function"]
+        for m in (module, plain)
+    )
+    assert exported == expected
+    assert all(name.startswith("aten.") or "getitem" in name for name in exported)
+
+
+@pytest.mark.usefixtures("cache")
+@every_case
+def test_the_same_inputs_give_the_same_bits_again(case: Case) -> None:
+    module = built(case, "blocked", torch.float32)
+    inputs = [x.requires_grad_() for x in case.inputs()]
+    once, again = (with_gradients(module, module, inputs) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+@pytest.mark.usefixtures("auto")
+@every_case
+def test_a_second_derivative_on_large_maps_is_refused_with_the_remedy(case: Case) -> None:
+    module = built(case, "auto")
+    inputs = [x.requires_grad_() for x in case.inputs(torch.float64)]
+    (gradient,) = torch.autograd.grad(module(*inputs).square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match='Pass backend="reference"'):
+        torch.autograd.grad(gradient.square().sum(), list(module.parameters()), allow_unused=True)
+    module = built(case, "reference")
+    (gradient,) = torch.autograd.grad(module(*inputs).square().sum(), inputs[0], create_graph=True)
+    gradient.square().sum().backward()
+
+
+@every_case
+def test_a_batch_of_gradients_is_refused_by_name(case: Case) -> None:
+    inputs = [x.requires_grad_() for x in case.inputs(torch.float64)]
+    output = built(case, "blocked")(*inputs)
+    gradient = partial(torch.autograd.grad, output, inputs[0], retain_graph=True)
+    several = torch.stack([output.detach(), output.detach()])
+    message = (
+        "blan_layers: the blocked operations take one gradient at a time, got a batch of them. "
+        'Pass backend="reference".'
+    )
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+        gradient(grad_outputs=several, is_grads_batched=True)
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+        torch.func.vmap(lambda one: gradient(grad_outputs=one))(several)
+
+
+@pytest.mark.usefixtures("auto")
+@every_case
+def test_transforms_and_forward_mode_are_left_to_the_plain_operations(case: Case) -> None:
+    module, plain = built(case, "auto"), built(case, "reference")
+    inputs = tuple(case.inputs(torch.float64))
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    pushed = torch.func.jvp(module, inputs, inputs), torch.func.jvp(plain, inputs, inputs)
+    torch.testing.assert_close(*pushed)
+    pulled, expected = (
+        torch.func.grad(lambda w, m=m: torch.func.functional_call(m, w, inputs).square().sum())(weights)
+        for m in (module, plain)
+    )
+    torch.testing.assert_close(pulled, expected)
+    stacked = [torch.stack([x, 2 * x]) for x in inputs]
+    mapped = torch.func.vmap(module)(*stacked)
+    torch.testing.assert_close(mapped, torch.stack([plain(*(x[i] for x in stacked)) for i in range(2)]))
+    with torch.autograd.forward_ad.dual_level():  # only the weights carry tangents
+        duals = {name: torch.autograd.forward_ad.make_dual(w, torch.ones_like(w)) for name, w in weights.items()}
+        tangents = [
+            torch.autograd.forward_ad.unpack_dual(torch.func.functional_call(m, duals, inputs)).tangent
+            for m in (module, plain)
+        ]
+    torch.testing.assert_close(*tangents)
+
+
+@every_case
+def test_copies_keep_the_way_and_the_results(case: Case) -> None:
+    module, inputs = built(case, "blocked"), case.inputs(torch.float64)
+    stream = io.BytesIO()
+    torch.save(module, stream)
+    stream.seek(0)
+    for twin in (copy.deepcopy(module), torch.load(stream, weights_only=False)):
+        assert twin.backend == "blocked"
+        assert torch.equal(twin(*inputs), module(*inputs))
+
+
+@pytest.mark.usefixtures("cache")
+@every_case
+def test_expanded_inputs_get_the_gradients_of_what_was_expanded(case: Case) -> None:
+    results = []
+    for backend in ("blocked", "reference"):
+        module = built(case, backend)
+        narrow = [x[:, :, :1] if x.ndim > 2 else x[:, :1] for x in case.inputs(torch.float64)]
+        narrow = [x.detach().clone().requires_grad_() for x in narrow]
+        shapes = [x.shape for x in case.inputs()]
+
+        def run(*given: Tensor, module: Any = module, shapes: Any = shapes) -> Tensor:
+            output: Tensor = module(*(x.expand(shape) for x, shape in zip(given, shapes, strict=True)))
+            return output
+
+        results.append(with_gradients(run, module, narrow))
+    for our, true in zip(*results, strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+
+
+@every_case
+@pytest.mark.parametrize("part", ["weights", "inputs"])
+def test_weights_alone_and_inputs_alone_can_be_trained(case: Case, part: str) -> None:
+    results = []
+    for backend in ("blocked", "reference"):
+        module, inputs = built(case, backend), case.inputs(torch.float64)
+        module.requires_grad_(requires_grad=part == "weights")
+        wanted = list(module.parameters()) if part == "weights" else [x.requires_grad_() for x in inputs]
+        results.append(torch.autograd.grad(module(*inputs).square().sum(), wanted))
+    for our, true in zip(*results, strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+
+
+@every_case
+def test_nothing_is_stored_where_nothing_is_trained(case: Case) -> None:
+    module = built(case, "blocked").requires_grad_(requires_grad=False)
+    inputs = case.inputs(torch.float64)
+    assert saved_sizes(lambda: module(*inputs)) == []
+    torch.testing.assert_close(module(*inputs), built(case, "reference")(*inputs), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
+def test_hooks_on_the_layers_fire_once(arrangement: Any) -> None:
+    rdam = RDAM(8, arrangement=arrangement, norm=nn.BatchNorm2d, backend="blocked")
+    layers = {name: rdam.get_submodule(name) for name in ("conv", "channel.fc1", "channel.fc2", "spatial.conv")}
+    layers["norm"] = rdam.get_submodule("spatial.norm")
+    fired: list[str] = []
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda *_, name=name: fired.append(f"{name} forward"))
+        layer.register_full_backward_hook(lambda *_, name=name: fired.append(f"{name} backward"))
+    output = rdam(X.clone().requires_grad_(), X)
+    assert in_blocks(output)
+    output.sum().backward()
+    assert sorted(fired) == sorted(f"{name} {way}" for name in layers for way in ("forward", "backward"))
+
+
+@pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
+@pytest.mark.parametrize("looked_at", [0, 1, 2])
+def test_losses_on_any_of_the_gates_differentiate(arrangement: Any, looked_at: int) -> None:
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64, requires_grad=True)
+    cbam = CBAM(8, arrangement=arrangement, dtype=torch.float64)
+    gradients: list[Tensor] = []
+    for cbam.backend in ("blocked", "reference"):
+        gradients += torch.autograd.grad(cbam.forward_with_maps(x)[looked_at].square().sum(), x)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.usefixtures("auto")
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_left_to_the_plain_operations(case: Case, dtype: torch.dtype) -> None:
+    module, plain = built(case, "auto", dtype), built(case, "reference", dtype)
+    inputs = [x.requires_grad_() for x in case.inputs(dtype)]
+    assert not in_blocks(module(*inputs))
+    assert torch.equal(module(*inputs), plain(*inputs))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("mask_dtype", [torch.bool, torch.float16, torch.float64], ids=str)
+def test_what_stands_under_a_mask_is_never_looked_at(mask_dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    kept = torch.rand(3, 5, 7) > 0.4
+    x = torch.randn(3, 6, 5, 7).masked_fill(~kept.unsqueeze(1), float("nan")).requires_grad_()
+    loss, summary = LMIMLoss(6, 4, hidden_channels=8).eval(), torch.randn(3, 4)
+    results = []
+    for loss.backend in ("blocked", "reference"):
+        value = loss(x, summary, mask=kept.to(mask_dtype))
+        results.append([value, *torch.autograd.grad(value, [x, *loss.parameters()])])
+        assert all(result.isfinite().all() for result in results[-1])
+    for our, true in zip(*results, strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [
+    torch.full((2, 4, 4), -1.0), torch.full((2, 4, 4), torch.inf), torch.zeros(2, 4, 4), torch.ones(2, 4), "all",
+])  # fmt: skip
+def test_mistakes_in_a_mask_are_worded_as_by_the_plain_loss(mask: Any) -> None:
+    messages = []
+    for backend in ("blocked", "reference"):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            LMIMLoss(8, 4, hidden_channels=3, backend=backend)(X, T, mask=mask)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_critic_for_other_channels_is_refused_as_by_the_plain_loss() -> None:
+    messages = []
+    for backend in ("blocked", "reference"):
+        loss = LMIMLoss(8, 4, critic=ConcatConvCritic(7, 5, hidden_channels=3), backend=backend)
+        with pytest.raises(ValueError, match=r"^ConcatConvCritic: local_features must have 7 channels") as caught:
+            loss(X, T)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
