@@ -288,6 +288,12 @@ def _gate_both_in_blocks(
     else:
         pooled, x = blocked.PoolSpace.apply(x, None, pools)
         gate, shift = _channel_gate(pooled, mlp, pools, form, x)
+        if arrangement == "channel-spatial" and not torch.is_grad_enabled():
+            gated = torch.empty_like(x)
+            maps = blocked.pool_channels(x, gate, shift, gated)
+            spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
+            output = blocked.gate(gated, None, None, spatial_map.flatten(2), added, gated)
+            return output.view(shape), _with_axes(gate, len(shape)), spatial_map
         maps, x = blocked.PoolChannels.apply(x, *((None, None) if arrangement == "parallel" else (gate, shift)))
         spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
         output = blocked.Gate.apply(x, gate, shift, spatial_map.flatten(2), added)

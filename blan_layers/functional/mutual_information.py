@@ -230,8 +230,11 @@ def contrast_sum(
     channels = local_features.shape[1]
     own = F.linear(global_features, w1[:, channels:], b1)
     flat = None if weights is None else weights.flatten(1)
+    layers = w1[:, :channels], w2, b2, w3, b3
+    link = torch.cat([x[:0].flatten() for x in (local_features, own, *layers)])
+    differentiates = link.requires_grad and torch.is_grad_enabled()
     total: Tensor = ContrastLoss.apply(
-        local_features.flatten(2), own, own[indices], flat, w1[:, :channels], w2, b2, w3, b3
+        local_features.flatten(2), own, own[indices], flat, *layers, link if differentiates else None
     )
     return total
 

@@ -69,12 +69,7 @@ class PoolChannels(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, channel_gate: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-        maps = x.new_empty(x.shape[0], 2, x.shape[2])
-        buffer = scratch(x)
-        for images, places in blocks(x):
-            y = _gated(x[images, :, places], channel_gate, shift, images, buffer)
-            torch.mean(y, 1, out=maps[images, 0, places])
-            torch.amax(y, 1, out=maps[images, 1, places])
+        maps = pool_channels(x, channel_gate, shift)
         ctx.save_for_backward(x, channel_gate, shift, maps)
         return maps, x.view_as(x)
 
@@ -111,16 +106,8 @@ class Gate(Function):
         spatial_gate: Tensor | None,
         residual: Tensor | None,
     ) -> Tensor:
-        output = torch.empty_like(x)
-        for images, places in blocks(x):
-            part = output[images, :, places]
-            y = _gated(x[images, :, places], channel_gate, shift, images, part)
-            if spatial_gate is not None:
-                torch.mul(y, spatial_gate[images, :, places], out=part)
-            if residual is not None:
-                part += residual[images, :, places]
         ctx.save_for_backward(x, channel_gate, shift, spatial_gate)
-        return output
+        return gate(x, channel_gate, shift, spatial_gate, residual, torch.empty_like(x))
 
     @staticmethod
     @once_differentiable
@@ -153,6 +140,37 @@ class Gate(Function):
             for factor in factors[1:]:
                 d_part *= factor
         return d_x, d_channel, d_shift, d_spatial, d_output if ctx.needs_input_grad[4] else None
+
+
+def pool_channels(x: Tensor, channel_gate: Tensor | None, shift: Tensor | None, gated: Tensor | None = None) -> Tensor:
+    """Return what :class:`PoolChannels` does, and leave the gated map in ``gated`` if that is given."""
+    maps = x.new_empty(x.shape[0], 2, x.shape[2])
+    buffer = scratch(x) if gated is None else gated
+    for images, places in blocks(x):
+        room = buffer if gated is None else gated[images, :, places]
+        y = _gated(x[images, :, places], channel_gate, shift, images, room)
+        torch.mean(y, 1, out=maps[images, 0, places])
+        torch.amax(y, 1, out=maps[images, 1, places])
+    return maps
+
+
+def gate(
+    x: Tensor,
+    channel_gate: Tensor | None,
+    shift: Tensor | None,
+    spatial_gate: Tensor | None,
+    residual: Tensor | None,
+    output: Tensor,
+) -> Tensor:
+    """Write what :class:`Gate` returns to ``output``, which may be ``x`` itself."""
+    for images, places in blocks(x):
+        part = output[images, :, places]
+        y = _gated(x[images, :, places], channel_gate, shift, images, part)
+        if spatial_gate is not None:
+            torch.mul(y, spatial_gate[images, :, places], out=part)
+        if residual is not None:
+            part += residual[images, :, places]
+    return output
 
 
 @lru_cache(maxsize=64)

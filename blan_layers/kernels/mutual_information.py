@@ -23,7 +23,9 @@ class ContrastLoss(Function):
 
     Shape:
         local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
-        (1, hidden) -> scalar.
+        (1, hidden), link (0,) or None -> scalar.
+
+    Gradients are formed if there is a ``link``: an empty tensor that depends on whatever they depend on.
     """
 
     @staticmethod
@@ -38,6 +40,7 @@ class ContrastLoss(Function):
         b2: Tensor,
         w3: Tensor,
         b3: Tensor,
+        link: Tensor | None,
     ) -> Tensor:
         batch, _, locations = local.shape
         hidden = w2.shape[0]
@@ -47,9 +50,8 @@ class ContrastLoss(Function):
         projection = local.new_empty(size // 2)
         per_image = torch.stack([own, other])
         signs = local.new_tensor([-1.0, 1.0])[:, None]
-        differentiates = any(ctx.needs_input_grad)
-        gradients = [torch.zeros_like(t) for t in (per_image, w1, w2, b2, w3, b3)] if differentiates else []
-        d_local = torch.empty_like(local) if differentiates else None
+        gradients = [torch.zeros_like(t) for t in (per_image, w1, w2, b2, w3, b3)] if link is not None else []
+        d_local = torch.empty_like(local) if link is not None else None
         total = local.new_zeros(())
         for image in range(0, batch, images):
             for place in range(0, locations, places):
@@ -90,15 +92,15 @@ class ContrastLoss(Function):
                     d_w1.addmm_(d_projected[i].t(), x[i].t())
                 _matmul(w1.t(), d_projected.mT, d_local[of_image, :, place : place + places])
         if d_local is not None:
-            ctx.save_for_backward(d_local, *gradients)
+            ctx.save_for_backward(link, d_local, *gradients)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
         (d_total,) = gradients
-        d_local, d_per_image, *d_weights = (gradient * d_total for gradient in ctx.saved_tensors)
-        return d_local, *d_per_image, None, *d_weights
+        d_local, d_per_image, *d_weights = (gradient * d_total for gradient in ctx.saved_tensors[1:])
+        return d_local, *d_per_image, None, *d_weights, None
 
 
 def block_shape(batch: int, locations: int, hidden: int, element_size: int) -> tuple[int, int]:
