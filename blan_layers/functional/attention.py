@@ -225,7 +225,7 @@ def gate_channels(
     if not _in_blocks(owner, backend, x):
         return _plain_channels(x, mlp, pools, form)
     shape, x = x.shape, x.flatten(2)
-    pooled, x = blocked.PoolSpace.apply(x, None, pools)
+    pooled, x = _pooled_in_blocks(x, pools)
     gate, shift = _channel_gate(pooled, mlp, pools, form, x)
     return blocked.Gate.apply(x, gate, shift, None, None).view(shape), _with_axes(gate, len(shape))
 
@@ -286,13 +286,13 @@ def _gate_both_in_blocks(
         if shift is not None:
             output = output + shift
     else:
-        pooled, x = blocked.PoolSpace.apply(x, None, pools)
+        pooled, x = _pooled_in_blocks(x, pools)
         gate, shift = _channel_gate(pooled, mlp, pools, form, x)
         if arrangement == "channel-spatial" and not torch.is_grad_enabled():
             gated = torch.empty_like(x)
             maps = blocked.pool_channels(x, gate, shift, gated)
             spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
-            output = blocked.gate(gated, None, None, spatial_map.flatten(2), added, gated)
+            output = blocked.gate_and_add(gated, spatial_map.flatten(2), added, gated)
             return output.view(shape), _with_axes(gate, len(shape)), spatial_map
         maps, x = blocked.PoolChannels.apply(x, *((None, None) if arrangement == "parallel" else (gate, shift)))
         spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
@@ -307,11 +307,23 @@ def _in_blocks(owner: str, backend: _checks.Backend, x: Tensor, residual: Tensor
 
 
 def _plain_channels(x: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form) -> tuple[Tensor, Tensor]:
-    axes = tuple(range(2, x.ndim))
-    pooled = torch.stack([x.mean(axes) if pool == "avg" else x.amax(axes) for pool in pools])
+    pooled = _plain_space_pools(x, pools)
     gate, shift = _channel_gate(pooled, mlp, pools, form, x)
     gate = _with_axes(gate, x.ndim)
     return x * gate if shift is None else x * gate + _with_axes(shift, x.ndim), gate
+
+
+def _plain_space_pools(x: Tensor, pools: Sequence[Pool]) -> Tensor:
+    axes = tuple(range(2, x.ndim))
+    return torch.stack([x.mean(axes) if pool == "avg" else x.amax(axes) for pool in pools])
+
+
+def _pooled_in_blocks(x: Tensor, pools: Sequence[Pool]) -> tuple[Tensor, Tensor]:
+    """Return the pools over space of (B, C, N), and the map for the next pass; blocks serve the gradient alone."""
+    if not torch.is_grad_enabled():
+        return _plain_space_pools(x, pools), x
+    pooled, x = blocked.PoolSpace.apply(x, None, pools)
+    return pooled, x
 
 
 def _plain_channel_pools(x: Tensor) -> Tensor:

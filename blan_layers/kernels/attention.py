@@ -95,7 +95,10 @@ class PoolChannels(Function):
 
 
 class Gate(Function):
-    """``(x * channel_gate + shift) * spatial_gate + residual``, of which all but ``x`` and one gate may be None."""
+    """``(x * channel_gate + shift) * spatial_gate + residual``.
+
+    All but ``x`` and one gate may be None; a residual needs the spatial gate.
+    """
 
     @staticmethod
     def forward(
@@ -107,7 +110,14 @@ class Gate(Function):
         residual: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(x, channel_gate, shift, spatial_gate)
-        return gate(x, channel_gate, shift, spatial_gate, residual, torch.empty_like(x))
+        output = torch.empty_like(x)
+        for images, places in blocks(x):
+            part = output[images, :, places]
+            y = _gated(x[images, :, places], channel_gate, shift, images, part)
+            if spatial_gate is not None:
+                added = None if residual is None else residual[images, :, places]
+                gate_and_add(y, spatial_gate[images, :, places], added, part)
+        return output
 
     @staticmethod
     @once_differentiable
@@ -144,33 +154,21 @@ class Gate(Function):
 
 def pool_channels(x: Tensor, channel_gate: Tensor | None, shift: Tensor | None, gated: Tensor | None = None) -> Tensor:
     """Return what :class:`PoolChannels` does, and leave the gated map in ``gated`` if that is given."""
-    maps = x.new_empty(x.shape[0], 2, x.shape[2])
+    means, peaks = maps = x.new_empty(2, x.shape[0], x.shape[2])
     buffer = scratch(x) if gated is None else gated
     for images, places in blocks(x):
         room = buffer if gated is None else gated[images, :, places]
         y = _gated(x[images, :, places], channel_gate, shift, images, room)
-        torch.mean(y, 1, out=maps[images, 0, places])
-        torch.amax(y, 1, out=maps[images, 1, places])
-    return maps
+        torch.mean(y, 1, out=means[images, places])
+        torch.amax(y, 1, out=peaks[images, places])
+    return maps.transpose(0, 1)
 
 
-def gate(
-    x: Tensor,
-    channel_gate: Tensor | None,
-    shift: Tensor | None,
-    spatial_gate: Tensor | None,
-    residual: Tensor | None,
-    output: Tensor,
-) -> Tensor:
-    """Write what :class:`Gate` returns to ``output``, which may be ``x`` itself."""
-    for images, places in blocks(x):
-        part = output[images, :, places]
-        y = _gated(x[images, :, places], channel_gate, shift, images, part)
-        if spatial_gate is not None:
-            torch.mul(y, spatial_gate[images, :, places], out=part)
-        if residual is not None:
-            part += residual[images, :, places]
-    return output
+def gate_and_add(x: Tensor, gate: Tensor, residual: Tensor | None, output: Tensor) -> Tensor:
+    """Write ``x * gate + residual`` to ``output``, which may be ``x`` itself."""
+    if residual is None:
+        return torch.mul(x, gate, out=output)
+    return torch.addcmul(residual, x, gate, out=output)
 
 
 @lru_cache(maxsize=64)
