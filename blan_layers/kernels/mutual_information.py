@@ -104,8 +104,12 @@ class ContrastLoss(Function):
 
 
 def block_shape(batch: int, locations: int, hidden: int, element_size: int) -> tuple[int, int]:
-    """Return the images and the locations of a block."""
-    room = max(1, 4 * cache_bytes() // (2 * hidden * element_size))
+    """Return the images and the locations of a block.
+
+    A hidden layer of its pairs fills two caches: a matrix product cuts its operands itself, and what it prepares of the
+    weights is worth it only for many rows.
+    """
+    room = max(1, 2 * cache_bytes() // (2 * hidden * element_size))
     places = min(locations, room)
     return min(batch, max(1, room // places)), places
 
