@@ -69,29 +69,29 @@ class ConcatConvCritic(nn.Module):
 
     def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
         """Score every location of each map with the map's own summary."""
-        local, per_image = self._project(local_features, global_features)
-        return score_projections(local, per_image, *self._later_layers())
+        self.check(local_features, global_features)
+        w1, b1, *later = self.layers
+        local, per_image = project_pair(local_features, global_features, w1, b1)
+        return score_projections(local, per_image, *later)
 
     def contrast(self, local_features: Tensor, global_features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Score every location with the map's own summary, and with that of the image at ``indices`` (B,).
 
         Both maps of logits (B, *S) share one projection of the map and one of the summaries.
         """
-        local, per_image = self._project(local_features, global_features)
-        layers = self._later_layers()
-        return score_projections(local, per_image, *layers), score_projections(local, per_image[indices], *layers)
+        self.check(local_features, global_features)
+        w1, b1, *later = self.layers
+        local, per_image = project_pair(local_features, global_features, w1, b1)
+        return score_projections(local, per_image, *later), score_projections(local, per_image[indices], *later)
 
     @property
     def layers(self) -> tuple[Tensor, ...]:
         """Weight and bias of each layer, from the first to the last."""
         return tuple(tensor for layer in (self.fc1, self.fc2, self.fc3) for tensor in (layer.weight, layer.bias))
 
-    def _project(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
+    def check(self, local_features: Tensor, global_features: Tensor) -> None:
+        """Refuse features that the critic was not built for."""
         check_pair("ConcatConvCritic", local_features, global_features, self.local_channels, self.global_channels)
-        return project_pair(local_features, global_features, self.fc1.weight, self.fc1.bias)
-
-    def _later_layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.fc2.weight, self.fc2.bias, self.fc3.weight, self.fc3.bias
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

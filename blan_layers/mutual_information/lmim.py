@@ -195,7 +195,7 @@ class LMIMLoss(nn.Module):
         if not contrasts_in_blocks("LMIMLoss", *features, mask, layers, self.reduction, self.backend):
             return None
         if critic is not None:  # one that was built for other channels says so, as without blocks
-            check_pair("ConcatConvCritic", *features, critic.local_channels, critic.global_channels)
+            critic.check(*features)
         return layers
 
     def _reduced(self, total: Tensor, local_features: Tensor, weights: Tensor | None) -> Tensor:
