@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -183,6 +184,38 @@ def test_a_second_derivative_is_refused_by_name(case: Case) -> None:
     )
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
         gradient.square().sum().backward()
+
+
+def test_threads_share_no_scratch_memory() -> None:
+    maps = [torch.randn(2, 16, 32, 32, requires_grad=True) for _ in range(8)]
+    cbam = CBAM(16, backend="blocked")
+
+    def gradient(x: Tensor) -> Tensor:
+        return torch.autograd.grad(cbam(x).square().sum(), x)[0]
+
+    alone = [gradient(x) for x in maps]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(gradient, maps * 8))
+    for ours, true in zip(together, alone * 8, strict=True):
+        assert torch.equal(ours, true)
+
+
+def test_scratch_memory_first_used_in_inference_serves_training() -> None:
+    part = torch.randn(1, 3, 4)
+
+    def use() -> Tensor:
+        with torch.inference_mode():
+            blocks.scratch(part)
+        return torch.mul(part, 2, out=blocks.scratch(part)).clone()
+
+    with ThreadPoolExecutor(1) as fresh:
+        assert torch.equal(fresh.submit(use).result(), part * 2)
+
+
+def test_scratch_has_the_layout_of_its_block() -> None:
+    for part in (torch.randn(2, 3, 5), torch.randn(2, 5, 3).mT, torch.randn(1, 3, 7, dtype=torch.float64)):
+        room = blocks.scratch(part)
+        assert (room.shape, room.dtype, room.stride()) == (part.shape, part.dtype, part.stride())
 
 
 X = torch.randn(2, 8, 4, 4)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from blan_layers.kernels.blocks import blocks, scratch
+from blan_layers.kernels.blocks import blocks, scratch, whole_images
 from blan_layers.kernels.once import Gradients, once_differentiable
 
 STEP = 64
@@ -35,8 +35,8 @@ class PoolSpace(Function):
         rows = row_split(locations)
         pooled = x.new_empty(len(pools), batch, channels)
         peaks = x.new_empty(batch, channels, rows[0])
-        for images, _ in blocks(x):
-            y = x[images] if spatial_gate is None else x[images] * spatial_gate[images]
+        for images in whole_images(x):
+            y = _gated(x[images], spatial_gate, None, images)
             for pool, target in zip(pools, pooled, strict=True):
                 if pool == "avg":
                     torch.mean(y, 2, out=target[images])
@@ -79,11 +79,10 @@ class PoolChannels(Function):
         d_maps, d_x = gradients
         x, gate, shift, maps = ctx.saved_tensors
         d_gate, d_shift = (None if factor is None else torch.zeros_like(factor) for factor in (gate, shift))
-        buffer = scratch(x)
         for images, places in blocks(x):
             part = x[images, :, places]
-            y = _gated(part, gate, shift, images, buffer)
-            ties = torch.eq(y, maps[images, 1:, places], out=_fitting(buffer, part))
+            y = _gated(part, gate, shift, images)
+            ties = torch.eq(y, maps[images, 1:, places], out=scratch(part))
             d_peak = d_maps[images, 1:, places] / ties.sum(1, keepdim=True)
             d_y = torch.addcmul(d_maps[images, :1, places] / x.shape[1], ties, d_peak, out=ties)
             _add_gated(d_x[images, :, places], d_y, None if gate is None else gate[images])
@@ -154,14 +153,13 @@ class Gate(Function):
 
 def pool_channels(x: Tensor, channel_gate: Tensor | None, shift: Tensor | None, gated: Tensor | None = None) -> Tensor:
     """Return what :class:`PoolChannels` does, and leave the gated map in ``gated`` if that is given."""
-    means, peaks = maps = x.new_empty(2, x.shape[0], x.shape[2])
-    buffer = scratch(x) if gated is None else gated
+    maps = x.new_empty(x.shape[0], 2, x.shape[2])
     for images, places in blocks(x):
-        room = buffer if gated is None else gated[images, :, places]
+        room = None if gated is None else gated[images, :, places]
         y = _gated(x[images, :, places], channel_gate, shift, images, room)
-        torch.mean(y, 1, out=means[images, places])
-        torch.amax(y, 1, out=peaks[images, places])
-    return maps.transpose(0, 1)
+        torch.mean(y, 1, out=maps[images, 0, places])
+        torch.amax(y, 1, out=maps[images, 1, places])
+    return maps
 
 
 def gate_and_add(x: Tensor, gate: Tensor, residual: Tensor | None, output: Tensor) -> Tensor:
@@ -179,15 +177,11 @@ def row_split(locations: int) -> tuple[int, int]:
     return locations // length, length
 
 
-def _fitting(buffer: Tensor, part: Tensor) -> Tensor:
-    return buffer[: part.shape[0], :, : part.shape[2]]
-
-
-def _gated(x: Tensor, gate: Tensor | None, shift: Tensor | None, images: slice, buffer: Tensor) -> Tensor:
-    """Return ``x * gate + shift``, written to the buffer if there is a gate."""
+def _gated(x: Tensor, gate: Tensor | None, shift: Tensor | None, images: slice, out: Tensor | None = None) -> Tensor:
+    """Return ``x * gate + shift``, written to ``out`` or to scratch memory if there is a gate."""
     if gate is None:
         return x
-    out = _fitting(buffer, x)
+    out = scratch(x) if out is None else out
     if shift is None:
         return torch.mul(x, gate[images], out=out)
     return torch.addcmul(shift[images], x, gate[images], out=out)

@@ -1,5 +1,6 @@
 """Blocks of a map that stay in the cache between the operations that pass over them."""
 
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -45,7 +46,30 @@ def blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(image, image + images), slice(place, place + places)
 
 
-def scratch(x: Tensor) -> Tensor:
-    """Return room for a block of a map, in the map's layout: fresh memory for each block would cost more than it."""
-    images, places = next(blocks(x), (slice(0), slice(0)))
-    return torch.empty_like(x[images, :, places])
+def whole_images(x: Tensor) -> Iterator[slice]:
+    """Yield blocks of whole images of a map (B, C, N), one image at least."""
+    images = max(1, cache_bytes() // (x[0].numel() * x.element_size()))
+    for image in range(0, x.shape[0], images):
+        yield slice(image, image + images)
+
+
+class _Workspace(threading.local):
+    """Memory that a thread keeps, since the system takes longer to give a fresh page than a block takes to compute."""
+
+    memory = torch.empty(0, dtype=torch.uint8)
+
+
+_workspace = _Workspace()
+
+
+def scratch(part: Tensor) -> Tensor:
+    """Return room for a block of a map, in the map's layout.
+
+    The next call in this thread returns the same memory.
+    """
+    size = part.numel() * part.element_size()
+    if _workspace.memory.numel() < size:
+        with torch.inference_mode(mode=False):  # such a tensor could not be written to outside
+            _workspace.memory = torch.empty(size, dtype=torch.uint8)
+    room = _workspace.memory[:size].view(part.dtype)
+    return room.view(part.mT.shape).mT if part.stride(1) < part.stride(2) else room.view(part.shape)
