@@ -1,0 +1,98 @@
+"""A case, from its inputs to a record: first whether all agree, then time, then memory."""
+
+from typing import Any
+
+import torch
+
+from benchmarks.contest import Case, Contender, Contest, agree, differences
+from benchmarks.memory import peak_in_a_process
+from benchmarks.timing import Quartiles, alternate, quartiles, ratios
+
+Record = dict[str, Any]
+"""A case's results in JSON's types."""
+
+
+def measure(case: Case, suite: str, device: torch.device, seconds: float, least_rounds: int, memory: bool) -> Record:
+    """Measure a case.
+
+    A peer that differs from ours is neither timed nor weighed: its record says by how much it differs.
+
+    Args:
+        case: What to measure.
+        suite: Where it comes from.
+        device: Where it runs.
+        seconds: For all rounds of timing; the case may ask for more rounds than fit.
+        least_rounds: Rounds that are measured however long they take.
+        memory: Whether to measure peak memory as well.
+    """
+    torch.compiler.reset()
+    contest = case.build(case)
+    ours, *peers = contest.contenders
+    record: Record = {
+        "subject": case.subject,
+        "size": case.size,
+        "pass": "forward + backward" if case.differentiates else "inference",
+        "compiled": case.compiled,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "tolerances": dict(zip(("values", "gradients"), contest.tolerances, strict=True)),
+        "ours": {},
+        "peers": {peer.name: {} for peer in peers},
+    }
+    agreeing = [ours]
+    errors = differences(contest)
+    for peer in peers:
+        same = agree(errors[peer.name], contest)
+        found = dict(zip(("values", "gradients"), errors[peer.name], strict=True))
+        record["peers"][peer.name] |= {"agrees": same, "differences": found}
+        agreeing += [peer] if same else []
+    if case.timed:
+        _time(record, contest, agreeing, seconds, least_rounds, device)
+    if memory and case.differentiates and not case.compiled:
+        for contender in agreeing:
+            _entry(record, contender)["memory"] = peak_in_a_process(suite, case.label, contender.name, device)
+    return record
+
+
+def differs(record: Record) -> bool:
+    """Tell whether a peer of a case differs from ours."""
+    return not all(peer["agrees"] for peer in record["peers"].values())
+
+
+def _entry(record: Record, contender: Contender) -> Record:
+    entry: Record = record["peers"].get(contender.name, record["ours"])
+    return entry
+
+
+def _time(
+    record: Record,
+    contest: Contest,
+    agreeing: list[Contender],
+    seconds: float,
+    least_rounds: int,
+    device: torch.device,
+) -> None:
+    steps: dict[str, Any] = {contender.name: contender.step for contender in agreeing}
+    if contest.floor is not None:
+        steps["floor"] = contest.floor.step
+    times = alternate(steps, seconds, least_rounds, device)
+    ours = times["ours"]
+    record["rounds"] = len(ours)
+    for contender in agreeing:
+        entry = _entry(record, contender)
+        entry["seconds"] = _plain(quartiles(times[contender.name]))
+        if contender.name != "ours":
+            entry["speedup"] = _plain(ratios(times[contender.name], ours))
+    if (floor := contest.floor) is not None:
+        part = quartiles(times["floor"])
+        record["floor"] = {
+            "name": floor.name,
+            "seconds": _plain(Quartiles(*(floor.times * t for t in part))),
+            "times": floor.times,
+            "share": _plain(ratios([floor.times * t for t in times["floor"]], ours)),
+            "rate": floor.work / part.median,
+            "unit": f"{floor.unit}/s",
+        }
+
+
+def _plain(values: Quartiles) -> dict[str, float]:
+    return values._asdict()
