@@ -23,6 +23,10 @@ from benchmarks.suites import SUITES, cases_of
 from benchmarks.table import table
 
 
+WIDTH = 100
+"""Columns, where no terminal says how many it has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Measure ours beside its peers on the same inputs, by turns, once they agree."""
@@ -43,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = tyro.cli(Options, args=arguments, prog="python benchmarks/run.py")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     try:
         return run(options, console)
     except KeyboardInterrupt:

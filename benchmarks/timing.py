@@ -11,6 +11,13 @@ import torch
 
 MOST_ROUNDS = 400
 
+SHORT = 0.1
+"""Seconds."""
+
+LARGEST_HEAP_BLOCK = 31 * 2**20
+"""Bytes. glibc keeps freed memory for blocks as large as the largest that was ever freed, up to 32 MiB. One that is freed
+at the start puts all contenders into the state of a process that has trained for a while."""
+
 
 class Quartiles(NamedTuple):
     """A median and the quartiles around it."""
@@ -35,18 +42,24 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Time steps by turns, A B C A B C ..., and return the seconds of each in every round.
 
-    Two rounds of warm-up tell how many fit into ``seconds``.
+    The turn of a short step begins with one that is not measured: the step before left its own data in the caches, and
+    its own holes in the heap. Warm-up tells which steps are short, and how many rounds fit into ``seconds``.
     """
+    torch.empty(LARGEST_HEAP_BLOCK, dtype=torch.uint8)
     with _no_collector():
-        _round(steps, device)
-        warm = sum(_round(steps, device).values())
-        rounds = min(MOST_ROUNDS, max(least_rounds, int(seconds / max(warm, 1e-9))))
-        measured = [_round(steps, device) for _ in range(rounds)]
-    return {name: [each[name] for each in measured] for name in steps}
-
-
-def _round(steps: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    return {name: _seconds(step, device) for name, step in steps.items()}
+        for step in steps.values():
+            _seconds(step, device)
+        warm = {name: _seconds(step, device) for name, step in steps.items()}
+        short = {name for name, taken in warm.items() if taken < SHORT}
+        turns = sum(taken * (1 + (name in short)) for name, taken in warm.items())
+        rounds = min(MOST_ROUNDS, max(least_rounds, int(seconds / max(turns, 1e-9))))
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(rounds):
+            for name, step in steps.items():
+                if name in short:
+                    step()
+                times[name].append(_seconds(step, device))
+    return times
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
