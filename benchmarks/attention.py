@@ -108,9 +108,7 @@ def rdam(case: Case, shape: Shape, device: torch.device) -> Contest:
         return x, reference.channel_attention(x, *_weights(ours)[:4])
 
     inputs = _separated(torch.randn(2, *shape, device=device, dtype=case.dtype).unbind(), pooled)
-    enter = partial(
-        contender, inputs=inputs, case=case, cotangent=torch.randn_like(inputs[0]), compiled=case.compiled
-    )
+    enter = partial(contender, inputs=inputs, case=case, cotangent=torch.randn_like(inputs[0]), compiled=case.compiled)
     return Contest(
         [
             enter("ours", ours, parameters=ours.parameters()),

@@ -30,11 +30,13 @@ class Contender:
         name: What the tables call it.
         step: Computes; this is what is timed.
         in_our_layout: Puts the results of a step into the order that ours has them in.
+        computes_less: Whether it leaves work out and is no peer: it shows how far ours is from doing nothing.
     """
 
     name: str
     step: Callable[[], Results]
     in_our_layout: Callable[[Results], Results] = _as_they_are
+    computes_less: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,10 @@ Suite: TypeAlias = Callable[[torch.device], Sequence[Case]]
 
 def differences(contest: Contest) -> Mapping[str, tuple[float, float]]:
     """Return how far each peer's values and gradients are from ours, relative to the largest magnitude of each."""
-    ours, *peers = contest.contenders
+    ours, *others = contest.contenders
     expected = ours.step()
     errors = {}
-    for peer in peers:
+    for peer in (other for other in others if not other.computes_less):
         results = peer.in_our_layout(peer.step())
         each = [_difference(a, b) for a, b in zip(expected, results, strict=True)]
         errors[peer.name] = (each[0], max(each[1:], default=0.0))

@@ -72,9 +72,7 @@ def _products(rows: int, channels: int, like: Tensor) -> Floor:
 
     local, hidden, pairs = matrix(rows, channels), matrix(rows, WIDTH), matrix(2 * rows, WIDTH)
     first, second = matrix(channels, WIDTH), matrix(WIDTH, WIDTH)
-    d_first, d_second, d_local, d_hidden, d_pairs = (
-        torch.empty_like(x) for x in (first, second, local, hidden, pairs)
-    )
+    d_first, d_second, d_local, d_hidden, d_pairs = (torch.empty_like(x) for x in (first, second, local, hidden, pairs))
 
     def multiply() -> None:
         torch.mm(local, first, out=d_hidden)

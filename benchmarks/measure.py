@@ -27,35 +27,32 @@ def measure(case: Case, suite: str, device: torch.device, seconds: float, least_
     """
     torch.compiler.reset()
     contest = case.build(case)
-    ours, *peers = contest.contenders
+    ours, *others = contest.contenders
     record: Record = {
         "subject": case.subject,
         "size": case.size,
         "pass": "forward + backward" if case.differentiates else "inference",
         "compiled": case.compiled,
         "dtype": str(case.dtype).removeprefix("torch."),
-        "tolerances": dict(zip(("values", "gradients"), contest.tolerances, strict=True)),
+        "tolerances": _named(contest.tolerances),
         "ours": {},
-        "peers": {peer.name: {} for peer in peers},
+        "peers": {other.name: {} for other in others},
     }
-    agreeing = [ours]
     errors = differences(contest)
-    for peer in peers:
-        same = agree(errors[peer.name], contest)
-        found = dict(zip(("values", "gradients"), errors[peer.name], strict=True))
-        record["peers"][peer.name] |= {"agrees": same, "differences": found}
-        agreeing += [peer] if same else []
+    for name, error in errors.items():
+        record["peers"][name] |= {"agrees": agree(error, contest), "differences": _named(error)}
+    measured = [ours, *(other for other in others if record["peers"][other.name].get("agrees", True))]
     if case.timed:
-        _time(record, contest, agreeing, seconds, least_rounds, device)
+        _time(record, contest, measured, seconds, least_rounds, device)
     if memory and case.differentiates and not case.compiled:
-        for contender in agreeing:
+        for contender in measured:
             _entry(record, contender)["memory"] = peak_in_a_process(suite, case.label, contender.name, device)
     return record
 
 
 def differs(record: Record) -> bool:
     """Tell whether a peer of a case differs from ours."""
-    return not all(peer["agrees"] for peer in record["peers"].values())
+    return not all(peer.get("agrees", True) for peer in record["peers"].values())
 
 
 def _entry(record: Record, contender: Contender) -> Record:
@@ -66,18 +63,18 @@ def _entry(record: Record, contender: Contender) -> Record:
 def _time(
     record: Record,
     contest: Contest,
-    agreeing: list[Contender],
+    measured: list[Contender],
     seconds: float,
     least_rounds: int,
     device: torch.device,
 ) -> None:
-    steps: dict[str, Any] = {contender.name: contender.step for contender in agreeing}
+    steps: dict[str, Any] = {contender.name: contender.step for contender in measured}
     if contest.floor is not None:
         steps["floor"] = contest.floor.step
     times = alternate(steps, seconds, least_rounds, device)
     ours = times["ours"]
     record["rounds"] = len(ours)
-    for contender in agreeing:
+    for contender in measured:
         entry = _entry(record, contender)
         entry["seconds"] = _plain(quartiles(times[contender.name]))
         if contender.name != "ours":
@@ -96,3 +93,8 @@ def _time(
 
 def _plain(values: Quartiles) -> dict[str, float]:
     return values._asdict()
+
+
+def _named(errors: tuple[float, float]) -> dict[str, float]:
+    """Return what is said of values and of gradients."""
+    return dict(zip(("values", "gradients"), errors, strict=True))

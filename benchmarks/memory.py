@@ -52,7 +52,8 @@ def peak_of(step: Callable[[], object], device: torch.device) -> dict[str, float
 def peak_in_a_process(suite: str, label: str, contender: str, device: torch.device) -> dict[str, float | str]:
     """Measure a contender of a case in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.memory", suite, label, contender, str(device)]
-    environment = {**os.environ, **GIVES_BACK, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")])}
+    paths = [str(ROOT), str(ROOT / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **GIVES_BACK, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     measured: dict[str, float | str] = json.loads(done.stdout)
     return measured

@@ -18,10 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import peers
 from benchmarks.machine import circumstances, machine, name_of
 from benchmarks.measure import Record, differs, measure
-from benchmarks.record import RESULTS, merge
+from benchmarks.record import RESULTS, RecordError, merge
 from benchmarks.suites import SUITES, cases_of
 from benchmarks.table import table
-
 
 WIDTH = 100
 """Columns, where no terminal says how many it has."""
@@ -51,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console = Console(width=WIDTH)
     try:
         return run(options, console)
+    except RecordError as error:
+        console.print(str(error), style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 1
     except KeyboardInterrupt:
         console.print("\nStopped; nothing was written of the suite that was being measured.")
         return 128 + signal.SIGINT
@@ -79,10 +81,12 @@ def run(options: Options, console: Console) -> int:
         console.print(table(name, records))
         failed = failed or any(map(differs, records))
         if output is not None:
-            merge(output, described, circumstance | {"quick": options.quick}, {name: records})
+            merge(output, described, circumstance, name, records)
             console.print(f"Written to {output}.", markup=False, highlight=False, soft_wrap=True)
     if failed:
-        console.print("A peer differs from ours by more than rounding: no speed-up over it is claimed.", style="bold red")
+        console.print(
+            "A peer differs from ours by more than rounding: no speed-up over it is claimed.", style="bold red"
+        )
     return int(failed)
 
 

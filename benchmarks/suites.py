@@ -1,18 +1,21 @@
-"""The suites by name."""
+"""The suites by name: each is the module of that name."""
 
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Iterable
 
 import torch
 
-from benchmarks import attention, lmim
+from benchmarks import peers
 from benchmarks.contest import Case, Contender
 
-SUITES: dict[str, Callable[[torch.device], Iterable[Case]]] = {"attention": attention.cases, "lmim": lmim.cases}
+SUITES = ("attention", "lmim", "model")
 
 
 def cases_of(suite: str, device: torch.device) -> list[Case]:
     """Return the cases of a suite on a device."""
-    return list(SUITES[suite](device))
+    peers.timm()  # declares what torchvision lacks, which the example's packages import as well
+    cases: Iterable[Case] = importlib.import_module(f"benchmarks.{suite}").cases(device)
+    return list(cases)
 
 
 def contender_of(suite: str, label: str, name: str, device: torch.device) -> Contender:
