@@ -26,7 +26,8 @@ def chart(content: Mapping[str, Any], title: str) -> Figure:
     sheet = Sheet(2 * (MARGIN + WORDS + BARS) + MARGIN, 0.6 + sum(h + GAP for h in heights) + MARGIN)
     sheet.title(
         title,
-        "Times faster than the peer named; bars: medians, whiskers: quartiles, diamonds: over the fastest peer of the case.",
+        "Times faster than the peer named. Bars are medians, whiskers quartiles; "
+        "a diamond stands at the speed-up over the fastest peer.",
     )
     top = 0.6
     for (suite, columns), height in zip(panels, heights, strict=True):

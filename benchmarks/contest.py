@@ -30,12 +30,14 @@ class Contender:
         name: What the tables call it.
         step: Computes; this is what is timed.
         in_our_layout: Puts the results of a step into the order that ours has them in.
+        compiled: Whether it goes through ``torch.compile``.
         computes_less: Whether it leaves work out and is no peer: it shows how far ours is from doing nothing.
     """
 
     name: str
     step: Callable[[], Results]
     in_our_layout: Callable[[Results], Results] = _as_they_are
+    compiled: bool = False
     computes_less: bool = False
 
 
@@ -166,4 +168,4 @@ def contender(
         output = function(*inputs)
         return [output, *torch.autograd.grad(output, leaves, cotangent)]
 
-    return Contender(name, differentiate if case.differentiates else infer, in_our_layout)
+    return Contender(name, differentiate if case.differentiates else infer, in_our_layout, compiled)

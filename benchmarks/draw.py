@@ -30,12 +30,17 @@ def main() -> None:
     """Draw and write everything that comes from the results."""
     contents = all_results()
     for path, content in contents.items():
-        with style(), replacing(path.with_suffix(".svg")) as file:
-            matplotlib.rcParams["svg.hashsalt"] = path.stem  # the same picture for the same results
-            chart(content, machine_title(content)).savefig(file, format="svg", metadata={"Date": None})
+        draw(path.with_suffix(".svg"), content)
     for path, page in pages(contents).items():
         with replacing(path) as file:
             file.write(page.encode())
+
+
+def draw(path: Path, content: Mapping[str, Any]) -> None:
+    """Draw the chart of a machine: the same bytes for the same results."""
+    with style(), replacing(path) as file:
+        matplotlib.rcParams["svg.hashsalt"] = path.stem
+        chart(content, machine_title(content)).savefig(file, format="svg", metadata={"Date": None})
 
 
 def all_results(folder: Path = RESULTS) -> Contents:

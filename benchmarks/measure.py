@@ -1,5 +1,6 @@
 """A case, from its inputs to a record: first whether all agree, then time, then memory."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ Record = dict[str, Any]
 """A case's results in JSON's types."""
 
 
-def measure(case: Case, suite: str, device: torch.device, seconds: float, least_rounds: int, memory: bool) -> Record:
+def measure(case: Case, suite: str, device: torch.device, seconds: float, least_rounds: int, look: bool) -> Record:
     """Measure a case.
 
     A peer that differs from ours is neither timed nor weighed: its record says by how much it differs.
@@ -23,10 +24,13 @@ def measure(case: Case, suite: str, device: torch.device, seconds: float, least_
         device: Where it runs.
         seconds: For all rounds of timing; the case may ask for more rounds than fit.
         least_rounds: Rounds that are measured however long they take.
-        memory: Whether to measure peak memory as well.
+        look: Whether to leave out what is compiled, and memory.
     """
-    torch.compiler.reset()
     contest = case.build(case)
+    if look:
+        contest = replace(contest, contenders=[each for each in contest.contenders if not each.compiled])
+    else:
+        torch.compiler.reset()
     ours, *others = contest.contenders
     record: Record = {
         "subject": case.subject,
@@ -44,7 +48,7 @@ def measure(case: Case, suite: str, device: torch.device, seconds: float, least_
     measured = [ours, *(other for other in others if record["peers"][other.name].get("agrees", True))]
     if case.timed:
         _time(record, contest, measured, seconds, least_rounds, device)
-    if memory and case.differentiates and not case.compiled:
+    if not look and case.differentiates and not case.compiled:
         for contender in measured:
             _entry(record, contender)["memory"] = peak_in_a_process(suite, case.label, contender.name, device)
     return record

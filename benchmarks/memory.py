@@ -1,7 +1,7 @@
 """Peak memory of a step, in a process of its own: ``python -m benchmarks.memory SUITE LABEL CONTENDER DEVICE``.
 
-On a CPU it is the peak resident size, by Linux's own mark, which is reset before the step; memory that was freed must go
-back to the system at once to be seen, hence the allocator's settings. On CUDA it is the allocator's peak.
+On a CPU it is the peak resident size, by Linux's own mark, which is reset before the step; memory that was freed must
+go back to the system at once to be seen, hence the allocator's settings. On CUDA it is the allocator's peak.
 """
 
 import ctypes

@@ -1,6 +1,5 @@
 """BLAN of the paper's size: its training step and its inference, against the same model made of the plain forms."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
@@ -17,7 +16,6 @@ from blan_facial.objective import BLANObjective
 from blan_facial.train import build
 from blan_facial.trainer import TrainingStep
 from blan_layers import RDAM, LMIMLoss
-from blan_layers.functional import reference
 
 ATTRIBUTES = 40
 
@@ -109,10 +107,7 @@ def assemble_bare(config: Config) -> Assembly:
     """Return the same without LMIM and gates: RDAM is its convolution and its sum."""
     model, objective = build(config, ATTRIBUTES)
     for level, ours in enumerate(cast("Sequence[RDAM]", model.rdam)):
-        plain = peers.PlainRDAM(ours.channels, 1)
-        plain.gates = nn.Identity()
-        plain.conv = copy.deepcopy(ours.conv)
-        model.rdam[level] = plain
+        model.rdam[level] = _Ungated(ours.conv)
     objective.alpha, objective.lmim = 0.0, nn.ModuleList()
     return model, objective
 
@@ -123,7 +118,17 @@ class _LiteralLMIM(nn.Module):
         self.critic = critic
 
     def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
-        return reference.lmim_loss(local_features, global_features, *self.critic.parameters())
+        return peers.literal_lmim_loss(local_features, global_features, *self.critic.parameters())
+
+
+class _Ungated(nn.Module):
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+        joined: Tensor = self.conv(torch.cat([encoder_features, decoder_features], 1))
+        return joined + encoder_features
 
 
 class _Begun:

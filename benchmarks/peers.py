@@ -81,6 +81,12 @@ def adopt(peer: nn.Module, ours: nn.Module) -> None:
         peer.conv.weight.copy_(peer.conv.weight.flip(1))
 
 
+def literal_lmim_loss(local_features: Tensor, global_features: Tensor, *layers: Tensor) -> Tensor:
+    """Return the loss of the two replicated concatenations."""
+    w1, b1, w2, b2, w3, b3 = layers
+    return reference.lmim_loss(local_features, global_features, w1, b1, w2, b2, w3, b3)
+
+
 def checkpointed_lmim_loss(local_features: Tensor, global_features: Tensor, *layers: Tensor) -> Tensor:
     """Return the literal loss, whose activations are computed again in the backward."""
     logits = [

@@ -15,8 +15,8 @@ SHORT = 0.1
 """Seconds."""
 
 LARGEST_HEAP_BLOCK = 31 * 2**20
-"""Bytes. glibc keeps freed memory for blocks as large as the largest that was ever freed, up to 32 MiB. One that is freed
-at the start puts all contenders into the state of a process that has trained for a while."""
+"""Bytes. glibc keeps freed memory for blocks as large as the largest that was ever freed, up to 32 MiB. One that is
+freed at the start puts all contenders into the state of a process that has trained for a while."""
 
 
 class Quartiles(NamedTuple):
