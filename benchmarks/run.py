@@ -101,6 +101,8 @@ def _measure_suite(name: str, options: Options, device: torch.device, console: C
         task = progress.add_task(name, total=len(chosen))
         for case in chosen:
             progress.update(task, description=f"{name}: {case.label}")
+            if not console.is_terminal:
+                console.print(f"{name}: {case.label}", highlight=False)
             seconds, rounds = (1.0, 3) if options.quick else (4.0, case.least_rounds)
             records.append(measure(case, name, device, seconds, rounds, look=options.quick))
             progress.advance(task)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def in_float64(build) -> Case:
     return Case("a case", "", True, False, build, torch.float64)
 
 
-def among_themselves(contest: Contest, first: str) -> dict:
+def among_themselves(contest: Contest, first: str) -> Mapping[str, tuple[float, float]]:
     """Compare the peers with one of them instead of with ours."""
     ours, *others = contest.contenders
     (expected,) = (other for other in others if other.name == first)
