@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := blan_layers examples tests
+SOURCES := blan_layers examples benchmarks tests
 
-.PHONY: demo test lint types wheel clean help
+.PHONY: demo test bench lint types wheel clean help
 
 help:
 	@echo "make demo    train BLAN on drawn faces (minutes on two CPU cores) and show what it learnt"
 	@echo "make test    run the tests"
+	@echo "make bench   measure the modules beside their peers, draw the results and write the tables"
 	@echo "make lint    ruff, rules and format        make types   mypy"
 	@echo "make wheel   build the wheel into dist/    make clean   remove .venv and caches"
 
@@ -19,13 +20,17 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py --suite all
+	$(BIN)/python benchmarks/draw.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 
 types: $(STAMP)
 	$(BIN)/mypy --strict blan_layers
-	$(BIN)/mypy examples tests
+	$(BIN)/mypy examples benchmarks tests
 
 wheel: $(STAMP)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --wheel --outdir dist

@@ -1,0 +1,178 @@
+"""CBAM, and RDAM whole and after its convolution, against the hand-written forms and timm's module."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import peers
+from benchmarks.contest import TOLERANCES, Case, Contest, Floor, contender
+from blan_layers import CBAM, RDAM, functional
+from blan_layers.functional import reference
+
+Shape = tuple[int, int, int, int]
+
+SIZES: tuple[Shape, ...] = ((32, 64, 64, 64), (8, 64, 64, 64), (8, 128, 32, 32), (8, 256, 16, 16))
+"""(B, C, H, W)"""
+
+REDUCTION = 16
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    """Yield every subject at every size, eager and compiled, with and without its gradients."""
+    subjects: dict[str, Callable[..., Contest]] = {"CBAM": cbam, "RDAM after its convolution": residual, "RDAM": rdam}
+    if peers.timm() is not None:
+        subjects["CBAM with batch norm"] = cbam_with_norm
+    for compiled in (False, True):
+        for subject, build in subjects.items():
+            for shape in SIZES:
+                for differentiates in (True, False):
+                    size = "({}, {}, {}x{})".format(*shape)
+                    made = partial(build, shape=shape, device=device)
+                    yield Case(subject, size, differentiates, compiled, made)
+                    if device.type == "cuda" and subject in ("CBAM", "RDAM after its convolution"):
+                        yield Case(subject, size, differentiates, compiled, made, torch.bfloat16)
+
+
+def cbam(case: Case, shape: Shape, device: torch.device) -> Contest:
+    """CBAM without biases and norm, in all its forms."""
+    ours, (x,), cotangent = _drawn(case, shape, device, 1)
+    timm_form, official = _adopted(peers.TimmForm, ours), _adopted(peers.OfficialForm, ours)
+
+    def literal(x: Tensor) -> Tensor:
+        return reference.dual_attention(x, *_weights(ours))
+
+    enter = partial(contender, inputs=[x], case=case, cotangent=cotangent, compiled=case.compiled)
+    contenders = [
+        enter("ours", ours, parameters=ours.parameters()),
+        enter("timm's form", timm_form, parameters=timm_form.parameters()),
+        enter(
+            "official form",
+            official,
+            parameters=official.parameters(),
+            in_our_layout=peers.OfficialForm.swap_pools,
+        ),
+        enter("literal", literal, parameters=ours.parameters()),
+    ]
+    return Contest(contenders, _copies(x, 2.5 if case.differentiates else 1.0), TOLERANCES[case.dtype])
+
+
+def cbam_with_norm(case: Case, shape: Shape, device: torch.device) -> Contest:
+    """CBAM with the batch norm before its spatial sigmoid that timm's module has."""
+    ours, (x,), cotangent = _drawn(case, shape, device, 1, norm=nn.BatchNorm2d)
+    theirs = peers.timm().layers.cbam.CbamModule(shape[1]).to(device, case.dtype)
+    peers.adopt(theirs, ours)
+    enter = partial(contender, inputs=[x], case=case, cotangent=cotangent, compiled=case.compiled)
+    contenders = [
+        enter(name, module.train(case.differentiates), parameters=module.parameters())
+        for name, module in (("ours", ours), ("timm's CbamModule", theirs))
+    ]
+    return Contest(contenders, _copies(x, 2.5 if case.differentiates else 1.0), TOLERANCES[case.dtype])
+
+
+def residual(case: Case, shape: Shape, device: torch.device) -> Contest:
+    """A map gated by both gates, and another one added."""
+    module, inputs, cotangent = _drawn(case, shape, device, 2)
+    timm_form = _adopted(peers.TimmForm, module)
+
+    def ours(x: Tensor, added: Tensor) -> Tensor:
+        return functional.dual_attention(x, *_weights(module), residual=added)
+
+    def plain(x: Tensor, added: Tensor) -> Tensor:
+        gated: Tensor = timm_form(x)
+        return gated + added
+
+    def literal(x: Tensor, added: Tensor) -> Tensor:
+        return reference.dual_attention(x, *_weights(module)) + added
+
+    enter = partial(contender, inputs=inputs, case=case, cotangent=cotangent, compiled=case.compiled)
+    contenders = [
+        enter("ours", ours, parameters=module.parameters()),
+        enter("timm's form", plain, parameters=timm_form.parameters()),
+        enter("literal", literal, parameters=module.parameters()),
+    ]
+    return Contest(contenders, _copies(inputs[0], 3.0 if case.differentiates else 1.5), TOLERANCES[case.dtype])
+
+
+def rdam(case: Case, shape: Shape, device: torch.device) -> Contest:
+    """RDAM with its convolution."""
+    channels = shape[1]
+    torch.manual_seed(0)
+    ours = RDAM(channels, bias=False).to(device, case.dtype)
+    plain = peers.PlainRDAM(channels, ours.channel.fc1.out_features).to(device, case.dtype)
+    peers.adopt(plain, ours)
+
+    def pooled(encoder_features: Tensor, decoder_features: Tensor) -> tuple[Tensor, Tensor]:
+        x = plain.conv(torch.cat([encoder_features, decoder_features], 1))
+        return x, reference.channel_attention(x, *_weights(ours)[:4])
+
+    inputs = _separated(torch.randn(2, *shape, device=device, dtype=case.dtype).unbind(), pooled)
+    enter = partial(contender, inputs=inputs, case=case, cotangent=torch.randn_like(inputs[0]), compiled=case.compiled)
+    return Contest(
+        [
+            enter("ours", ours, parameters=ours.parameters()),
+            enter("timm's form", plain, parameters=plain.parameters()),
+        ],
+        tolerances=TOLERANCES[case.dtype],
+    )
+
+
+def _drawn(
+    case: Case, shape: Shape, device: torch.device, maps: int, norm: type[nn.Module] | None = None
+) -> tuple[CBAM, list[Tensor], Tensor]:
+    """Return our module, the maps that it is given (the first one gated), and the gradient of its output."""
+    torch.manual_seed(0)
+    ours = CBAM(shape[1], reduction_ratio=REDUCTION, bias=False, norm=norm).to(device, case.dtype)
+
+    def pooled(x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        return x, reference.channel_attention(x, *_weights(ours)[:4])
+
+    inputs = _separated(torch.randn(maps, *shape, device=device, dtype=case.dtype).unbind(), pooled)
+    return ours, inputs, torch.randn_like(inputs[0])
+
+
+@torch.no_grad()
+def _separated(
+    inputs: Sequence[Tensor], pooled: Callable[..., tuple[Tensor, Tensor]], most_draws: int = 100
+) -> list[Tensor]:
+    """Redraw the locations where rounding would decide which of two elements is the maximum.
+
+    ``pooled`` gives the maps whose maxima are taken over space and over channels. The gradient of a maximum goes to the
+    element that attains it: two ways of rounding may differ there, and both be right.
+    """
+    margin = max(1e-5, 4 * torch.finfo(inputs[0].dtype).eps)
+    drawn = [x.contiguous() for x in inputs]
+    for _ in range(most_draws):
+        over_space, over_channels = pooled(*drawn)
+        close = _close(over_channels.topk(2, 1).values.movedim(1, -1), margin)
+        tops, places = over_space.flatten(2).topk(2, 2)
+        image, channel = _close(tops, margin).nonzero(as_tuple=True)
+        close.view(len(close), -1)[image, places[image, channel, 1]] = True
+        if not close.any():
+            return [x.requires_grad_() for x in drawn]
+        drawn = [torch.where(close[:, None], torch.randn_like(x), x) for x in drawn]
+    raise RuntimeError(f"attention: maxima must be apart by {margin:g} of their size, got closer ones in every draw.")
+
+
+def _close(tops: Tensor, margin: float) -> Tensor:
+    return (tops[..., 0] - tops[..., 1]) <= margin * tops[..., 0].abs()
+
+
+def _weights(module: CBAM | RDAM) -> tuple[Tensor, None, Tensor, None, Tensor]:
+    return module.channel.fc1.weight, None, module.channel.fc2.weight, None, module.spatial.conv.weight
+
+
+def _adopted(form: Callable[[int, int], nn.Module], ours: CBAM) -> nn.Module:
+    """Return a hand-written form with our weights."""
+    weight = ours.channel.fc1.weight
+    peer = form(ours.channels, weight.shape[0]).to(weight)
+    peers.adopt(peer, ours)
+    return peer
+
+
+def _copies(x: Tensor, times: float) -> Floor:
+    """Return the traffic that cannot be left out: each map read or written once; a copy is two such passes."""
+    source, target = x.detach(), torch.empty_like(x)
+    bytes_of_map = x.numel() * x.element_size()
+    return Floor("copies of the map", lambda: target.copy_(source), times, 2 * bytes_of_map, "B")

@@ -1,0 +1,95 @@
+"""The picture of a machine's results: how many times faster ours is, a panel for each suite."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.measure import Record
+from blan_facial.report.sheet import FAINT, INK, MARGIN, Sheet
+
+WIN, DEFEAT = "#0072b2", "#d55e00"
+
+ROW, HEADING, GAP = 0.16, 0.24, 0.75  # inches
+WORDS, BARS = 1.35, 3.3
+
+
+def chart(content: Mapping[str, Any], title: str) -> Figure:
+    """Draw a suite below the other, eager steps on the left, compiled ones on the right."""
+    panels = []
+    for suite, results in content["suites"].items():
+        timed = [record for record in results["cases"] if _headline(record) is not None]
+        panels.append((suite, [[r for r in timed if r["compiled"] == compiled] for compiled in (False, True)]))
+    heights = [max(map(_height, columns)) for _, columns in panels]
+    sheet = Sheet(2 * (MARGIN + WORDS + BARS) + MARGIN, 0.6 + sum(h + GAP for h in heights) + MARGIN)
+    sheet.title(
+        title,
+        "Times faster than the peer named. Bars are medians, whiskers quartiles; "
+        "a diamond stands at the speed-up over the fastest peer.",
+    )
+    top = 0.6
+    for (suite, columns), height in zip(panels, heights, strict=True):
+        for column, records in enumerate(columns):
+            if records:
+                left = MARGIN + column * (MARGIN + WORDS + BARS)
+                sheet.text(
+                    left, top + 0.22, f"{suite}, {('eager', 'compiled')[column]}", fontsize=10, fontweight="bold"
+                )
+                _draw(sheet.axes(left + WORDS, top + 0.5, BARS, _height(records)), records)
+        top += height + GAP
+    return sheet.figure
+
+
+def _headline(record: Record) -> tuple[str, Record] | None:
+    """Return the peer that is compared first, if it was timed."""
+    name, peer = next(iter(record["peers"].items()))
+    return (name, peer["speedup"]) if "speedup" in peer else None
+
+
+def _group(record: Record) -> tuple[str, ...]:
+    headline = _headline(record)
+    words = [record["subject"], record["pass"]] + ([record["dtype"]] if record["dtype"] != "float32" else [])
+    return (", ".join(words), headline[0] if headline else "")
+
+
+def _height(records: Sequence[Record]) -> float:
+    return ROW * len(records) + HEADING * len({_group(record) for record in records})
+
+
+def _draw(axes: Axes, records: Sequence[Record]) -> None:
+    place, ticks = 0.0, []
+    widest = 1.0
+    for (subject, against), group in groupby(sorted(records, key=_group), key=_group):
+        axes.annotate(
+            f"{subject}, against {against}",
+            (-WORDS / BARS, place + HEADING / 2),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=7.5,
+            annotation_clip=False,
+        )
+        place += HEADING
+        for record in group:
+            speedup = next(iter(record["peers"].values()))["speedup"]
+            peers = [peer for peer in record["peers"].values() if "speedup" in peer and not peer.get("computes_less")]
+            strongest = min(peer["speedup"]["median"] for peer in peers)
+            low, median, high = (speedup[name] for name in ("low", "median", "high"))
+            y = place + ROW / 2
+            axes.barh(y, median, ROW * 0.72, color=WIN if median >= 1 else DEFEAT)
+            axes.plot([low, high], [y, y], color=INK, linewidth=0.8)
+            axes.plot(strongest, y, "D", markersize=3, color="white", markeredgecolor=INK, markeredgewidth=0.7)
+            axes.annotate(f"{median:.2f}", (high, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5)
+            widest = max(widest, high)
+            ticks.append((y, record["size"]))
+            place += ROW
+    axes.axvline(1, color=INK, linewidth=0.8)
+    axes.set_xlim(0, 1.15 * widest)
+    axes.set_ylim(place, 0)
+    axes.set_yticks([y for y, _ in ticks], [size for _, size in ticks], fontsize=6.5, color=FAINT)
+    axes.tick_params(length=0)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,131 @@
+"""Draw the charts and write the tables of every machine's results: ``python benchmarks/draw.py``."""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+if not __package__:  # run as a script, from anywhere
+    sys.path[:1] = [str(ROOT), str(ROOT / "examples")]
+
+import matplotlib
+
+from benchmarks.chart import chart
+from benchmarks.measure import Record
+from benchmarks.record import RESULTS, load
+from benchmarks.table import HEADER, details, extra, rows
+from blan_facial.files import replacing
+from blan_facial.report.sheet import style
+
+MARKED = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
+
+Contents = Mapping[Path, Mapping[str, Any]]
+"""What each file of results holds."""
+
+
+def main() -> None:
+    """Draw and write everything that comes from the results."""
+    contents = all_results()
+    for path, content in contents.items():
+        draw(path.with_suffix(".svg"), content)
+    for path, page in pages(contents).items():
+        with replacing(path) as file:
+            file.write(page.encode())
+
+
+def draw(path: Path, content: Mapping[str, Any]) -> None:
+    """Draw the chart of a machine: the same bytes for the same results."""
+    with style(), replacing(path) as file:
+        matplotlib.rcParams["svg.hashsalt"] = path.stem
+        chart(content, machine_title(content)).savefig(file, format="svg", metadata={"Date": None})
+
+
+def all_results(folder: Path = RESULTS) -> Contents:
+    """Return every machine's results."""
+    return {path: load(path) for path in sorted(folder.glob("*.json"))}
+
+
+def pages(contents: Contents) -> dict[Path, str]:
+    """Return the pages that hold tables, with the tables of these results."""
+    tables = {ROOT / "README.md": short_tables(contents), ROOT / "benchmarks" / "README.md": full_tables(contents)}
+    return {path: marked(path.read_text(encoding="utf-8"), table) for path, table in tables.items()}
+
+
+def marked(page: str, table: str) -> str:
+    """Put a table between the marks of a page."""
+    return MARKED.sub(lambda marks: f"{marks[1]}{table}{marks[2]}", page)
+
+
+def machine_title(content: Mapping[str, Any]) -> str:
+    """Name a machine in words."""
+    machine = content["machine"]
+    return machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+
+
+def short_tables(contents: Contents) -> str:
+    """Return the README's table and picture of each machine: every eager step against its first peer."""
+    parts = []
+    for path, content in contents.items():
+        lines = [["", "against", "times faster", "memory, times less"], ["---", "---", "---:", "---:"]]
+        records = [r for results in content["suites"].values() for r in results["cases"] if not r["compiled"]]
+        for heading, group in _grouped(records).items():
+            peer = next(iter(group[0]["peers"]))
+            pairs = [(record["ours"], record["peers"][peer]) for record in group]
+            faster = [theirs["speedup"]["median"] for _, theirs in pairs if "speedup" in theirs]
+            leaner = [extra(theirs) / extra(ours) for ours, theirs in pairs if "memory" in theirs]
+            lines.append([heading, peer, _range(faster, 2), _range(leaner, 1)])
+        parts.append(f"**{machine_title(content)}**\n\n{_markdown(lines)}\n")
+        parts.append(f"![Times faster than the peers](benchmarks/results/{path.stem}.svg)\n")
+    return "\n".join(parts)
+
+
+def full_tables(contents: Contents) -> str:
+    """Return all that was measured on each machine."""
+    parts = []
+    for content in contents.values():
+        machine = content["machine"]
+        parts.append(f"### {machine_title(content)}\n")
+        parts.append(f"{_listed({**machine, **machine['caches']}, without=('caches',))}.\n")
+        for suite, results in content["suites"].items():
+            run = results["run"]
+            parts.append(f"#### {suite}\n")
+            parts.append(f"{_listed({**run, **run['versions']}, without=('versions',))}.\n")
+            lines = [list(HEADER), ["---", *("---:" for _ in HEADER[1:])]]
+            for record in results["cases"]:
+                lines.append(
+                    [f"**{record['subject']} {record['size']}**, {details(record)}", *("" for _ in HEADER[1:])]
+                )
+                lines += [list(row) for row in rows(record)]
+            parts.append(f"{_markdown(lines)}\n")
+    return "\n".join(parts)
+
+
+def _grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return records by subject, pass and dtype."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        words = [record["subject"], record["pass"]] + ([record["dtype"]] if record["dtype"] != "float32" else [])
+        groups.setdefault(", ".join(words), []).append(record)
+    return groups
+
+
+def _range(values: list[float], digits: int) -> str:
+    if not values:
+        return ""
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _listed(values: Mapping[str, Any], without: tuple[str, ...]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if name not in without)
+
+
+def _markdown(lines: Iterable[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

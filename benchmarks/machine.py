@@ -1,0 +1,86 @@
+"""What the numbers were measured on, and with what."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import blan_layers
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Describe the machine: what makes two runs comparable."""
+    described: dict[str, Any] = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "caches": _caches(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        described |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
+    return described
+
+
+def name_of(described: dict[str, Any]) -> str:
+    """Return the name of a machine's file: its GPU, or its CPU and the number of threads."""
+    words = described.get("gpu") or f"{described['cpu']} {described['threads']} threads"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def circumstances() -> dict[str, Any]:
+    """Describe a run: when, of which commit, with which versions, and how busy the machine was before it."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "versions": {"blan-layers": blan_layers.__version__, "python": platform.python_version()}
+        | {name: version for name in ("torch", "triton", "timm") if (version := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _caches() -> dict[str, str]:
+    """Return the size of each of a core's caches, where the system tells."""
+    found = {}
+    for cache in sorted(CACHES.glob("index*")):
+        try:
+            level, kind, size = ((cache / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction":
+            found[f"L{level}"] = size
+    return found

@@ -1,0 +1,113 @@
+"""Measure ours beside its peers: ``python benchmarks/run.py --help``."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+if not __package__:  # run as a script, from anywhere
+    ROOT = Path(__file__).resolve().parents[1]
+    sys.path[:1] = [str(ROOT), str(ROOT / "examples")]
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import peers
+from benchmarks.machine import circumstances, machine, name_of
+from benchmarks.measure import Record, differs, measure
+from benchmarks.record import RESULTS, RecordError, merge
+from benchmarks.suites import SUITES, cases_of
+from benchmarks.table import table
+
+WIDTH = 120
+"""Columns, where no terminal says how many it has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure ours beside its peers on the same inputs, by turns, once they agree."""
+
+    suite: Literal["attention", "lmim", "model", "all"] = "all"
+    """What to measure."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to measure it."""
+    quick: bool = False
+    """A look: few rounds, nothing compiled, no memory."""
+    only: str | None = None
+    """A look: only the cases in whose label this text is."""
+    output: Path | None = None
+    """The JSON file. By default benchmarks/results/MACHINE.json; a look is then shown and not written."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python benchmarks/run.py")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    try:
+        return run(options, console)
+    except RecordError as error:
+        console.print(str(error), style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped; nothing was written of the suite that was being measured.")
+        return 128 + signal.SIGINT
+
+
+def run(options: Options, console: Console) -> int:
+    """Measure, show and write suite after suite; return 1 if a peer differs from ours."""
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            console.print("run: --device cuda needs a GPU, got none. Use --device cpu.", highlight=False)
+            return 1
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    described = machine(device)
+    output = options.output
+    if output is None and not options.quick and options.only is None:
+        output = RESULTS / f"{name_of(described)}.json"
+    if peers.timm() is None:
+        console.print("timm is not installed: its CbamModule is left out.")
+    failed = False
+    for name in SUITES if options.suite == "all" else (options.suite,):
+        circumstance = circumstances()
+        records = _measure_suite(name, options, device, console)
+        if not records:
+            continue
+        console.print(table(name, records))
+        failed = failed or any(map(differs, records))
+        if output is not None:
+            merge(output, described, circumstance, name, records)
+            console.print(f"Written to {output}.", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        console.print("A peer differs from ours by more than rounding: it was not timed.", style="bold red")
+    return int(failed)
+
+
+def _measure_suite(name: str, options: Options, device: torch.device, console: Console) -> list[Record]:
+    chosen = [
+        case
+        for case in cases_of(name, device)
+        if (options.only or "") in case.label and not (options.quick and (case.compiled or not case.timed))
+    ]
+    records = []
+    columns = BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=len(chosen))
+        for case in chosen:
+            progress.update(task, description=f"{name}: {case.label}")
+            if not console.is_terminal:
+                console.print(f"{name}: {case.label}", highlight=False)
+            seconds, rounds = (1.0, 3) if options.quick else (4.0, case.least_rounds)
+            records.append(measure(case, name, device, seconds, rounds, look=options.quick))
+            progress.advance(task)
+    return records
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Time, measured by turns: whatever slows the machine down slows all contenders down."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+MOST_ROUNDS = 400
+
+SHORT = 0.1
+"""Seconds."""
+
+LARGEST_HEAP_BLOCK = 31 * 2**20
+"""Bytes. glibc keeps freed memory for blocks as large as the largest that was ever freed, up to 32 MiB. One that is
+freed at the start puts all contenders into the state of a process that has trained for a while."""
+
+
+class Quartiles(NamedTuple):
+    """A median and the quartiles around it."""
+
+    low: float
+    median: float
+    high: float
+
+
+def quartiles(values: Sequence[float]) -> Quartiles:
+    """Return the quartiles of numbers, interpolated linearly."""
+    return Quartiles(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Quartiles:
+    """Return the quartiles of the ratios in each round, which a drift of the machine leaves alone."""
+    return quartiles([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def alternate(
+    steps: Mapping[str, Callable[[], object]], seconds: float, least_rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Time steps by turns, A B C A B C ..., and return the seconds of each in every round.
+
+    The turn of a short step begins with one that is not measured: the step before left its own data in the caches, and
+    its own holes in the heap. Warm-up tells which steps are short, and how many rounds fit into ``seconds``.
+    """
+    torch.empty(LARGEST_HEAP_BLOCK, dtype=torch.uint8)
+    with _no_collector():
+        for step in steps.values():
+            _seconds(step, device)
+        warm = {name: _seconds(step, device) for name, step in steps.items()}
+        short = {name for name, taken in warm.items() if taken < SHORT}
+        turns = sum(taken * (1 + (name in short)) for name, taken in warm.items())
+        rounds = min(MOST_ROUNDS, max(least_rounds, int(seconds / max(turns, 1e-9))))
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(rounds):
+            for name, step in steps.items():
+                if name in short:
+                    step()
+                times[name].append(_seconds(step, device))
+    return times
+
+
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep Python's garbage collector out of the measurement."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,263 @@
+"""The benchmarks: their peers are equal, their statistics right, and nothing is claimed of what differs."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import attention, draw, lmim, memory, model, peers, run, timing
+from benchmarks.contest import Case, Contest, agree, differences
+from benchmarks.record import RecordError, load, merge
+from benchmarks.suites import SUITES, cases_of
+from blan_facial.config import PRESETS
+
+CPU = torch.device("cpu")
+SMALL = (2, 16, 6, 5)
+
+
+def in_float64(build) -> Case:
+    return Case("a case", "", True, False, build, torch.float64)
+
+
+def among_themselves(contest: Contest, first: str) -> Mapping[str, tuple[float, float]]:
+    """Compare the peers with one of them instead of with ours."""
+    ours, *others = contest.contenders
+    (expected,) = (other for other in others if other.name == first)
+    rest = [other for other in others if other is not expected]
+    return differences(dataclasses.replace(contest, contenders=[expected, *rest, ours]))
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (partial(attention.cbam, shape=SMALL, device=CPU), "literal"),
+        (partial(attention.residual, shape=SMALL, device=CPU), "literal"),
+        (partial(attention.rdam, shape=SMALL, device=CPU), "timm's form"),
+        (partial(lmim.lmim, batch=3, channels=8, side=4, device=CPU), "literal"),
+    ],
+)
+def test_peers_equal_the_literal_twin_in_float64(build, expected, monkeypatch):
+    monkeypatch.setattr(lmim, "WIDTH", 16)
+    case = dataclasses.replace(in_float64(build), timed=False)  # without the compiled peer
+    contest = build(case)
+    errors = among_themselves(contest, expected)
+    assert len(errors) == len(contest.contenders) - 1
+    assert all(agree(error, contest) for error in errors.values()), errors
+
+
+def test_the_plain_assembly_of_the_model_equals_ours():
+    sizes = {"image_size": 64, "width": 8, "blocks": (1, 1, 1, 1), "summary_channels": 16, "critic_channels": 16}
+    training, *inference = model.cases(CPU, dataclasses.replace(PRESETS["celeba"], **sizes))
+    for case in (training, inference[0]):
+        contest = case.build(case)
+        errors = differences(contest)
+        assert set(errors) == {"plain forms"}  # the step that computes less is no peer
+        assert agree(errors["plain forms"], contest), errors
+        assert contest.contenders[2].computes_less
+        contest.contenders[2].step()
+
+
+def test_what_is_not_a_number_does_not_agree():
+    contest = Contest([])
+    assert agree((0.0, 0.0), contest)
+    assert not agree((math.nan, 0.0), contest)
+    assert not agree((0.0, 1e-3), contest)
+
+
+def test_maxima_that_rounding_would_decide_are_drawn_anew():
+    torch.manual_seed(0)
+    x = torch.ones(2, 3, 4, 4)
+    (drawn,) = attention._separated([x], lambda x: (x, x))
+    for tops in (drawn.topk(2, 1).values.movedim(1, -1), drawn.flatten(2).topk(2, 2).values):
+        assert not attention._close(tops, 1e-5).any()
+
+
+def test_quartiles_and_ratios_are_those_of_the_numbers():
+    assert timing.quartiles([5, 1, 4, 2, 3]) == (2, 3, 4)
+    assert timing.ratios([2, 40, 6, 8, 10], [2, 20, 2, 2, 2]) == (2, 3, 4)  # 1, 2, 3, 4, 5: a slow round is no outlier
+
+
+def test_contenders_take_turns_and_short_ones_begin_theirs_unmeasured(monkeypatch):
+    monkeypatch.setattr(timing, "SHORT", 0.02)
+    taken = []
+
+    def long() -> None:
+        taken.append("long")
+        timing.time.sleep(0.03)
+
+    times = timing.alternate({"a": lambda: taken.append("a"), "long": long}, 0.0, 2, CPU)
+    assert taken == ["a", "long"] * 2 + ["a", "a", "long"] * 2
+    assert {name: len(each) for name, each in times.items()} == {"a": 2, "long": 2}
+
+
+def test_peak_memory_is_that_of_the_step():
+    measured = memory.peak_of(lambda: torch.ones(2**24), CPU)
+    assert measured["method"] in ("VmHWM", "getrusage")
+    assert measured["peak"] - measured["before"] == pytest.approx(64, abs=8)
+
+
+def test_peak_memory_is_taken_in_a_process_of_its_own():
+    label = next(case.label for case in cases_of("lmim", CPU) if "8x8" in case.label)
+    measured = memory.peak_in_a_process("lmim", label, "ours", CPU)
+    assert 0 < measured["before"] < measured["peak"]
+
+
+def test_memory_falls_back_where_the_mark_cannot_be_set_back(monkeypatch):
+    monkeypatch.setattr(memory, "PROCESS", Path("/nowhere"))
+    measured = memory.peak_of(lambda: None, CPU)
+    assert measured["method"] == "getrusage"
+    assert measured["peak"] >= measured["before"] > 0
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_labels_tell_the_cases_of_a_suite_apart(suite):
+    labels = [case.label for case in cases_of(suite, CPU)]
+    assert len(set(labels)) == len(labels) > 0
+
+
+@pytest.fixture
+def _small(monkeypatch):
+    monkeypatch.setattr(attention, "SIZES", (SMALL,))
+    monkeypatch.setattr(lmim, "SIZES", ((8, 4),))
+    monkeypatch.setattr(lmim, "WIDTH", 16)
+    monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(peers, "timm", lambda: None)
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_quick_run_measures_shows_and_writes(tmp_path, capsys):
+    output = tmp_path / "results.json"
+    for suite in ("attention", "lmim"):
+        assert run.main(["--suite", suite, "--quick", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "timm is not installed" in shown
+    assert "official form" in shown
+    content = load(output)
+    assert set(content["suites"]) == {"attention", "lmim"}
+    assert content["suites"]["attention"]["run"]["versions"]["torch"] == torch.__version__
+    for record in (record for suite in content["suites"].values() for record in suite["cases"]):
+        assert record["rounds"] == 3
+        assert record["ours"]["seconds"]["median"] > 0
+        assert all(peer["agrees"] and peer["speedup"]["median"] > 0 for peer in record["peers"].values())
+
+
+@pytest.mark.usefixtures("_small")
+def test_of_a_peer_that_differs_no_speedup_is_claimed(tmp_path, capsys, monkeypatch):
+    right = peers.TimmForm.forward
+    monkeypatch.setattr(peers.TimmForm, "forward", lambda self, x: 1.001 * right(self, x))
+    output = tmp_path / "results.json"
+    arguments = ["--suite", "attention", "--quick", "--only", "CBAM", "--output", str(output)]
+    assert run.main(arguments) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "timm's form differs values 1.0e-03" in shown
+    assert "A peer differs from ours by more than rounding" in shown
+    record = load(output)["suites"]["attention"]["cases"][0]
+    wrong = record["peers"]["timm's form"]
+    assert wrong["agrees"] is False
+    assert not {"speedup", "seconds", "memory"} & set(wrong)
+    assert record["peers"]["official form"]["speedup"]["median"] > 0
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_look_and_an_interrupted_run_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    assert run.main(["--suite", "lmim", "--quick"]) == 0
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "measure", interrupt)
+    assert run.main(["--suite", "lmim"]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(capsys):
+    assert run.main(["--device", "cuda"]) == 1
+    assert "run: --device cuda needs a GPU, got none. Use --device cpu." in capsys.readouterr().out
+
+
+def test_results_of_a_suite_take_the_place_of_its_last_ones(tmp_path):
+    path = tmp_path / "results" / "machine.json"
+    merge(path, {"cpu": "a"}, {"date": 1}, "attention", [1])
+    merge(path, {"cpu": "a"}, {"date": 1}, "lmim", [2])
+    merge(path, {"cpu": "a"}, {"date": 2}, "attention", [3])
+    suites = {"attention": {"run": {"date": 2}, "cases": [3]}, "lmim": {"run": {"date": 1}, "cases": [2]}}
+    assert load(path) == {"machine": {"cpu": "a"}, "suites": suites}
+    with pytest.raises(RecordError, match=r"must hold results of this machine, .*'b'.*, got those of .*'a'"):
+        merge(path, {"cpu": "b"}, {}, "lmim", [])
+    assert load(path)["suites"] == suites
+    assert list(path.parent.iterdir()) == [path]
+
+
+def quartiles(median: float) -> dict[str, float]:
+    return {"low": median - 0.5, "median": median, "high": median + 0.5}
+
+
+def record(size: str, faster: float, compiled: bool = False) -> dict:
+    memories = [{"before": 100.0, "peak": peak, "method": "VmHWM"} for peak in (110.0, 130.0)]
+    return {
+        "subject": "CBAM",
+        "size": size,
+        "pass": "forward + backward",
+        "compiled": compiled,
+        "dtype": "float32",
+        "rounds": 15,
+        "ours": {"seconds": quartiles(1), "memory": memories[0]},
+        "peers": {
+            "by hand": {"agrees": True, "seconds": quartiles(2), "speedup": quartiles(faster), "memory": memories[1]},
+            "wrong": {"agrees": False, "differences": {"values": 0.25, "gradients": 0.5}},
+        },
+        "floor": {"name": "copies", "times": 2.5, "seconds": quartiles(0.75), "share": quartiles(0.75)},
+    }
+
+
+@pytest.fixture
+def contents() -> dict:
+    machine = {"cpu": "Abacus", "cores": 2, "threads": 2, "caches": {"L2": "1024K"}}
+    circumstances = {"date": "today", "commit": "abc", "dirty": False, "load": 0.1, "versions": {"torch": "2"}}
+    cases = [record("(1)", 2.0), record("(2)", 0.75), record("(2)", 9.0, compiled=True)]
+    suites = {"attention": {"run": circumstances, "cases": cases}}
+    return {Path("abacus.json"): {"machine": machine, "suites": suites}}
+
+
+def test_the_short_table_gives_the_range_over_sizes_of_eager_steps(contents):
+    lines = draw.short_tables(contents).splitlines()
+    assert lines[0] == "**Abacus, 2 threads**"
+    assert "| CBAM, forward + backward | by hand | 0.75 to 2.00 | 3.0 |" in lines
+    assert lines[-1] == "![Times faster than the peers](benchmarks/results/abacus.svg)"
+    assert "9.00" not in draw.short_tables(contents)
+
+
+def test_the_full_table_holds_every_contender(contents):
+    page = draw.full_tables(contents)
+    assert "cpu Abacus, cores 2, threads 2, L2 1024K." in page
+    assert "| **CBAM (1)**, forward + backward, eager, 15 rounds |  |  |  |  |" in page
+    assert "| by hand | 2000 [1500, 2500] | 2.00 [1.50, 2.50] | 30.0 (3.0x) | 130 |" in page
+    assert "| wrong | differs | values 2.5e-01, gradients 5.0e-01 |  |  |" in page
+    assert "| floor: copies x 2.5 | 750 [250, 1250] | share 0.75 [0.25, 1.25] |  |  |" in page
+
+
+def test_tables_stand_between_their_marks():
+    page = "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nb"
+    assert draw.marked(page, r"new \1" + "\n") == "a\n<!-- benchmark -->\nnew \\1\n<!-- /benchmark -->\nb"
+
+
+def test_the_chart_is_the_same_for_the_same_results(contents, tmp_path):
+    ((_, content),) = contents.items()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        draw.draw(tmp_path / name / "abacus.svg", content)
+    first, second = ((tmp_path / name / "abacus.svg").read_text() for name in ("a", "b"))
+    assert first == second
+    assert "<svg" in first
+
+
+def test_the_pages_hold_the_tables_of_the_results():
+    for path, page in draw.pages(draw.all_results()).items():
+        assert path.read_text(encoding="utf-8") == page, f"{path} is not what python benchmarks/draw.py writes"
+        assert "<!-- benchmark -->" in page
