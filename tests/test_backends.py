@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from blan_layers import CBAM, RDAM, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
 from blan_layers import functional as F
-from blan_layers.kernels import blocks
-from blan_layers.kernels.attention import row_split
+from blan_layers.kernels import attention, blocks
+from blan_layers.kernels.attention import LONG, row_split
 from blan_layers.kernels.mutual_information import ContrastLoss
 from tests.cases import CASES, Case
 
@@ -41,11 +41,17 @@ def with_gradients(run: Callable[..., Tensor], module: nn.Module, inputs: list[T
     return [output, *torch.autograd.grad((output * weight).sum(), [*inputs, *module.parameters()])]
 
 
+def rows_of_short_maps(locations: int) -> tuple[int, int]:
+    rows = next(rows for rows in (3, 5, 7, 2, 67, 1) if locations % rows == 0)
+    return rows, locations // rows
+
+
 @pytest.fixture(params=["one block", "many blocks"])
 def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's cache, and one so small that every image is cut into parts."""
+    """The machine's cache, and one so small that every image is cut into parts and its maxima are sought by rows."""
     if request.param == "many blocks":
         monkeypatch.setattr(blocks, "core_cache_bytes", lambda: 6 * 8 * 4)
+        monkeypatch.setattr(attention, "row_split", rows_of_short_maps)
 
 
 @pytest.mark.usefixtures("cache")
@@ -379,6 +385,7 @@ def test_rows_divide_the_map_and_are_long_enough_to_reduce_fast(locations: int) 
     rows, length = row_split(locations)
     assert rows * length == locations
     assert length >= min(locations, 64)
+    assert (rows > 1) == (locations >= LONG)
 
 
 @pytest.fixture

@@ -22,11 +22,15 @@ from blan_layers.kernels.once import Gradients, once_differentiable
 STEP = 64
 """Elements that one step of PyTorch's reductions takes; shorter rows are reduced one by one, which is slow."""
 
+LONG = 2048
+"""Locations from which on looking for the rows that hold a maximum takes less time than reading the map again."""
+
 
 class PoolSpace(Function):
     """Pools of ``x``, or of ``x * spatial_gate``, over locations: (pools, B, C), and ``x``.
 
-    The maximum is taken over rows of locations first. In the backward only the rows that hold it are looked at.
+    The maximum of a long map is taken over rows of locations first: in the backward only the rows that hold it are
+    looked at.
     """
 
     @staticmethod
@@ -53,14 +57,17 @@ class PoolSpace(Function):
         d_pooled, d_x = gradients
         x, gate, peaks = ctx.saved_tensors
         d_gate = None if gate is None else torch.zeros(gate.shape, dtype=x.dtype)
-        for pool, d_pool in zip(ctx.pools, d_pooled, strict=True):
-            if pool == "avg":
-                d_mean = d_pool[..., None] / x.shape[2]
-                _add_gated(d_x, d_mean, gate)
-                if d_gate is not None:
-                    d_gate.baddbmm_(d_mean.mT, x)
-            else:
-                _spread_over_rows(x, gate, peaks, d_pool, d_x, d_gate)
+        d_of = dict(zip(ctx.pools, d_pooled[..., None], strict=True))
+        d_mean = d_of["avg"] / x.shape[2] if "avg" in d_of else None
+        if peaks is not None and peaks.shape[2] == 1:
+            _spread(x, gate, peaks, d_mean, d_of["max"], d_x, d_gate)
+            return d_x, d_gate, None
+        if d_mean is not None:
+            _add_gated(d_x, d_mean, gate)
+            if d_gate is not None:
+                d_gate.baddbmm_(d_mean.mT, x)
+        if peaks is not None:
+            _spread_over_rows(x, gate, peaks, d_of["max"], d_x, d_gate)
         return d_x, d_gate, None
 
 
@@ -171,8 +178,8 @@ def gate_and_add(x: Tensor, gate: Tensor, residual: Tensor | None, output: Tenso
 
 @lru_cache(maxsize=64)
 def row_split(locations: int) -> tuple[int, int]:
-    """Return (rows, row length): the shortest rows of at least a reduction's step and the root of their number."""
-    shortest = min(locations, max(STEP, math.isqrt(locations)))
+    """Return (rows, row length): of a long map the shortest rows of at least a step and the root of their number."""
+    shortest = locations if locations < LONG else max(STEP, math.isqrt(locations))
     length = next(length for length in range(shortest, locations + 1) if locations % length == 0)
     return locations // length, length
 
@@ -198,18 +205,38 @@ def _sum_over_space(x: Tensor, gate: Tensor | None) -> Tensor:
     return x.sum(2, keepdim=True) if gate is None else x @ gate.mT
 
 
+def _spread(
+    x: Tensor,
+    gate: Tensor | None,
+    peaks: Tensor,
+    d_mean: Tensor | None,
+    d_peak: Tensor,
+    d_x: Tensor,
+    d_gate: Tensor | None,
+) -> None:
+    """Add the gradients of means and maxima over space to every element, and to the gate's."""
+    for images in whole_images(x):
+        part = x[images]
+        ties = torch.eq(_gated(part, gate, None, images), peaks[images], out=scratch(part))
+        share = d_peak[images] / ties.sum(2, keepdim=True)
+        d_y = ties.mul_(share) if d_mean is None else torch.addcmul(d_mean[images], ties, share, out=ties)
+        _add_gated(d_x[images], d_y, None if gate is None else gate[images])
+        if d_gate is not None:
+            d_gate[images] += d_y.mul_(part).sum(1, keepdim=True)
+
+
 def _spread_over_rows(
     x: Tensor, gate: Tensor | None, peaks: Tensor, d_peak: Tensor, d_x: Tensor, d_gate: Tensor | None
 ) -> None:
     """Add the gradient of the maxima over space to the elements that attain them, and to the gate's."""
     shape = row_split(x.shape[2])
-    top = peaks.amax(2)
-    image, channel, row = (peaks == top[..., None]).nonzero(as_tuple=True)
+    top = peaks.amax(2, keepdim=True)
+    image, channel, row = (peaks == top).nonzero(as_tuple=True)
     values = x.unflatten(2, shape)[image, channel, row]
     gates = None if gate is None else gate.unflatten(2, shape)[image, 0, row]
-    ties = (values if gates is None else values * gates) == top[image, channel, None]
-    count = torch.zeros_like(top).index_put_((image, channel), ties.sum(1).to(x.dtype), accumulate=True)
-    spread = ties * (d_peak / count)[image, channel, None]
+    ties = (values if gates is None else values * gates) == top[image, channel]
+    count = torch.zeros_like(top).index_put_((image, channel), ties.sum(1, keepdim=True).to(x.dtype), accumulate=True)
+    spread = ties * (d_peak / count)[image, channel]
     d_x.unflatten(2, shape)[image, channel, row] += spread if gates is None else spread * gates
     if d_gate is not None:
         d_gate.view(-1, shape[1]).index_add_(0, image * shape[0] + row, spread * values)
