@@ -23,12 +23,12 @@ def add_projections_kernel(
         image = pair * images + first + row // m
         bias = tl.load(per_image + image[:, None] * hidden + unit[None, :], inside, other=0).to(ACC)
         h = tl.maximum(y + bias, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        tl.store(output + (pair * rows.to(tl.int64) + row)[:, None] * hidden + unit[None, :], h, inside)
+        tl.store(output + (pair * rows + row)[:, None] * hidden + unit[None, :], h, inside)
 
 
 @triton.jit
 def score_kernel(
-    second, b2, w3, b3, weights, losses, d_b3, d_b2, d_w3, rows, m, first, place, w_image, w_place, hidden, blocks,
+    second, b2, w3, b3, weights, losses, d_b3, d_b2, d_w3, rows, m, first, place, w_image, w_place, hidden,
     FORM: tl.constexpr, BR: tl.constexpr, BH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Add up the losses of rows whose second layer, before bias and relu, is ``second``.
@@ -37,56 +37,47 @@ def score_kernel(
     ...), grow by its rows.
     """
     program = tl.program_id(0)
-    programs = tl.num_programs(0)
-    loss = tl.zeros([BR], ACC)
-    slopes = tl.zeros([BR], ACC)
-    for block in range(program, blocks, programs):
-        row = block.to(tl.int64) * BR + tl.arange(0, BR)
-        here = row < 2 * rows
-        fake = row >= rows
-        own = tl.where(fake, row - rows, row)
-        logit = tl.zeros([BR], ACC) + tl.load(b3).to(ACC)
+    row = program.to(tl.int64) * BR + tl.arange(0, BR)
+    here = row < 2 * rows
+    fake = row >= rows
+    own = tl.where(fake, row - rows, row)
+    logit = tl.zeros([BR], ACC) + tl.load(b3).to(ACC)
+    for start in range(0, hidden, BH):
+        unit = start + tl.arange(0, BH)
+        known = unit < hidden
+        inside = here[:, None] & known[None, :]
+        h = tl.load(second + row[:, None] * hidden + unit[None, :], inside, other=0).to(ACC)
+        h += tl.load(b2 + unit, known, other=0).to(ACC)[None, :]
+        h = tl.maximum(h, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        logit += tl.sum(h * tl.load(w3 + unit, known, other=0).to(ACC)[None, :], 1)
+    weight = here.to(ACC)
+    if weights is not None:
+        at = (first + own // m) * w_image + (place + own % m) * w_place
+        weight = tl.load(weights + at, here, other=0).to(ACC)
+    losing = tl.where(fake, logit, -logit)
+    small = tl.exp(-tl.abs(losing))
+    larger = 1 + small
+    # log1p: what the sum rounded off is put back
+    excess = tl.where(larger == 1, small, tl.log(larger) * (small / tl.where(larger == 1, 1.0, larger - 1)))
+    cost = tl.maximum(losing, 0.0, propagate_nan=tl.PropagateNan.ALL) + excess
+    loss = tl.sum(tl.where(here, cost * weight, 0.0), 0)
+    tl.store(losses + program, tl.load(losses + program) + loss)
+    if FORM:
+        slope = tl.where(losing >= 0, 1.0, small) / larger * weight
+        slope = tl.where(here, tl.where(fake, slope, -slope), 0.0)
+        tl.store(d_b3 + program, tl.load(d_b3 + program) + tl.sum(slope, 0))
         for start in range(0, hidden, BH):
             unit = start + tl.arange(0, BH)
             known = unit < hidden
             inside = here[:, None] & known[None, :]
-            h = tl.load(second + row[:, None] * hidden + unit[None, :], inside, other=0).to(ACC)
-            h += tl.load(b2 + unit, known, other=0).to(ACC)[None, :]
-            h = tl.maximum(h, 0.0, propagate_nan=tl.PropagateNan.ALL)
-            logit += tl.sum(h * tl.load(w3 + unit, known, other=0).to(ACC)[None, :], 1)
-        weight = here.to(ACC)
-        if weights is not None:
-            at = (first + own // m) * w_image + (place + own % m) * w_place
-            weight = tl.load(weights + at, here, other=0).to(ACC)
-        losing = tl.where(fake, logit, -logit)
-        small = tl.exp(-tl.abs(losing))
-        larger = 1 + small
-        # log1p: what 1 + small rounds off is put back
-        excess = tl.where(larger == 1, small, tl.log(larger) * (small / tl.where(larger == 1, 1.0, larger - 1)))
-        cost = tl.maximum(losing, 0.0, propagate_nan=tl.PropagateNan.ALL) + excess
-        loss += tl.where(here, cost * weight, 0.0)
-        if FORM:
-            slope = tl.where(losing >= 0, 1.0, small) / larger * weight
-            slope = tl.where(here, tl.where(fake, slope, -slope), 0.0)
-            slopes += slope
-            for start in range(0, hidden, BH):
-                unit = start + tl.arange(0, BH)
-                known = unit < hidden
-                inside = here[:, None] & known[None, :]
-                at = second + row[:, None] * hidden + unit[None, :]
-                h = tl.load(at, inside, other=0).to(ACC) + tl.load(b2 + unit, known, other=0).to(ACC)[None, :]
-                d = slope[:, None] * tl.load(w3 + unit, known, other=0).to(ACC)[None, :]
-                d = tl.where(h > 0, d, 0.0)
-                tl.store(at, d, inside)
-                share = program.to(tl.int64) * hidden + unit
-                grown = tl.load(d_b2 + share, known, other=0) + tl.sum(d, 0)
-                tl.store(d_b2 + share, grown, known)
-                h = tl.where(h > 0, h, 0.0)
-                grown = tl.load(d_w3 + share, known, other=0) + tl.sum(slope[:, None] * h, 0)
-                tl.store(d_w3 + share, grown, known)
-    tl.store(losses + program, tl.load(losses + program) + tl.sum(loss, 0))
-    if FORM:
-        tl.store(d_b3 + program, tl.load(d_b3 + program) + tl.sum(slopes, 0))
+            at = second + row[:, None] * hidden + unit[None, :]
+            h = tl.load(at, inside, other=0).to(ACC) + tl.load(b2 + unit, known, other=0).to(ACC)[None, :]
+            d = tl.where(h <= 0, 0.0, slope[:, None] * tl.load(w3 + unit, known, other=0).to(ACC)[None, :])
+            tl.store(at, d, inside)
+            share = program.to(tl.int64) * hidden + unit
+            tl.store(d_b2 + share, tl.load(d_b2 + share, known, other=0) + tl.sum(d, 0), known)
+            h = tl.where(h <= 0, 0.0, slope[:, None] * h)
+            tl.store(d_w3 + share, tl.load(d_w3 + share, known, other=0) + tl.sum(h, 0), known)
 
 
 @triton.jit
@@ -111,17 +102,17 @@ def first_layer_kernel(
         place = start + tl.arange(0, BR)
         inside = (place < m)[:, None] & known[None, :]
         at = (image * m + place)[:, None] * hidden + unit[None, :]
-        plane = rows.to(tl.int64) * hidden
-        real = tl.load(activated + at, inside, other=0) > 0
-        fake = tl.load(activated + plane + at, inside, other=0) > 0
-        d_real = tl.where(real, tl.load(d_first + at, inside, other=0).to(ACC), 0.0)
-        d_fake = tl.where(fake, tl.load(d_first + plane + at, inside, other=0).to(ACC), 0.0)
-        tl.store(d_projected + at, d_real + d_fake, inside)
-        own += d_real
-        other += d_fake
+        plane = rows * hidden
+        real = tl.load(d_first + at, inside, other=0).to(ACC)
+        real = tl.where(tl.load(activated + at, inside, other=0) <= 0, 0.0, real)
+        fake = tl.load(d_first + plane + at, inside, other=0).to(ACC)
+        fake = tl.where(tl.load(activated + plane + at, inside, other=0) <= 0, 0.0, fake)
+        tl.store(d_projected + at, real + fake, inside)
+        own += real
+        other += fake
     at = (split * images + first + image) * hidden + unit
     tl.store(d_per_image + at, tl.load(d_per_image + at, known, other=0) + tl.sum(own, 0), known)
-    at += splits.to(tl.int64) * images * hidden
+    at = ((splits + split) * images + first + image) * hidden + unit
     tl.store(d_per_image + at, tl.load(d_per_image + at, known, other=0) + tl.sum(other, 0), known)
 
 
