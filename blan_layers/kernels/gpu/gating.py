@@ -1,138 +1,152 @@
-"""Kernels that gate a map, and those of its gradients."""
+"""The gating of a map, the gradients of its gates, and the one place where the map's own gradient is written."""
 
-import triton
-import triton.language as tl
+from typing import NamedTuple
 
-from blan_layers.kernels.gpu.device import gated, slope, spatially_gated, spot, stand
+import torch
+from torch import Tensor
+from torch.library import custom_op
 
-
-@triton.jit
-def gate_kernel(
-    x, gate, shift, spatial, residual, output, channels, locations,
-    x_image, x_channel, x_location, r_image, r_channel, r_location, o_image, o_channel, o_location,
-    BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Write ``(x * gate + shift) * spatial + residual``, a tile a program."""
-    image, row, column = stand(tl.cdiv(locations, BN), tl.cdiv(channels, BC))
-    channel = row * BC + tl.arange(0, BC)
-    location = column * BN + tl.arange(0, BN)
-    inside = (channel < channels)[:, None] & (location < locations)[None, :]
-    y = tl.load(x + spot(image, channel, location, x_image, x_channel, x_location), inside, other=0).to(ACC)
-    y = gated(y, gate, shift, image * channels + channel, channel < channels, ACC)
-    y = spatially_gated(y, spatial, image * locations + location, location < locations, ACC)
-    if residual is not None:
-        y += tl.load(residual + spot(image, channel, location, r_image, r_channel, r_location), inside, other=0)
-    tl.store(output + spot(image, channel, location, o_image, o_channel, o_location), y, inside)
+from blan_layers.kernels.gpu.factors import dense, empty_sums, like, planes, summed
+from blan_layers.kernels.gpu.gating_kernels import gate_kernel, gate_sums_kernel, map_gradient_kernel
+from blan_layers.kernels.gpu.once import refuse_second_derivative
+from blan_layers.kernels.gpu.tiles import accumulator, blocks, launch, splits, tile
 
 
-@triton.jit
-def gate_sums_kernel(
-    x, d_output, gate, shift, spatial, d_gate, d_shift, d_spatial, images, channels, locations,
-    x_image, x_channel, x_location, d_image, d_channel, d_location, splits,
-    BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Sum the gradients of the gates over one tile of locations and every ``splits``-th of channels.
+class Slots(NamedTuple):
+    """Where the operations leave what the map's gradient depends on."""
 
-    The shares are (tiles of locations, B, C) of the channel gate and its shift, (splits, B, N) of the spatial gate.
+    d_output: Tensor | None = None
+    """(B, C, N), of the gating, as are the next two"""
+    gate: Tensor | None = None
+    """(B, C, 1)"""
+    spatial: Tensor | None = None
+    """(B, 1, N)"""
+    d_maps: Tensor | None = None
+    """(B, 2, N), of the pools over channels, as are the next three"""
+    map_extremes: Tensor | None = None
+    """(B, 2, N), in the accumulator's dtype: maxima and how many elements attain them"""
+    map_gate: Tensor | None = None
+    """(B, C, 1)"""
+    map_shift: Tensor | None = None
+    """(B, C, 1)"""
+    d_pooled: Tensor | None = None
+    """(pools, B, C), of the pools over space, as are the next two"""
+    extremes: Tensor | None = None
+    """(2, B, C), in the accumulator's dtype"""
+    pool_gate: Tensor | None = None
+    """(B, 1, N)"""
+
+
+@custom_op("blan_layers::gate", mutates_args=())
+def gate(
+    x: Tensor,
+    gate: Tensor | None,
+    shift: Tensor | None,
+    spatial: Tensor | None,
+    residual: Tensor | None,
+    d_output: Tensor | None = None,
+    slot_gate: Tensor | None = None,
+    slot_spatial: Tensor | None = None,
+) -> Tensor:
+    """Return ``(x * gate + shift) * spatial + residual``, whatever of these is given; the last three are slots."""
+    output = _empty_output(x, residual)
+    batch, channels, locations = x.shape
+    width, length = tile(x, along=0)
+    strides = (0, 0, 0) if residual is None else residual.stride()
+    launch(
+        gate_kernel, batch * blocks(channels, width) * blocks(locations, length), x, dense(gate), dense(shift),
+        dense(spatial), residual, output, channels, locations, *x.stride(), *strides, *output.stride(),
+        BC=width, BN=length,
+    )  # fmt: skip
+    return output
+
+
+@custom_op("blan_layers::gate_sums", mutates_args=())
+def gate_sums(
+    x: Tensor, d_output: Tensor, gate: Tensor | None, shift: Tensor | None, spatial: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of gate, shift and spatial gate, each empty where there is none of it."""
+    batch, channels, locations = x.shape
+    width, length = tile(x, along=0)
+    columns = blocks(locations, length)
+    share = splits(batch * columns, blocks(channels, width))
+    d_gate, d_shift = (empty_sums(x, factor, columns, channels) for factor in (gate, shift))
+    d_spatial = empty_sums(x, spatial, share, locations)
+    launch(
+        gate_sums_kernel, batch * columns * share, x, d_output, dense(gate), dense(shift), dense(spatial), d_gate,
+        d_shift, d_spatial, batch, channels, locations, *x.stride(), *d_output.stride(), share, BC=width, BN=length,
+    )  # fmt: skip
+    return summed(d_gate, gate, x), summed(d_shift, shift, x), summed(d_spatial, spatial, x)
+
+
+@custom_op("blan_layers::branch", mutates_args=())
+def branch(
+    x: Tensor, pools: str, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the slots of ``x``, for pools over space that are named and an output of the dtype.
+
+    Its backward writes the gradient of ``x``.
     """
-    image, split, block = stand(tl.cdiv(locations, BN), splits)
-    location = block * BN + tl.arange(0, BN)
-    here = location < locations
-    total = tl.zeros([BN], ACC)
-    for start in range(split * BC, channels, splits * BC):
-        channel = start + tl.arange(0, BC)
-        inside = (channel < channels)[:, None] & here[None, :]
-        y = tl.load(x + spot(image, channel, location, x_image, x_channel, x_location), inside, other=0).to(ACC)
-        d = tl.load(d_output + spot(image, channel, location, d_image, d_channel, d_location), inside, other=0).to(ACC)
-        row = image * channels + channel
-        share = (block * images + image) * channels + channel
-        d_y = spatially_gated(d, spatial, image * locations + location, here, ACC)
-        if d_gate is not None:
-            tl.store(d_gate + share, tl.sum(d_y * y, 1), channel < channels)
-        if d_shift is not None:
-            tl.store(d_shift + share, tl.sum(d_y, 1), channel < channels)
-        if d_spatial is not None:
-            total += tl.sum(d * gated(y, gate, shift, row, channel < channels, ACC), 0)
-    if d_spatial is not None:
-        tl.store(d_spatial + (split * images + image) * locations + location, total, here)
+    slots = _empty_slots(x, pools, dtype)
+    return tuple(slots)  # type: ignore[return-value]  # ten of them, as annotated for the schema
 
 
-@triton.jit
-def pool_channels_sums_kernel(
-    x, gate, shift, d_maps, extremes, d_gate, d_shift, images, channels, locations,
-    by_image, by_channel, by_location, splits, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Sum what the pools over channels give the channel gate and its shift: shares (splits, B, C)."""
-    image, block, split = stand(splits, tl.cdiv(channels, BC))
-    channel = block * BC + tl.arange(0, BC)
-    here = channel < channels
-    to_gate = tl.zeros([BC, BN], ACC)
-    to_shift = tl.zeros([BC, BN], ACC)
-    for start in range(split * BN, locations, splits * BN):
-        location = start + tl.arange(0, BN)
-        known = location < locations
-        inside = here[:, None] & known[None, :]
-        part = tl.load(x + spot(image, channel, location, by_image, by_channel, by_location), inside, other=0).to(ACC)
-        y = gated(part, gate, shift, image * channels + channel, here, ACC)
-        at = image * locations * 2 + location
-        d_y = slope(y, d_maps, extremes, at, locations, known, channels, 0, 0, 1, ACC)
-        to_gate += d_y * part
-        to_shift += d_y
-    share = (split * images + image) * channels + channel
-    tl.store(d_gate + share, tl.sum(to_gate, 1), here)
-    if d_shift is not None:
-        tl.store(d_shift + share, tl.sum(to_shift, 1), here)
+@custom_op("blan_layers::map_gradient", mutates_args=())
+def map_gradient(
+    x: Tensor,
+    d_output: Tensor | None,
+    gate: Tensor | None,
+    spatial: Tensor | None,
+    d_maps: Tensor | None,
+    map_extremes: Tensor | None,
+    map_gate: Tensor | None,
+    map_shift: Tensor | None,
+    d_pooled: Tensor | None,
+    extremes: Tensor | None,
+    pool_gate: Tensor | None,
+    pools: str,
+) -> Tensor:
+    """Return the gradient of a map from what its slots were left."""
+    d_x = torch.empty_like(x)
+    batch, channels, locations = x.shape
+    width, length = tile(x, along=0)
+    strides = (0, 0, 0) if d_output is None else d_output.stride()
+    mean, peak = planes(pools)
+    small = map(dense, (gate, spatial, d_maps, map_extremes, map_gate, map_shift, d_pooled, extremes, pool_gate))
+    launch(
+        map_gradient_kernel, batch * blocks(channels, width) * blocks(locations, length), x, d_output, *small, d_x,
+        batch, channels, locations, *x.stride(), *strides, *d_x.stride(), MEAN=mean, PEAK=peak, BC=width, BN=length,
+    )  # fmt: skip
+    return d_x
 
 
-@triton.jit
-def pool_space_sums_kernel(
-    x, gate, d_pooled, extremes, d_gate, images, channels, locations, by_image, by_channel, by_location, splits,
-    MEAN: tl.constexpr, PEAK: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Sum what the pools over locations give the spatial gate: shares (splits, B, N)."""
-    image, split, block = stand(tl.cdiv(locations, BN), splits)
-    location = block * BN + tl.arange(0, BN)
-    here = location < locations
-    total = tl.zeros([BC, BN], ACC)
-    for start in range(split * BC, channels, splits * BC):
-        channel = start + tl.arange(0, BC)
-        known = channel < channels
-        inside = known[:, None] & here[None, :]
-        part = tl.load(x + spot(image, channel, location, by_image, by_channel, by_location), inside, other=0).to(ACC)
-        y = spatially_gated(part, gate, image * locations + location, here, ACC)
-        row = image * channels + channel
-        rows = images * channels
-        total += slope(y, d_pooled, extremes, row, rows, known, locations, 1, MEAN, PEAK, ACC) * part
-    tl.store(d_gate + (split * images + image) * locations + location, tl.sum(total, 0), here)
+gate.register_fake(lambda x, gate, shift, spatial, residual, *_: _empty_output(x, residual))
+gate_sums.register_fake(lambda x, d_output, *factors: tuple(like(factor, x) for factor in factors))
+branch.register_fake(lambda x, pools, dtype: tuple(_empty_slots(x, pools, dtype)))
+map_gradient.register_fake(lambda x, *_: torch.empty_like(x))
+
+for _operation in (gate_sums, map_gradient):
+    _operation.register_autograd(refuse_second_derivative)
 
 
-@triton.jit
-def map_gradient_kernel(
-    x, d_output, gate, spatial, d_maps, map_extremes, map_gate, map_shift, d_pooled, extremes, pool_gate, d_x,
-    images, channels, locations, x_image, x_channel, x_location, d_image, d_channel, d_location,
-    o_image, o_channel, o_location,
-    MEAN: tl.constexpr, PEAK: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Write the gradient of a map, a tile a program: what the gating, the pools over channels and over space give."""
-    image, row, column = stand(tl.cdiv(locations, BN), tl.cdiv(channels, BC))
-    channel = row * BC + tl.arange(0, BC)
-    location = column * BN + tl.arange(0, BN)
-    known, here = channel < channels, location < locations
-    inside = known[:, None] & here[None, :]
-    of_channel, of_location = image * channels + channel, image * locations + location
-    total = tl.zeros([BC, BN], ACC)
-    if d_output is not None:
-        d = tl.load(d_output + spot(image, channel, location, d_image, d_channel, d_location), inside, other=0).to(ACC)
-        total += spatially_gated(gated(d, gate, None, of_channel, known, ACC), spatial, of_location, here, ACC)
-    part = tl.load(x + spot(image, channel, location, x_image, x_channel, x_location), inside, other=0).to(ACC)
-    if d_maps is not None:
-        y = gated(part, map_gate, map_shift, of_channel, known, ACC)
-        at = image * locations * 2 + location
-        d = slope(y, d_maps, map_extremes, at, locations, here, channels, 0, 0, 1, ACC)
-        total += gated(d, map_gate, None, of_channel, known, ACC)
-    if d_pooled is not None:
-        y = spatially_gated(part, pool_gate, of_location, here, ACC)
-        rows = images * channels
-        d = slope(y, d_pooled, extremes, of_channel, rows, known, locations, 1, MEAN, PEAK, ACC)
-        total += spatially_gated(d, pool_gate, of_location, here, ACC)
-    tl.store(d_x + spot(image, channel, location, o_image, o_channel, o_location), total, inside)
+def output_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
+    """Return the dtype of a map that a residual was added to."""
+    return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+
+
+def _empty_output(x: Tensor, residual: Tensor | None) -> Tensor:
+    return torch.empty_like(x, dtype=output_dtype(x, residual))
+
+
+def _empty_slots(x: Tensor, pools: str, dtype: torch.dtype) -> Slots:
+    batch, channels, locations = x.shape
+    precise = accumulator(x.dtype)
+    by_channel, by_location = (batch, channels, 1), (batch, 1, locations)
+    shapes = (
+        x.shape, by_channel, by_location,
+        (batch, 2, locations), (batch, 2, locations), by_channel, by_channel,
+        (len(pools.split(",")), batch, channels), (2, batch, channels), by_location,
+    )  # fmt: skip
+    own = x.dtype
+    dtypes = dtype, own, own, own, precise, own, own, own, precise, own
+    return Slots(*(x.new_empty((), dtype=t).expand(shape) for t, shape in zip(dtypes, shapes, strict=True)))

@@ -1,8 +1,8 @@
 """The concat-and-convolve loss in chunks of locations, which keeps no activation.
 
-The loss is a scalar, so that its gradients are formed beside it and only scaled in the backward. The matrix products are
-the BLAS library's; what stands between two of them is one kernel. A chunk's hidden layers are each written and read a
-few times; those of the whole map never exist. Weights' gradients are added up in float32 at least.
+The loss is a scalar, so that its gradients are formed beside it and only scaled in the backward. The matrix products
+are the BLAS library's; what stands between two of them is one kernel. A chunk's hidden layers are each written and read
+a few times; those of the whole map never exist. Weights' gradients are added up in float32 at least.
 """
 
 from typing import Any, TypeAlias
@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from blan_layers.kernels.gpu.critic import add_projections_kernel, first_layer_kernel, scale_kernel, score_kernel
+from blan_layers.kernels.gpu.critic_kernels import (
+    add_projections_kernel,
+    first_layer_kernel,
+    scale_kernel,
+    score_kernel,
+)
 from blan_layers.kernels.gpu.once import refuse_batches, refuse_second_derivative
 from blan_layers.kernels.gpu.tiles import TILE, accumulator, blocks, launch
 
@@ -46,8 +51,8 @@ def contrast(
     """Sum ``weights[b, u] (softplus(-real) + softplus(fake))`` over images b and locations u, and form its gradients.
 
     The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``, of fake pairs with ``other`` for ``own``.
-    The gradients, to local, (own, other) and the layers, are formed if there is a ``link``, an empty tensor that depends
-    on whatever they depend on, and empty otherwise.
+    The gradients, to local, (own, other) and the layers, are formed if there is a ``link``, an empty tensor that
+    depends on whatever they depend on, and empty otherwise.
 
     Shape:
         local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
@@ -111,6 +116,12 @@ def _differentiate(ctx: Any, d_total: Tensor | None, *_: None) -> tuple[Tensor |
 
 
 contrast.register_autograd(_differentiate, setup_context=_keep)
+
+
+def contrast_loss(*arguments: Tensor | None) -> Tensor:
+    """Return the loss alone, differentiable once."""
+    total: Tensor = contrast(*arguments)[0]
+    return total
 
 
 def _contrast(

@@ -1,125 +1,145 @@
-"""Kernels that pool a map over locations or over channels.
+"""Pools of a map over space and over channels, and the gradients that they give the gates inside them."""
 
-A maximum comes with the number of elements that attain it. What several programs have of one pool is put together by a
-second kernel, in a fixed order.
-"""
+import torch
+from torch import Tensor
+from torch.library import custom_op
 
-import triton
-import triton.language as tl
+from blan_layers.kernels.gpu.factors import dense, empty_sums, like, planes, summed
+from blan_layers.kernels.gpu.once import refuse_second_derivative
+from blan_layers.kernels.gpu.pooling_kernels import (
+    gather_kernel,
+    pool_channels_kernel,
+    pool_channels_sums_kernel,
+    pool_space_kernel,
+    pool_space_sums_kernel,
+)
+from blan_layers.kernels.gpu.tiles import accumulator, blocks, launch, splits, tile
 
-from blan_layers.kernels.gpu.device import gated, spatially_gated, spot, stand
-
-
-@triton.jit
-def taken_in(value, inside, total, peak, ties):
-    """Return the running sum, maximum and its ties of each lane after one more value."""
-    total += tl.where(inside, value, 0.0)
-    value = tl.where(inside, value, -float("inf"))
-    ties = tl.where(value > peak, 1.0, ties + (inside & (value == peak)).to(ties.dtype))
-    return total, tl.where((value > peak) | (value != value), value, peak), ties
-
-
-@triton.jit
-def over_lanes(total, peak, ties, AXIS: tl.constexpr):
-    """Reduce lanes to one sum, maximum and number of ties; a NaN is the maximum, and nothing ties with it."""
-    unknown = peak != peak
-    top = tl.max(tl.where(unknown, -float("inf"), peak), AXIS)
-    top = tl.where(tl.sum(unknown.to(tl.int32), AXIS) > 0, float("nan"), top)
-    return tl.sum(total, AXIS), top, tl.sum(tl.where(peak == tl.expand_dims(top, AXIS), ties, 0.0), AXIS)
+GATHERED = 256
+"""Pools that one program puts together."""
 
 
-@triton.jit
-def write(pooled, extremes, at, plane, inside, mean, peak, ties, MEAN: tl.constexpr, PEAK: tl.constexpr):
-    """Store what the planes MEAN and PEAK of the result are, or nothing for -1."""
-    if MEAN >= 0:
-        tl.store(pooled + MEAN * plane + at, mean, inside)
-    if PEAK >= 0:
-        tl.store(pooled + PEAK * plane + at, peak, inside)
-        tl.store(extremes + at, peak, inside)
-        tl.store(extremes + plane + at, ties, inside)
+@custom_op("blan_layers::pool_space", mutates_args=())
+def pool_space(
+    x: Tensor,
+    gate: Tensor | None,
+    pools: str,
+    d_pooled: Tensor | None = None,
+    extremes: Tensor | None = None,
+    pool_gate: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Pool ``x``, or ``x * gate``, over locations: (pools, B, C), and the maxima with their ties, (2, B, C).
+
+    ``pools`` is "avg", "max" or both, comma between them; the last three arguments are slots.
+    """
+    pooled, maxima = _empty_pools(x, pools)
+    batch, channels, locations = x.shape
+    width, length = tile(x, along=2)
+    rows = blocks(channels, width)
+    share = splits(batch * rows, blocks(locations, length))
+    parts = _empty_parts(x, share, batch * channels)
+    mean, peak = planes(pools)
+    launch(
+        pool_space_kernel, batch * rows * share, x, dense(gate), pooled, maxima, parts, batch * channels,
+        channels, locations, *x.stride(), share, MEAN=mean, PEAK=peak, WHOLE=share == 1, BC=width, BN=length,
+    )  # fmt: skip
+    if parts is not None:
+        _gather(parts, pooled, maxima, batch * channels, channels, channels, batch * channels, share, locations, pools)
+    return pooled, maxima
 
 
-@triton.jit
-def write_part(parts, row, rows, split, splits, inside, total, peak, ties):
-    """Store one program's share of a pool, in planes (sum, maximum, ties) of (splits, rows)."""
-    at = split.to(tl.int64) * rows + row
-    tl.store(parts + at, total, inside)
-    tl.store(parts + splits * rows + at, peak, inside)
-    tl.store(parts + 2 * splits * rows + at, ties, inside)
+@custom_op("blan_layers::pool_channels", mutates_args=())
+def pool_channels(
+    x: Tensor,
+    gate: Tensor | None,
+    shift: Tensor | None,
+    d_maps: Tensor | None = None,
+    map_extremes: Tensor | None = None,
+    map_gate: Tensor | None = None,
+    map_shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over channels of ``x``, or of ``x * gate + shift``, (B, 2, N), and the maxima with their ties.
+
+    The last four arguments are slots.
+    """
+    maps, maxima = _empty_maps(x)
+    batch, channels, locations = x.shape
+    width, length = tile(x, along=1)
+    columns = blocks(locations, length)
+    share = splits(batch * columns, blocks(channels, width))
+    parts = _empty_parts(x, share, batch * locations)
+    launch(
+        pool_channels_kernel, batch * columns * share, x, dense(gate), dense(shift), maps, maxima, parts,
+        batch * locations, channels, locations, *x.stride(), share, WHOLE=share == 1, BC=width, BN=length,
+    )  # fmt: skip
+    if parts is not None:
+        _gather(parts, maps, maxima, batch * locations, locations, 2 * locations, locations, share, channels, "avg,max")
+    return maps, maxima
 
 
-@triton.jit
-def pool_space_kernel(
-    x, gate, pooled, extremes, parts, rows, channels, locations, by_image, by_channel, by_location, splits,
-    MEAN: tl.constexpr, PEAK: tl.constexpr, WHOLE: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Pool ``x``, or ``x * gate``, over locations: each program some channels, over every ``splits``-th tile."""
-    image, block, split = stand(splits, tl.cdiv(channels, BC))
-    channel = block * BC + tl.arange(0, BC)
-    here = channel < channels
-    total = tl.zeros([BC, BN], ACC)
-    peak = tl.full([BC, BN], -float("inf"), ACC)
-    ties = tl.zeros([BC, BN], ACC)
-    for start in range(split * BN, locations, splits * BN):
-        location = start + tl.arange(0, BN)
-        inside = here[:, None] & (location < locations)[None, :]
-        at = spot(image, channel, location, by_image, by_channel, by_location)
-        y = tl.load(x + at, inside, other=0).to(ACC)
-        y = spatially_gated(y, gate, image * locations + location, location < locations, ACC)
-        total, peak, ties = taken_in(y, inside, total, peak, ties)
-    sums, top, tied = over_lanes(total, peak, ties, 1)
-    row = image * channels + channel
-    if WHOLE:
-        write(pooled, extremes, row, rows, here, sums / locations, top, tied, MEAN, PEAK)
-    else:
-        write_part(parts, row, rows, split, splits, here, sums, top, tied)
+@custom_op("blan_layers::pool_channels_sums", mutates_args=())
+def pool_channels_sums(
+    x: Tensor, gate: Tensor, shift: Tensor | None, d_maps: Tensor, extremes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients that pools over channels give the gate and the shift inside them, or an empty one."""
+    batch, channels, locations = x.shape
+    width, length = tile(x, along=2)
+    rows = blocks(channels, width)
+    share = splits(batch * rows, blocks(locations, length))
+    d_gate, d_shift = (empty_sums(x, factor, share, channels) for factor in (gate, shift))
+    launch(
+        pool_channels_sums_kernel, batch * rows * share, x, dense(gate), dense(shift), dense(d_maps), extremes,
+        d_gate, d_shift, batch, channels, locations, *x.stride(), share, BC=width, BN=length,
+    )  # fmt: skip
+    return summed(d_gate, gate, x), summed(d_shift, shift, x)
 
 
-@triton.jit
-def pool_channels_kernel(
-    x, gate, shift, maps, extremes, parts, rows, channels, locations, by_image, by_channel, by_location, splits,
-    WHOLE: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Pool ``x``, or ``x * gate + shift``, over channels: each program some locations, over every ``splits``-th tile."""
-    image, split, block = stand(tl.cdiv(locations, BN), splits)
-    location = block * BN + tl.arange(0, BN)
-    here = location < locations
-    total = tl.zeros([BC, BN], ACC)
-    peak = tl.full([BC, BN], -float("inf"), ACC)
-    ties = tl.zeros([BC, BN], ACC)
-    for start in range(split * BC, channels, splits * BC):
-        channel = start + tl.arange(0, BC)
-        inside = (channel < channels)[:, None] & here[None, :]
-        at = spot(image, channel, location, by_image, by_channel, by_location)
-        y = tl.load(x + at, inside, other=0).to(ACC)
-        y = gated(y, gate, shift, image * channels + channel, channel < channels, ACC)
-        total, peak, ties = taken_in(y, inside, total, peak, ties)
-    sums, top, tied = over_lanes(total, peak, ties, 0)
-    if WHOLE:
-        at = image * locations * 2 + location
-        write(maps, extremes, at, locations, here, sums / channels, top, tied, 0, 1)
-    else:
-        write_part(parts, image * locations + location, rows, split, splits, here, sums, top, tied)
+@custom_op("blan_layers::pool_space_sums", mutates_args=())
+def pool_space_sums(x: Tensor, gate: Tensor, d_pooled: Tensor, extremes: Tensor, pools: str) -> Tensor:
+    """Return the gradient that pools over space give the spatial gate inside them."""
+    batch, channels, locations = x.shape
+    width, length = tile(x, along=1)
+    columns = blocks(locations, length)
+    share = splits(batch * columns, blocks(channels, width))
+    d_gate = empty_sums(x, gate, share, locations)
+    mean, peak = planes(pools)
+    launch(
+        pool_space_sums_kernel, batch * columns * share, x, dense(gate), dense(d_pooled), extremes, d_gate, batch,
+        channels, locations, *x.stride(), share, MEAN=mean, PEAK=peak, BC=width, BN=length,
+    )  # fmt: skip
+    return summed(d_gate, gate, x)
 
 
-@triton.jit
-def gather_kernel(
-    parts, pooled, extremes, rows, length, by_image, plane, splits, size,
-    MEAN: tl.constexpr, PEAK: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Put the shares of every pool together; row r of them is element r % length of image r // length."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = row < rows
-    total = tl.zeros([BLOCK], ACC)
-    peak = tl.full([BLOCK], -float("inf"), ACC)
-    ties = tl.zeros([BLOCK], ACC)
-    for split in range(splits):
-        at = parts + split * rows + row
-        share = tl.load(at + splits * rows, here, other=0)
-        tied = tl.load(at + 2 * splits * rows, here, other=0)
-        total += tl.load(at, here, other=0)
-        ties = tl.where(share > peak, tied, ties + tl.where(share == peak, tied, 0.0))
-        peak = tl.where((share > peak) | (share != share), share, peak)
-    ties = tl.where(peak != peak, 0.0, ties)
-    at = row // length * by_image + row % length
-    write(pooled, extremes, at, plane, here, total / size, peak, ties, MEAN, PEAK)
+pool_space.register_fake(lambda x, gate, pools, *_: _empty_pools(x, pools))
+pool_channels.register_fake(lambda x, *_: _empty_maps(x))
+pool_channels_sums.register_fake(lambda x, gate, shift, *_: (like(gate, x), like(shift, x)))
+pool_space_sums.register_fake(lambda x, gate, *_: like(gate, x))
+
+for _operation in (pool_channels_sums, pool_space_sums):
+    _operation.register_autograd(refuse_second_derivative)
+
+
+def _gather(
+    parts: Tensor, pooled: Tensor, extremes: Tensor,
+    rows: int, length: int, by_image: int, plane: int, share: int, size: int, pools: str,
+) -> None:  # fmt: skip
+    mean, peak = planes(pools)
+    launch(
+        gather_kernel, blocks(rows, GATHERED), parts, pooled, extremes, rows, length, by_image, plane, share, size,
+        MEAN=mean, PEAK=peak, BLOCK=GATHERED,
+    )  # fmt: skip
+
+
+def _empty_pools(x: Tensor, pools: str) -> tuple[Tensor, Tensor]:
+    pooled = x.new_empty(len(pools.split(",")), x.shape[0], x.shape[1])
+    kept = 2 if "max" in pools else 0
+    return pooled, x.new_empty(kept, x.shape[0], x.shape[1], dtype=accumulator(x.dtype))
+
+
+def _empty_maps(x: Tensor) -> tuple[Tensor, Tensor]:
+    maps = x.new_empty(x.shape[0], 2, x.shape[2])
+    return maps, torch.empty_like(maps, dtype=accumulator(x.dtype))
+
+
+def _empty_parts(x: Tensor, share: int, rows: int) -> Tensor | None:
+    return None if share == 1 else x.new_empty(3, share, rows, dtype=accumulator(x.dtype))

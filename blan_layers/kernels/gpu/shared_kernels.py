@@ -24,7 +24,7 @@ def spot(image, channel, location, by_image, by_channel, by_location):
 
 @triton.jit
 def gated(x, gate, shift, at, inside, ACC: tl.constexpr):
-    """Return ``x * gate + shift`` of a tile, for a gate and a shift of each channel, or ``x`` where there is no gate."""
+    """Return ``x * gate + shift`` of a tile, gate and shift being each channel's, or ``x`` where there is no gate."""
     if gate is not None:
         factor = tl.load(gate + at, inside, other=0).to(ACC)[:, None]
         if shift is not None:
