@@ -11,9 +11,12 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-Backend: TypeAlias = Literal["auto", "reference", "blocked"]
+Backend: TypeAlias = Literal["auto", "reference", "blocked", "triton"]
 
-BACKENDS: tuple[Backend, ...] = ("auto", "reference", "blocked")
+Way: TypeAlias = Literal["reference", "blocked", "triton"]
+"""What a backend comes down to, for the tensors at hand."""
+
+BACKENDS: tuple[Backend, ...] = ("auto", "reference", "blocked", "triton")
 
 
 def positive_int(owner: str, name: str, value: object) -> int:

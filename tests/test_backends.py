@@ -309,9 +309,9 @@ def test_states_that_need_the_plain_operations_refuse_the_forced_way() -> None:
     lambda backend: F.channel_attention(X, torch.zeros(4, 8), None, torch.zeros(8, 4), None, backend=backend),
 ])  # fmt: skip
 def test_an_unknown_way_is_refused_with_those_that_exist(build: Callable[[str], object]) -> None:
-    message = "backend must be one of 'auto', 'reference', 'blocked', got 'triton'. Pass one of those."
+    message = "backend must be one of 'auto', 'reference', 'blocked', 'triton', got 'cuda'. Pass one of those."
     with pytest.raises(ValueError, match=re.escape(message)):
-        build("triton")
+        build("cuda")
 
 
 def takes(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object], function: Any) -> bool:

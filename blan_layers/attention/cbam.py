@@ -42,8 +42,8 @@ class CBAM(nn.Module):
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
         bias: Whether the channel MLP has biases; the spatial convolution has none.
-        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
-            stay in the CPU's cache, differentiable once).
+        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
+            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 

@@ -38,8 +38,8 @@ class ChannelAttention(nn.Module):
         pools: Which of "avg" and "max" feed the gate; their branches are added.
         form: "cbam" or "printed"; "printed" needs both pools.
         bias: Whether the MLP's layers have biases.
-        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
-            stay in the CPU's cache, differentiable once).
+        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
+            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -126,8 +126,8 @@ class SqueezeExcitation(ChannelAttention):
         reduction_ratio: Channels divided by the hidden width, which is never below 1; None means 16.
         hidden_channels: The hidden width itself, instead of its ratio.
         bias: Whether the two layers have biases.
-        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
-            stay in the CPU's cache, differentiable once).
+        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
+            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 

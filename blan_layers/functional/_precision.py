@@ -7,3 +7,12 @@ from torch import Tensor
 def at_least_float32(x: Tensor) -> Tensor:
     """Return a half-precision tensor in float32, any other as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors of one device in the dtype of its autocast, as a matrix product would take them."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

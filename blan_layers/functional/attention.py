@@ -2,7 +2,7 @@
 
 The public functions take weights. The modules keep their multi-layer perceptron and their convolution as ordinary
 submodules and hand them, as callables, to the passes over the large map that both share: :func:`gate_channels`,
-:func:`gate_locations` and :func:`gate_both`. Those are plain operations, or the blocked ones of
+:func:`gate_locations` and :func:`gate_both`. Those are plain operations, or the passes of
 :mod:`blan_layers.kernels` where these are faster.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers.functional._precision import at_least_float32
-from blan_layers.kernels import attention as blocked
+from blan_layers.functional._ways import Passes, passes_of, pool_space
 from blan_layers.kernels.blocks import core_cache_bytes
-from blan_layers.kernels.choice import supports_blocks, takes_blocks
+from blan_layers.kernels.choice import chosen_way
 
 Pool: TypeAlias = Literal["avg", "max"]
 Form: TypeAlias = Literal["cbam", "printed"]
@@ -59,8 +59,8 @@ def channel_attention(
         b2: Its bias, or None.
         pools: Which of "avg" and "max" feed the gate; their branches are added.
         form: "cbam" or "printed"; "printed" needs both pools.
-        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
-            stay in the CPU's cache, differentiable once).
+        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
+            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
 
     Shape:
         x (B, C, \*S) with any number of spatial axes, w1 (hidden, C), b1 (hidden,), w2 (C, hidden), b2 (C,) -> as x.
@@ -107,8 +107,8 @@ def spatial_attention(
         weight: Weight of the convolution from the two pooled maps to one, of odd kernel sizes.
         bias: Its bias, or None.
         norm: Applied to the one-channel map before the sigmoid, or None.
-        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
-            stay in the CPU's cache, differentiable once).
+        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
+            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
 
     Shape:
         x (B, C, \*S) with 1, 2 or 3 spatial axes, weight (1, 2, \*kernel), bias (1,) -> as x.
@@ -168,8 +168,8 @@ def dual_attention(
         form: "cbam" or "printed", see :func:`channel_attention`.
         norm: Applied to the spatial map before its sigmoid, or None.
         residual: Added to the gated map, or None.
-        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (blocks that
-            stay in the CPU's cache, differentiable once).
+        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
+            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
 
     Shape:
         x (B, C, \*S) with 1, 2 or 3 spatial axes, weights as in :func:`channel_attention` and
@@ -222,23 +222,23 @@ def gate_channels(
     owner: str, x: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form, backend: _checks.Backend
 ) -> tuple[Tensor, Tensor]:
     """Return the map gated by channel, and its gate (B, C, 1, ...)."""
-    if not _in_blocks(owner, backend, x):
+    way = _way(owner, backend, x)
+    if way == "reference":
         return _plain_channels(x, mlp, pools, form)
-    shape, x = x.shape, x.flatten(2)
-    pooled, x = _pooled_in_blocks(x, pools)
-    gate, shift = _channel_gate(pooled, mlp, pools, form, x)
-    return blocked.Gate.apply(x, gate, shift, None, None).view(shape), _with_axes(gate, len(shape))
+    passes = passes_of(way)(x, pools)
+    gate, shift = _channel_gate(passes.pool_space(None), mlp, pools, form, x)
+    return passes.gate(gate, shift, None), _with_axes(gate, x.ndim)
 
 
 def gate_locations(owner: str, x: Tensor, conv: Layer, backend: _checks.Backend) -> tuple[Tensor, Tensor]:
     """Return the map gated by location, and its gate (B, 1, *S)."""
-    if not _in_blocks(owner, backend, x):
+    way = _way(owner, backend, x)
+    if way == "reference":
         gate = _location_gate(_plain_channel_pools(x), conv, x)
         return x * gate, gate
-    shape, x = x.shape, x.flatten(2)
-    maps, x = blocked.PoolChannels.apply(x, None, None)
-    gate = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
-    return blocked.Gate.apply(x, None, None, gate.flatten(2), None).view(shape), gate
+    passes = passes_of(way)(x)
+    gate = _location_gate(passes.pool_channels(None, None), conv, x)
+    return passes.gate(None, None, gate), gate
 
 
 def gate_both(
@@ -253,8 +253,9 @@ def gate_both(
     backend: _checks.Backend,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the map gated by both, plus the residual, and the gates (B, C, 1, ...) and (B, 1, *S)."""
-    if _in_blocks(owner, backend, x, residual):
-        return _gate_both_in_blocks(x, mlp, conv, pools, arrangement, form, residual)
+    way = _way(owner, backend, x, residual)
+    if way != "reference":
+        return _gate_both_in_passes(passes_of(way)(x, pools, residual), x, mlp, conv, pools, arrangement, form)
     if arrangement == "spatial-channel":
         spatial_map = _location_gate(_plain_channel_pools(x), conv, x)
         output, channel_map = _plain_channels(x * spatial_map, mlp, pools, form)
@@ -266,64 +267,33 @@ def gate_both(
     return output if residual is None else output + residual, channel_map, spatial_map
 
 
-def _gate_both_in_blocks(
-    x: Tensor,
-    mlp: Layer,
-    conv: Layer,
-    pools: Sequence[Pool],
-    arrangement: Arrangement,
-    form: Form,
-    residual: Tensor | None,
+def _gate_both_in_passes(
+    passes: Passes, x: Tensor, mlp: Layer, conv: Layer, pools: Sequence[Pool], arrangement: Arrangement, form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shape, x = x.shape, x.flatten(2)
-    added = None if residual is None else residual.flatten(2)
     if arrangement == "spatial-channel":
-        maps, x = blocked.PoolChannels.apply(x, None, None)
-        spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
-        pooled, x = blocked.PoolSpace.apply(x, spatial_map.flatten(2), pools)
-        gate, shift = _channel_gate(pooled, mlp, pools, form, x)
-        output = blocked.Gate.apply(x, gate, None, spatial_map.flatten(2), added)
+        spatial_map = _location_gate(passes.pool_channels(None, None), conv, x)
+        gate, shift = _channel_gate(passes.pool_space(spatial_map), mlp, pools, form, x)
+        output = passes.gate(gate, None, spatial_map)
         if shift is not None:
-            output = output + shift
+            output = output + _with_axes(shift, x.ndim)
     else:
-        pooled, x = _pooled_in_blocks(x, pools)
-        gate, shift = _channel_gate(pooled, mlp, pools, form, x)
-        if arrangement == "channel-spatial" and not torch.is_grad_enabled():
-            gated = torch.empty_like(x)
-            maps = blocked.pool_channels(x, gate, shift, gated)
-            spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
-            output = blocked.gate_and_add(gated, spatial_map.flatten(2), added, gated)
-            return output.view(shape), _with_axes(gate, len(shape)), spatial_map
-        maps, x = blocked.PoolChannels.apply(x, *((None, None) if arrangement == "parallel" else (gate, shift)))
-        spatial_map = _location_gate(_channels_last(maps.unflatten(2, shape[2:])), conv, x)
-        output = blocked.Gate.apply(x, gate, shift, spatial_map.flatten(2), added)
-    return output.view(shape), _with_axes(gate, len(shape)), spatial_map
+        gate, shift = _channel_gate(passes.pool_space(None), mlp, pools, form, x)
+        looked_at = (None, None) if arrangement == "parallel" else (gate, shift)
+        spatial_map = _location_gate(passes.pool_channels(*looked_at), conv, x)
+        output = passes.gate(gate, shift, spatial_map)
+    return output, _with_axes(gate, x.ndim), spatial_map
 
 
-def _in_blocks(owner: str, backend: _checks.Backend, x: Tensor, residual: Tensor | None = None) -> bool:
-    """Tell whether the blocked way is taken: "auto" takes it for maps that leave a core's cache."""
-    supported = supports_blocks(x, residual)
-    return takes_blocks(owner, backend, supported, supported[0] and x.numel() * x.element_size() >= core_cache_bytes())
+def _way(owner: str, backend: _checks.Backend, x: Tensor, residual: Tensor | None = None) -> _checks.Way:
+    """Return the way that the passes take: "auto" leaves the plain one for maps that leave a core's cache."""
+    return chosen_way(owner, backend, (x, residual), lambda: x.numel() * x.element_size() >= core_cache_bytes())
 
 
 def _plain_channels(x: Tensor, mlp: Layer, pools: Sequence[Pool], form: Form) -> tuple[Tensor, Tensor]:
-    pooled = _plain_space_pools(x, pools)
+    pooled = pool_space(x, pools)
     gate, shift = _channel_gate(pooled, mlp, pools, form, x)
     gate = _with_axes(gate, x.ndim)
     return x * gate if shift is None else x * gate + _with_axes(shift, x.ndim), gate
-
-
-def _plain_space_pools(x: Tensor, pools: Sequence[Pool]) -> Tensor:
-    axes = tuple(range(2, x.ndim))
-    return torch.stack([x.mean(axes) if pool == "avg" else x.amax(axes) for pool in pools])
-
-
-def _pooled_in_blocks(x: Tensor, pools: Sequence[Pool]) -> tuple[Tensor, Tensor]:
-    """Return the pools over space of (B, C, N), and the map for the next pass; blocks serve the gradient alone."""
-    if not torch.is_grad_enabled():
-        return _plain_space_pools(x, pools), x
-    pooled, x = blocked.PoolSpace.apply(x, None, pools)
-    return pooled, x
 
 
 def _plain_channel_pools(x: Tensor) -> Tensor:
@@ -342,13 +312,6 @@ def _channel_gate(
 
 def _location_gate(maps: Tensor, conv: Layer, like: Tensor) -> Tensor:
     return torch.sigmoid(at_least_float32(conv(maps))).to(like.dtype)
-
-
-def _channels_last(maps: Tensor) -> Tensor:
-    """Return pooled maps in the layout in which a convolution of two channels has a much faster backward."""
-    if maps.ndim == 3:
-        return maps
-    return maps.contiguous(memory_format=torch.channels_last if maps.ndim == 4 else torch.channels_last_3d)
 
 
 def _with_axes(gate: Tensor, ndim: int) -> Tensor:

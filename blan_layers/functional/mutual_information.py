@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._precision import at_least_float32, autocast
+from blan_layers.functional._ways import contrast_loss
 from blan_layers.kernels.blocks import cache_bytes
-from blan_layers.kernels.choice import supports_blocks, takes_blocks
-from blan_layers.kernels.mutual_information import ContrastLoss
+from blan_layers.kernels.choice import chosen_way
 
 
 def concat_conv_logits(
@@ -177,31 +177,33 @@ def score_projections(local: Tensor, per_image: Tensor, w2: Tensor, b2: Tensor, 
     return F.linear(hidden, w3, b3).squeeze(-1)
 
 
-def contrasts_in_blocks(
+def contrast_way(
     owner: str,
     local_features: Tensor,
     global_features: Tensor,
     mask: Tensor | None,
-    layers: Sequence[Tensor] | None,
+    layers: Sequence[Tensor],
     reduction: str,
     backend: _checks.Backend,
-) -> bool:
-    """Tell whether :func:`contrast_sum` is to be taken, for the layers of a concat-and-convolve critic or None.
+) -> _checks.Way:
+    """Return the way that the loss of a concat-and-convolve critic takes, or, without layers, of another.
 
-    "auto" takes it where the hidden layers of real and fake pairs leave the cache.
+    Any but "reference" is :func:`contrast_sum`. "auto" takes it where the hidden layers of real and fake pairs leave
+    the cache.
     """
-    if layers is None:
-        supported = False, "it knows ConcatConvCritic alone"
+    refusal = ""
+    if not layers:
+        refusal = "it knows ConcatConvCritic alone"
     elif reduction == "none":
-        supported = False, "it forms gradients of a scalar and got reduction='none'"
+        refusal = "it forms gradients of a scalar and got reduction='none'"
     elif mask is not None and mask.requires_grad:
-        supported = False, "it has no gradient for the mask"
-    else:
-        supported = supports_blocks(local_features, global_features, *layers)
-    return takes_blocks(owner, backend, supported, supported[0] and _outgrows_cache(local_features, layers))
+        refusal = "it has no gradient for the mask"
+    tensors = local_features, global_features, *layers
+    return chosen_way(owner, backend, tensors, lambda: _outgrows_cache(local_features, layers), refusal)
 
 
 def contrast_sum(
+    way: _checks.Way,
     local_features: Tensor,
     global_features: Tensor,
     indices: Tensor,
@@ -216,6 +218,7 @@ def contrast_sum(
     """Return the sum of ``softplus(-real) + softplus(fake)`` in one pass that keeps no activation.
 
     Args:
+        way: "blocked" or "triton".
         local_features: Maps (B, C, *S).
         global_features: Summaries (B, D).
         indices: Whose summary (B,) makes each image's fake pairs.
@@ -227,22 +230,25 @@ def contrast_sum(
         w3: Weight of the third layer.
         b3: Bias of the third layer.
     """
+    local_features, global_features, w1, b1, w2, b2, w3, b3 = autocast(
+        local_features, global_features, w1, b1, w2, b2, w3, b3
+    )
     channels = local_features.shape[1]
     own = F.linear(global_features, w1[:, channels:], b1)
     flat = None if weights is None else weights.flatten(1)
     layers = w1[:, :channels], w2, b2, w3, b3
     link = torch.cat([x[:0].flatten() for x in (local_features, own, *layers)])
     differentiates = link.requires_grad and torch.is_grad_enabled()
-    total: Tensor = ContrastLoss.apply(
+    total: Tensor = contrast_loss(way)(
         local_features.flatten(2), own, own[indices], flat, *layers, link if differentiates else None
     )
     return total
 
 
-def _outgrows_cache(local_features: Tensor, layers: Sequence[Tensor] | None) -> bool:
+def _outgrows_cache(local_features: Tensor, layers: Sequence[Tensor]) -> bool:
     """Tell whether a hidden layer of every pair is larger than the cache."""
     pairs = 2 * local_features.shape[0] * local_features[0, 0].numel()
-    return layers is not None and pairs * layers[2].shape[0] * local_features.element_size() > cache_bytes()
+    return pairs * layers[2].shape[0] * local_features.element_size() > cache_bytes()
 
 
 def _bce(owner: str, positive_logits: Tensor, negative_logits: Tensor) -> Tensor:

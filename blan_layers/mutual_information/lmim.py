@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._init import reset
 from blan_layers.functional._precision import at_least_float32
-from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrasts_in_blocks, softplus
+from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrast_way, softplus
 from blan_layers.mutual_information.critics import ConcatConvCritic
 from blan_layers.mutual_information.negatives import shifted_indices
 
@@ -46,9 +46,9 @@ class LMIMLoss(nn.Module):
             :class:`ConcatConvCritic`. One that also has ``contrast(local_features, global_features, indices)``, as
             that class has, is asked for real and fake logits together.
         reduction: "mean" and "sum" give a scalar, "none" the loss at each location (B, \*S).
-        backend: "auto", "reference" (plain operations, differentiable any number of times) or "blocked" (one pass over
+        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (one pass over
             blocks of locations that keeps no activation, differentiable once; for :class:`ConcatConvCritic` itself and
-            a scalar loss).
+            a scalar loss) or "triton" (the same on a GPU).
         device: Device of the critic's parameters.
         dtype: Floating dtype of the critic's parameters.
 
@@ -134,9 +134,10 @@ class LMIMLoss(nn.Module):
     def forward(self, local_features: Tensor, global_features: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the loss, weighed by ``mask`` (boolean or non-negative weights) if there is one."""
         local_features, indices = self._pairs(local_features, global_features, mask, random=self.training)
-        if layers := self._layers_for_blocks(local_features, global_features, mask):
+        way, layers = self._fused_way(local_features, global_features, mask)
+        if way != "reference":
             weights = self._weights(mask, local_features, divides=self.reduction == "mean")
-            total = contrast_sum(local_features, global_features, indices, weights, *layers)
+            total = contrast_sum(way, local_features, global_features, indices, weights, *layers)
             return self._reduced(total, local_features, weights)
         positive, negative = self._logits(local_features, global_features, indices)
         weights = self._weights(mask, positive, divides=self.reduction == "mean")
@@ -185,18 +186,17 @@ class LMIMLoss(nn.Module):
             return 2 * math.log(2) - _mean(softplus(-positive) + softplus(negative), weights)
         return _mean(at_least_float32(positive), weights)
 
-    def _layers_for_blocks(
+    def _fused_way(
         self, local_features: Tensor, global_features: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, ...] | None:
-        """Return the critic's layers if the pass over blocks is to be taken."""
+    ) -> tuple[_checks.Way, tuple[Tensor, ...]]:
+        """Return the way that the loss takes, and the critic's layers if it is one pass over all of them."""
         critic = self.critic if type(self.critic) is ConcatConvCritic else None
-        layers = None if critic is None else critic.layers
+        layers = () if critic is None else critic.layers
         features = local_features, global_features
-        if not contrasts_in_blocks("LMIMLoss", *features, mask, layers, self.reduction, self.backend):
-            return None
-        if critic is not None:  # one that was built for other channels says so, as without blocks
+        way = contrast_way("LMIMLoss", *features, mask, layers, self.reduction, self.backend)
+        if way != "reference" and critic is not None:  # one that was built for other channels says so, as the plain way
             critic.check(*features)
-        return layers
+        return way, layers
 
     def _reduced(self, total: Tensor, local_features: Tensor, weights: Tensor | None) -> Tensor:
         """Return the loss of this objective and reduction from the sum of the binary cross entropy."""

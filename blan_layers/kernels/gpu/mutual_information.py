@@ -1,0 +1,215 @@
+"""The concat-and-convolve loss in chunks of locations, which keeps no activation.
+
+The loss is a scalar, so that its gradients are formed beside it and only scaled in the backward. The matrix products
+are the BLAS library's; what stands between two of them is one kernel. A chunk's hidden layers are each written and read
+a few times; those of the whole map never exist. Weights' gradients are added up in float32 at least.
+"""
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from blan_layers.kernels.gpu.critic_kernels import (
+    add_projections_kernel,
+    first_layer_kernel,
+    scale_kernel,
+    score_kernel,
+)
+from blan_layers.kernels.gpu.once import refuse_batches, refuse_second_derivative
+from blan_layers.kernels.gpu.tiles import TILE, accumulator, blocks, launch
+
+Formed: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+WORKSPACE = 64 * 2**20
+"""Bytes of a chunk's hidden layers: thousands of rows to a matrix product, and little beside a map of features."""
+
+LAYERS = 7
+"""Hidden layers of a chunk's locations that exist at once: the projection, and three of real and fake pairs."""
+
+ROWS, UNITS = 32, 64
+"""The tile of the kernels, in rows and in hidden units."""
+
+SHARES = 16
+"""Programs that at most share the rows of one image."""
+
+
+@custom_op("blan_layers::contrast", mutates_args=())
+def contrast(
+    local: Tensor,
+    own: Tensor,
+    other: Tensor,
+    weights: Tensor | None,
+    w1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    link: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Sum ``weights[b, u] (softplus(-real) + softplus(fake))`` over images b and locations u, and form its gradients.
+
+    The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``, of fake pairs with ``other`` for ``own``.
+    The gradients, to local, (own, other) and the layers, are formed if there is a ``link``, an empty tensor that
+    depends on whatever they depend on, and empty otherwise.
+
+    Shape:
+        local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
+        (1, hidden), link (0,) or None -> scalar and gradients.
+    """
+    with torch.autocast(local.device.type, enabled=False):
+        return _contrast(local, torch.stack([own, other]), weights, w1, w2, b2.contiguous(), w3.contiguous(), b3, link)
+
+
+@contrast.register_fake
+def _(
+    local: Tensor, own: Tensor, other: Tensor, weights: Tensor | None, w1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor,
+    b3: Tensor, link: Tensor | None,
+) -> Formed:  # fmt: skip
+    per_image = own.new_empty(2, *own.shape)
+    return _total(local), *_gradients(local, per_image, w1, w2, b2, w3, b3, form=link is not None)
+
+
+@custom_op("blan_layers::scale_contrast", mutates_args=())
+def scale_contrast(
+    factor: Tensor,
+    link: Tensor,
+    d_local: Tensor,
+    d_per_image: Tensor,
+    d_w1: Tensor,
+    d_w2: Tensor,
+    d_b2: Tensor,
+    d_w3: Tensor,
+    d_b3: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients times the loss's own, in the dtype of the map's; ``link`` is what they depend on."""
+    scaled = torch.empty_like(d_local)
+    flat, target = _storage(d_local), _storage(scaled)
+    launch(scale_kernel, blocks(flat.numel(), TILE), flat, factor, target, flat.numel(), BLOCK=TILE)
+    small = (d_per_image, d_w1, d_w2, d_b2, d_w3, d_b3)
+    return scaled, *((d * factor).to(d_local.dtype) for d in small)  # type: ignore[return-value]  # seven of them
+
+
+@scale_contrast.register_fake
+def _(factor: Tensor, link: Tensor, d_local: Tensor, *small: Tensor) -> tuple[Tensor, ...]:
+    return torch.empty_like(d_local), *(torch.empty_like(d, dtype=d_local.dtype) for d in small)
+
+
+scale_contrast.register_autograd(refuse_second_derivative)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor | None, ...], output: Formed) -> None:
+    link = inputs[-1]
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    if link is not None:
+        ctx.save_for_backward(link, *output[1:])
+
+
+def _differentiate(ctx: Any, d_total: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    refuse_batches(d_total)
+    if d_total is None:
+        return (None,) * 10
+    d_local, d_per_image, *d_weights = scale_contrast(d_total, *ctx.saved_tensors)
+    return d_local, *d_per_image, None, *d_weights, None
+
+
+contrast.register_autograd(_differentiate, setup_context=_keep)
+
+
+def contrast_loss(*arguments: Tensor | None) -> Tensor:
+    """Return the loss alone, differentiable once."""
+    total: Tensor = contrast(*arguments)[0]
+    return total
+
+
+def _contrast(
+    local: Tensor, per_image: Tensor, weights: Tensor | None, w1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor,
+    b3: Tensor, link: Tensor | None,
+) -> Formed:  # fmt: skip
+    batch, channels, locations = local.shape
+    hidden = w2.shape[0]
+    images, places = chunk(batch, locations, hidden * local.element_size())
+    most = images * places
+    projection = local.new_empty(most, hidden)
+    first, second, third = local.new_empty(3, 2 * most, hidden)
+    form = link is not None
+    gradients = _gradients(local, per_image, w1, w2, b2, w3, b3, form=form)
+    d_local, _, d_w1, d_w2, *_ = gradients
+    for gradient in (d_w1, d_w2):
+        gradient.zero_()
+    precise, programs = accumulator(local.dtype), blocks(2 * most, ROWS)
+    losses, d_b3 = local.new_zeros(2, programs, dtype=precise)
+    d_b2, d_w3 = local.new_zeros(2, programs, hidden if form else 0, dtype=precise)
+    shares = min(SHARES, blocks(places, ROWS))
+    d_per_image = local.new_zeros(2, shares, batch if form else 0, hidden, dtype=precise)
+    columns = blocks(hidden, UNITS)
+    for image in range(0, batch, images):
+        for place in range(0, locations, places):
+            x = local[image : image + images, :, place : place + places]
+            n, _, m = x.shape
+            rows = n * m
+            features = x.mT.reshape(rows, channels)
+            projected = torch.mm(features, w1.t(), out=projection[:rows])
+            h1, h2, d_h1 = (layer[: 2 * rows] for layer in (first, second, third))
+            launch(
+                add_projections_kernel, blocks(rows, ROWS) * columns, projected, per_image, h1, rows, m, image, batch,
+                hidden, BR=ROWS, BH=UNITS,
+            )  # fmt: skip
+            torch.mm(h1, w2.t(), out=h2)
+            strides = (0, 0) if weights is None else weights.stride()
+            launch(
+                score_kernel, blocks(2 * rows, ROWS), h2, b2, w3, b3, weights, losses, d_b3, d_b2, d_w3, rows, m,
+                image, place, *strides, hidden, FORM=form, BR=ROWS, BH=UNITS,
+            )  # fmt: skip
+            if not form:
+                continue
+            _add_product(d_w2, h2.t(), h1)
+            torch.mm(h2, w2, out=d_h1)
+            launch(
+                first_layer_kernel, n * shares * columns, d_h1, h1, projected, d_per_image, rows, m, image, batch,
+                hidden, shares, BR=ROWS, BH=UNITS,
+            )  # fmt: skip
+            _add_product(d_w1, projected.t(), features)
+            d_local[image : image + images, :, place : place + places] = (projected @ w1).view(n, m, channels).mT
+    total = losses.sum()
+    if not form:
+        return total, *gradients
+    summed = d_per_image.sum(1), d_w1, d_w2, d_b2.sum(0), d_w3.sum(0, keepdim=True), d_b3.sum(0, keepdim=True)
+    return total, d_local, *summed
+
+
+def chunk(batch: int, locations: int, row_bytes: int) -> tuple[int, int]:
+    """Return the images and the locations of a chunk: whole images, or an equal part of one."""
+    room = max(1, WORKSPACE // (LAYERS * row_bytes))
+    places = blocks(locations, blocks(locations, room)) if locations else 1
+    return max(1, min(batch, room // places)), places
+
+
+def _add_product(target: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add ``a @ b`` to a target that may be more precise."""
+    if target.dtype == a.dtype:
+        target.addmm_(a, b)
+    else:
+        target += a @ b
+
+
+def _total(local: Tensor) -> Tensor:
+    return local.new_empty((), dtype=accumulator(local.dtype))
+
+
+def _gradients(
+    local: Tensor, per_image: Tensor, *layers: Tensor, form: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return room for the gradients, none if they are not formed: the map's in its dtype, the others precise."""
+    if not form:
+        return tuple(local.new_empty(0) for _ in range(7))  # type: ignore[return-value]
+    precise = accumulator(local.dtype)
+    others = (t.new_empty(t.shape, dtype=precise) for t in (per_image, *layers))
+    return torch.empty_like(local), *others  # type: ignore[return-value]
+
+
+def _storage(x: Tensor) -> Tensor:
+    """Return the elements of a map that has no gaps, as they lie in memory."""
+    return x.as_strided((x.numel(),), (1,))
