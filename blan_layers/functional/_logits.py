@@ -28,9 +28,14 @@ def log_mean_exp(logits: Tensor, weights: Tensor | None) -> Tensor:
     """Return the log of the mean of exp(logits), weighed if there are weights, in float32 at least."""
     logits = at_least_float32(logits).flatten()
     if weights is None:
-        return logits.logsumexp(0) - math.log(logits.numel())
+        return logits.logsumexp(0) - log_of(logits.numel(), logits)
     weights = weights.to(logits.dtype).flatten()
     return (logits + weights.log()).logsumexp(0) - weights.sum().log()
+
+
+def log_of(count: int, like: Tensor) -> Tensor:
+    """Return the log of a size as a tensor, which stays symbolic where the size is."""
+    return like.new_full((), count).log()
 
 
 def steady_exp(exponent: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.functional._logits import check_weights, mean, steady_exp
+from blan_layers.functional._logits import check_weights, log_of, mean, steady_exp
 from blan_layers.functional._precision import at_least_float32
 
 
@@ -41,7 +41,7 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
     """
     _check_square("infonce_lower_bound", logits, weights)
     own = at_least_float32(logits).log_softmax(-1).diagonal(dim1=-2, dim2=-1)
-    return math.log(logits.shape[-1]) + mean(own, weights)
+    return log_of(logits.shape[-1], own) + mean(own, weights)
 
 
 def alpha_lower_bound(
@@ -101,7 +101,7 @@ def _log_mean_of_others(logits: Tensor) -> Tensor:
     after = logits.flip(-1).logcumsumexp(-1).flip(-1)
     none = torch.full_like(logits[..., :1], -math.inf)
     total = torch.logaddexp(torch.cat([none, before[..., :-1]], -1), torch.cat([after[..., 1:], none], -1))
-    return total - math.log(logits.shape[-1] - 1)
+    return total - log_of(logits.shape[-1] - 1, logits)
 
 
 def _per_item(owner: str, log_baseline: Tensor | float, logits: Tensor) -> Tensor:
