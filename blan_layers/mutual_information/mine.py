@@ -91,7 +91,7 @@ class MINEObjective(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MINEObjective":
         """Follow to another device or a wider dtype, never to half precision, where the mean would stop moving."""
         exact = self.running_log_mean
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        nn.Module._apply(self, fn, recurse)
         if torch.finfo(self.running_log_mean.dtype).bits < 32:
             self.running_log_mean = exact.to(self.running_log_mean.device)
         return self
