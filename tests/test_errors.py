@@ -278,6 +278,16 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "Expand it to the scores.",
     ),
     (
+        lambda: F.nwj_lower_bound(torch.zeros(3), torch.zeros(3), positive_weights=torch.zeros(3, dtype=torch.bool)),
+        "nwj_lower_bound: positive_weights must be at least 0 and have a finite sum above zero, got values from 0 to 0"
+        ". Clamp them, or skip a batch without any.",
+    ),
+    (
+        lambda: F.infonce_lower_bound(torch.zeros(2, 2), weights=torch.tensor([2.0, -1.0])),
+        "infonce_lower_bound: weights must be at least 0 and have a finite sum above zero, got values from -1 to 2. "
+        "Clamp them, or skip a batch without any.",
+    ),
+    (
         lambda: F.f_divergence_objective(torch.zeros(3), torch.zeros(3), divergence="w1"),  # type: ignore[arg-type]
         "f_divergence_objective: divergence must be one of 'gan', 'jsd', 'kl', 'rkl', 'chi_squared', "
         "'squared_hellinger', 'wasserstein', got 'w1'. Pass one of those.",

@@ -89,6 +89,22 @@ def test_the_module_keeps_the_running_mean_in_training_alone() -> None:
     torch.testing.assert_close(torch.autograd.grad(in_evaluation, q), torch.autograd.grad(F.dv_lower_bound(p, q), q))
 
 
+@pytest.mark.parametrize("invalid", [math.inf, math.nan])
+def test_a_batch_that_overflowed_leaves_no_trace(invalid: float) -> None:
+    objective = MINEObjective()
+    objective(torch.zeros(1), torch.tensor([2.0]))
+    objective(torch.zeros(1), torch.tensor([2.0, invalid]))
+    assert objective.running_log_mean == 2
+
+
+def test_the_running_mean_stays_the_buffer_it_is() -> None:
+    objective = MINEObjective()
+    buffer = objective.running_log_mean
+    objective(*batches(1)[0])  # in float64
+    assert objective.running_log_mean is buffer
+    assert buffer.dtype == torch.float32
+
+
 def test_weights_reach_the_running_mean() -> None:
     objective = MINEObjective(dtype=torch.float64)
     (p, q), keep = batches(1)[0], torch.tensor([True, False, True, False, False])

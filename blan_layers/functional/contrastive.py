@@ -28,7 +28,8 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
 
     Raises:
         TypeError: ``logits`` is not a floating-point tensor, or ``weights`` neither boolean nor floating-point.
-        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, or ``weights`` has another shape.
+        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, or ``weights`` has another shape, a
+            negative value or no finite sum above zero.
 
     Reference:
         van den Oord, Li, Vinyals, "Representation learning with contrastive predictive coding", 2018, Eq. 4; Poole et

@@ -91,7 +91,7 @@ def bce_loss(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape.
+        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
 
     Reference:
         Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eq. 5 and the text below it.
@@ -130,7 +130,7 @@ def jsd_objective(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape.
+        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -186,7 +186,8 @@ def f_divergence_objective(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, weights have another shape, or ``divergence`` is unknown.
+        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
+            ``divergence`` is unknown.
 
     Reference:
         Nowozin, Cseke, Tomioka, "f-GAN: Training generative neural samplers using variational divergence

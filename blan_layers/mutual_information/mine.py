@@ -31,7 +31,8 @@ class MINEObjective(nn.Module):
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have another shape.
+        ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have another shape, a
+            negative value or no finite sum above zero.
 
     Reference:
         Belghazi et al., "Mutual information neural estimation", ICML 2018, section 3.2.
