@@ -2,7 +2,7 @@
 
 from blan_layers.attention import CBAM, RDAM, ChannelAttention, SpatialAttention, SqueezeExcitation
 from blan_layers.fusion import AdaptiveScoreFusion
-from blan_layers.mutual_information import ConcatConvCritic, LMIMLoss
+from blan_layers.mutual_information import ConcatConvCritic, LMIMLoss, MINEObjective
 
 __version__ = "0.1.0"
 
@@ -13,6 +13,7 @@ __all__ = [
     "ChannelAttention",
     "ConcatConvCritic",
     "LMIMLoss",
+    "MINEObjective",
     "SpatialAttention",
     "SqueezeExcitation",
 ]

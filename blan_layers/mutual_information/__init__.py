@@ -2,5 +2,6 @@
 
 from blan_layers.mutual_information.critics import ConcatConvCritic
 from blan_layers.mutual_information.lmim import LMIMLoss
+from blan_layers.mutual_information.mine import MINEObjective
 
-__all__ = ["ConcatConvCritic", "LMIMLoss"]
+__all__ = ["ConcatConvCritic", "LMIMLoss", "MINEObjective"]
