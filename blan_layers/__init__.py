@@ -2,7 +2,14 @@
 
 from blan_layers.attention import CBAM, RDAM, ChannelAttention, SpatialAttention, SqueezeExcitation
 from blan_layers.fusion import AdaptiveScoreFusion
-from blan_layers.mutual_information import ConcatConvCritic, LMIMLoss
+from blan_layers.mutual_information import (
+    BilinearCritic,
+    ConcatConvCritic,
+    DotProductCritic,
+    GlobalCritic,
+    LMIMLoss,
+    SeparableCritic,
+)
 
 __version__ = "0.1.0"
 
@@ -10,9 +17,13 @@ __all__ = [
     "CBAM",
     "RDAM",
     "AdaptiveScoreFusion",
+    "BilinearCritic",
     "ChannelAttention",
     "ConcatConvCritic",
+    "DotProductCritic",
+    "GlobalCritic",
     "LMIMLoss",
+    "SeparableCritic",
     "SpatialAttention",
     "SqueezeExcitation",
 ]

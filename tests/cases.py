@@ -32,6 +32,7 @@ class Case:
         float32_output: Whether half-precision inputs give a float32 result, as losses do.
         evaluated: Whether the module draws random numbers in training, so that it is compared in evaluation mode.
         permutes: Whether permuting the batch permutes the output.
+        resizes: Whether the module takes maps of any size.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     float32_output: bool = False
     evaluated: bool = False
     permutes: bool = True
+    resizes: bool = True
 
     @property
     def size(self) -> Shape:
@@ -82,6 +84,14 @@ def map_and_summary(batch: int, size: Shape) -> list[Shape]:
     return [(batch, 6, *size), (batch, 4)]
 
 
+def flat_map_and_summary(batch: int, _: Shape) -> list[Shape]:
+    return [(batch, 2, 3, 4), (batch, 4)]
+
+
+def vector_and_summary(batch: int, _: Shape) -> list[Shape]:
+    return [(batch, 6), (batch, 4)]
+
+
 def stacked_scores(batch: int, _: Shape) -> list[Shape]:
     return [(3, batch, 5, 2)]
 
@@ -116,6 +126,24 @@ def rdam_reference(module: Any, encoder_features: Tensor, decoder_features: Tens
 
 def critic_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
     return reference.concat_conv_logits(local_features, global_features, *critic_weights(module))
+
+
+def global_reference(module: Any, inputs: Tensor, global_features: Tensor) -> Tensor:
+    return reference.global_logits(inputs, global_features, *critic_weights(module))
+
+
+def dot_product_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    weights = critic_weights(module.local_encoder), critic_weights(module.global_encoder)
+    return reference.dot_product_logits(local_features, global_features, *weights)
+
+
+def separable_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    weights = critic_weights(module.local_encoder), critic_weights(module.global_encoder)
+    return reference.separable_logits(local_features, global_features, *weights)
+
+
+def bilinear_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    return reference.bilinear_logits(local_features, global_features, module.global_encoder.weight)
 
 
 def lmim_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
@@ -166,6 +194,23 @@ def attention_cases() -> list[Case]:
     return [*cases, Case("RDAM-narrow-decoder", narrow, partial(two_maps, decoder_channels=3), rdam_reference)]
 
 
+def critic_cases() -> list[Case]:
+    dot = partial(blan_layers.DotProductCritic, 6, 4, hidden_channels=8)
+    separable = partial(blan_layers.SeparableCritic, 6, 4, hidden_channels=8, embedding_channels=3)
+    bilinear = partial(blan_layers.BilinearCritic, 6, 4)
+    flat = partial(blan_layers.GlobalCritic, 24, 4, hidden_channels=8)
+    vector = partial(blan_layers.GlobalCritic, 6, 4, hidden_channels=8)
+    return [
+        Case("DotProductCritic", dot, map_and_summary, dot_product_reference),
+        Case("SeparableCritic", separable, map_and_summary, separable_reference),
+        Case("SeparableCritic-3d", separable, map_and_summary, separable_reference, 3),
+        Case("BilinearCritic", bilinear, map_and_summary, bilinear_reference),
+        Case("BilinearCritic-1d", bilinear, map_and_summary, bilinear_reference, 1),
+        Case("GlobalCritic", flat, flat_map_and_summary, global_reference, resizes=False),
+        Case("GlobalCritic-vector", vector, vector_and_summary, global_reference, spatial_dims=0, resizes=False),
+    ]
+
+
 def information_cases() -> list[Case]:
     critic = partial(blan_layers.ConcatConvCritic, 6, 4, hidden_channels=8)
     loss = partial(blan_layers.LMIMLoss, 6, 4, hidden_channels=8)
@@ -173,6 +218,7 @@ def information_cases() -> list[Case]:
     return [
         Case("ConcatConvCritic", critic, map_and_summary, critic_reference),
         Case("ConcatConvCritic-3d", critic, map_and_summary, critic_reference, 3),
+        *critic_cases(),
         Case("LMIMLoss", loss, map_and_summary, lmim_reference, **as_loss),
         Case("LMIMLoss-jsd-1d", partial(loss, objective="jsd"), map_and_summary, lmim_reference, 1, **as_loss),
     ]

@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 import blan_layers.functional as F
-from blan_layers import CBAM, RDAM, AdaptiveScoreFusion, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
+from blan_layers import (
+    CBAM,
+    RDAM,
+    AdaptiveScoreFusion,
+    BilinearCritic,
+    ChannelAttention,
+    ConcatConvCritic,
+    DotProductCritic,
+    GlobalCritic,
+    LMIMLoss,
+    SeparableCritic,
+    SpatialAttention,
+)
 
 X = torch.zeros(2, 8, 5, 6)
 T = torch.zeros(2, 4)
@@ -181,6 +193,34 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: ConcatConvCritic(8, 4)(X, torch.zeros(2, 4, 1)),
         "ConcatConvCritic: global_features must be (B, 4), got shape (2, 4, 1). "
         "Pass one vector an image, of the width that the critic was built for.",
+    ),
+    (
+        lambda: GlobalCritic(100, 4)(X, T),
+        "GlobalCritic: local_features must hold 100 numbers an image, got shape (2, 8, 5, 6). "
+        "Build the critic for the flattened size of the input.",
+    ),
+    (
+        lambda: GlobalCritic(0, 4),
+        "GlobalCritic: input_features must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: SeparableCritic(8, 4)(X[:, :5, 0, 0], T),
+        "SeparableCritic: local_features must be (B, 8) or (B, 8, *S), got shape (2, 5). "
+        "Build the critic for the channels of local_features.",
+    ),
+    (
+        lambda: SeparableCritic(8, 4, embedding_channels=0),
+        "SeparableCritic: embedding_channels must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: BilinearCritic(8, 4).all_pairs(X, T[:1]),
+        "BilinearCritic: local_features and global_features must hold the same images, got batches of 2 and 1. "
+        "Pass one global vector a map.",
+    ),
+    (
+        lambda: DotProductCritic(8, 4)(X, torch.zeros(3, 4)),
+        "DotProductCritic: local_features and global_features must hold the same images, got batches of 2 and 3. "
+        "Pass one global vector a map.",
     ),
     (
         lambda: F.concat_conv_logits(X, T, torch.zeros(3, 11), *LATER),
