@@ -8,6 +8,7 @@ from blan_layers.mutual_information import (
     DotProductCritic,
     GlobalCritic,
     LMIMLoss,
+    MINEObjective,
     SeparableCritic,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "DotProductCritic",
     "GlobalCritic",
     "LMIMLoss",
+    "MINEObjective",
     "SeparableCritic",
     "SpatialAttention",
     "SqueezeExcitation",

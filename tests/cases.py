@@ -96,6 +96,10 @@ def stacked_scores(batch: int, _: Shape) -> list[Shape]:
     return [(3, batch, 5, 2)]
 
 
+def two_sets_of_logits(batch: int, _: Shape) -> list[Shape]:
+    return [(1, batch), (3, batch)]
+
+
 def channel_reference(module: Any, x: Tensor) -> Tensor:
     w1, b1, w2, b2 = mlp_weights(module)
     return reference.channel_attention(x, w1, b1, w2, b2, module.pools, module.form)
@@ -149,6 +153,10 @@ def bilinear_reference(module: Any, local_features: Tensor, global_features: Ten
 def lmim_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
     loss = reference.lmim_loss(local_features, global_features, *critic_weights(module.critic))
     return loss - 2 * torch.tensor(2.0, dtype=torch.float64).log() if module.objective == "jsd" else loss
+
+
+def mine_reference(_: Any, positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    return reference.dv_lower_bound(positive_logits, negative_logits)
 
 
 def fusion_reference(module: Any, scores: Tensor) -> Tensor:
@@ -227,6 +235,16 @@ def information_cases() -> list[Case]:
 CASES = [
     *attention_cases(),
     *information_cases(),
+    Case(
+        "MINEObjective",
+        blan_layers.MINEObjective,
+        two_sets_of_logits,
+        mine_reference,
+        spatial_dims=0,
+        float32_output=True,
+        evaluated=True,  # in training the gradient is not the value's
+        permutes=False,
+    ),
     Case(
         "AdaptiveScoreFusion",
         partial(blan_layers.AdaptiveScoreFusion, 3, 5),

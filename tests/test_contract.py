@@ -210,7 +210,7 @@ def test_pickle_deepcopy_and_strict_state_dict_round_trips(case: Case) -> None:
 @every_case
 def test_meta_device_then_reset_equals_direct_construction(case: Case) -> None:
     module = case.module(device="meta")
-    assert all(parameter.is_meta for parameter in module.parameters())
+    assert all(tensor.is_meta for tensor in module.state_dict().values())
     module.to_empty(device="cpu")
     torch.manual_seed(0)
     module.reset_parameters()
@@ -223,9 +223,9 @@ def test_meta_device_then_reset_equals_direct_construction(case: Case) -> None:
 
 
 @every_case
-def test_device_and_dtype_reach_every_parameter(case: Case) -> None:
-    module = case.module(torch.float64, "meta")
-    assert {(p.dtype, p.device.type) for p in module.parameters()} == {(torch.float64, "meta")}
+def test_device_and_dtype_reach_every_parameter_and_buffer(case: Case) -> None:
+    state = case.module(torch.float64, "meta").state_dict()
+    assert {(tensor.dtype, tensor.device.type) for tensor in state.values()} == {(torch.float64, "meta")}
 
 
 @every_case

@@ -92,6 +92,7 @@ PUBLISHED = {
     "ConcatConvCritic": "local_channels, global_channels, *, hidden_channels=512, device=None, dtype=None",
     "LMIMLoss": "local_channels, global_channels, *, hidden_channels=None, objective='bce', negatives='shift', "
     "critic=None, reduction='mean', backend='auto', device=None, dtype=None",
+    "MINEObjective": "*, momentum=0.01, device=None, dtype=None",
     "AdaptiveScoreFusion": "levels, attributes, *, initial_weight=None, device=None, dtype=None",
 }
 

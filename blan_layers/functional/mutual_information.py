@@ -1,6 +1,5 @@
-"""The split concat-and-convolve critic, and the objectives over a critic's logits."""
+"""The split concat-and-convolve critic."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.functional._precision import at_least_float32
 from blan_layers.kernels.blocks import cache_bytes
 from blan_layers.kernels.choice import supports_blocks, takes_blocks
 from blan_layers.kernels.mutual_information import ContrastLoss
@@ -74,71 +72,6 @@ def concat_conv_logits(
         )
     local, per_image = project_pair(local_features, global_features, w1, b1)
     return score_projections(local, per_image, w2, b2, w3, b3)
-
-
-def bce_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
-    r"""Binary cross entropy of telling real pairs from fake ones, to be minimised.
-
-    ``mean softplus(-positive_logits) + mean softplus(negative_logits)``
-
-    It is 2 log 2 for a critic that tells nothing. Half-precision logits give a float32 loss.
-
-    Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
-
-    Shape:
-        Any two shapes, each averaged by itself -> scalar.
-
-    Raises:
-        TypeError: An input is not a floating-point tensor.
-        ValueError: An input is empty.
-
-    Reference:
-        Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eq. 5 and the text below it.
-
-    Example:
-        >>> import torch
-        >>> bce_loss(torch.zeros(8), torch.zeros(8, 3))  # 2 log 2
-        tensor(1.3863)
-    """
-    return _bce("bce_loss", positive_logits, negative_logits)
-
-
-def jsd_objective(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
-    r"""Jensen-Shannon objective of Deep InfoMax, to be maximised.
-
-    ``2 log 2 - bce_loss(positive_logits, negative_logits)``
-
-    For every critic it is a lower bound of twice the Jensen-Shannon divergence between the joint distribution and the
-    product of the marginals, hence at most 2 log 2 = 1.386 nats, and a lower bound of the mutual information.
-
-    Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
-
-    Shape:
-        Any two shapes, each averaged by itself -> scalar.
-
-    Raises:
-        TypeError: An input is not a floating-point tensor.
-        ValueError: An input is empty.
-
-    Reference:
-        Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
-        Eq. 4, shifted by 2 log 2 to make a critic that tells nothing score 0.
-
-    Example:
-        >>> import torch
-        >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # told apart for certain
-        tensor(1.3863)
-    """
-    return 2 * math.log(2) - _bce("jsd_objective", positive_logits, negative_logits)
-
-
-def softplus(logits: Tensor) -> Tensor:
-    """Return log(1 + exp(logits)), exact for every finite logit, in float32 at least."""
-    return -F.logsigmoid(-at_least_float32(logits))
 
 
 def check_pair(
@@ -248,14 +181,3 @@ def _outgrows_cache(local_features: Tensor, layers: Sequence[Tensor] | None) -> 
     """Tell whether a hidden layer of every pair is larger than the cache."""
     pairs = 2 * local_features.shape[0] * local_features[0, 0].numel()
     return layers is not None and pairs * layers[2].shape[0] * local_features.element_size() > cache_bytes()
-
-
-def _bce(owner: str, positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
-    for name, logits in (("positive_logits", positive_logits), ("negative_logits", negative_logits)):
-        _checks.floating(owner, name, logits)
-        if logits.numel() == 0:
-            raise ValueError(
-                f"{owner}: {name} must hold at least one score, got shape {_checks.shape(logits)}. "
-                "Pass the scores of at least one pair."
-            )
-    return softplus(-positive_logits).mean() + softplus(negative_logits).mean()

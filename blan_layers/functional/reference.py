@@ -5,7 +5,7 @@ has; every weight is an argument, so that a test can hand over those of the modu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -178,6 +178,96 @@ def bce_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
 def jsd_objective(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
     """Return 2 log 2 + E[-softplus(-positive)] - E[softplus(negative)]."""
     return 2 * math.log(2) - bce_loss(positive_logits, negative_logits)
+
+
+def dv_lower_bound(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    """Return E_P[T] - log E_Q[exp T] (Donsker and Varadhan)."""
+    return positive_logits.mean() - negative_logits.exp().mean().log()
+
+
+def mine_gradient(positive_logits: Tensor, negative_logits: Tensor, running_mean: Tensor) -> Tensor:
+    """Return what has MINE's gradient: the log of the mean is replaced by the mean over a running one."""
+    return positive_logits.mean() - negative_logits.exp().mean() / running_mean
+
+
+def running_mean(negative_logits: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """Return the exponential moving average of E_Q[exp T] after a batch."""
+    return (1 - momentum) * before + momentum * negative_logits.exp().mean()
+
+
+def nwj_lower_bound(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
+    """Return E_P[T] - E_Q[exp(T - 1)] (Nguyen, Wainwright and Jordan)."""
+    return positive_logits.mean() - (negative_logits - 1).exp().mean()
+
+
+def tuba_lower_bound(positive_logits: Tensor, negative_logits: Tensor, log_baseline: Tensor | float) -> Tensor:
+    """Return 1 + E_P[log(exp(T) / a)] - E_Q[exp(T) / a] with log a given (Poole et al. 2019)."""
+    return 1 + (positive_logits - log_baseline).mean() - (negative_logits - log_baseline).exp().mean()
+
+
+def infonce_lower_bound(logits: Tensor) -> Tensor:
+    """Return 1/N sum_i log(exp(T_ii) / (1/N sum_j exp(T_ij))) (van den Oord et al. 2018)."""
+    scores, items = logits.exp(), range(len(logits))
+    return torch.stack([(scores[i, i] / scores[i].mean()).log() for i in items]).mean()
+
+
+def alpha_lower_bound(logits: Tensor, log_baseline: Tensor, alpha: float) -> Tensor:
+    """Return I_alpha (Poole et al. 2019), every candidate but the own one left out in turn."""
+    scores, baseline, items = logits.exp(), log_baseline.exp(), range(len(logits))
+    joint, marginal = [], []
+    for i in items:
+        for j in items:
+            if i != j:
+                real = (1 - alpha) * baseline[i] + alpha * torch.stack([scores[i, k] for k in items if k != j]).mean()
+                fake = (1 - alpha) * baseline[i] + alpha * torch.stack([scores[i, k] for k in items if k != i]).mean()
+                joint.append((scores[i, i] / real).log())
+                marginal.append(scores[i, j] / fake)
+    return 1 + torch.stack(joint).mean() - torch.stack(marginal).mean()
+
+
+def smile_estimate(positive_logits: Tensor, negative_logits: Tensor, clip: float = 5.0) -> Tensor:
+    """Return E_P[T] - log E_Q[clip(exp T, exp(-clip), exp(clip))] (Song and Ermon 2020)."""
+    return positive_logits.mean() - negative_logits.exp().clamp(math.exp(-clip), math.exp(clip)).mean().log()
+
+
+def club_upper_bound(positive_log_likelihood: Tensor, negative_log_likelihood: Tensor) -> Tensor:
+    """Return E_P[log p(y | x)] - E_Q[log p(y | x)] (Cheng et al. 2020)."""
+    return positive_log_likelihood.mean() - negative_log_likelihood.mean()
+
+
+def f_divergence_objective(positive_logits: Tensor, negative_logits: Tensor, divergence: str) -> Tensor:
+    """Return E_P[g(v)] - E_Q[f*(g(v))] with Nowozin et al.'s activations g and conjugates f*, or Wasserstein's."""
+    if divergence == "wasserstein":
+        return positive_logits.mean() - negative_logits.mean()
+    activation: Callable[[Tensor], Tensor] = {
+        "gan": lambda v: -torch.log(1 + torch.exp(-v)),
+        "jsd": lambda v: math.log(2) - torch.log(1 + torch.exp(-v)),
+        "kl": lambda v: v,
+        "rkl": lambda v: -torch.exp(-v),
+        "chi_squared": lambda v: v,
+        "squared_hellinger": lambda v: 1 - torch.exp(-v),
+    }[divergence]
+    conjugate: Callable[[Tensor], Tensor] = {
+        "gan": lambda t: -torch.log(1 - torch.exp(t)),
+        "jsd": lambda t: -torch.log(2 - torch.exp(t)),
+        "kl": lambda t: torch.exp(t - 1),
+        "rkl": lambda t: -1 - torch.log(-t),
+        "chi_squared": lambda t: t**2 / 4 + t,
+        "squared_hellinger": lambda t: t / (1 - t),
+    }[divergence]
+    return activation(positive_logits).mean() - conjugate(activation(negative_logits)).mean()
+
+
+def mutual_information_certificate(mean_bce: float) -> float:
+    """Return -log(1 - t) at the t where the joint range of JS and KL has JS = log 2 - mean_bce, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        t = (low + high) / 2
+        if t == 1.0:  # no number is left between
+            break
+        js = (-math.log(1 - t / 2) + (1 - t) * math.log((1 - t) / (1 - t / 2)) + t * math.log(2)) / 2
+        low, high = (t, high) if js < math.log(2) - mean_bce else (low, t)
+    return -math.log(1 - low)
 
 
 def lmim_loss(

@@ -2,6 +2,7 @@
 
 from blan_layers.mutual_information.critics import ConcatConvCritic, Critic, GlobalCritic
 from blan_layers.mutual_information.lmim import LMIMLoss
+from blan_layers.mutual_information.mine import MINEObjective
 from blan_layers.mutual_information.products import BilinearCritic, DotProductCritic, SeparableCritic
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "DotProductCritic",
     "GlobalCritic",
     "LMIMLoss",
+    "MINEObjective",
     "SeparableCritic",
 ]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._init import reset
+from blan_layers.functional._logits import softplus
 from blan_layers.functional._precision import at_least_float32
-from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrasts_in_blocks, softplus
+from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrasts_in_blocks
 from blan_layers.mutual_information.critics import ConcatConvCritic
 from blan_layers.mutual_information.negatives import shifted_indices
 

@@ -1,0 +1,241 @@
+"""Bounds and estimates of mutual information from logits of real and of fake pairs."""
+
+from torch import Tensor
+
+from blan_layers import _checks
+from blan_layers.functional._logits import check_pairs, check_scores, log_mean_exp, mean, steady_exp
+from blan_layers.functional._precision import at_least_float32
+
+
+def dv_lower_bound(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    *,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Donsker and Varadhan's lower bound of the mutual information in nats, to be maximised.
+
+    ``mean positive_logits - log mean exp(negative_logits)``
+
+    Tight for the log density ratio, whatever constant is added to it. A lower bound in the limit of many negatives: the
+    log of a batch's mean is biased, the value upwards and the gradient too (see :func:`mine_objective`).
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have another shape.
+
+    Reference:
+        Belghazi et al., "Mutual information neural estimation", ICML 2018, theorem 1.
+
+    Example:
+        >>> import torch
+        >>> dv_lower_bound(torch.full((4,), 3.0), torch.full((4, 2), 1.0))
+        tensor(2.)
+    """
+    check_pairs("dv_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights)
+    return mean(positive_logits, positive_weights) - log_mean_exp(negative_logits, negative_weights)
+
+
+def nwj_lower_bound(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    *,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Nguyen, Wainwright and Jordan's lower bound of the mutual information in nats, to be maximised.
+
+    ``mean positive_logits - mean exp(negative_logits - 1)``, also called f-GAN KL and MINE-f.
+
+    Unbiased, and tight for one plus the log density ratio. Its variance grows with the exponential of the information.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have another shape.
+
+    Reference:
+        Nguyen, Wainwright, Jordan, "Estimating divergence functionals and the likelihood ratio by convex risk
+        minimization", 2010; Poole et al., "On variational bounds of mutual information", ICML 2019, section 2.2.
+
+    Example:
+        >>> import torch
+        >>> nwj_lower_bound(torch.ones(4), torch.ones(4, 2))  # nothing told
+        tensor(0.)
+    """
+    check_pairs("nwj_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights)
+    exponentials = steady_exp(at_least_float32(negative_logits) - 1, negative_logits.dtype)
+    return mean(positive_logits, positive_weights) - mean(exponentials, negative_weights)
+
+
+def tuba_lower_bound(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    log_baseline: Tensor | float,
+    *,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Tractable unnormalised Barber-Agakov lower bound of the mutual information in nats, to be maximised.
+
+    ``1 + mean(positive_logits - log_baseline) - mean exp(negative_logits - log_baseline)``
+
+    A lower bound for every baseline, unbiased, and tight for the log density ratio plus the log baseline. A constant 1
+    makes it :func:`nwj_lower_bound`, the log of the mean of exp(negative_logits) :func:`dv_lower_bound`.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        log_baseline: Log of the baseline: a number, or a tensor that broadcasts to the positive as well as the negative
+            scores, and depends on one side of the pairs alone.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Logits or a tensor ``log_baseline`` are not floating-point, or weights neither boolean nor
+            floating-point.
+        ValueError: Logits are empty, weights have another shape, or ``log_baseline`` does not broadcast to the logits.
+
+    Reference:
+        Poole et al., "On variational bounds of mutual information", ICML 2019, section 2.2.
+
+    Example:
+        >>> import torch
+        >>> tuba_lower_bound(torch.zeros(4), torch.zeros(4, 2), log_baseline=0.0)  # nothing told
+        tensor(0.)
+    """
+    owner = "tuba_lower_bound"
+    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    positive = _less(owner, "positive_logits", positive_logits, log_baseline)
+    negative = _less(owner, "negative_logits", negative_logits, log_baseline)
+    exponentials = steady_exp(negative, negative_logits.dtype)
+    return 1 + mean(positive, positive_weights) - mean(exponentials, negative_weights)
+
+
+def smile_estimate(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    *,
+    clip: float = 5.0,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Smoothed mutual information lower-bound estimate in nats: Donsker-Varadhan with clipped negatives, and no bound.
+
+    ``mean positive_logits - log mean clip(exp(negative_logits), exp(-clip), exp(clip))``
+
+    Despite its name it bounds nothing: clipping can raise it above the information without limit, so that it measures
+    with a critic that :func:`jsd_objective` has trained and is not to be maximised itself. Its best critic is the log
+    density ratio without any constant.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        clip: Where negative logits are clipped, above zero; infinity leaves :func:`dv_lower_bound`.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: Logits are empty, weights have another shape, or ``clip`` is not above zero.
+
+    Reference:
+        Song and Ermon, "Understanding the limitations of variational mutual information estimators", ICLR 2020,
+        section 5.
+
+    Example:
+        >>> import torch
+        >>> smile_estimate(torch.full((4,), 3.0), torch.full((4,), 9.0), clip=1.0)
+        tensor(2.)
+    """
+    owner = "smile_estimate"
+    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    if not clip > 0:
+        raise ValueError(f"{owner}: clip must be above zero, got {clip!r}. Pass, for example, 5.0.")
+    clipped = at_least_float32(negative_logits).clamp(-clip, clip)
+    return mean(positive_logits, positive_weights) - log_mean_exp(clipped, negative_weights)
+
+
+def club_upper_bound(
+    positive_log_likelihood: Tensor,
+    negative_log_likelihood: Tensor,
+    *,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Contrastive log-ratio upper bound of the mutual information in nats, to be minimised.
+
+    ``mean log p(y | x) over real pairs - mean log p(y | x) over fake pairs``
+
+    An upper bound for the **true** conditional distribution alone, and then above the information by KL(product of the
+    marginals, joint distribution). With a model q(y | x), fitted in a step of its own that maximises the mean
+    log-likelihood of real pairs, it is an estimate: it stays a bound while KL(joint, q(y | x) p(x)) is at most
+    KL(product, q(y | x) p(x)).
+
+    Args:
+        positive_log_likelihood: log q(y | x) of pairs drawn together, normalised over y.
+        negative_log_likelihood: log q(y | x) of pairs drawn apart.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Log-likelihoods are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: Log-likelihoods are empty, or weights have another shape.
+
+    Reference:
+        Cheng et al., "CLUB: A contrastive log-ratio upper bound of mutual information", ICML 2020, section
+        3, theorems 3.1 and 3.2.
+
+    Example:
+        >>> import torch
+        >>> club_upper_bound(torch.full((4,), -1.0), torch.full((4, 2), -3.0))
+        tensor(2.)
+    """
+    owner = "club_upper_bound"
+    check_scores(owner, "positive", positive_log_likelihood, positive_weights, "log_likelihood")
+    check_scores(owner, "negative", negative_log_likelihood, negative_weights, "log_likelihood")
+    return mean(positive_log_likelihood, positive_weights) - mean(negative_log_likelihood, negative_weights)
+
+
+def _less(owner: str, name: str, logits: Tensor, log_baseline: Tensor | float) -> Tensor:
+    """Return the logits less the baseline, which must not enlarge them."""
+    logits = at_least_float32(logits)
+    if not isinstance(log_baseline, Tensor):
+        return logits - log_baseline
+    _checks.floating(owner, "log_baseline", log_baseline)
+    fits = log_baseline.ndim <= logits.ndim and all(
+        size in (1, wanted) for size, wanted in zip(log_baseline.shape[::-1], logits.shape[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{owner}: log_baseline must broadcast to {name}, got shapes {_checks.shape(log_baseline)} and "
+            f"{_checks.shape(logits)}. Subtract it from the logits yourself, and pass log_baseline=0.0."
+        )
+    return logits - log_baseline

@@ -1,0 +1,136 @@
+"""Lower bounds of mutual information from the logits of all pairs of a batch."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from blan_layers import _checks
+from blan_layers.functional._logits import check_weights, log_of, mean, steady_exp
+from blan_layers.functional._precision import at_least_float32
+
+
+def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    r"""Contrastive lower bound of the mutual information in nats, to be maximised.
+
+    ``log N + mean_i log_softmax(logits[i])[i]``
+
+    A row holds the scores of one item with N candidates, its own among them, on the diagonal. The mean over batches is
+    a lower bound for every critic, and never passes log N. Its variance is small. Transpose the logits to tell the
+    candidates' items instead.
+
+    Args:
+        logits: Score of each item (rows) with each candidate (columns).
+        weights: Boolean or non-negative weights of the items, for a weighed mean.
+
+    Shape:
+        logits (\*, N, N) with N >= 2, averaged over the leading axes; weights (\*, N) -> scalar.
+
+    Raises:
+        TypeError: ``logits`` is not a floating-point tensor, or ``weights`` neither boolean nor floating-point.
+        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, or ``weights`` has another shape.
+
+    Reference:
+        van den Oord, Li, Vinyals, "Representation learning with contrastive predictive coding", 2018, Eq. 4; Poole et
+        al., "On variational bounds of mutual information", ICML 2019, section 2.3.
+
+    Example:
+        >>> import torch
+        >>> infonce_lower_bound(torch.eye(4) * 1e4)  # log 4
+        tensor(1.3863)
+    """
+    _check_square("infonce_lower_bound", logits, weights)
+    own = at_least_float32(logits).log_softmax(-1).diagonal(dim1=-2, dim2=-1)
+    return log_of(logits.shape[-1], own) + mean(own, weights)
+
+
+def alpha_lower_bound(
+    logits: Tensor, log_baseline: Tensor | float, *, alpha: float, weights: Tensor | None = None
+) -> Tensor:
+    r"""Lower bound of the mutual information in nats between TUBA (alpha 0) and InfoNCE (alpha 1), to be maximised.
+
+    ``1 + mean_{i, j != i} (logits[i, i] - c[i, j]) - mean_{i, j != i} exp(logits[i, j] - c[i, i])``, where
+    ``c[i, j] = log((1 - alpha) exp(log_baseline) + alpha mean_{k != j} exp(logits[i, k]))``
+
+    Leaving one candidate out keeps the bound exact: for real pairs the mean has the item's own candidate among its
+    N - 1, for fake ones it has not. It never passes 1 + log((N - 1) / alpha); a small alpha has little bias and much
+    variance, a large one the contrary. At 0 it is :func:`tuba_lower_bound` of the diagonal and the rest, at 1
+    :func:`infonce_lower_bound` with N - 1 candidates, averaged over which one is left out.
+
+    Args:
+        logits: Score of each item (rows) with each candidate (columns).
+        log_baseline: Log of the baseline: a number, or a tensor with a value for each item.
+        alpha: Weight of the candidates' mean, in [0, 1].
+        weights: Boolean or non-negative weights of the items, for a weighed mean.
+
+    Shape:
+        logits (\*, N, N) with N >= 2, averaged over the leading axes; log_baseline (\*, N), weights (\*, N) -> scalar.
+
+    Raises:
+        TypeError: ``logits`` or a tensor ``log_baseline`` are not floating-point, or ``weights`` neither boolean nor
+            floating-point.
+        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, ``weights`` or ``log_baseline`` has
+            another shape, or ``alpha`` is not in [0, 1].
+
+    Reference:
+        Poole et al., "On variational bounds of mutual information", ICML 2019, section 2.4.
+
+    Example:
+        >>> import torch
+        >>> alpha_lower_bound(torch.zeros(4, 4), 0.0, alpha=0.5)  # nothing told
+        tensor(0.)
+    """
+    owner = "alpha_lower_bound"
+    _check_square(owner, logits, weights)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"{owner}: alpha must be from 0 to 1, got {alpha!r}. Pass, for example, 0.5.")
+    wide, items = at_least_float32(logits), logits.shape[-1]
+    mixed = torch.logaddexp(
+        _per_item(owner, log_baseline, wide) + _log(1 - alpha), _log_mean_of_others(wide) + _log(alpha)
+    )
+    own, left_out = (x.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) for x in (wide, mixed))
+    others = 1 - torch.eye(items, dtype=wide.dtype, device=wide.device)
+    weights = None if weights is None else weights.to(wide.dtype)
+    pairs = others.expand_as(wide) if weights is None else others * weights.unsqueeze(-1)
+    return 1 + mean(own - mixed, pairs) - mean(steady_exp(wide - left_out, logits.dtype), pairs)
+
+
+def _log_mean_of_others(logits: Tensor) -> Tensor:
+    """Return, at each place of a row, the log of the mean of exp(logits) over its other places."""
+    before = logits.logcumsumexp(-1)
+    after = logits.flip(-1).logcumsumexp(-1).flip(-1)
+    none = torch.full_like(logits[..., :1], -math.inf)
+    total = torch.logaddexp(torch.cat([none, before[..., :-1]], -1), torch.cat([after[..., 1:], none], -1))
+    return total - log_of(logits.shape[-1] - 1, logits)
+
+
+def _per_item(owner: str, log_baseline: Tensor | float, logits: Tensor) -> Tensor:
+    """Return the log baseline of each row, as a column."""
+    if not isinstance(log_baseline, Tensor):
+        return logits.new_full((1, 1), log_baseline)
+    _checks.floating(owner, "log_baseline", log_baseline)
+    if log_baseline.ndim and log_baseline.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{owner}: log_baseline must be a number or have a value for every item, shape {tuple(logits.shape[:-1])}, "
+            f"got {_checks.shape(log_baseline)}. Expand it to the rows of the logits."
+        )
+    return at_least_float32(log_baseline).unsqueeze(-1)
+
+
+def _log(number: float) -> float:
+    return math.log(number) if number > 0 else -math.inf
+
+
+def _check_square(owner: str, logits: Tensor, weights: Tensor | None) -> None:
+    _checks.floating(owner, "logits", logits)
+    if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
+        raise ValueError(
+            f"{owner}: logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
+            f"{_checks.shape(logits)}. Score every item with every candidate."
+        )
+    if logits.shape[-1] < 2 or logits.numel() == 0:
+        raise ValueError(
+            f"{owner}: needs at least 2 items to tell one from another, got logits of shape {_checks.shape(logits)}. "
+            "Use a larger batch."
+        )
+    check_weights(owner, "weights", weights, logits.shape[:-1])

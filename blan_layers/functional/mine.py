@@ -1,0 +1,88 @@
+"""The Donsker-Varadhan bound with MINE's gradient."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blan_layers import _checks
+from blan_layers.functional._logits import check_pairs, log_mean_exp, mean
+
+
+class MINEStep(NamedTuple):
+    """What a step of MINE gives.
+
+    Attributes:
+        value: The Donsker-Varadhan bound of the batch, with MINE's gradient.
+        running_log_mean: The log of the running mean after the batch, without gradient.
+    """
+
+    value: Tensor
+    running_log_mean: Tensor
+
+
+def mine_objective(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    running_log_mean: Tensor,
+    *,
+    momentum: float = 0.01,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> MINEStep:
+    r"""Donsker-Varadhan bound in nats with the gradient of mutual information neural estimation, to be maximised.
+
+    The value is ``mean positive_logits - log m`` with ``m = mean exp(negative_logits)``; the gradient is that of
+    ``mean positive_logits - m / running``, with ``running <- (1 - momentum) running + momentum m`` held constant.
+
+    The gradient of log m divides by the mean of one batch, which biases it; the running mean over many batches takes
+    that bias away. It is kept as its log, which cannot overflow, and the batch's own mean is a part of it before it
+    divides, so that no gradient is more than 1 / momentum times that of :func:`dv_lower_bound`.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        running_log_mean: Log of the running mean of exp(negative_logits); minus infinity before the first batch.
+        momentum: Weight of this batch in the running mean, above 0 and at most 1, which gives the gradient of DV.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself, running_log_mean (); weights like the scores -> two scalars.
+
+    Raises:
+        TypeError: Logits or ``running_log_mean`` are not floating-point tensors, or weights neither boolean nor
+            floating-point.
+        ValueError: Logits are empty, weights have another shape, ``running_log_mean`` is not a scalar, or ``momentum``
+            is not above 0 and at most 1.
+
+    Reference:
+        Belghazi et al., "Mutual information neural estimation", ICML 2018, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> mine_objective(torch.full((4,), 3.0), torch.ones(4, 2), torch.tensor(-torch.inf))
+        MINEStep(value=tensor(2.), running_log_mean=tensor(1.))
+    """
+    owner = "mine_objective"
+    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    _checks.floating(owner, "running_log_mean", running_log_mean)
+    if running_log_mean.ndim:
+        raise ValueError(
+            f"{owner}: running_log_mean must be a scalar, got shape {_checks.shape(running_log_mean)}. "
+            "Pass what the last step returned, or torch.tensor(-torch.inf)."
+        )
+    check_momentum(owner, momentum)
+    log_mean = log_mean_exp(negative_logits, negative_weights)
+    now, before = log_mean.detach(), running_log_mean.detach().to(log_mean.dtype)
+    kept = math.log1p(-momentum) if momentum < 1 else -math.inf
+    running = torch.where(before.isneginf(), now, torch.logaddexp(before + kept, now + math.log(momentum)))
+    corrected = now + (now - running).exp() * (log_mean - now)
+    return MINEStep(mean(positive_logits, positive_weights) - corrected, running)
+
+
+def check_momentum(owner: str, momentum: float) -> None:
+    """Refuse a momentum that is not above 0 and at most 1."""
+    if not 0 < momentum <= 1:
+        raise ValueError(f"{owner}: momentum must be above 0 and at most 1, got {momentum!r}. Pass, for example, 0.01.")

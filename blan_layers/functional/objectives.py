@@ -1,0 +1,225 @@
+r"""Objectives over a critic's logits, and what each of them is.
+
+P is the joint distribution, Q the product of the marginals; p are logits of pairs from P, q of pairs from Q, E a mean
+over the pairs at hand. r = dP/dQ is the density ratio, I = E_P log r the mutual information, JS the Jensen-Shannon
+divergence of P and Q. Values are in nats, down to the line; below it, in the divergence's own unit.
+
+==================== ================================ ============================= ======================= ===========
+name                 formula                          for every critic              best critic             at most
+==================== ================================ ============================= ======================= ===========
+bce_loss             E softplus(-p) + E softplus(q)   at least 2 log 2 - 2 JS       log r                   none
+jsd_objective        2 log 2 - bce_loss               lower bound of 2 JS <= I      log r                   2 log 2
+certificate [1]      of bce_loss / 2                  lower bound of I              log r                   none
+dv_lower_bound       E p - log E e^q                  lower bound of I [2]          log r + any constant    none
+mine_objective       the same, gradient corrected     lower bound of I [2]          log r + any constant    none
+nwj_lower_bound      E p - E e^(q - 1)                lower bound of I              1 + log r               none
+tuba_lower_bound     1 + E(p - b) - E e^(q - b)       lower bound of I              b + log r               none
+infonce_lower_bound  log N + E log softmax(row)[own]  lower bound of I              log r + one a row       log N
+alpha_lower_bound    tuba, its baseline mixed [3]     lower bound of I              b + log r               [3]
+smile_estimate       E p - log E clip(e^q)            an estimate, no bound         log r                   none
+club_upper_bound     E log p(y|x) - E log p(y'|x)     upper bound of I [4]          the true conditional    none
+E p                  E p                              an estimate, no bound         log r                   none
+f-divergence: gan    -E softplus(-p) - E softplus(q)  lower bound of 2 JS - 2 log 2 log r                   0
+f-divergence: jsd    jsd_objective                    lower bound of 2 JS <= I      log r                   2 log 2
+f-divergence: kl     nwj_lower_bound                  lower bound of I              1 + log r               none
+f-divergence: rkl    -E e^-p - E(q - 1)               lower bound of KL(Q, P)       log r                   none
+-------------------- -------------------------------- ----------------------------- ----------------------- -----------
+chi_squared          E p - E(q + q^2 / 4)             lower bound of E_Q (r - 1)^2  2 (r - 1)               none
+squared_hellinger    E(1 - e^-p) - E(e^q - 1)         of E_Q (sqrt(r) - 1)^2        log(r) / 2              2
+wasserstein          E p - E q                        an objective, no bound [5]    the steepest allowed    none
+==================== ================================ ============================= ======================= ===========
+
+[1] :func:`mutual_information_certificate`. [2] In the limit of many q: see its bias. [3] The baseline is (1 - a) e^b +
+a m, m the mean of e^logit over N - 1 candidates; at most 1 + log((N - 1) / a), and log(N - 1) for a = 1, where the best
+critic is log r + one constant a row. [4] For the true conditional alone. [5] For 1-Lipschitz critics a lower bound of
+the earth mover's distance between P and Q; for others it has no end.
+
+Bias and variance at the best critic, with N independent pairs in each mean (a row of N candidates for infonce):
+
+==================== ========================================================= ========================================
+name                 bias as a measure of I                                    variance
+==================== ========================================================= ========================================
+bce, jsd, gan        2 JS - I: none of note for I << 1, large from 1 nat on    small, of order 1 / N
+certificate          below I; raised by the variance, being convex             that of bce times its squared slope
+nwj, kl, tuba        none; but a typical batch shows more once I > log N       at least (e^I - 1) / N
+dv, mine             upwards, by about half of that variance while it is small about that of nwj while that is small
+infonce              downwards, at least I - log N                             small, falls as I passes log N
+alpha                between tuba's (a = 0) and infonce's (a = 1)              between theirs
+smile                of either sign, more as clip falls                        at most of order e^(2 clip) / N
+club                 KL(Q, P), upwards                                         that of log r under P and under Q, over N
+E p                  none                                                      that of log r under P, over N
+==================== ========================================================= ========================================
+
+Half precision ends at the logits: everything is computed in float32 at least, by softplus, logsumexp, and exponentials
+that go on along their tangent once they would leave the floating range (from e^60 in float32).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from blan_layers import _checks
+from blan_layers.functional._logits import check_pairs, mean, softplus, steady_exp
+from blan_layers.functional._precision import at_least_float32
+
+Divergence: TypeAlias = Literal["gan", "jsd", "kl", "rkl", "chi_squared", "squared_hellinger", "wasserstein"]
+
+
+def bce_loss(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    *,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Binary cross entropy of telling real pairs from fake ones, to be minimised.
+
+    ``mean softplus(-positive_logits) + mean softplus(negative_logits)``
+
+    It is 2 log 2 for a critic that tells nothing. Half-precision logits give a float32 loss.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have another shape.
+
+    Reference:
+        Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eq. 5 and the text below it.
+
+    Example:
+        >>> import torch
+        >>> bce_loss(torch.zeros(8), torch.zeros(8, 3))  # 2 log 2
+        tensor(1.3863)
+    """
+    check_pairs("bce_loss", positive_logits, negative_logits, positive_weights, negative_weights)
+    return mean(softplus(-positive_logits), positive_weights) + mean(softplus(negative_logits), negative_weights)
+
+
+def jsd_objective(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    *,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Jensen-Shannon objective of Deep InfoMax, to be maximised.
+
+    ``2 log 2 - bce_loss(positive_logits, negative_logits)``
+
+    For every critic it is a lower bound of twice the Jensen-Shannon divergence between the joint distribution and the
+    product of the marginals, hence at most 2 log 2 = 1.386 nats, and a lower bound of the mutual information.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have another shape.
+
+    Reference:
+        Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
+        Eq. 4, shifted by 2 log 2 to make a critic that tells nothing score 0.
+
+    Example:
+        >>> import torch
+        >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # told apart for certain
+        tensor(1.3863)
+    """
+    check_pairs("jsd_objective", positive_logits, negative_logits, positive_weights, negative_weights)
+    positive, negative = mean(softplus(-positive_logits), positive_weights), softplus(negative_logits)
+    return 2 * math.log(2) - positive - mean(negative, negative_weights)
+
+
+def f_divergence_objective(
+    positive_logits: Tensor,
+    negative_logits: Tensor,
+    *,
+    divergence: Divergence,
+    positive_weights: Tensor | None = None,
+    negative_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Variational lower bound of an f-divergence between real and fake pairs, to be maximised.
+
+    ``mean g(positive_logits) - mean f*(g(negative_logits))``, f* being the convex conjugate of f, and g the activation
+    that takes any logit to its domain:
+
+    ==================  ====================================  ================  ================  ============
+    divergence          f(u), of the ratio u of real to fake  g(v)              f*(g(v))          best logit v
+    ==================  ====================================  ================  ================  ============
+    gan                 u log u - (u + 1) log(u + 1)          -softplus(-v)     softplus(v)       log u
+    jsd                 the same + (u + 1) log 2              the same + log 2  the same - log 2  log u
+    kl                  u log u                               v                 e^(v - 1)         1 + log u
+    rkl                 -log u                                -e^-v             v - 1             log u
+    chi_squared         (u - 1)^2                             v                 v + v^2 / 4       2 (u - 1)
+    squared_hellinger   (sqrt u - 1)^2                        1 - e^-v          e^v - 1           log(u) / 2
+    ==================  ====================================  ================  ================  ============
+
+    "jsd" is :func:`jsd_objective`, twice the Jensen-Shannon divergence; "kl" is :func:`nwj_lower_bound`, whose
+    divergence is the mutual information. "wasserstein", ``mean positive_logits - mean negative_logits``, is no
+    f-divergence: it is bounded for a 1-Lipschitz critic alone, by the earth mover's distance.
+
+    Args:
+        positive_logits: Scores of pairs drawn together.
+        negative_logits: Scores of pairs drawn apart.
+        divergence: A name of the table, or "wasserstein".
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        negative_weights: The same for the negative scores.
+
+    Shape:
+        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+
+    Raises:
+        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: Logits are empty, weights have another shape, or ``divergence`` is unknown.
+
+    Reference:
+        Nowozin, Cseke, Tomioka, "f-GAN: Training generative neural samplers using variational divergence
+        minimization", NeurIPS 2016, tables 1 and 2; Hjelm et al., ICLR 2019, appendix A.
+
+    Example:
+        >>> import torch
+        >>> f_divergence_objective(torch.zeros(4), torch.zeros(4), divergence="squared_hellinger")
+        tensor(0.)
+    """
+    owner = "f_divergence_objective"
+    _checks.choice(owner, "divergence", divergence, tuple(TERMS))
+    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    of_positive, of_negative = TERMS[divergence]
+    return mean(of_positive(positive_logits), positive_weights) - mean(of_negative(negative_logits), negative_weights)
+
+
+def _exp(logits: Tensor, sign: int = 1, shift: float = 0.0) -> Tensor:
+    return steady_exp(sign * at_least_float32(logits) + shift, logits.dtype)
+
+
+def _pearson(logits: Tensor) -> Tensor:
+    wide = at_least_float32(logits)
+    return wide + wide.square() / 4
+
+
+# g of a positive logit and f*(g) of a negative one: the objective is the mean of the first less that of the second.
+TERMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "gan": (lambda p: -softplus(-p), softplus),
+    "jsd": (lambda p: math.log(2) - softplus(-p), lambda q: softplus(q) - math.log(2)),
+    "kl": (at_least_float32, lambda q: _exp(q, shift=-1.0)),
+    "rkl": (lambda p: -_exp(p, sign=-1), lambda q: at_least_float32(q) - 1),
+    "chi_squared": (at_least_float32, _pearson),
+    "squared_hellinger": (lambda p: 1 - _exp(p, sign=-1), lambda q: _exp(q) - 1),
+    "wasserstein": (at_least_float32, at_least_float32),
+}

@@ -1,0 +1,101 @@
+"""The running mean of mutual information neural estimation."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import functional
+from blan_layers.functional.mine import check_momentum
+
+
+class MINEObjective(nn.Module):
+    r"""Donsker-Varadhan bound in nats with the gradient of mutual information neural estimation, to be maximised.
+
+    ``mean positive_logits - log mean exp(negative_logits)``
+
+    In training the gradient of the second term divides by a running mean of exp(negative_logits) in place of the
+    batch's own, which biases it; that mean is kept here, as its log. In evaluation it stays as it is, and the gradient
+    is that of the value. There are no parameters, and an object serves one critic. The running mean keeps its dtype
+    where the module is cast to half precision. Under DistributedDataParallel each process divides by a running mean
+    that has its own batch in it, and all of them go on from that of the first process.
+
+    Args:
+        momentum: Weight of a batch in the running mean, above 0 and at most 1, which gives the gradient of the value.
+        device: Device of the running mean.
+        dtype: Floating dtype of the running mean, float32 in place of half precision.
+
+    Shape:
+        positive_logits and negative_logits of any two shapes, weights like them -> scalar.
+
+    Raises:
+        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have another shape.
+
+    Reference:
+        Belghazi et al., "Mutual information neural estimation", ICML 2018, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> objective = MINEObjective()
+        >>> objective(torch.full((4,), 3.0), torch.ones(4, 2))
+        tensor(2.)
+        >>> objective.running_log_mean
+        tensor(1.)
+    """
+
+    running_log_mean: Tensor
+
+    def __init__(
+        self,
+        *,
+        momentum: float = 0.01,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_momentum("MINEObjective", momentum)
+        self.momentum = momentum
+        dtype = torch.promote_types(torch.get_default_dtype() if dtype is None else dtype, torch.float32)
+        self.register_buffer("running_log_mean", torch.full((), -math.inf, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Forget the batches seen."""
+        self.running_log_mean.fill_(-math.inf)
+
+    def forward(
+        self,
+        positive_logits: Tensor,
+        negative_logits: Tensor,
+        *,
+        positive_weights: Tensor | None = None,
+        negative_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the bound, of weighed means where there are weights."""
+        if not self.training:
+            return functional.dv_lower_bound(
+                positive_logits, negative_logits, positive_weights=positive_weights, negative_weights=negative_weights
+            )
+        value, running = functional.mine_objective(
+            positive_logits,
+            negative_logits,
+            self.running_log_mean,
+            momentum=self.momentum,
+            positive_weights=positive_weights,
+            negative_weights=negative_weights,
+        )
+        self.running_log_mean.copy_(running)
+        return value
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MINEObjective":
+        """Follow to another device or a wider dtype, never to half precision, where the mean would stop moving."""
+        exact = self.running_log_mean
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        if torch.finfo(self.running_log_mean.dtype).bits < 32:
+            self.running_log_mean = exact.to(self.running_log_mean.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """Return the argument that repr shows."""
+        return f"momentum={self.momentum}"
