@@ -5,10 +5,13 @@ from blan_layers.fusion import AdaptiveScoreFusion
 from blan_layers.mutual_information import (
     BilinearCritic,
     ConcatConvCritic,
+    DeepInfoMaxLoss,
     DotProductCritic,
     GlobalCritic,
+    GlobalInfoMaxLoss,
     LMIMLoss,
     MINEObjective,
+    PriorMatchingLoss,
     SeparableCritic,
 )
 
@@ -21,10 +24,13 @@ __all__ = [
     "BilinearCritic",
     "ChannelAttention",
     "ConcatConvCritic",
+    "DeepInfoMaxLoss",
     "DotProductCritic",
     "GlobalCritic",
+    "GlobalInfoMaxLoss",
     "LMIMLoss",
     "MINEObjective",
+    "PriorMatchingLoss",
     "SeparableCritic",
     "SpatialAttention",
     "SqueezeExcitation",

@@ -92,6 +92,14 @@ def vector_and_summary(batch: int, _: Shape) -> list[Shape]:
     return [(batch, 6), (batch, 4)]
 
 
+def summary_and_samples(batch: int, _: Shape) -> list[Shape]:
+    return [(batch, 4), (batch, 4)]
+
+
+def flat_map_summary_and_samples(batch: int, size: Shape) -> list[Shape]:
+    return [*flat_map_and_summary(batch, size), (batch, 4)]
+
+
 def stacked_scores(batch: int, _: Shape) -> list[Shape]:
     return [(3, batch, 5, 2)]
 
@@ -159,6 +167,41 @@ def mine_reference(_: Any, positive_logits: Tensor, negative_logits: Tensor) -> 
     return reference.dv_lower_bound(positive_logits, negative_logits)
 
 
+def infonce_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    def logits(summary: Tensor) -> Tensor:
+        return reference.concat_conv_logits(
+            local_features, summary.expand(len(local_features), -1), *critic_weights(module.critic)
+        )
+
+    pairs = torch.stack([logits(summary) for summary in global_features], 1)
+    own = pairs.diagonal().movedim(-1, 0)
+    return (pairs.logsumexp(1) - own).mean() - torch.tensor(float(len(global_features)), dtype=pairs.dtype).log()
+
+
+def global_loss_reference(module: Any, inputs: Tensor, global_features: Tensor) -> Tensor:
+    real = global_reference(module.critic, inputs, global_features)
+    return reference.bce_loss(real, global_reference(module.critic, inputs, global_features.roll(-1, 0)))
+
+
+def prior_reference(module: Any, summaries: Tensor, samples: Tensor) -> Tensor:
+    summaries = summaries.sigmoid() if module.prior == "uniform" else summaries
+    return reference.prior_matching_loss(summaries, samples, *critic_weights(module.discriminator))
+
+
+def deep_infomax(device: Any, dtype: Any) -> nn.Module:
+    critic = blan_layers.DotProductCritic(2, 4, hidden_channels=8, device=device, dtype=dtype)
+    options: Any = {"objective": "bce", "negatives": "shift", "local_critic": critic, "device": device, "dtype": dtype}
+    return blan_layers.DeepInfoMaxLoss(2, 4, map_size=(3, 4), alpha=0.5, beta=2.0, gamma=0.25, **options)
+
+
+def deep_infomax_reference(module: Any, local_features: Tensor, global_features: Tensor, samples: Tensor) -> Tensor:
+    critic = module.local_loss.critic
+    real = dot_product_reference(critic, local_features, global_features)
+    local = reference.bce_loss(real, dot_product_reference(critic, local_features, global_features.roll(-1, 0)))
+    whole = global_loss_reference(module.global_loss, local_features, global_features)
+    return 0.5 * whole + 2.0 * local + 0.25 * prior_reference(module.prior_loss, global_features, samples)
+
+
 def fusion_reference(module: Any, scores: Tensor) -> Tensor:
     return reference.score_fusion(scores, module.weight)
 
@@ -222,6 +265,7 @@ def critic_cases() -> list[Case]:
 def information_cases() -> list[Case]:
     critic = partial(blan_layers.ConcatConvCritic, 6, 4, hidden_channels=8)
     loss = partial(blan_layers.LMIMLoss, 6, 4, hidden_channels=8)
+    every_pair: Any = {"objective": "infonce", "negatives": "all"}
     as_loss: Any = {"min_batch": 2, "float32_output": True, "evaluated": True, "permutes": False}
     return [
         Case("ConcatConvCritic", critic, map_and_summary, critic_reference),
@@ -229,6 +273,41 @@ def information_cases() -> list[Case]:
         *critic_cases(),
         Case("LMIMLoss", loss, map_and_summary, lmim_reference, **as_loss),
         Case("LMIMLoss-jsd-1d", partial(loss, objective="jsd"), map_and_summary, lmim_reference, 1, **as_loss),
+        Case("LMIMLoss-infonce", partial(loss, **every_pair), map_and_summary, infonce_reference, **as_loss),
+        Case(
+            "GlobalInfoMaxLoss",
+            partial(blan_layers.GlobalInfoMaxLoss, 24, 4, hidden_channels=8),
+            flat_map_and_summary,
+            global_loss_reference,
+            resizes=False,
+            **as_loss,
+        ),
+        Case(
+            "PriorMatchingLoss-uniform",
+            partial(blan_layers.PriorMatchingLoss, 4, hidden_channels=(8, 5)),
+            summary_and_samples,
+            prior_reference,
+            spatial_dims=0,
+            resizes=False,
+            **(as_loss | {"min_batch": 1}),
+        ),
+        Case(
+            "PriorMatchingLoss-gaussian",
+            partial(blan_layers.PriorMatchingLoss, 4, hidden_channels=(8, 5), prior="gaussian"),
+            summary_and_samples,
+            prior_reference,
+            spatial_dims=0,
+            resizes=False,
+            **(as_loss | {"min_batch": 1}),
+        ),
+        Case(
+            "DeepInfoMaxLoss-all-three",
+            deep_infomax,
+            flat_map_summary_and_samples,
+            deep_infomax_reference,
+            resizes=False,
+            **as_loss,
+        ),
     ]
 
 

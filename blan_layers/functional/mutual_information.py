@@ -129,7 +129,7 @@ def contrasts_in_blocks(
     "auto" takes it where the hidden layers of real and fake pairs leave the cache.
     """
     if layers is None:
-        supported = False, "it knows ConcatConvCritic alone"
+        supported = False, "it knows 'bce' and 'jsd' with one negative a map, of ConcatConvCritic, alone"
     elif reduction == "none":
         supported = False, "it forms gradients of a scalar and got reduction='none'"
     elif mask is not None and mask.requires_grad:

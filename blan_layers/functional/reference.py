@@ -288,6 +288,27 @@ def lmim_loss(
     return bce_loss(real, fake)
 
 
+def prior_matching_loss(
+    summaries: Tensor,
+    samples: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    """Return the discriminator's cross entropy on held summaries, plus that of the summaries under a held one."""
+
+    def discriminator(x: Tensor, *layers: Tensor) -> Tensor:
+        return F.linear(F.relu(mlp(x, *layers[:4])), *layers[4:])
+
+    layers = w1, b1, w2, b2, w3, b3
+    told_apart = bce_loss(discriminator(samples, *layers), discriminator(summaries.detach(), *layers))
+    fooled = discriminator(summaries, *(weight.detach() for weight in layers))
+    return told_apart + F.binary_cross_entropy_with_logits(fooled, torch.ones_like(fooled))
+
+
 def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
     """Return Eq. 6 before its softmax: the K scores and their sum, concatenated, weighed and added up."""
     joined = torch.cat([scores, reduce(scores, "k b n c -> 1 b n c", "sum")])

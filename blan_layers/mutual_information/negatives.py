@@ -111,13 +111,11 @@ def drawn_indices(
     return rows[0] if spread == (1,) else rows.reshape(*spread, batch).movedim(-1, 0)
 
 
-def check_groups(owner: str, kind: Negatives, groups: object, batch: int) -> None:
+def check_groups(owner: str, kind: Negatives, groups: object, batch: int, *, gathers: bool) -> None:
     """Refuse groups that are no integers (B,), or that leave an image without a partner, where values may be read."""
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
         got = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
-        raise TypeError(
-            f"{owner}: groups must be an integer tensor, got {got}. Number the groups, for example 0, 1, 2."
-        )
+        raise TypeError(f"{owner}: groups must be an integer tensor, got {got}. Number the groups.")
     if groups.shape != (batch,):
         raise ValueError(
             f"{owner}: groups must have a number for every image, shape ({batch},), got {_checks.shape(groups)}. "
@@ -128,7 +126,7 @@ def check_groups(owner: str, kind: Negatives, groups: object, batch: int) -> Non
             f"{owner}: groups needs negatives that can keep them apart, got negatives={kind!r}. "
             "Use 'derangement', 'per-location' or 'all'."
         )
-    if _checks.reads_values(groups):
+    if _checks.reads_values(groups) and not gathers:  # one group alone in a process may meet others elsewhere
         largest = int(same_group(groups).sum(1).max())
         if largest == batch:
             raise ValueError(
