@@ -20,6 +20,7 @@ from blan_layers.mutual_information.negatives import (
     NEGATIVES,
     Negatives,
     check_groups,
+    check_partners,
     drawn_indices,
     same_group,
 )
@@ -170,7 +171,9 @@ class InfoMaxLoss(nn.Module, ABC):
                 "Use drop_last=True in the DataLoader."
             )
         if groups is not None:
-            check_groups(owner, self.negatives, groups, batch, gathers=self.gather)
+            check_groups(owner, self.negatives, groups, batch)
+            groups = gathered(groups) if self.gather else groups
+            check_partners(owner, self.negatives, groups)
         if self.negatives in DRAWN:
             if self.num_negatives >= batch:
                 raise ValueError(
@@ -184,7 +187,7 @@ class InfoMaxLoss(nn.Module, ABC):
             images = torch.arange(summaries.shape[0], device=summaries.device)
             valid = images[:batch].unsqueeze(1) != images
         else:
-            valid = ~same_group(gathered(groups) if self.gather else groups)[:batch]
+            valid = ~same_group(groups)[:batch]
         if self.negatives == "queue":
             summaries = torch.cat([summaries, self.queue.stored.to(summaries.dtype)])
             valid = torch.cat([valid, self.queue.filled.expand(batch, -1)], 1)

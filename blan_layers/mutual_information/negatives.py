@@ -111,8 +111,8 @@ def drawn_indices(
     return rows[0] if spread == (1,) else rows.reshape(*spread, batch).movedim(-1, 0)
 
 
-def check_groups(owner: str, kind: Negatives, groups: object, batch: int, *, gathers: bool) -> None:
-    """Refuse groups that are no integers (B,), or that leave an image without a partner, where values may be read."""
+def check_groups(owner: str, kind: Negatives, groups: object, batch: int) -> None:
+    """Refuse groups that are no integers (B,), or negatives that cannot keep them apart."""
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
         got = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
         raise TypeError(f"{owner}: groups must be an integer tensor, got {got}. Number the groups.")
@@ -126,14 +126,19 @@ def check_groups(owner: str, kind: Negatives, groups: object, batch: int, *, gat
             f"{owner}: groups needs negatives that can keep them apart, got negatives={kind!r}. "
             "Use 'derangement', 'per-location' or 'all'."
         )
-    if _checks.reads_values(groups) and not gathers:  # one group alone in a process may meet others elsewhere
-        largest = int(same_group(groups).sum(1).max())
-        if largest == batch:
-            raise ValueError(
-                f"{owner}: groups must be at least 2, got one of all {batch} images. Draw batches from several groups."
-            )
-        if kind != "all" and 2 * largest > batch:
-            raise ValueError(
-                f"{owner}: groups of more than half the batch cannot be paired with others, got one of {largest} "
-                f"in a batch of {batch}. Use negatives='all', or draw batches from more groups."
-            )
+
+
+def check_partners(owner: str, kind: Negatives, groups: Tensor) -> None:
+    """Refuse groups that leave an image without a partner, where values may be read."""
+    if not _checks.reads_values(groups):
+        return
+    batch, largest = groups.shape[0], int(same_group(groups).sum(1).max())
+    if largest == batch:
+        raise ValueError(
+            f"{owner}: groups must be at least 2, got one of all {batch} images. Draw batches from several groups."
+        )
+    if kind != "all" and 2 * largest > batch:
+        raise ValueError(
+            f"{owner}: groups of more than half the batch cannot be paired with others, got one of {largest} "
+            f"in a batch of {batch}. Use negatives='all', or draw batches from more groups."
+        )
