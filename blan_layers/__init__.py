@@ -2,7 +2,18 @@
 
 from blan_layers.attention import CBAM, RDAM, ChannelAttention, SpatialAttention, SqueezeExcitation
 from blan_layers.fusion import AdaptiveScoreFusion
-from blan_layers.mutual_information import ConcatConvCritic, LMIMLoss, MINEObjective
+from blan_layers.mutual_information import (
+    BilinearCritic,
+    ConcatConvCritic,
+    DeepInfoMaxLoss,
+    DotProductCritic,
+    GlobalCritic,
+    GlobalInfoMaxLoss,
+    LMIMLoss,
+    MINEObjective,
+    PriorMatchingLoss,
+    SeparableCritic,
+)
 
 __version__ = "0.1.0"
 
@@ -10,10 +21,17 @@ __all__ = [
     "CBAM",
     "RDAM",
     "AdaptiveScoreFusion",
+    "BilinearCritic",
     "ChannelAttention",
     "ConcatConvCritic",
+    "DeepInfoMaxLoss",
+    "DotProductCritic",
+    "GlobalCritic",
+    "GlobalInfoMaxLoss",
     "LMIMLoss",
     "MINEObjective",
+    "PriorMatchingLoss",
+    "SeparableCritic",
     "SpatialAttention",
     "SqueezeExcitation",
 ]

@@ -12,7 +12,7 @@ def he_normal_(layer: nn.Module) -> None:
 
 
 def reset(module: nn.Module) -> None:
-    """Reset the parameters of a module and of those inside it, where they know how."""
-    for child in module.modules():
+    """Reset the parameters of a module and of those inside it, where they know how; the outer ones' rule holds."""
+    for child in reversed(list(module.modules())):
         if callable(reset_parameters := getattr(child, "reset_parameters", None)):
             reset_parameters()

@@ -32,6 +32,7 @@ class Case:
         float32_output: Whether half-precision inputs give a float32 result, as losses do.
         evaluated: Whether the module draws random numbers in training, so that it is compared in evaluation mode.
         permutes: Whether permuting the batch permutes the output.
+        resizes: Whether the module takes maps of any size.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     float32_output: bool = False
     evaluated: bool = False
     permutes: bool = True
+    resizes: bool = True
 
     @property
     def size(self) -> Shape:
@@ -80,6 +82,22 @@ def two_maps(batch: int, size: Shape, decoder_channels: int = 6) -> list[Shape]:
 
 def map_and_summary(batch: int, size: Shape) -> list[Shape]:
     return [(batch, 6, *size), (batch, 4)]
+
+
+def flat_map_and_summary(batch: int, _: Shape) -> list[Shape]:
+    return [(batch, 2, 3, 4), (batch, 4)]
+
+
+def vector_and_summary(batch: int, _: Shape) -> list[Shape]:
+    return [(batch, 6), (batch, 4)]
+
+
+def summary_and_samples(batch: int, _: Shape) -> list[Shape]:
+    return [(batch, 4), (batch, 4)]
+
+
+def flat_map_summary_and_samples(batch: int, size: Shape) -> list[Shape]:
+    return [*flat_map_and_summary(batch, size), (batch, 4)]
 
 
 def stacked_scores(batch: int, _: Shape) -> list[Shape]:
@@ -122,6 +140,24 @@ def critic_reference(module: Any, local_features: Tensor, global_features: Tenso
     return reference.concat_conv_logits(local_features, global_features, *critic_weights(module))
 
 
+def global_reference(module: Any, inputs: Tensor, global_features: Tensor) -> Tensor:
+    return reference.global_logits(inputs, global_features, *critic_weights(module))
+
+
+def dot_product_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    weights = critic_weights(module.local_encoder), critic_weights(module.global_encoder)
+    return reference.dot_product_logits(local_features, global_features, *weights)
+
+
+def separable_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    weights = critic_weights(module.local_encoder), critic_weights(module.global_encoder)
+    return reference.separable_logits(local_features, global_features, *weights)
+
+
+def bilinear_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    return reference.bilinear_logits(local_features, global_features, module.global_encoder.weight)
+
+
 def lmim_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
     loss = reference.lmim_loss(local_features, global_features, *critic_weights(module.critic))
     return loss - 2 * torch.tensor(2.0, dtype=torch.float64).log() if module.objective == "jsd" else loss
@@ -129,6 +165,41 @@ def lmim_reference(module: Any, local_features: Tensor, global_features: Tensor)
 
 def mine_reference(_: Any, positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
     return reference.dv_lower_bound(positive_logits, negative_logits)
+
+
+def infonce_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    def logits(summary: Tensor) -> Tensor:
+        return reference.concat_conv_logits(
+            local_features, summary.expand(len(local_features), -1), *critic_weights(module.critic)
+        )
+
+    pairs = torch.stack([logits(summary) for summary in global_features], 1)
+    own = pairs.diagonal().movedim(-1, 0)
+    return (pairs.logsumexp(1) - own).mean() - torch.tensor(float(len(global_features)), dtype=pairs.dtype).log()
+
+
+def global_loss_reference(module: Any, inputs: Tensor, global_features: Tensor) -> Tensor:
+    real = global_reference(module.critic, inputs, global_features)
+    return reference.bce_loss(real, global_reference(module.critic, inputs, global_features.roll(-1, 0)))
+
+
+def prior_reference(module: Any, summaries: Tensor, samples: Tensor) -> Tensor:
+    summaries = summaries.sigmoid() if module.prior == "uniform" else summaries
+    return reference.prior_matching_loss(summaries, samples, *critic_weights(module.discriminator))
+
+
+def deep_infomax(device: Any, dtype: Any) -> nn.Module:
+    critic = blan_layers.DotProductCritic(2, 4, hidden_channels=8, device=device, dtype=dtype)
+    options: Any = {"objective": "bce", "negatives": "shift", "local_critic": critic, "device": device, "dtype": dtype}
+    return blan_layers.DeepInfoMaxLoss(2, 4, map_size=(3, 4), alpha=0.5, beta=2.0, gamma=0.25, **options)
+
+
+def deep_infomax_reference(module: Any, local_features: Tensor, global_features: Tensor, samples: Tensor) -> Tensor:
+    critic = module.local_loss.critic
+    real = dot_product_reference(critic, local_features, global_features)
+    local = reference.bce_loss(real, dot_product_reference(critic, local_features, global_features.roll(-1, 0)))
+    whole = global_loss_reference(module.global_loss, local_features, global_features)
+    return 0.5 * whole + 2.0 * local + 0.25 * prior_reference(module.prior_loss, global_features, samples)
 
 
 def fusion_reference(module: Any, scores: Tensor) -> Tensor:
@@ -174,15 +245,69 @@ def attention_cases() -> list[Case]:
     return [*cases, Case("RDAM-narrow-decoder", narrow, partial(two_maps, decoder_channels=3), rdam_reference)]
 
 
+def critic_cases() -> list[Case]:
+    dot = partial(blan_layers.DotProductCritic, 6, 4, hidden_channels=8)
+    separable = partial(blan_layers.SeparableCritic, 6, 4, hidden_channels=8, embedding_channels=3)
+    bilinear = partial(blan_layers.BilinearCritic, 6, 4)
+    flat = partial(blan_layers.GlobalCritic, 24, 4, hidden_channels=8)
+    vector = partial(blan_layers.GlobalCritic, 6, 4, hidden_channels=8)
+    return [
+        Case("DotProductCritic", dot, map_and_summary, dot_product_reference),
+        Case("SeparableCritic", separable, map_and_summary, separable_reference),
+        Case("SeparableCritic-3d", separable, map_and_summary, separable_reference, 3),
+        Case("BilinearCritic", bilinear, map_and_summary, bilinear_reference),
+        Case("BilinearCritic-1d", bilinear, map_and_summary, bilinear_reference, 1),
+        Case("GlobalCritic", flat, flat_map_and_summary, global_reference, resizes=False),
+        Case("GlobalCritic-vector", vector, vector_and_summary, global_reference, spatial_dims=0, resizes=False),
+    ]
+
+
 def information_cases() -> list[Case]:
     critic = partial(blan_layers.ConcatConvCritic, 6, 4, hidden_channels=8)
     loss = partial(blan_layers.LMIMLoss, 6, 4, hidden_channels=8)
+    every_pair: Any = {"objective": "infonce", "negatives": "all"}
     as_loss: Any = {"min_batch": 2, "float32_output": True, "evaluated": True, "permutes": False}
     return [
         Case("ConcatConvCritic", critic, map_and_summary, critic_reference),
         Case("ConcatConvCritic-3d", critic, map_and_summary, critic_reference, 3),
+        *critic_cases(),
         Case("LMIMLoss", loss, map_and_summary, lmim_reference, **as_loss),
         Case("LMIMLoss-jsd-1d", partial(loss, objective="jsd"), map_and_summary, lmim_reference, 1, **as_loss),
+        Case("LMIMLoss-infonce", partial(loss, **every_pair), map_and_summary, infonce_reference, **as_loss),
+        Case(
+            "GlobalInfoMaxLoss",
+            partial(blan_layers.GlobalInfoMaxLoss, 24, 4, hidden_channels=8),
+            flat_map_and_summary,
+            global_loss_reference,
+            resizes=False,
+            **as_loss,
+        ),
+        Case(
+            "PriorMatchingLoss-uniform",
+            partial(blan_layers.PriorMatchingLoss, 4, hidden_channels=(8, 5)),
+            summary_and_samples,
+            prior_reference,
+            spatial_dims=0,
+            resizes=False,
+            **(as_loss | {"min_batch": 1}),
+        ),
+        Case(
+            "PriorMatchingLoss-gaussian",
+            partial(blan_layers.PriorMatchingLoss, 4, hidden_channels=(8, 5), prior="gaussian"),
+            summary_and_samples,
+            prior_reference,
+            spatial_dims=0,
+            resizes=False,
+            **(as_loss | {"min_batch": 1}),
+        ),
+        Case(
+            "DeepInfoMaxLoss-all-three",
+            deep_infomax,
+            flat_map_summary_and_samples,
+            deep_infomax_reference,
+            resizes=False,
+            **as_loss,
+        ),
     ]
 
 

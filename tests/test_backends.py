@@ -275,7 +275,11 @@ def refuses(run: Callable[[], object], message: str) -> None:
         "LMIMLoss",
         "it has no gradient for the mask",
     ),
-    (lambda: LMIMLoss(8, 4, critic=Dot(), backend="blocked")(X, T), "LMIMLoss", "it knows ConcatConvCritic alone"),
+    (
+        lambda: LMIMLoss(8, 4, critic=Dot(), backend="blocked")(X, T),
+        "LMIMLoss",
+        "it knows 'bce' and 'jsd' with one negative a map, of ConcatConvCritic, alone",
+    ),
 ])  # fmt: skip
 def test_a_forced_way_that_cannot_be_taken_is_refused_with_the_reason(
     run: Callable[[], object], owner: str, reason: str

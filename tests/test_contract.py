@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import blan_layers
+from blan_layers.mutual_information import Critic
 from tests.cases import CASES, Case
 
 HALF = (torch.float16, torch.bfloat16)
@@ -89,7 +90,7 @@ def test_autocast_keeps_the_input_dtype_and_stays_near(case: Case) -> None:
     truth = module(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
         output = module(*inputs)
-    assert output.dtype == (torch.bfloat16 if isinstance(module, blan_layers.ConcatConvCritic) else torch.float32)
+    assert output.dtype == (torch.bfloat16 if isinstance(module, Critic) else torch.float32)
     torch.testing.assert_close(output.float(), truth, rtol=0.1, atol=0.1)
     assert all(gradient.isfinite().all() for gradient in gradients(output, module, inputs))
 
@@ -181,11 +182,12 @@ def test_compiles_to_machine_code(case: Case) -> None:
 @every_case
 def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
     module, inputs = case.module().eval(), case.inputs()
-    batch_axis = 1 if case.spatial_dims == 0 else 0
+    batch_axis = 1 if isinstance(module, blan_layers.AdaptiveScoreFusion) else 0
     batch = torch.export.Dim("batch", min=2)
     axes = [torch.export.Dim(f"axis{i}", min=2) for i in range(case.spatial_dims)]
     dynamic = [
-        {batch_axis: batch} | ({i + 2: axis for i, axis in enumerate(axes)} if x.ndim > 2 else {}) for x in inputs
+        {batch_axis: batch} | ({i + 2: axis for i, axis in enumerate(axes)} if x.ndim > 2 and case.resizes else {})
+        for x in inputs
     ]
     program = torch.export.export(module, tuple(inputs), dynamic_shapes=tuple(dynamic))
     other = case.inputs(batch=5, size=tuple(s + 4 for s in case.size))

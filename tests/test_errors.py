@@ -13,10 +13,17 @@ from blan_layers import (
     CBAM,
     RDAM,
     AdaptiveScoreFusion,
+    BilinearCritic,
     ChannelAttention,
     ConcatConvCritic,
+    DeepInfoMaxLoss,
+    DotProductCritic,
+    GlobalCritic,
+    GlobalInfoMaxLoss,
     LMIMLoss,
     MINEObjective,
+    PriorMatchingLoss,
+    SeparableCritic,
     SpatialAttention,
 )
 
@@ -147,11 +154,13 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(objective="nce"),
-        "LMIMLoss: objective must be one of 'bce', 'jsd', got 'nce'. Pass one of those.",
+        "LMIMLoss: objective must be one of 'bce', 'jsd', 'nwj', 'rkl', 'chi_squared', 'squared_hellinger', "
+        "'wasserstein', 'infonce', 'dv', 'mine', got 'nce'. Pass one of those.",
     ),
     (
         lambda: loss(negatives="shuffle"),
-        "LMIMLoss: negatives must be one of 'shift', got 'shuffle'. Pass one of those.",
+        "LMIMLoss: negatives must be one of 'shift', 'derangement', 'per-location', 'all', 'queue', got 'shuffle'. "
+        "Pass one of those.",
     ),
     (
         lambda: loss(reduction="max"),
@@ -159,7 +168,8 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss().estimate(X, T, estimator="mine"),  # type: ignore[arg-type]
-        "LMIMLoss.estimate: estimator must be one of 'jsd', 'positive_logit', got 'mine'. Pass one of those.",
+        "LMIMLoss.estimate: estimator must be one of 'jsd', 'positive_logit', 'certificate', 'nwj', 'dv', 'smile', "
+        "'infonce', got 'mine'. Pass one of those.",
     ),
     (
         lambda: LMIMLoss(8, 4, hidden_channels=3, critic=ConcatConvCritic(8, 4)),
@@ -190,6 +200,175 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: ConcatConvCritic(8, 4)(X, torch.zeros(2, 4, 1)),
         "ConcatConvCritic: global_features must be (B, 4), got shape (2, 4, 1). "
         "Pass one vector an image, of the width that the critic was built for.",
+    ),
+    (
+        lambda: loss(num_negatives=2, negatives="all"),
+        "LMIMLoss: num_negatives needs negatives 'shift', 'derangement' or 'per-location', got negatives='all'. "
+        "Pass one of those, or drop it.",
+    ),
+    (
+        lambda: loss(num_negatives=0),
+        "LMIMLoss: num_negatives must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: loss(num_negatives=2)(X, T),
+        "LMIMLoss: num_negatives must be below the batch, got 2 for a batch of 2. "
+        "Use a larger batch, or negatives='all'.",
+    ),
+    (
+        lambda: loss(objective="infonce"),
+        "LMIMLoss: objective='infonce' needs negatives 'all' or 'queue', got negatives='shift'. "
+        "Pass one of those, or drop it.",
+    ),
+    (
+        lambda: loss(gather=True),
+        "LMIMLoss: gather=True needs negatives 'all' or 'queue', got negatives='shift'. Pass one of those, or drop it.",
+    ),
+    (
+        lambda: loss(queue_size=8),
+        "LMIMLoss: queue_size needs negatives 'queue', got negatives='shift'. Pass one of those, or drop it.",
+    ),
+    (
+        lambda: loss(negatives="queue"),
+        "LMIMLoss: negatives='queue' needs queue_size, got None. Pass, for example, 4096.",
+    ),
+    (
+        lambda: loss(objective="dv", reduction="none"),
+        "LMIMLoss: objective='dv' is no sum over locations, got reduction='none'. "
+        "Use reduction='mean', or another objective.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, critic=PooledCritic(), negatives="all"),
+        "LMIMLoss: negatives='all' with num_negatives=1 needs a blan_layers.mutual_information.Critic, got "
+        "PooledCritic. Subclass it, or use one negative of 'shift' or 'derangement'.",
+    ),
+    (
+        lambda: loss(objective="nwj", backend="blocked")(X, T),
+        "LMIMLoss: backend='blocked' cannot be taken here, it knows 'bce' and 'jsd' with one negative a map, of "
+        "ConcatConvCritic, alone. Use backend='auto' or backend='reference'.",
+    ),
+    (
+        lambda: loss().estimate(X, T, estimator="infonce"),
+        "LMIMLoss.estimate: estimator='infonce' needs negatives 'all' or 'queue', got 'shift'. "
+        "Build the loss with one of those.",
+    ),
+    (
+        lambda: loss(objective="dv").estimate(X, T, estimator="positive_logit"),
+        "LMIMLoss.estimate: estimator='positive_logit' needs a critic trained towards the log density ratio, got "
+        "objective='dv'. Use 'certificate', or train with 'bce', 'jsd', 'nwj' or 'rkl'.",
+    ),
+    (
+        lambda: loss().estimate(X, T, reduction="sum"),  # type: ignore[arg-type]
+        "LMIMLoss.estimate: reduction must be one of 'mean', 'none', got 'sum'. Pass one of those.",
+    ),
+    (
+        lambda: loss()(X, T, groups=torch.tensor([0, 1])),
+        "LMIMLoss: groups needs negatives that can keep them apart, got negatives='shift'. "
+        "Use 'derangement', 'per-location' or 'all'.",
+    ),
+    (
+        lambda: loss(negatives="all")(X, T, groups=torch.tensor([3, 3])),
+        "LMIMLoss: groups must be at least 2, got one of all 2 images. Draw batches from several groups.",
+    ),
+    (
+        lambda: loss(negatives="all")(X, T, groups=torch.tensor([3])),
+        "LMIMLoss: groups must have a number for every image, shape (2,), got (1,). Pass one integer an image.",
+    ),
+    (
+        lambda: loss(negatives="derangement")(torch.zeros(3, 8, 2), torch.zeros(3, 4), groups=torch.tensor([0, 0, 1])),
+        "LMIMLoss: groups of more than half the batch cannot be paired with others, got one of 2 in a batch of 3. "
+        "Use negatives='all', or draw batches from more groups.",
+    ),
+    (
+        lambda: GlobalInfoMaxLoss(100, 4)(X, T),
+        "GlobalInfoMaxLoss: local_features must hold 100 numbers an image, got, flattened, shape (2, 240). "
+        "Build the loss for the size of local_features.",
+    ),
+    (
+        lambda: GlobalInfoMaxLoss(240, 4)(X, torch.zeros(2, 5)),
+        "GlobalInfoMaxLoss: global_features must hold 4 numbers an image, got, flattened, shape (2, 5). "
+        "Build the loss for the size of global_features.",
+    ),
+    (
+        lambda: GlobalInfoMaxLoss(240, 4)(X, T[:1]),
+        "GlobalInfoMaxLoss: local_features and global_features must hold the same images, got batches of 2 and 1. "
+        "Pass one global vector an input.",
+    ),
+    (
+        lambda: GlobalInfoMaxLoss(240, 4)(X[:1], T[:1]),
+        "GlobalInfoMaxLoss: needs at least 2 images to form negative pairs, got a batch of 1. "
+        "Use drop_last=True in the DataLoader.",
+    ),
+    (
+        lambda: GlobalInfoMaxLoss(240, 4, negatives="per-location"),
+        "GlobalInfoMaxLoss: negatives must suit inputs without locations, got 'per-location'. Use 'derangement'.",
+    ),
+    (
+        lambda: PriorMatchingLoss(4, hidden_channels=(8,)),  # type: ignore[arg-type]
+        "PriorMatchingLoss: hidden_channels must be the widths of two layers, got (8,). "
+        "Pass, for example, (1000, 200).",
+    ),
+    (
+        lambda: PriorMatchingLoss(4, prior="normal"),  # type: ignore[arg-type]
+        "PriorMatchingLoss: prior must be one of 'uniform', 'gaussian', got 'normal'. Pass one of those.",
+    ),
+    (
+        lambda: PriorMatchingLoss(4)(T, torch.zeros(2, 5)),
+        "PriorMatchingLoss: prior_samples must be (B, 4) with B >= 1, got shape (2, 5). "
+        "Pass one vector an image, of the width that the loss was built for.",
+    ),
+    (
+        lambda: PriorMatchingLoss(4)(T[:0]),
+        "PriorMatchingLoss: global_features must be (B, 4) with B >= 1, got shape (0, 4). "
+        "Pass one vector an image, of the width that the loss was built for.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, alpha=-1.0),
+        "DeepInfoMaxLoss: alpha must be finite and at least 0, got -1.0. Pass, for example, 1.0.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, alpha=0, beta=0, gamma=0),
+        "DeepInfoMaxLoss: needs a weight above zero, got alpha, beta and gamma of 0. Pass beta=1.0.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, map_size=(5, 6)),
+        "DeepInfoMaxLoss: map_size is for alpha above zero, got alpha=0. Drop map_size.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, alpha=1.0),
+        "DeepInfoMaxLoss: alpha above zero needs map_size, got None. Pass the sizes of the map.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, gamma=0.0, local_critic=BilinearCritic(8, 4))(X, T, T),
+        "DeepInfoMaxLoss: prior_samples is for gamma above zero, got 0. Drop prior_samples.",
+    ),
+    (
+        lambda: GlobalCritic(100, 4)(X, T),
+        "GlobalCritic: local_features must hold 100 numbers an image, got shape (2, 8, 5, 6). "
+        "Build the critic for the flattened size of the input.",
+    ),
+    (
+        lambda: GlobalCritic(0, 4),
+        "GlobalCritic: input_features must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: SeparableCritic(8, 4)(X[:, :5, 0, 0], T),
+        "SeparableCritic: local_features must be (B, 8) or (B, 8, *S), got shape (2, 5). "
+        "Build the critic for the channels of local_features.",
+    ),
+    (
+        lambda: SeparableCritic(8, 4, embedding_channels=0),
+        "SeparableCritic: embedding_channels must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: BilinearCritic(8, 4).all_pairs(X, T[:1]),
+        "BilinearCritic: local_features and global_features must hold the same images, got batches of 2 and 1. "
+        "Pass one global vector a map.",
+    ),
+    (
+        lambda: DotProductCritic(8, 4)(X, torch.zeros(3, 4)),
+        "DotProductCritic: local_features and global_features must hold the same images, got batches of 2 and 3. "
+        "Pass one global vector a map.",
     ),
     (
         lambda: F.concat_conv_logits(X, T, torch.zeros(3, 11), *LATER),
@@ -409,6 +588,14 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: LMIMLoss(8, 4, critic=torch.dot),  # type: ignore[arg-type]
         "LMIMLoss: critic must be a torch.nn.Module, got builtin_function_or_method. "
         "Pass an instance that maps (local_features, global_features) to logits.",
+    ),
+    (
+        lambda: loss(negatives="all")(X, T, groups=torch.zeros(2)),
+        "LMIMLoss: groups must be an integer tensor, got torch.float32. Number the groups.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, beta="1"),  # type: ignore[arg-type]
+        "DeepInfoMaxLoss: beta must be a number, got '1'. Pass, for example, 1.0.",
     ),
     (
         lambda: masked(torch.ones(2, 5, 6, dtype=torch.int64)),

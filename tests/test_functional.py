@@ -79,6 +79,10 @@ COMPOSITE = (
     "reduction_ratio=None, hidden_channels=None, pools=('avg', 'max'), kernel_size=7, arrangement='channel-spatial', "
     "form='cbam', spatial_dims=2, norm=None, bias=True, backend='auto', device=None, dtype=None"
 )
+PAIRING = (
+    "hidden_channels=None, objective='bce', negatives='shift', num_negatives=None, queue_size=None, gather=False, "
+    "critic=None"
+)
 PUBLISHED = {
     "ChannelAttention": "channels, *, reduction_ratio=None, hidden_channels=None, pools=('avg', 'max'), form='cbam', "
     "bias=True, backend='auto', device=None, dtype=None",
@@ -90,8 +94,17 @@ PUBLISHED = {
     "RDAM": "channels, *, decoder_channels=None, conv_kernel_size=3, conv_norm=None, conv_activation=None, "
     f"{COMPOSITE}",
     "ConcatConvCritic": "local_channels, global_channels, *, hidden_channels=512, device=None, dtype=None",
-    "LMIMLoss": "local_channels, global_channels, *, hidden_channels=None, objective='bce', negatives='shift', "
-    "critic=None, reduction='mean', backend='auto', device=None, dtype=None",
+    "DotProductCritic": "local_channels, global_channels, *, hidden_channels=2048, device=None, dtype=None",
+    "SeparableCritic": "local_channels, global_channels, *, hidden_channels=512, embedding_channels=32, device=None, "
+    "dtype=None",
+    "BilinearCritic": "local_channels, global_channels, *, device=None, dtype=None",
+    "GlobalCritic": "input_features, global_channels, *, hidden_channels=512, device=None, dtype=None",
+    "LMIMLoss": f"local_channels, global_channels, *, {PAIRING}, reduction='mean', backend='auto', device=None, "
+    "dtype=None",
+    "GlobalInfoMaxLoss": f"input_features, global_channels, *, {PAIRING}, reduction='mean', device=None, dtype=None",
+    "PriorMatchingLoss": "channels, *, hidden_channels=(1000, 200), prior='uniform', device=None, dtype=None",
+    "DeepInfoMaxLoss": "local_channels, global_channels, *, map_size=None, alpha=0.0, beta=1.0, gamma=0.1, "
+    "objective='jsd', negatives='all', local_critic=None, prior=None, device=None, dtype=None",
     "MINEObjective": "*, momentum=0.01, device=None, dtype=None",
     "AdaptiveScoreFusion": "levels, attributes, *, initial_weight=None, device=None, dtype=None",
 }

@@ -107,7 +107,12 @@ def project_pair(local_features: Tensor, global_features: Tensor, w1: Tensor, b1
 def score_projections(local: Tensor, per_image: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
     """Add the two projections, location by location, and apply the layers that follow."""
     per_location = per_image.reshape(per_image.shape[0], *(1 for _ in local.shape[1:-1]), per_image.shape[1])
-    hidden = torch.relu(F.linear(torch.relu(local + per_location), w2, b2))
+    return score_sums(local + per_location, w2, b2, w3, b3)
+
+
+def score_sums(first: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
+    """Apply what follows the first layer's sums (..., hidden)."""
+    hidden = torch.relu(F.linear(torch.relu(first), w2, b2))
     return F.linear(hidden, w3, b3).squeeze(-1)
 
 
@@ -127,7 +132,7 @@ def contrast_way(
     """
     refusal = ""
     if not layers:
-        refusal = "it knows ConcatConvCritic alone"
+        refusal = "it knows 'bce' and 'jsd' with one negative a map, of ConcatConvCritic, alone"
     elif reduction == "none":
         refusal = "it forms gradients of a scalar and got reduction='none'"
     elif mask is not None and mask.requires_grad:

@@ -116,6 +116,58 @@ def concat_conv_logits(
     return logits.reshape(local_features.shape[0], *local_features.shape[2:])
 
 
+def global_logits(
+    inputs: Tensor,
+    global_features: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    """Flatten the inputs, concatenate the summaries, and apply three fully connected layers."""
+    hidden = F.relu(F.linear(torch.cat([inputs.flatten(1), global_features], 1), w1, b1))
+    return F.linear(F.relu(F.linear(hidden, w2, b2)), w3, b3).squeeze(1)
+
+
+def residual_encoder(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, shortcut: Tensor) -> Tensor:
+    """Return Deep InfoMax's encoder of vectors (B, C) before its norm."""
+    return mlp(x, w1, b1, w2, b2) + F.linear(x, shortcut)
+
+
+def dot_product_logits(
+    local_features: Tensor, global_features: Tensor, local_weights: Sequence[Tensor], global_weights: Sequence[Tensor]
+) -> Tensor:
+    """Encode each location and normalise its code, encode the summary, and multiply the two."""
+    *layers, gain, offset = local_weights
+    summary = residual_encoder(global_features, *global_weights)
+    logits = []
+    for local in local_features.flatten(2).unbind(2):
+        code = residual_encoder(local, *layers)
+        code = (code - code.mean(1, True)) / (code.var(1, correction=0, keepdim=True) + 1e-5).sqrt() * gain + offset
+        logits.append((code * summary).sum(1))
+    return torch.stack(logits, 1).reshape(local_features.shape[0], *local_features.shape[2:])
+
+
+def separable_logits(
+    local_features: Tensor, global_features: Tensor, local_weights: Sequence[Tensor], global_weights: Sequence[Tensor]
+) -> Tensor:
+    """Multiply what two perceptrons make of each location and of the summary."""
+
+    def encode(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
+        return F.linear(F.relu(mlp(x, w1, b1, w2, b2)), w3, b3)
+
+    summary = encode(global_features, *global_weights)
+    logits = [(encode(local, *local_weights) * summary).sum(1) for local in local_features.flatten(2).unbind(2)]
+    return torch.stack(logits, 1).reshape(local_features.shape[0], *local_features.shape[2:])
+
+
+def bilinear_logits(local_features: Tensor, global_features: Tensor, weight: Tensor) -> Tensor:
+    """Return local_u^T W global."""
+    return torch.einsum("bc...,cd,bd->b...", local_features, weight, global_features)
+
+
 def bce_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
     """Return the binary cross entropy of 'real' against 1, plus that of 'fake' against 0."""
     real = F.binary_cross_entropy_with_logits(positive_logits, torch.ones_like(positive_logits))
@@ -234,6 +286,27 @@ def lmim_loss(
     real = concat_conv_logits(local_features, global_features, *layers)
     fake = concat_conv_logits(local_features, global_features.roll(-shift, 0), *layers)
     return bce_loss(real, fake)
+
+
+def prior_matching_loss(
+    summaries: Tensor,
+    samples: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    """Return the discriminator's cross entropy on held summaries, plus that of the summaries under a held one."""
+
+    def discriminator(x: Tensor, *layers: Tensor) -> Tensor:
+        return F.linear(F.relu(mlp(x, *layers[:4])), *layers[4:])
+
+    layers = w1, b1, w2, b2, w3, b3
+    told_apart = bce_loss(discriminator(samples, *layers), discriminator(summaries.detach(), *layers))
+    fooled = discriminator(summaries, *(weight.detach() for weight in layers))
+    return told_apart + F.binary_cross_entropy_with_logits(fooled, torch.ones_like(fooled))
 
 
 def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:

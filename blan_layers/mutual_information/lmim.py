@@ -1,26 +1,19 @@
 """Local mutual information maximisation, Eq. 5 of BLAN."""
 
 import math
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._init import reset
-from blan_layers.functional._logits import softplus
-from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrast_way
 from blan_layers.mutual_information.critics import ConcatConvCritic
-from blan_layers.mutual_information.negatives import shifted_indices
-
-Objective: TypeAlias = Literal["bce", "jsd"]
-Negatives: TypeAlias = Literal["shift"]
-Reduction: TypeAlias = Literal["mean", "sum", "none"]
-Estimator: TypeAlias = Literal["jsd", "positive_logit"]
+from blan_layers.mutual_information.infomax import InfoMaxLoss, Pairs, Reduction, refuse_beside_critic
+from blan_layers.mutual_information.negatives import Negatives
+from blan_layers.mutual_information.objectives import Objective
 
 
-class LMIMLoss(nn.Module):
+class LMIMLoss(InfoMaxLoss):
     r"""Loss that maximises the mutual information between a map's locations and its image's summary.
 
     ``mean_{b,u} softplus(-critic(local_u[b], global[b])) + mean_{b,u} softplus(critic(local_u[b], global[b']))``
@@ -37,15 +30,57 @@ class LMIMLoss(nn.Module):
     weighed means: the mask's weights at the map's locations, divided by their sum. What stands in the map where the
     mask is zero is never looked at, so that it may even be NaN.
 
+    Fake pairs, ``negatives``, by which each map is paired:
+
+    - "shift": with the images K cyclic shifts away;
+    - "derangement": by K permutations without fixed point, each of them equally likely; in evaluation by shifts;
+    - "per-location": by K such permutations at every location, as the authors of Deep InfoMax shuffle;
+    - "all": with every other image of the batch;
+    - "queue": with these and the last ``queue_size`` summaries of earlier training batches, without gradient. In
+      evaluation the queue is read and stays as it is.
+
+    ``groups`` numbers the images' identities or classes: none is then paired with its own ("derangement",
+    "per-location", "all"). Each map's fake pairs weigh together as much as its real one.
+
+    Objectives, ``objective``, with p a real and q a fake logit, E a mean:
+
+    ===================  ===============================================  =========================================
+    objective            loss                                             its best critic
+    ===================  ===============================================  =========================================
+    bce                  E softplus(-p) + E softplus(q)                   the log density ratio log r
+    jsd                  the same - 2 log 2                               log r
+    nwj                  -E p + E exp(q - 1)                              1 + log r
+    infonce              -log N - E log softmax(all candidates)[own]      log r + any constant a location
+    dv                   -E p + log E exp(q)                              log r + any constant
+    mine                 the same, gradient by a running mean             log r + any constant
+    rkl                  E exp(-p) + E (q - 1)                            log r
+    chi_squared          -E p + E (q + q^2 / 4)                           2 (r - 1)
+    squared_hellinger    -E (1 - exp(-p)) + E (exp(q) - 1)                log(r) / 2
+    wasserstein          -E p + E q                                       the steepest that the critic allows
+    ===================  ===============================================  =========================================
+
+    "infonce" tells each location's own summary among N candidates, so that it needs negatives "all" or "queue". The
+    exponentials go on as lines where they would leave the floating range. "dv" and "mine" know the mean alone.
+
+    In several processes each has its own maps. ``gather`` makes the summaries of all of them candidates, with
+    gradients; nothing else travels, and all batches must be of one size. DistributedDataParallel averages gradients
+    over processes, and the mean loss then has those of one process on the joined batch; ``reduction="sum"`` has them
+    divided by the number of processes, and a mask's mean is each process's own. Without that wrapper average the
+    gradients yourself.
+
     Args:
         local_channels: Channels C of the maps.
         global_channels: Width D of the summaries.
         hidden_channels: Width of the critic's hidden layers; None means 512. Refused together with ``critic``.
-        objective: "bce" or "jsd".
-        negatives: "shift", the cyclic shift.
+        objective: A name of the table above.
+        negatives: A name of the list above.
+        num_negatives: Fake pairs K of each location; None means 1. Below the batch; refused for "all" and "queue".
+        queue_size: Summaries that the queue holds; for "queue" alone, which needs it.
+        gather: Whether the summaries of all processes are candidates; for "all" and "queue".
         critic: A module (local_features (B, C, \*S), global_features (B, D)) -> logits (B, \*S) to use instead of
             :class:`ConcatConvCritic`. One that also has ``contrast(local_features, global_features, indices)``, as
-            that class has, is asked for real and fake logits together.
+            that class has, is asked for real and fake logits together. Other negatives than one of "shift" or
+            "derangement" need a :class:`~blan_layers.mutual_information.Critic`.
         reduction: "mean" and "sum" give a scalar, "none" the loss at each location (B, \*S).
         backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (one pass over
             blocks of locations that keeps no activation, differentiable once; for :class:`ConcatConvCritic` itself and
@@ -54,15 +89,18 @@ class LMIMLoss(nn.Module):
         dtype: Floating dtype of the critic's parameters.
 
     Shape:
-        local_features (B, C, \*S), global_features (B, D), mask (B, \*S) -> scalar, or (B, \*S) for "none"; B >= 2.
+        local_features (B, C, \*S), global_features (B, D), mask (B, \*S), groups (B,) -> scalar, or (B, \*S) for
+        "none"; B >= 2, over all processes for ``gather``.
 
     Raises:
-        TypeError: A number is not an int, ``critic`` is not a module, an input is not a floating-point tensor, or the
-            mask is neither boolean nor floating-point.
-        ValueError: A number is below 1, a name is unknown, ``critic`` comes with ``hidden_channels``, ``device`` or
-            ``dtype``, the inputs are not (B, C, \*S) and (B, D), the batch is of fewer than 2 images, or the mask has
-            another shape, negative or non-finite weights, or, where it divides, no finite sum above zero, or
-            ``backend`` cannot be taken. The mask's values are looked at in eager mode alone.
+        TypeError: A number is not an int, ``critic`` is not a module, an input is not a floating-point tensor, the
+            mask is neither boolean nor floating-point, or ``groups`` are no integers.
+        ValueError: A number is below 1, a name is unknown, options do not go together, ``critic`` comes with
+            ``hidden_channels``, ``device`` or ``dtype``, the inputs are not (B, C, \*S) and (B, D), the batch is of
+            fewer than 2 images or no more than ``num_negatives``, the mask has another shape, negative or non-finite
+            weights, or, where it divides, no finite sum above zero, ``groups`` have another shape or leave an image
+            without a partner, or ``backend`` cannot be taken. Values of mask and groups are looked at in eager mode
+            alone.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -87,111 +125,63 @@ class LMIMLoss(nn.Module):
         hidden_channels: int | None = None,
         objective: Objective = "bce",
         negatives: Negatives = "shift",
+        num_negatives: int | None = None,
+        queue_size: int | None = None,
+        gather: bool = False,
         critic: nn.Module | None = None,
         reduction: Reduction = "mean",
         backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            objective=objective,
+            negatives=negatives,
+            num_negatives=num_negatives,
+            queue_size=queue_size,
+            gather=gather,
+            reduction=reduction,
+        )
         owner = "LMIMLoss"
         self.local_channels = _checks.positive_int(owner, "local_channels", local_channels)
         self.global_channels = _checks.positive_int(owner, "global_channels", global_channels)
-        _checks.choice(owner, "objective", objective, ("bce", "jsd"))
-        _checks.choice(owner, "negatives", negatives, ("shift",))
-        _checks.choice(owner, "reduction", reduction, ("mean", "sum", "none"))
         _checks.choice(owner, "backend", backend, _checks.BACKENDS)
         self.backend = backend
-        self.objective = objective
-        self.negatives = negatives
-        self.reduction = reduction
         if critic is None:
             hidden = 512 if hidden_channels is None else _checks.positive_int(owner, "hidden_channels", hidden_channels)
             critic = ConcatConvCritic(
                 local_channels, global_channels, hidden_channels=hidden, device=device, dtype=dtype
             )
         else:
-            self._refuse_beside_critic(hidden_channels=hidden_channels, device=device, dtype=dtype)
-            if not isinstance(critic, nn.Module):
-                raise TypeError(
-                    f"{owner}: critic must be a torch.nn.Module, got {type(critic).__name__}. "
-                    "Pass an instance that maps (local_features, global_features) to logits."
-                )
-        self.critic = critic
+            refuse_beside_critic(owner, {"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
+        self._hold(critic, self.global_channels, queue_size, device, dtype)
 
-    @staticmethod
-    def _refuse_beside_critic(**options: object) -> None:
-        for name, value in options.items():
-            if value is not None:
-                raise ValueError(
-                    f"LMIMLoss: {name} belongs to the critic that LMIMLoss would build, got {name}={value!r} beside "
-                    f"critic=. Give it to the critic's own constructor."
-                )
-
-    def reset_parameters(self) -> None:
-        """Draw the critic's weights anew, where it knows how."""
-        reset(self.critic)
-
-    def forward(self, local_features: Tensor, global_features: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Return the loss, weighed by ``mask`` (boolean or non-negative weights) if there is one."""
-        local_features, indices = self._pairs(local_features, global_features, mask, random=self.training)
-        way, layers = self._fused_way(local_features, global_features, mask)
-        if way != "reference":
-            weights = self._weights(mask, local_features, divides=self.reduction == "mean")
-            total = contrast_sum(way, local_features, global_features, indices, weights, *layers)
-            return self._reduced(total, local_features, weights)
-        positive, negative = self._logits(local_features, global_features, indices)
-        weights = self._weights(mask, positive, divides=self.reduction == "mean")
-        loss = softplus(-positive) + softplus(negative)
-        if self.objective == "jsd":
-            loss = loss - 2 * math.log(2)
-        if self.reduction == "mean":
-            return _mean(loss, weights)
-        if weights is not None:
-            loss = loss * weights
-        return loss if self.reduction == "none" else loss.sum()
-
-    @torch.no_grad()
-    def estimate(
+    def forward(
         self,
         local_features: Tensor,
         global_features: Tensor,
         *,
         mask: Tensor | None = None,
-        estimator: Estimator = "jsd",
+        groups: Tensor | None = None,
     ) -> Tensor:
-        r"""Estimate the mutual information per location in nats, without gradient, on negatives as in evaluation.
+        """Return the loss, weighed by ``mask`` (boolean or non-negative weights) if there is one.
 
-        A critic of your own with dropout or batch norm is run in the mode it is in: call ``eval()`` first.
-
-        Args:
-            local_features: Maps.
-            global_features: Summaries.
-            mask: Boolean or non-negative weights of the locations.
-            estimator: "jsd" is ``2 log 2 - bce``: in expectation, over images that the critic was not fitted to, a
-                lower bound for every critic, which never passes 2 log 2 = 1.386. "positive_logit" is the mean logit of
-                the real pairs: the mutual information for an optimal critic, and no bound.
-
-        Shape:
-            local_features (B, C, \*S), global_features (B, D), mask (B, \*S) -> scalar.
-
-        Raises:
-            TypeError: As in :meth:`forward`.
-            ValueError: As in :meth:`forward`, or ``estimator`` is unknown.
+        No image is paired with one of its own number in ``groups``, if they are given.
         """
-        _checks.choice("LMIMLoss.estimate", "estimator", estimator, ("jsd", "positive_logit"))
-        local_features, indices = self._pairs(local_features, global_features, mask, random=False)
-        positive, negative = self._logits(local_features, global_features, indices)
-        weights = self._weights(mask, positive, divides=True)
-        if estimator == "jsd":
-            return 2 * math.log(2) - _mean(softplus(-positive) + softplus(negative), weights)
-        return _mean(at_least_float32(positive), weights)
+        local_features, pairs = self._prepared(local_features, global_features, mask, groups, random=self.training)
+        way, layers = self._fused_way(local_features, global_features, pairs, mask)
+        if way != "reference" and pairs.indices is not None:
+            weights = self._weights(mask, local_features, divides=self.reduction == "mean")
+            total = contrast_sum(way, local_features, global_features, pairs.indices, weights, *layers)
+            return self._reduced(total, local_features, weights)
+        return self._loss(local_features, pairs, mask)
 
     def _fused_way(
-        self, local_features: Tensor, global_features: Tensor, mask: Tensor | None
+        self, local_features: Tensor, global_features: Tensor, pairs: Pairs, mask: Tensor | None
     ) -> tuple[_checks.Way, tuple[Tensor, ...]]:
         """Return the way that the loss takes, and the critic's layers if it is one pass over all of them."""
-        critic = self.critic if type(self.critic) is ConcatConvCritic else None
+        one_each = pairs.indices is not None and pairs.indices.ndim == 1 and self.objective in ("bce", "jsd")
+        critic = self.critic if type(self.critic) is ConcatConvCritic and one_each else None
         layers = () if critic is None else critic.layers
         features = local_features, global_features
         way = contrast_way("LMIMLoss", *features, mask, layers, self.reduction, self.backend)
@@ -205,81 +195,5 @@ class LMIMLoss(nn.Module):
         offset = 2 * math.log(2) if self.objective == "jsd" else 0.0
         return total / count - offset if self.reduction == "mean" else total - offset * count
 
-    def _pairs(
-        self, local_features: Tensor, global_features: Tensor, mask: Tensor | None, *, random: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return the maps, zero where the mask is, and whose summary makes each image's fake pairs."""
-        owner = "LMIMLoss"
-        check_pair(owner, local_features, global_features, self.local_channels, self.global_channels)
-        batch = local_features.shape[0]
-        if batch < 2:
-            raise ValueError(
-                f"{owner}: needs at least 2 images to form negative pairs, got a batch of {batch}. "
-                "Use drop_last=True in the DataLoader."
-            )
-        if mask is not None:
-            self._check_mask(mask, (batch, *local_features.shape[2:]))
-            local_features = local_features.masked_fill((mask == 0).unsqueeze(1), 0)  # whatever stands there, NaN too
-        return local_features, shifted_indices(batch, local_features.device, random=random)
-
-    def _logits(self, local_features: Tensor, global_features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the critic's logits of the real pairs and of the fake ones, each (B, *S)."""
-        owner = "LMIMLoss"
-        if callable(contrast := getattr(self.critic, "contrast", None)):
-            positive, negative = contrast(local_features, global_features, indices)
-        else:
-            positive = self.critic(local_features, global_features)
-            negative = self.critic(local_features, global_features[indices])
-        locations = (local_features.shape[0], *local_features.shape[2:])
-        for logits in (positive, negative):
-            _checks.floating(owner, "the critic's logits", logits)
-            if logits.shape != locations:
-                raise ValueError(
-                    f"{owner}: the critic must return logits (B, *S) = {locations}, got shape "
-                    f"{_checks.shape(logits)}. Score every location once."
-                )
-        return positive, negative
-
-    @staticmethod
-    def _check_mask(mask: object, locations: tuple[int, ...]) -> None:
-        owner = "LMIMLoss"
-        if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(
-                f"{owner}: mask must be a boolean or floating-point tensor, got {got}. "
-                "Pass mask.bool(), or mask.float() if it holds weights."
-            )
-        if mask.shape != locations:
-            raise ValueError(
-                f"{owner}: mask must have a weight for every location, shape {locations}, "
-                f"got {_checks.shape(mask)}. Resize or expand it to the map."
-            )
-
-    @staticmethod
-    def _weights(mask: Tensor | None, logits: Tensor, *, divides: bool) -> Tensor | None:
-        """Return the mask as weights in the precision of the loss, after checking their values."""
-        if mask is None:
-            return None
-        owner = "LMIMLoss"
-        weights = mask.to(at_least_float32(logits).dtype)
-        if _checks.reads_values(weights):
-            if not bool(((weights >= 0) & weights.isfinite()).all()):
-                raise ValueError(
-                    f"{owner}: mask must hold finite weights of at least 0, got values from {weights.min().item():g} "
-                    f"to {weights.max().item():g}. Clamp it, or pass a boolean mask."
-                )
-            if divides and not 0 < weights.sum().item() < math.inf:
-                raise ValueError(
-                    f"{owner}: mask must have a finite sum above zero to take a mean over, got "
-                    f"{weights.sum().item():g} for a mask of shape {_checks.shape(mask)}. "
-                    "Skip the batch, scale the weights, or use reduction='sum'."
-                )
-        return weights
-
-    def extra_repr(self) -> str:
-        """Return the arguments that repr shows."""
-        return f"objective={self.objective!r}, negatives={self.negatives!r}, reduction={self.reduction!r}"
-
-
-def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+    def _check_features(self, local_features: Tensor, global_features: Tensor) -> None:
+        check_pair("LMIMLoss", local_features, global_features, self.local_channels, self.global_channels)

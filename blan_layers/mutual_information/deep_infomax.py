@@ -1,0 +1,161 @@
+"""Deep InfoMax: global and local mutual information, and a prior, in one loss."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._init import reset
+from blan_layers.mutual_information.critics import Critic
+from blan_layers.mutual_information.global_infomax import GlobalInfoMaxLoss
+from blan_layers.mutual_information.lmim import LMIMLoss
+from blan_layers.mutual_information.negatives import Negatives
+from blan_layers.mutual_information.objectives import Objective
+from blan_layers.mutual_information.prior import Prior, PriorMatchingLoss
+from blan_layers.mutual_information.products import DotProductCritic
+
+
+class DeepInfoMaxLoss(nn.Module):
+    r"""Deep InfoMax: a weighed sum of global information, local information and prior matching.
+
+    ``alpha global_loss(map, summary) + beta local_loss(map, summary) + gamma prior_loss(summary)``
+
+    The three are :class:`~blan_layers.GlobalInfoMaxLoss` on the flattened map, :class:`~blan_layers.LMIMLoss` and
+    :class:`~blan_layers.PriorMatchingLoss`; those of weight zero are not built. A local information is a mean over
+    locations, so that beta is divided by their number already. The defaults are the paper's local model; its global one
+    is alpha 1, beta 0, gamma 1. What is held here learns with the encoder, by the same minimisation: **give this
+    module's parameters to the optimiser**.
+
+    Args:
+        local_channels: Channels C of the maps.
+        global_channels: Width D of the summaries.
+        map_size: Spatial sizes of the maps, which the global critic needs: for alpha above zero.
+        alpha: Weight of the global information.
+        beta: Weight of the local information.
+        gamma: Weight of prior matching.
+        objective: One of those of :class:`~blan_layers.LMIMLoss`, for both informations.
+        negatives: One of those of :class:`~blan_layers.LMIMLoss` that need no more options, for both informations.
+        local_critic: Critic of locations; None means :class:`~blan_layers.DotProductCritic`. For beta above zero.
+        prior: "uniform" or "gaussian"; None means "uniform". For gamma above zero.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        local_features (B, C, \*S), global_features (B, D), mask (B, \*S), prior_samples (B', D) -> scalar; B >= 2.
+
+    Raises:
+        TypeError: As the three losses do, or a weight is no number.
+        ValueError: As the three losses do, or a weight is negative or not finite, all are zero, or an option belongs to
+            a loss of weight zero, or ``map_size`` is missing.
+
+    Reference:
+        Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
+        Eq. 8 and section 4.
+
+    Example:
+        >>> import torch
+        >>> loss = DeepInfoMaxLoss(16, 32, map_size=(4, 4), alpha=0.5)
+        >>> loss(torch.randn(8, 16, 4, 4), torch.randn(8, 32)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        local_channels: int,
+        global_channels: int,
+        *,
+        map_size: Sequence[int] | None = None,
+        alpha: float = 0.0,
+        beta: float = 1.0,
+        gamma: float = 0.1,
+        objective: Objective = "jsd",
+        negatives: Negatives = "all",
+        local_critic: Critic | None = None,
+        prior: Prior | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        owner = "DeepInfoMaxLoss"
+        self.alpha, self.beta, self.gamma = (
+            _weight(owner, name, value) for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
+        )
+        if self.alpha == self.beta == self.gamma == 0:
+            raise ValueError(f"{owner}: needs a weight above zero, got alpha, beta and gamma of 0. Pass beta=1.0.")
+        for weight, name, option in (
+            ("alpha", "map_size", map_size),
+            ("beta", "local_critic", local_critic),
+            ("gamma", "prior", prior),
+        ):
+            if option is not None and getattr(self, weight) == 0:
+                raise ValueError(f"{owner}: {name} is for {weight} above zero, got {weight}=0. Drop {name}.")
+        self.global_loss: GlobalInfoMaxLoss | None = None
+        self.local_loss: LMIMLoss | None = None
+        self.prior_loss: PriorMatchingLoss | None = None
+        if self.alpha:
+            if map_size is None:
+                raise ValueError(f"{owner}: alpha above zero needs map_size, got None. Pass the sizes of the map.")
+            sizes = [_checks.positive_int(owner, "map_size", size) for size in map_size]
+            features = _checks.positive_int(owner, "local_channels", local_channels) * math.prod(sizes)
+            self.global_loss = GlobalInfoMaxLoss(
+                features, global_channels, objective=objective, negatives=negatives, device=device, dtype=dtype
+            )
+        if self.beta:
+            if local_critic is None:
+                local_critic = DotProductCritic(local_channels, global_channels, device=device, dtype=dtype)
+            self.local_loss = LMIMLoss(
+                local_channels, global_channels, objective=objective, negatives=negatives, critic=local_critic
+            )
+        if self.gamma:
+            prior = "uniform" if prior is None else prior
+            self.prior_loss = PriorMatchingLoss(global_channels, prior=prior, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        for part in self.children():
+            reset(part)
+
+    def forward(
+        self,
+        local_features: Tensor,
+        global_features: Tensor,
+        prior_samples: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weighed sum.
+
+        ``prior_samples`` take the place of draws from the prior, ``mask`` weighs the locations of the local
+        information, and ``groups`` keeps images of one number from making fake pairs.
+        """
+        self._refuse("prior_samples", prior_samples, "gamma", self.gamma)
+        self._refuse("mask", mask, "beta", self.beta)
+        self._refuse("groups", groups, "alpha or beta", self.alpha + self.beta)
+        losses = []
+        if self.global_loss is not None:
+            losses.append(self.alpha * self.global_loss(local_features, global_features, groups=groups))
+        if self.local_loss is not None:
+            losses.append(self.beta * self.local_loss(local_features, global_features, mask=mask, groups=groups))
+        if self.prior_loss is not None:
+            losses.append(self.gamma * self.prior_loss(global_features, prior_samples))
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    def _refuse(name: str, option: Tensor | None, weight: str, value: float) -> None:
+        if option is not None and value == 0:
+            raise ValueError(f"DeepInfoMaxLoss: {name} is for {weight} above zero, got 0. Drop {name}.")
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
+
+
+def _weight(owner: str, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r}. Pass, for example, 1.0.")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{owner}: {name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0.")
+    return float(value)

@@ -1,0 +1,74 @@
+"""Encoders of critics: what a local or a global vector becomes before it is scored."""
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers._init import he_normal_
+
+
+class ResidualEncoder(nn.Module):
+    r"""Deep InfoMax's encoder of vectors (..., C): ``fc2(relu(fc1(x))) + shortcut(x)``, then a LayerNorm if ``norm``.
+
+    Applied at every location of a map (B, U, C) it is the 1x1 convolutional network, applied to summaries its
+    perceptron twin. The shortcut starts as the identity with a little noise, the first channels of a narrower code.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        *,
+        norm: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden_channels, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden_channels, hidden_channels, device=device, dtype=dtype)
+        self.shortcut = nn.Linear(channels, hidden_channels, bias=False, device=device, dtype=dtype)
+        self.norm = nn.LayerNorm(hidden_channels, device=device, dtype=dtype) if norm else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        he_normal_(self.fc1)
+        he_normal_(self.fc2)
+        with torch.no_grad():
+            self.shortcut.weight.uniform_(-0.01, 0.01).fill_diagonal_(1.0)
+        if isinstance(self.norm, nn.LayerNorm):
+            self.norm.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode vectors (..., C) as (..., hidden)."""
+        encoded: Tensor = self.norm(self.fc2(torch.relu(self.fc1(x))) + self.shortcut(x))
+        return encoded
+
+
+class Perceptron(nn.Module):
+    """Perceptron of vectors (..., C) with two hidden layers and ReLU between: ``fc3(relu(fc2(relu(fc1(x)))))``."""
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: tuple[int, int],
+        out_channels: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        first, second = hidden_channels
+        self.fc1 = nn.Linear(channels, first, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(first, second, device=device, dtype=dtype)
+        self.fc3 = nn.Linear(second, out_channels, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for layer in (self.fc1, self.fc2, self.fc3):
+            he_normal_(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode vectors (..., C) as (..., out)."""
+        encoded: Tensor = self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+        return encoded

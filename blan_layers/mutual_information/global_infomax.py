@@ -1,0 +1,137 @@
+"""Global mutual information maximisation."""
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers.mutual_information.critics import GlobalCritic
+from blan_layers.mutual_information.infomax import InfoMaxLoss, Pairs, Reduction, refuse_beside_critic
+from blan_layers.mutual_information.negatives import Negatives
+from blan_layers.mutual_information.objectives import Objective
+
+
+class GlobalInfoMaxLoss(InfoMaxLoss):
+    r"""Loss that maximises the mutual information between whole inputs and their summaries: global Deep InfoMax.
+
+    ``mean_b softplus(-critic(input[b], global[b])) + mean_b softplus(critic(input[b], global[b']))``
+
+    It is :class:`~blan_layers.LMIMLoss` of an input without locations: a vector, or a map that is flattened.
+    Objectives, negatives, groups, ``gather`` and ``estimate`` are told there. The critic is held here: **give this
+    module's parameters to the optimiser**.
+
+    Args:
+        input_features: Numbers F in an input: its width, or C times its locations.
+        global_channels: Width D of the summaries.
+        hidden_channels: Width of the critic's hidden layers; None means 512. Refused together with ``critic``.
+        objective: One of those of :class:`~blan_layers.LMIMLoss`.
+        negatives: One of those of :class:`~blan_layers.LMIMLoss` but "per-location".
+        num_negatives: Fake pairs K of each input; None means 1. Below the batch; refused for "all" and "queue".
+        queue_size: Summaries that the queue holds; for "queue" alone, which needs it.
+        gather: Whether the summaries of all processes are candidates; for "all" and "queue".
+        critic: A critic of vectors (B, F) and (B, D) to use instead of :class:`~blan_layers.GlobalCritic`.
+        reduction: "mean" and "sum" give a scalar, "none" the loss of each input (B,).
+        device: Device of the critic's parameters.
+        dtype: Floating dtype of the critic's parameters.
+
+    Shape:
+        local_features (B, F) or (B, C, \*S), global_features (B, D), mask and groups (B,) -> scalar, (B,) for "none".
+
+    Raises:
+        TypeError: As :class:`~blan_layers.LMIMLoss` does.
+        ValueError: As :class:`~blan_layers.LMIMLoss` does, or ``negatives`` is "per-location".
+
+    Reference:
+        Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
+        section 3.1.
+
+    Example:
+        >>> import torch
+        >>> loss = GlobalInfoMaxLoss(64 * 4 * 4, 128, objective="infonce", negatives="all")
+        >>> loss(torch.randn(8, 64, 4, 4), torch.randn(8, 128)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        input_features: int,
+        global_channels: int,
+        *,
+        hidden_channels: int | None = None,
+        objective: Objective = "bce",
+        negatives: Negatives = "shift",
+        num_negatives: int | None = None,
+        queue_size: int | None = None,
+        gather: bool = False,
+        critic: nn.Module | None = None,
+        reduction: Reduction = "mean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            objective=objective,
+            negatives=negatives,
+            num_negatives=num_negatives,
+            queue_size=queue_size,
+            gather=gather,
+            reduction=reduction,
+        )
+        owner = "GlobalInfoMaxLoss"
+        self.input_features = _checks.positive_int(owner, "input_features", input_features)
+        self.global_channels = _checks.positive_int(owner, "global_channels", global_channels)
+        if negatives == "per-location":
+            raise ValueError(
+                f"{owner}: negatives must suit inputs without locations, got 'per-location'. Use 'derangement'."
+            )
+        if critic is None:
+            hidden = 512 if hidden_channels is None else _checks.positive_int(owner, "hidden_channels", hidden_channels)
+            critic = GlobalCritic(input_features, global_channels, hidden_channels=hidden, device=device, dtype=dtype)
+        else:
+            refuse_beside_critic(owner, {"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
+        self._hold(critic, self.global_channels, queue_size, device, dtype)
+
+    def forward(
+        self,
+        local_features: Tensor,
+        global_features: Tensor,
+        *,
+        mask: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, the inputs weighed by ``mask`` (boolean or non-negative weights) if there is one.
+
+        No input is paired with one of its own number in ``groups``, if they are given.
+        """
+        inputs, pairs = self._prepared(local_features, global_features, mask, groups, random=self.training)
+        return self._loss(inputs, pairs, mask)
+
+    def _prepared(
+        self,
+        local_features: Tensor,
+        global_features: Tensor,
+        mask: Tensor | None,
+        groups: Tensor | None,
+        *,
+        random: bool,
+    ) -> tuple[Tensor, Pairs]:
+        """Flatten the inputs first."""
+        flat = isinstance(local_features, Tensor) and local_features.ndim > 2
+        inputs = local_features.flatten(1) if flat else local_features
+        return super()._prepared(inputs, global_features, mask, groups, random=random)
+
+    def _check_features(self, local_features: Tensor, global_features: Tensor) -> None:
+        owner = "GlobalInfoMaxLoss"
+        for name, vectors, width in (
+            ("local_features", local_features, self.input_features),
+            ("global_features", global_features, self.global_channels),
+        ):
+            _checks.floating(owner, name, vectors)
+            if vectors.ndim != 2 or vectors.shape[1] != width:
+                raise ValueError(
+                    f"{owner}: {name} must hold {width} numbers an image, got, flattened, shape "
+                    f"{_checks.shape(vectors)}. Build the loss for the size of {name}."
+                )
+        if local_features.shape[0] != global_features.shape[0]:
+            raise ValueError(
+                f"{owner}: local_features and global_features must hold the same images, got batches of "
+                f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector an input."
+            )

@@ -1,0 +1,45 @@
+"""A memory of summaries: candidates from earlier batches."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SummaryQueue(nn.Module):
+    """The last ``size`` summaries that came in, without gradient; the oldest go first.
+
+    Its state is two buffers of fixed shape: ``stored`` (size, channels) and ``seen``, how many ever came in.
+    """
+
+    stored: Tensor
+    seen: Tensor
+
+    def __init__(
+        self, size: int, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("stored", torch.zeros(size, channels, device=device, dtype=dtype))
+        self.register_buffer("seen", torch.zeros((), device=device, dtype=torch.int64))
+
+    def reset_parameters(self) -> None:
+        """Forget all."""
+        self.stored.zero_()
+        self.seen.zero_()
+
+    @property
+    def filled(self) -> Tensor:
+        """Which places hold a summary, (size,)."""
+        return torch.arange(self.stored.shape[0], device=self.stored.device) < self.seen
+
+    @torch.no_grad()
+    def push(self, summaries: Tensor) -> None:
+        """Take in summaries (N, channels), of more than there is room for the last."""
+        count, size = summaries.shape[0], self.stored.shape[0]
+        latest = summaries[max(0, count - size) :]
+        first = self.seen + count - latest.shape[0]
+        places = (first + torch.arange(latest.shape[0], device=self.stored.device)) % size
+        self.stored.index_copy_(0, places, latest.to(self.stored.dtype))
+        self.seen += count
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"size={self.stored.shape[0]}, channels={self.stored.shape[1]}"

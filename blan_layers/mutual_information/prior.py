@@ -1,0 +1,131 @@
+"""Adversarial matching of summaries to a prior."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers.functional import bce_loss
+from blan_layers.functional._logits import softplus
+from blan_layers.mutual_information.encoders import Perceptron
+
+Prior: TypeAlias = Literal["uniform", "gaussian"]
+
+
+class PriorTerms(NamedTuple):
+    """The two terms of prior matching, each to be minimised; neither has a gradient for the other's side.
+
+    Attributes:
+        discriminator: Of telling draws from the prior from summaries; its gradient is the discriminator's.
+        encoder: Of summaries that the discriminator tells from the prior; its gradient is the summaries'.
+    """
+
+    discriminator: Tensor
+    encoder: Tensor
+
+
+class PriorMatchingLoss(nn.Module):
+    r"""Loss that makes the distribution of summaries that of a prior, by a discriminator held here.
+
+    ``mean softplus(-d(prior)) + mean softplus(d(summary))``, minimised by the discriminator d alone, plus
+    ``mean softplus(-d(summary))``, minimised by the summaries alone. The encoder's term is the non-saturating one, as
+    in the authors' code: the paper's Eq. 7 pulls the same way, with hardly a gradient where the discriminator wins.
+
+    The two sides pull against one another, so that their terms are apart: the first never sees the encoder, the second
+    never the discriminator's weights. One backward of their sum, and one optimiser that minimises, are right for both:
+    **give this module's parameters to it**. No sign is to be turned. At the best that both can do the terms are 2 log 2
+    and log 2; the sum says little about progress.
+
+    A uniform prior is that of the unit cube, and the summaries pass a sigmoid first, as in the authors' code; a
+    Gaussian one is the standard normal. Draws come from torch's default generator in training and in evaluation.
+
+    Args:
+        channels: Width D of the summaries.
+        hidden_channels: Widths of the discriminator's hidden layers.
+        prior: "uniform" or "gaussian".
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        global_features (B, D), prior_samples (B', D) or None -> scalar.
+
+    Raises:
+        TypeError: A number is not an int, or an input is not a floating-point tensor.
+        ValueError: A number is below 1, there are not two widths, ``prior`` is unknown, or an input is not (B, D) with
+            B >= 1.
+
+    Reference:
+        Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
+        Eq. 7 and appendix A; Makhzani et al., "Adversarial autoencoders", 2015.
+
+    Example:
+        >>> import torch
+        >>> loss = PriorMatchingLoss(64)
+        >>> loss(torch.randn(8, 64)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden_channels: tuple[int, int] = (1000, 200),
+        prior: Prior = "uniform",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        owner = "PriorMatchingLoss"
+        self.channels = _checks.positive_int(owner, "channels", channels)
+        if not isinstance(hidden_channels, tuple | list) or len(hidden_channels) != 2:
+            raise ValueError(
+                f"{owner}: hidden_channels must be the widths of two layers, got {hidden_channels!r}. "
+                "Pass, for example, (1000, 200)."
+            )
+        first, second = (_checks.positive_int(owner, "hidden_channels", width) for width in hidden_channels)
+        _checks.choice(owner, "prior", prior, ("uniform", "gaussian"))
+        self.prior: Prior = prior
+        self.discriminator = Perceptron(self.channels, (first, second), 1, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the discriminator's weights anew."""
+        self.discriminator.reset_parameters()
+
+    def forward(self, global_features: Tensor, prior_samples: Tensor | None = None) -> Tensor:
+        """Return the sum of both terms, each with the gradients of its own side alone.
+
+        ``prior_samples`` take the place of draws from the prior: any prior that you can draw from, for a uniform one in
+        [0, 1].
+        """
+        discriminator, encoder = self.terms(global_features, prior_samples)
+        return discriminator + encoder
+
+    def terms(self, global_features: Tensor, prior_samples: Tensor | None = None) -> PriorTerms:
+        """Return the discriminator's term and the encoder's, to weigh or to optimise apart."""
+        self._check("global_features", global_features)
+        summaries = global_features.sigmoid() if self.prior == "uniform" else global_features
+        if prior_samples is None:
+            draw = torch.rand_like if self.prior == "uniform" else torch.randn_like
+            prior_samples = draw(summaries)
+        else:
+            self._check("prior_samples", prior_samples)
+        net = self.discriminator
+        discriminator = bce_loss(net(prior_samples), net(summaries.detach()))
+        w1, b1, w2, b2, w3, b3 = (parameter.detach() for parameter in net.parameters())
+        logits = F.linear(F.relu(F.linear(F.relu(F.linear(summaries, w1, b1)), w2, b2)), w3, b3)
+        return PriorTerms(discriminator, softplus(-logits).mean())
+
+    def _check(self, name: str, x: Tensor) -> None:
+        owner = "PriorMatchingLoss"
+        _checks.floating(owner, name, x)
+        if x.ndim != 2 or x.shape[1] != self.channels or x.shape[0] == 0:
+            raise ValueError(
+                f"{owner}: {name} must be (B, {self.channels}) with B >= 1, got shape {_checks.shape(x)}. "
+                "Pass one vector an image, of the width that the loss was built for."
+            )
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"channels={self.channels}, prior={self.prior!r}"

@@ -1,0 +1,226 @@
+"""What the critics promise beyond the contract: one pair, K fake ones and all pairs are the same logits."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from blan_layers import BilinearCritic, ConcatConvCritic, DotProductCritic, GlobalCritic, LMIMLoss, SeparableCritic
+from blan_layers.mutual_information import Critic, critics
+
+Maker = Callable[..., Critic]
+
+LOCAL: list[Maker] = [
+    partial(ConcatConvCritic, 6, 4, hidden_channels=8),
+    partial(DotProductCritic, 6, 4, hidden_channels=8),
+    partial(SeparableCritic, 6, 4, hidden_channels=8, embedding_channels=3),
+    partial(BilinearCritic, 6, 4),
+]
+local_critics = pytest.mark.parametrize("maker", LOCAL, ids=lambda maker: maker.func.__name__)
+
+
+def features(batch: int = 5, candidates: int = 5, size: tuple[int, ...] = (3, 4)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    local = torch.randn(batch, 6, *size, generator=generator, dtype=torch.float64)
+    return local, torch.randn(candidates, 4, generator=generator, dtype=torch.float64)
+
+
+def built(maker: Maker) -> Critic:
+    torch.manual_seed(0)
+    return maker(dtype=torch.float64)
+
+
+def literal_pairs(critic: Critic, local: Tensor, summaries: Tensor) -> Tensor:
+    """Score every map with every summary, a call each: (B, N, *S)."""
+    return torch.stack([critic(local, s.expand(local.shape[0], -1)) for s in summaries], 1)
+
+
+@local_critics
+@pytest.mark.parametrize("size", [(), (3, 4)], ids=["vectors", "maps"])
+@pytest.mark.parametrize("candidates", [5, 7], ids=["own", "further"])
+def test_every_way_of_asking_gives_the_logits_of_one_pair(maker: Maker, size: tuple[int, ...], candidates: int) -> None:
+    critic, (local, summaries) = built(maker), features(5, candidates, size)
+    if not size and not critic.takes_vectors:
+        local = local.unsqueeze(-1)
+    shape = local.shape[2:]
+    pairs = literal_pairs(critic, local, summaries)
+    own = critic(local, summaries[:5])
+    torch.testing.assert_close(own, pairs.diagonal().movedim(-1, 0))
+    torch.testing.assert_close(critic.all_pairs(local, summaries), pairs)
+    images = torch.arange(5)
+
+    one = torch.tensor([3, 4, 0, 2, candidates - 1])
+    positive, negative = critic.contrast(local, summaries, one)
+    torch.testing.assert_close(positive, own)
+    torch.testing.assert_close(negative, pairs[images, one])
+
+    several = torch.stack([one, one.flip(0)], 1)
+    positive, negative = critic.contrast(local, summaries, several)
+    torch.testing.assert_close(positive, own)
+    torch.testing.assert_close(negative, pairs[images[:, None], several])
+
+    if shape:
+        everywhere = torch.randint(candidates, (5, 2, *shape), generator=torch.Generator().manual_seed(1))
+        positive, negative = critic.contrast(local, summaries, everywhere)
+        torch.testing.assert_close(positive, own)
+        torch.testing.assert_close(negative, pairs.gather(1, everywhere))
+
+
+def test_the_global_critic_scores_flattened_maps_in_every_way() -> None:
+    critic, (local, summaries) = built(partial(GlobalCritic, 72, 4, hidden_channels=8)), features(5, 7)
+    pairs = literal_pairs(critic, local, summaries)
+    torch.testing.assert_close(critic.all_pairs(local, summaries), pairs)
+    torch.testing.assert_close(critic.all_pairs(local.flatten(1), summaries), pairs)
+    indices = torch.tensor([[3, 6], [4, 0], [0, 1], [2, 2], [1, 5]])
+    positive, negative = critic.contrast(local, summaries, indices)
+    torch.testing.assert_close(positive, pairs.diagonal())
+    torch.testing.assert_close(negative, pairs.gather(1, indices))
+
+
+def test_all_pairs_in_chunks_equal_one_pass_to_the_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    critic, (local, summaries) = built(LOCAL[0]), features(3, 5, (2,))
+    inputs = [local.requires_grad_(), summaries.requires_grad_(), *critic.parameters()]
+
+    def derivatives() -> list[Tensor]:
+        logits = critic.all_pairs(local, summaries)
+        first = torch.autograd.grad(logits.tanh().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(torch.stack([(g**2).sum() for g in first]).sum(), inputs)
+        return [logits, *first, *second]
+
+    whole = derivatives()
+    monkeypatch.setattr(critics, "PAIRS_AT_ONCE", 13)  # two summaries at once, and one at last
+    for ours, truth in zip(derivatives(), whole, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_all_pairs_in_chunks_under_torch_func(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critics, "PAIRS_AT_ONCE", 13)
+    critic, (local, summaries) = built(LOCAL[0]), features(3, 5, (2,))
+    gradient = torch.func.grad(lambda s: critic.all_pairs(local, s).tanh().sum())(summaries)
+    summaries.requires_grad_()
+    (truth,) = torch.autograd.grad(critic.all_pairs(local, summaries).tanh().sum(), summaries)
+    torch.testing.assert_close(gradient, truth)
+
+
+def test_all_pairs_compile_and_export_for_any_batch() -> None:
+    class AllPairs(nn.Module):
+        def __init__(self, critic: Critic) -> None:
+            super().__init__()
+            self.critic = critic
+
+        def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
+            return self.critic.all_pairs(local_features, global_features)
+
+    module, inputs = AllPairs(built(LOCAL[0])), features()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(module, inputs, dynamic_shapes=({0: batch}, {0: batch})).module()
+    for other in (inputs, features(7, 7)):
+        torch.testing.assert_close(compiled(*other), module(*other))
+        torch.testing.assert_close(program(*other), module(*other))
+    torch._dynamo.reset()
+
+
+MEMORY = """
+import resource
+import torch
+from torch.utils.checkpoint import checkpoint
+from blan_layers import ConcatConvCritic
+from blan_layers.functional import reference
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+batch, size = 256, (2, 2)
+critic = ConcatConvCritic(16, 16, hidden_channels=64, dtype=torch.float64)
+local = torch.randn(batch, 16, *size, dtype=torch.float64, requires_grad=True)
+summaries = torch.randn(batch, 16, dtype=torch.float64, requires_grad=True)
+inputs = [local, summaries, *critic.parameters()]
+
+
+def tiled():
+    maps = local.repeat_interleave(batch, 0)
+    return reference.concat_conv_logits(maps, summaries.repeat(batch, 1), *critic.layers).view(batch, batch, *size)
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def infonce(logits):
+    return -logits.log_softmax(1).diagonal().mean()
+
+
+infonce(checkpoint(critic.all_pairs, local[:2], summaries[:2], use_reentrant=False)).backward()  # first calls import
+start, losses, gradients, peaks = peak(), [], [], []
+for pairs in (lambda: critic.all_pairs(local, summaries), tiled):
+    losses.append(infonce(pairs()))
+    gradients.append(torch.autograd.grad(losses[-1], inputs))
+    peaks.append(peak() - start)
+torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+print(*peaks)
+"""
+
+
+def test_infonce_over_all_pairs_takes_under_a_tenth_of_the_tiled_forms_memory(repository: Path) -> None:
+    pytest.importorskip("resource", reason="the peak of a process's memory is asked from Unix")
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back, so that use is seen
+    command = [sys.executable, "-c", MEMORY]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository, env=environment)
+    assert run.returncode == 0, run.stderr
+    ours, tiled = map(int, run.stdout.split())
+    assert 10 * ours < tiled
+
+
+def test_what_all_pairs_keep_is_the_logits_and_the_codes() -> None:
+    critic, (local, summaries) = built(partial(ConcatConvCritic, 6, 4, hidden_channels=32)), features(64, 64, (4,))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with pytest.MonkeyPatch.context() as patch, saved_tensors_hooks(keep, lambda tensor: tensor):
+        patch.setattr(critics, "PAIRS_AT_ONCE", 64 * 4)
+        logits = critic.all_pairs(local.requires_grad_(), summaries)
+    one_layer = logits.numel() * 32 * 8
+    assert 0 < sum(kept.values()) < one_layer / 10
+
+
+def test_a_loss_s_reset_starts_its_critic_as_the_constructor_does() -> None:
+    loss = LMIMLoss(6, 4, critic=DotProductCritic(6, 4, hidden_channels=8))
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter.fill_(7.0)
+    loss.reset_parameters()
+    encoder: Any = loss.critic.local_encoder
+    assert not encoder.fc1.bias.any()
+    assert torch.equal(encoder.shortcut.weight.diagonal(), torch.ones(6))
+    assert encoder.shortcut.weight[1, 0].abs() < 0.01
+    assert torch.equal(encoder.norm.weight, torch.ones(8))
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_the_shortcut_of_the_residual_encoder_starts_as_the_identity(width: int) -> None:
+    critic: Any = built(partial(DotProductCritic, 6, 4, hidden_channels=width))
+    for encoder, channels in ((critic.local_encoder, 6), (critic.global_encoder, 4)):
+        noise = encoder.shortcut.weight - torch.eye(width, channels, dtype=torch.float64)
+        assert noise.abs().max() <= 0.01
+        assert noise.count_nonzero() == width * channels - min(width, channels)
+
+
+@local_critics
+def test_a_critic_of_a_loss_gives_the_loss_of_its_logits(maker: Maker) -> None:
+    critic, (local, summaries) = built(maker), features()
+    loss = LMIMLoss(6, 4, critic=critic).eval()(local, summaries)
+    positive, negative = critic(local, summaries), critic(local, summaries.roll(-1, 0))
+    truth = nn.functional.softplus(-positive).mean() + nn.functional.softplus(negative).mean()
+    torch.testing.assert_close(loss, truth)
