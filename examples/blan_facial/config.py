@@ -61,6 +61,8 @@ class Config:
     """Official folder of CelebA or LFWA."""
     images: int | None = None
     """Use only so many images of each split."""
+    train_images: int | None = None
+    """Use only so many images to train on."""
     skip_corrupt: bool = False
     """Leave out and count images that do not decode, instead of stopping at the first."""
 
@@ -149,7 +151,7 @@ class Config:
             ConfigError: A number is out of its range, or options exclude one another.
         """
         self._check_data()
-        for name in ("images", "epochs", "max_steps", "batch_size", "critic_channels"):
+        for name in ("images", "train_images", "epochs", "max_steps", "batch_size", "critic_channels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
