@@ -18,7 +18,18 @@ from blan_facial.config import ConfigError
 from blan_facial.files import replacing, write_json
 from blan_facial.tables.figure import write_figure
 from blan_facial.tables.layout import insert, markdown, terminal
-from blan_facial.tables.plan import AVATAR_EPOCHS, PRESETS, SPOKEN, Data, Experiment, Name, Result, Run, experiment
+from blan_facial.tables.measures import Result
+from blan_facial.tables.plan import (
+    AVATAR_EPOCHS,
+    PRESETS,
+    SPOKEN,
+    Cell,
+    Data,
+    Experiment,
+    Name,
+    Run,
+    experiment,
+)
 from blan_facial.tables.results import as_json, entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
 
@@ -38,6 +49,8 @@ class Settings:
     """Data set; its preset is the model."""
     data_root: Path | None = None
     """Official folder of CelebA or LFWA."""
+    other_root: Path | None = None
+    """For table9, the folder of the other one of CelebA and LFWA; without it the cells of that test stay empty."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A run for each."""
     epochs: int | None = None
@@ -77,13 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: Settings, training: tuple[str, ...], console: Console) -> list[str]:
     """Run what is missing, show the table and write it; return what went wrong with single runs."""
     plan = experiment(settings.table, settings.data)
+    if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
+        raise ExperimentError(
+            f"experiments: --other-root is for table9 with CelebA or LFWA, got {settings.table} with {settings.data}. "
+            "Leave it out."
+        )
     jobs = {run: [_job(settings, run, seed, training) for seed in settings.seeds] for run in plan.runs}
     failures = complete(
         [runs[place] for place in range(len(settings.seeds)) for runs in jobs.values()],
         places(settings.parallel),
         console,
     )
-    results = {run: _results(of_run) for run, of_run in jobs.items()}
+    results = {cell: _results(jobs[cell.run], cell.test, settings.other_root) for cell in plan.cells.values()}
     _write(settings, plan, results, _budget(settings, jobs), console)
     return failures
 
@@ -97,8 +115,12 @@ def _job(settings: Settings, run: Run, seed: int, training: tuple[str, ...]) -> 
     return Job(f"{run.name}, seed {seed}", folder, (*arguments, *run.options, *training, "--seed", str(seed)))
 
 
-def _results(jobs: Sequence[Job]) -> list[Result]:
-    return [Result(metrics, job.config) for job in jobs if (metrics := job.metrics()) is not None]
+def _results(jobs: Sequence[Job], test: Data | None, other_root: Path | None) -> list[Result]:
+    """Return what the finished ones of a row's runs say, on their own data set or another."""
+    finished = [(job, metrics) for job in jobs if (metrics := job.metrics()) is not None]
+    if test is None:
+        return [Result(metrics, job.config) for job, metrics in finished]
+    return [] if other_root is None else [Result(job.tested_on(test, other_root), job.config) for job, _ in finished]
 
 
 def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:
@@ -110,7 +132,7 @@ def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:
 
 
 def _write(
-    settings: Settings, plan: Experiment, results: dict[Run, list[Result]], budget: str, console: Console
+    settings: Settings, plan: Experiment, results: dict[Cell, list[Result]], budget: str, console: Console
 ) -> None:
     """Show the table, and write it as JSON and Markdown."""
     cells = entries(plan, results)

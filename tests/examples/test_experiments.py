@@ -15,7 +15,8 @@ from rich.console import Console
 from blan_facial.config import parse
 from blan_facial.experiments import main
 from blan_facial.tables.layout import insert
-from blan_facial.tables.plan import PRESETS, Cell, Data, Experiment, Name, Result, Run, experiment
+from blan_facial.tables.measures import Result
+from blan_facial.tables.plan import PRESETS, Cell, Data, Experiment, Name, Run, experiment
 from blan_facial.tables.published import published
 from blan_facial.tables.results import entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
@@ -34,8 +35,8 @@ class TestPlans:
     @pytest.mark.parametrize("name", get_args(Name))
     @pytest.mark.parametrize("data", get_args(Data))
     def test_every_run_has_settings_that_train_py_takes(self, name: Name, data: Data) -> None:
-        if (name, data) == ("table8", "lfwa"):
-            pytest.importorskip("blan_facial.data.table")  # comes with LFWA's other division
+        if name in ("table8", "table9") and data == "lfwa":
+            pytest.importorskip("blan_facial.data.table")  # comes with LFWA's other divisions
         for run in experiment(name, data).runs:
             root = [] if data == "avatars" else ["--data-root", "x"]
             parse(["--preset", PRESETS[data], *root, *run.options])
@@ -130,6 +131,27 @@ class TestRunning:
         content = json.loads((tmp_path / "avatars" / "table7.json").read_text())
         assert {cell["source"] for cell in content["cells"]} == {"paper", "empty"}
 
+    def test_a_run_is_tested_on_another_data_set_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        script = tmp_path / "evaluate.py"
+        script.write_text(
+            "import json, pathlib, sys; a = sys.argv; path = pathlib.Path(a[a.index('--output') + 1])\n"
+            "path.parent.mkdir(); path.write_text(json.dumps({'accuracy': 0.5, 'command': a[1:-2]}))\n"
+        )
+        monkeypatch.setattr("blan_facial.tables.running.EVALUATE", script)
+        job = Job("blan", tmp_path, ())
+        metrics = job.tested_on("lfwa", Path("x"))
+        assert metrics == {"accuracy": 0.5, "command": [str(tmp_path), "--data", "lfwa", "--data-root", "x"]}
+        script.write_text("import sys; sys.exit('no such folder')")
+        assert job.tested_on("lfwa", Path("x")) == metrics  # read
+        with pytest.raises(ExperimentError, match="experiments: blan must be tested on celeba, got no such folder"):
+            job.tested_on("celeba", Path("x"))
+
+    def test_the_other_data_set_is_refused_where_nothing_is_tested_on_it(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert table(tmp_path, "table4", "--other-root", "x") == 1
+        assert "experiments: --other-root is for table9 with CelebA or LFWA, got table4" in capsys.readouterr().err
+
     def test_settings_that_contradict_one_another_are_refused_before_any_run(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -139,15 +161,15 @@ class TestRunning:
 
 
 def test_mean_and_spread_are_over_the_seeds() -> None:
-    run = Run("run", ())
-    plan = Experiment("table4", "", "", ("row",), ("a", "b"), {("row", "a"): Cell(run, lambda of: of.metrics["a"])})
+    cell = Cell(Run("run", ()), lambda of: of.metrics["a"])
+    plan = Experiment("table4", "", "", ("row",), ("a", "b"), {("row", "a"): cell})
     config = parse([])
-    results = {run: [Result({"a": value}, config) for value in (1.0, 3.0)]}
+    results = {cell: [Result({"a": value}, config) for value in (1.0, 3.0)]}
     first, second = entries(plan, results)
     assert str(first.ours) == "2.00 ± 1.41"
     assert (first.source, second.source) == ("ours", "empty")
-    assert str(entries(plan, {run: results[run][:1]})[0].ours) == "1.00"
-    levels = {run: [Result({"a": level}, config) for level in ("AC1", "AC2", "AC2")]}
+    assert str(entries(plan, {cell: results[cell][:1]})[0].ours) == "1.00"
+    levels = {cell: [Result({"a": level}, config) for level in ("AC1", "AC2", "AC2")]}
     assert str(entries(plan, levels)[0].ours) == "AC2 (2 of 3)"
 
 

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from blan_facial.config import Config
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.model import LEVEL_NAMES
-from blan_facial.tables.speed import milliseconds
+from blan_facial.tables.measures import Measure, best_level, millions, milliseconds, of_attribute, percent
 
 Data: TypeAlias = Literal["avatars", "celeba", "lfwa"]
 Name: TypeAlias = Literal["table3", "table4", "table5", "table6", "table7", "table8", "table9", "table10", "figure3"]
-Measure: TypeAlias = Callable[["Result"], float | str | None]
 
 PRESETS: dict[Data, str] = {"avatars": "demo", "celeba": "celeba", "lfwa": "lfwa"}
 SPOKEN: dict[str, str] = {"avatars": "avatars", "celeba": "CelebA", "lfwa": "LFWA"}
@@ -32,20 +30,13 @@ class Run:
     options: tuple[str, ...]
 
 
-class Result(NamedTuple):
-    """A finished run with one seed."""
-
-    metrics: Mapping[str, Any]
-    """What ``metrics.json`` holds."""
-    config: Config
-    """The settings of the run."""
-
-
 class Cell(NamedTuple):
     """Where a value of ours comes from."""
 
     run: Run
     measure: Measure
+    test: Data | None = None
+    """Another data set to test the run on; None: its own test."""
 
 
 @dataclass(frozen=True)
@@ -88,47 +79,16 @@ def experiment(name: Name, data: Data) -> Experiment:
     return _PLANS[name](data)
 
 
-def _percent(key: str) -> Measure:
-    def measure(result: Result) -> float | None:
-        value = result.metrics[key]
-        return None if value is None else 100 * value
-
-    return measure
-
-
-def _millions(result: Result) -> float:
-    return float(result.metrics["parameters"] / 1e6)
-
-
-def _of(attribute: str, key: str) -> Measure:
-    def measure(result: Result) -> float | None:
-        values = result.metrics["per_attribute"].get(attribute)
-        return None if values is None else 100 * values[key]
-
-    return measure
-
-
-def _best_level(attribute: str) -> Measure:
-    def measure(result: Result) -> str | None:
-        values = result.metrics["statistics"]["per_attribute"].get(attribute)
-        if values is None:
-            return None
-        winner = values["winner"]
-        return f"{winner['level']}{'*' if winner['significant'] else ''}"
-
-    return measure
-
-
 OURS: dict[str, Measure] = {
-    "balanced accuracy": _percent("balanced_accuracy"),
-    "average precision": _percent("average_precision"),
-    "parameters": _millions,
+    "balanced accuracy": percent("balanced_accuracy"),
+    "average precision": percent("average_precision"),
+    "parameters": millions,
 }
 """Columns that the paper's tables of accuracies do not have."""
 
 
 def _accuracies(runs: Mapping[str, Run], column: str) -> dict[tuple[str, str], Cell]:
-    measures = {column: _percent("accuracy")} | OURS
+    measures = {column: percent("accuracy")} | OURS
     return {(row, name): Cell(run, measure) for row, run in runs.items() for name, measure in measures.items()}
 
 
@@ -167,7 +127,7 @@ def _table5(data: Data) -> Experiment:
         for column, run in (("w/o OS", BLAN_WITHOUT_OS), ("w/ OS", BLAN)):
             if arrangement != "channel-spatial":
                 run = Run(f"{run.name}-{arrangement}", (*run.options, "--arrangement", arrangement))
-            cells[arrangement, column] = Cell(run, _percent("accuracy"))
+            cells[arrangement, column] = Cell(run, percent("accuracy"))
     return _grid("table5", "Table 5: arrangement of RDAM's gates, accuracy", "LFWA", cells)
 
 
@@ -175,7 +135,7 @@ def _table6(data: Data) -> Experiment:
     weights = ("1", "0.1", "0.01")
     cells = {
         (f"beta {beta}", f"alpha {alpha}"): Cell(
-            Run(f"blan-alpha-{alpha}-beta-{beta}", ("--alpha", alpha, "--beta", beta)), _percent("accuracy")
+            Run(f"blan-alpha-{alpha}-beta-{beta}", ("--alpha", alpha, "--beta", beta)), percent("accuracy")
         )
         for beta in weights
         for alpha in weights
@@ -185,15 +145,15 @@ def _table6(data: Data) -> Experiment:
 
 def _table7(data: Data) -> Experiment:
     column = SPOKEN[data]
-    cells = {(name, column): Cell(BLAN, _of(name, "accuracy")) for name in CELEBA_ATTRIBUTES}
-    cells |= {(name, "balanced accuracy"): Cell(BLAN, _of(name, "balanced")) for name in CELEBA_ATTRIBUTES}
-    cells |= {(name, "majority"): Cell(BLAN, _of(name, "majority")) for name in CELEBA_ATTRIBUTES}
+    cells = {(name, column): Cell(BLAN, of_attribute(name, "accuracy")) for name in CELEBA_ATTRIBUTES}
+    cells |= {(name, "balanced accuracy"): Cell(BLAN, of_attribute(name, "balanced")) for name in CELEBA_ATTRIBUTES}
+    cells |= {(name, "majority"): Cell(BLAN, of_attribute(name, "majority")) for name in CELEBA_ATTRIBUTES}
     for name, key in (
         (column, "accuracy"),
         ("balanced accuracy", "balanced_accuracy"),
         ("majority", "majority_accuracy"),
     ):
-        cells["Average", name] = Cell(BLAN, _percent(key))
+        cells["Average", name] = Cell(BLAN, percent(key))
     return Experiment(
         "table7",
         "Table 7: accuracy by attribute, w/ OS",
@@ -206,12 +166,12 @@ def _table7(data: Data) -> Experiment:
 
 def _table8(data: Data) -> Experiment:
     more = {"avatars": (), "lfwa": ("--lfwa-split", "80:10"), "celeba": ()}[data]
-    less = {"avatars": ("--train-images", "2500"), "lfwa": (), "celeba": ("--train-images", "100000")}[data]
+    less = {"avatars": ("--train-images", "2500"), "lfwa": (), "celeba": ("--train-images", "101731")}[data]
     cells = {}
     for row, run in (("w/o OS", BLAN_WITHOUT_OS), ("w/ OS", BLAN)):
         for column, options in (("50:50", less), ("80:10", more)):
             named = Run(f"{run.name}-{column.replace(':', '-')}", (*run.options, *options)) if options else run
-            cells[row, column] = Cell(named, _percent("accuracy"))
+            cells[row, column] = Cell(named, percent("accuracy"))
     return _grid("table8", "Table 8: share of the images to train on, accuracy", "LFWA", cells)
 
 
@@ -219,7 +179,13 @@ def _table9(data: Data) -> Experiment:
     tests: tuple[Data, ...] = ("lfwa", "celeba") if data != "avatars" else ("lfwa", "celeba", "avatars")
     cells = {}
     for suffix, run in (("w/o OS", BLAN_WITHOUT_OS), ("w/ OS", BLAN)):
-        cells[f"{SPOKEN[data]} ({suffix})", SPOKEN[data]] = Cell(run, _percent("accuracy"))
+        row = f"{SPOKEN[data]} ({suffix})"
+        cells[row, SPOKEN[data]] = Cell(run, percent("accuracy"))
+        if data == "celeba":
+            cells[row, "LFWA"] = Cell(run, percent("accuracy"), test="lfwa")
+        elif data == "lfwa":
+            whole = Run(f"{run.name}-all", (*run.options, "--lfwa-split", "all"))
+            cells[row, "CelebA"] = Cell(whole, percent("accuracy"), test="celeba")
     rows = tuple(f"{SPOKEN[trained]} ({suffix})" for suffix in ("w/o OS", "w/ OS") for trained in tests)
     return Experiment(
         "table9",
@@ -233,7 +199,7 @@ def _table9(data: Data) -> Experiment:
 
 def _table10(data: Data) -> Experiment:
     runs = {"MOON": MOON, "MCNN": MCNN, "ResNet": RESNET, "BLAN": BLAN}
-    measures = {"accuracy": _percent("accuracy"), "ms/image": milliseconds_of, "parameters": _millions}
+    measures = {"accuracy": percent("accuracy"), "ms/image": milliseconds, "parameters": millions}
     cells = {(row, name): Cell(run, measure) for row, run in runs.items() for name, measure in measures.items()}
     return Experiment(
         "table10",
@@ -245,14 +211,11 @@ def _table10(data: Data) -> Experiment:
     )
 
 
-def milliseconds_of(result: Result) -> float:
-    """Measure a run's model."""
-    return milliseconds(result.config, tuple(result.metrics["per_attribute"]))
-
-
 def _figure3(data: Data) -> Experiment:
-    cells = {(name, level): Cell(BLAN, _of(name, level)) for name in FIGURE_ATTRIBUTES for level in LEVEL_NAMES}
-    cells |= {(name, "best level"): Cell(BLAN, _best_level(name)) for name in FIGURE_ATTRIBUTES}
+    cells = {
+        (name, level): Cell(BLAN, of_attribute(name, level)) for name in FIGURE_ATTRIBUTES for level in LEVEL_NAMES
+    }
+    cells |= {(name, "best level"): Cell(BLAN, best_level(name)) for name in FIGURE_ATTRIBUTES}
     return Experiment(
         "figure3",
         "Fig. 3: accuracy by level; * marks a best level that is significantly better than the second "

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from blan_facial.tables.plan import Experiment, Result, Run
+from blan_facial.tables.measures import Result
+from blan_facial.tables.plan import Cell, Experiment
 from blan_facial.tables.published import published
 
 
@@ -41,13 +42,13 @@ class Entry(NamedTuple):
         return " and ".join(names) or "empty"
 
 
-def entries(experiment: Experiment, results: Mapping[Run, Sequence[Result]]) -> list[Entry]:
-    """Fill every cell, row by row."""
+def entries(experiment: Experiment, results: Mapping[Cell, Sequence[Result]]) -> list[Entry]:
+    """Fill every cell, row by row, from the finished runs behind it."""
     found = []
     for row in experiment.rows:
         for column in experiment.columns:
             cell = experiment.cells.get((row, column))
-            values = [] if cell is None else [cell.measure(result) for result in results.get(cell.run, ())]
+            values = [] if cell is None else [cell.measure(result) for result in results.get(cell, ())]
             ours = _summary([value for value in values if value is not None])
             found.append(Entry(row, column, ours, published().get((experiment.name, row, column))))
     return found

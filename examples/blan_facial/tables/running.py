@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blan_facial.config import RESUMABLE, Config, parse
 from blan_facial.runs import CHECKPOINT, CONFIG, METRICS
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("train.py", "evaluate.py"))
 LOG = "train.log"
 
 _POLL = 0.1  # seconds
@@ -66,6 +66,22 @@ class Job:
                 f"{listed}. Repeat its options, or give another --output."
             )
         metrics: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
+        return metrics
+
+    def tested_on(self, data: str, root: Path) -> dict[str, Any]:
+        """Return the metrics of the finished run on another data set, measured if they are not there yet.
+
+        Raises:
+            ExperimentError: The data set cannot be used.
+        """
+        path = self.folder / "evaluation" / f"{data}-test.json"
+        if not path.is_file():
+            command = [sys.executable, str(EVALUATE), str(self.folder), "--data", data, "--data-root", str(root)]
+            done = subprocess.run([*command, "--output", str(path)], capture_output=True, check=False)
+            if done.returncode:
+                words = " ".join(done.stderr.decode(errors="replace").split())
+                raise ExperimentError(f"experiments: {self.name} must be tested on {data}, got {words}")
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return metrics
 
     def command(self) -> list[str]:
