@@ -34,8 +34,10 @@ OPTIONS_OF = {
 
 
 # Options that a model lacks; BLAN has them all.
-_OF_BLAN = ("decoder", "encoder_features", "rdam", "lmim", "fusion", "alpha", "beta", "gamma")
-_OF_BLAN += ("arrangement", "rdam_norm", "critic_channels", "fusion_lr")
+_OF_BLAN = (
+    *("decoder", "encoder_features", "rdam", "lmim", "fusion", "alpha", "beta", "gamma"),
+    *("arrangement", "rdam_norm", "critic_channels", "fusion_lr"),
+)
 LACKS = {"mcnn": _OF_BLAN, "resnet": (*_OF_BLAN, "summary_channels"), "moon": (*_OF_BLAN, "summary_channels")}
 
 _WORKERS = min(4, os.cpu_count() or 1)

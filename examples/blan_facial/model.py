@@ -293,7 +293,8 @@ def parameter_table(model: nn.Module, objective: nn.Module | None = None) -> Par
         rows=tuple((part, count) for part, count in counts.items() if count),
         inference=_count(model),
         training=sum(counts.values()),
-        **({} if isinstance(model, BLAN) else {"paper": None, "note": ""}),
+        paper=PAPER_PARAMETERS if isinstance(model, BLAN) else None,
+        note=PAPER_NOTE if isinstance(model, BLAN) else "",
     )
 
 

@@ -50,11 +50,11 @@ class TestModels:
         images = torch.randn(2, 3, 32, 32)
         before = model(images).logits
         with torch.no_grad():
-            model.classifiers[1].fc2.bias += 1  # the mouth's
+            model.get_parameter("classifiers.1.fc2.bias").add_(1)  # the mouth's
         changed = (model(images).logits != before).any(2).any(0)
         assert changed.tolist() == [False, False, True, True, False]
         with torch.no_grad():
-            model.classifiers[1].fc2.bias[:2] += 1  # Big_Lips, the first of the mouth's
+            model.get_parameter("classifiers.1.fc2.bias")[:2] += 1  # Big_Lips, the first of the mouth's
         assert (model(images).logits[:, 3] - before[:, 3]).mean().item() == pytest.approx(2, abs=1e-5)
 
     def test_what_it_lacks_is_refused(self) -> None:
@@ -76,6 +76,7 @@ class TestObjectives:
         assert objective.weights.tolist() == [[pytest.approx(1 / 3)] * 2, [1, 1]]
         zero = torch.zeros(1, 4, 2, 2, requires_grad=True)
         objective(features(zero), torch.empty(0), torch.from_numpy(labels)).total.backward()
+        assert zero.grad is not None
         margins = zero.grad[0].diff(dim=-1)[..., 0]
         assert margins.sum(0).tolist() == pytest.approx([0, 0], abs=1e-6)  # no label pulls more than the other
 
@@ -135,4 +136,4 @@ def test_an_option_of_another_model_is_refused(options: list[str], message: str)
 
 def test_mcnn_takes_the_width_of_its_branches() -> None:
     model, _ = build_baseline(parse(["--model", "mcnn", "--summary-channels", "9"]), ("Male",))
-    assert model.classifiers[0].fc1.out_features == 9
+    assert model.get_parameter("classifiers.0.fc1.weight").shape[0] == 9

@@ -107,12 +107,12 @@ class TestRunning:
 
     def test_what_was_stopped_goes_on(self, tmp_path: Path, repository: Path) -> None:
         script = repository / "examples" / "blan_facial" / "experiments.py"
-        command = [sys.executable, str(script), "table10", "--seeds", "0", "--output", str(tmp_path), "--parallel", "1"]
+        command = [sys.executable, str(script), "figure3", "--seeds", "0", "--output", str(tmp_path), "--parallel", "1"]
         command += ["--epochs", "5000", "--", *TINY]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        first = tmp_path / "avatars" / "moon" / "seed-0"
+        first = tmp_path / "avatars" / "blan" / "seed-0"
         deadline = time.monotonic() + 120
-        while not (first / "last.ckpt").exists():
+        while not ((first / "train.log").exists() and "epoch 1/" in (first / "train.log").read_text()):
             assert process.poll() is None, process.communicate()[1].decode()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -120,7 +120,7 @@ class TestRunning:
         assert "the same command goes on from there" in process.communicate(timeout=60)[1].decode()
         assert process.returncode == 130
         assert "--resume goes on from there" in " ".join((first / "train.log").read_text().split())
-        job = Job("moon", first, ("--model", "moon", *TINY, "--epochs", "5000", "--seed", "0"))
+        job = Job("blan", first, (*TINY, "--epochs", "5000", "--seed", "0"))
         assert job.command()[-1] == "--resume"
 
     def test_a_run_that_fails_leaves_its_cells_empty_and_is_told(

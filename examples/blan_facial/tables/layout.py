@@ -80,10 +80,6 @@ def insert(path: Path, name: str, text: str) -> None:
 
 
 def _shown(value: object) -> str:
-    return (
-        EMPTY
-        if value is None
-        else str(value)
-        if isinstance(value, str) or not isinstance(value, float)
-        else f"{value:g}"
-    )
+    if value is None:
+        return EMPTY
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

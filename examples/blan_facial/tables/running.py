@@ -53,9 +53,9 @@ class Job:
         Raises:
             ExperimentError: The folder holds a run of other settings.
         """
+        wanted = self.config.comparable()  # so that settings that cannot be are refused before the first run
         if not (self.folder / METRICS).is_file():
             return None
-        wanted = self.config.comparable()
         found = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         differing += [name for name in found if name not in wanted and name not in RESUMABLE]
