@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from benchmarks import peers
 from benchmarks.contest import TOLERANCES, Case, Contender, Contest, Results
 from blan_facial.config import PRESETS, Config
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.loading import normalize
 from blan_facial.model import BLAN
 from blan_facial.objective import BLANObjective
 from blan_facial.train import build
 from blan_facial.trainer import TrainingStep
 from blan_layers import RDAM, LMIMLoss
-
-ATTRIBUTES = 40
 
 Assembly = tuple[BLAN, BLANObjective]
 
@@ -88,12 +87,12 @@ def inference(case: Case, config: Config, batch: int, device: torch.device) -> C
 
 def assemble_ours(config: Config) -> Assembly:
     """Return the example's model and objective."""
-    return build(config, ATTRIBUTES)
+    return cast("Assembly", build(config, CELEBA_ATTRIBUTES))  # the setting's model is BLAN
 
 
 def assemble_plain(config: Config) -> Assembly:
     """Return the same with every RDAM and every LMIM loss written by hand."""
-    model, objective = build(config, ATTRIBUTES)
+    model, objective = assemble_ours(config)
     for level, ours in enumerate(cast("Sequence[RDAM]", model.rdam)):
         plain = peers.PlainRDAM(ours.channels, ours.channel.fc1.out_features, bias=True)
         peers.adopt(plain, ours)
@@ -105,7 +104,7 @@ def assemble_plain(config: Config) -> Assembly:
 
 def assemble_bare(config: Config) -> Assembly:
     """Return the same without LMIM and gates: RDAM is its convolution and its sum."""
-    model, objective = build(config, ATTRIBUTES)
+    model, objective = assemble_ours(config)
     for level, ours in enumerate(cast("Sequence[RDAM]", model.rdam)):
         model.rdam[level] = _Ungated(ours.conv)
     objective.alpha, objective.lmim = 0.0, nn.ModuleList()
@@ -158,5 +157,5 @@ def _faces(config: Config, batch: int, device: torch.device) -> tuple[Tensor, Te
     generator = torch.Generator().manual_seed(0)
     shape = batch, 3, config.image_size, config.image_size
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 2, (batch, ATTRIBUTES), generator=generator)
+    labels = torch.randint(0, 2, (batch, len(CELEBA_ATTRIBUTES)), generator=generator)
     return images.to(device), labels.to(device)

@@ -33,6 +33,13 @@ OPTIONS_OF = {
 }
 
 
+# Options that a model lacks; BLAN has them all.
+_OF_BLAN = (
+    *("decoder", "encoder_features", "rdam", "lmim", "fusion", "alpha", "beta", "gamma"),
+    *("arrangement", "rdam_norm", "critic_channels", "fusion_lr"),
+)
+LACKS = {"mcnn": _OF_BLAN, "resnet": (*_OF_BLAN, "summary_channels"), "moon": (*_OF_BLAN, "summary_channels")}
+
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -47,12 +54,17 @@ class Config:
     preset: Literal["demo", "celeba", "lfwa"] = "celeba"
     """A whole configuration; every option below overrides it. The defaults shown are those of the preset."""
 
+    model: Literal["blan", "resnet", "moon", "mcnn"] = "blan"
+    """BLAN, or a rival to compare it with: ResNet, MOON's balanced objective on it, MCNN's branches on it."""
+
     data: Literal["avatars", "celeba", "lfwa"] = "celeba"
     """Data set: drawn faces, or a folder in CelebA's or LFWA's official format."""
     data_root: Path | None = None
     """Official folder of CelebA or LFWA."""
     images: int | None = None
     """Use only so many images of each split."""
+    train_images: int | None = None
+    """Use only so many images to train on."""
     skip_corrupt: bool = False
     """Leave out and count images that do not decode, instead of stopping at the first."""
 
@@ -141,7 +153,7 @@ class Config:
             ConfigError: A number is out of its range, or options exclude one another.
         """
         self._check_data()
-        for name in ("images", "epochs", "max_steps", "batch_size", "critic_channels"):
+        for name in ("images", "train_images", "epochs", "max_steps", "batch_size", "critic_channels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
@@ -165,11 +177,15 @@ class Config:
             _refuse("--resume and --overwrite exclude each other, got both", "Give one of them")
 
     def check_unused(self, preset: "Config") -> None:
-        """Refuse an option that differs from the preset's and belongs to a part that is left out.
+        """Refuse an option that differs from the preset's and belongs to a part that is left out, or to another model.
 
         Raises:
             ConfigError: There is one.
         """
+        for name in LACKS.get(self.model, ()):
+            if getattr(self, name) != getattr(preset, name):
+                given = _option(name if getattr(self, name) is not False else f"no_{name}")
+                _refuse(f"{given} means nothing with --model {self.model}, got both", "Give one of them")
         for part, options in OPTIONS_OF.items():
             for name in options if not getattr(self, part) else ():
                 if getattr(self, name) != getattr(preset, name):

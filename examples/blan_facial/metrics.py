@@ -7,8 +7,10 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torchmetrics.functional.classification import binary_stat_scores
 
+from blan_facial.baselines import Network
 from blan_facial.data.loading import FaceLoader, normalize
-from blan_facial.model import BLAN, LEVEL_NAMES
+from blan_facial.model import LEVEL_NAMES
+from blan_facial.uncertainty import statistics
 
 
 class Scores:
@@ -16,18 +18,22 @@ class Scores:
 
     Args:
         attributes: The N attributes.
+        levels: Names of the K levels; () for a model whose one set of scores is not a level's.
         fused: Whether there are fused scores.
     """
 
-    def __init__(self, attributes: tuple[str, ...], *, fused: bool) -> None:
+    def __init__(self, attributes: tuple[str, ...], *, levels: tuple[str, ...] = LEVEL_NAMES, fused: bool) -> None:
         self.attributes = attributes
-        self.names = (*LEVEL_NAMES, "sum", *(("fused",) if fused else ()))
+        self.levels = levels
+        self.names = (*levels, "sum", *(("fused",) if fused else ()))
+        self._probabilities: list[Tensor] = []
         self._predictions: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def update(self, scores: Tensor, fused: Tensor | None, labels: Tensor) -> None:
         """Take a batch: scores (K, B, N, 2), fused (B, N, 2) or None, labels (B, N)."""
-        logits = torch.stack([*scores, scores.sum(0), *(() if fused is None else (fused,))])
+        logits = torch.stack([*scores[: len(self.levels)], scores.sum(0), *(() if fused is None else (fused,))])
+        self._probabilities.append(logits.float().diff(dim=-1)[..., 0].sigmoid().cpu())
         self._predictions.append(logits.argmax(-1).byte().cpu())
         self._labels.append(labels.cpu())
 
@@ -59,11 +65,37 @@ class Scores:
             },
         }
 
+    def statistics(self) -> dict[str, Any]:
+        """Return average precision, calibration error, intervals, and which level wins, as ``metrics.json`` has it."""
+        return statistics(
+            torch.cat(self._probabilities, 1),
+            torch.cat(self._predictions, 1),
+            torch.cat(self._labels),
+            self.names,
+            self.attributes,
+            levels=len(self.levels),
+        )
+
 
 @torch.no_grad()
-def evaluate(fabric: Fabric, model: BLAN, loader: FaceLoader, attributes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the accuracies of a model on all images of a loader, and leave its training mode as it was."""
-    scores = Scores(attributes, fused=model.fusion is not None)
+def evaluate(
+    fabric: Fabric,
+    model: Network,
+    loader: FaceLoader,
+    attributes: tuple[str, ...],
+    *,
+    in_full: bool = False,
+) -> dict[str, Any]:
+    """Return the accuracies of a model on all images of a loader, and leave its training mode as it was.
+
+    Args:
+        fabric: Device and precision.
+        model: The model.
+        loader: The images.
+        attributes: The attributes of the loader's labels.
+        in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
+    """
+    scores = Scores(attributes, levels=model.level_names, fused=model.fusion is not None)
     training = model.training
     model.eval()
     images = 0
@@ -77,7 +109,7 @@ def evaluate(fabric: Fabric, model: BLAN, loader: FaceLoader, attributes: tuple[
     model.train(training)
     if not images:
         raise ValueError("evaluate: needs at least one image that decodes, got none. Restore the split's image files.")
-    return {"images": images} | scores.compute()
+    return {"images": images} | scores.compute() | (scores.statistics() if in_full else {})
 
 
 def _rates(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -98,6 +98,8 @@ class BLAN(nn.Module):
         Recognition 100, 2020, Section 3, Tables 1 and 2.
     """
 
+    level_names = LEVEL_NAMES
+
     def __init__(
         self,
         attributes: int,
@@ -274,20 +276,16 @@ class ParameterTable(NamedTuple):
     """Parameters of the model itself."""
     training: int
     """Parameters of the model and of the objective's critics."""
-    paper: int = PAPER_PARAMETERS
-    """What the paper's Table 10 gives."""
+    paper: int | None = PAPER_PARAMETERS
+    """What the paper's Table 10 gives; None for a model that is not BLAN."""
     note: str = PAPER_NOTE
     """Why the two differ, in a sentence."""
 
 
-def parameter_table(model: BLAN, objective: nn.Module | None = None) -> ParameterTable:
-    """Count parameters part by part, with the objective's critics if it is given."""
+def parameter_table(model: nn.Module, objective: nn.Module | None = None) -> ParameterTable:
+    """Count parameters part by part, with the objective's critics if it is given; for BLAN and its rivals."""
     parts = {
-        "encoder": model.encoder,
-        "decoder": model.decoder,
-        "RDAM": model.rdam,
-        "classifiers": model.classifiers,
-        "fusion": model.fusion,
+        **{name: getattr(model, name.lower()) for name in ("encoder", "decoder", "RDAM", "classifiers", "fusion")},
         "critics (training only)": objective,
     }
     counts = {part: _count(module) for part, module in parts.items() if module is not None}
@@ -295,6 +293,8 @@ def parameter_table(model: BLAN, objective: nn.Module | None = None) -> Paramete
         rows=tuple((part, count) for part, count in counts.items() if count),
         inference=_count(model),
         training=sum(counts.values()),
+        paper=PAPER_PARAMETERS if isinstance(model, BLAN) else None,
+        note=PAPER_NOTE if isinstance(model, BLAN) else "",
     )
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from torch import nn
 
+from blan_facial.baselines import DomainBalancedObjective, Network, build_baseline
 from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError
 from blan_facial.data.splits import load_splits
@@ -30,17 +31,23 @@ from blan_facial.runs import RunError, begin, open_output, save_results
 from blan_facial.trainer import NonFiniteLossError, Stopped, Trainer, evaluation_loader, make_fabric
 
 
-def build(config: Config, attributes: int) -> tuple[BLAN, BLANObjective]:
+def build(config: Config, attributes: Sequence[str]) -> tuple[Network, BLANObjective]:
     """Return the model and the objective that the settings describe, their weights drawn from the seed.
+
+    Args:
+        config: The settings.
+        attributes: The attributes, by their CelebA names.
 
     Raises:
         ValueError: The settings contradict one another.
     """
     torch.manual_seed(config.seed)
+    if config.model != "blan":
+        return build_baseline(config, attributes)
     rdam = config.rdam and config.decoder and config.encoder_features
     norm = nn.BatchNorm2d if config.rdam_norm and rdam else None
     model = BLAN(
-        attributes,
+        len(attributes),
         image_size=config.image_size,
         width=config.width,
         blocks=config.blocks,
@@ -75,7 +82,9 @@ def run(config: Config, console: Console) -> Path:
     fabric = make_fabric(config)
     faces = load_splits(config, console)
     with _as_config_errors():
-        model, objective = build(config, len(faces.train.attributes))
+        model, objective = build(config, faces.train.attributes)
+    if isinstance(objective, DomainBalancedObjective):
+        objective.balance(faces.train.labels)
     if config.os and config.encoder_weights is not None and not config.resume:
         load_encoder_weights(model.encoder, config.encoder_weights)
     parameters = parameter_table(model, objective)
@@ -88,7 +97,7 @@ def run(config: Config, console: Console) -> Path:
     console.print(parameters_table(parameters))
     position = trainer.fit(folder)
 
-    tested = evaluate(fabric, model, evaluation_loader(config, faces.test), faces.test.attributes)
+    tested = evaluate(fabric, model, evaluation_loader(config, faces.test), faces.test.attributes, in_full=True)
     metrics = {
         "data": faces.test.name,
         "split": faces.test.split,

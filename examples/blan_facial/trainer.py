@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from blan_facial.baselines import Network
 from blan_facial.config import Config, ConfigError
 from blan_facial.data.faces import FaceDataset
 from blan_facial.data.loading import Batch, FaceLoader, make_loader, normalize
 from blan_facial.metrics import evaluate
-from blan_facial.model import BLAN
 from blan_facial.objective import BLANObjective
 from blan_facial.runs import CHECKPOINT, LOGS, Position, load_checkpoint, save_checkpoint
 
@@ -62,7 +62,7 @@ class Stopped(Exception):
 class TrainingStep(nn.Module):
     """Model and objective as one module, from a batch of bytes to the losses."""
 
-    def __init__(self, model: BLAN, objective: BLANObjective) -> None:
+    def __init__(self, model: Network, objective: BLANObjective) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
@@ -92,7 +92,7 @@ class Trainer:
         self,
         config: Config,
         fabric: Fabric,
-        model: BLAN,
+        model: Network,
         objective: BLANObjective,
         train: FaceDataset,
         validation: FaceDataset | None,

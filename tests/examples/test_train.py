@@ -103,6 +103,9 @@ class TestResults:
             "balanced_accuracy",
             "per_level",
             "per_attribute",
+            "average_precision",
+            "calibration_error",
+            "statistics",
             "parameters",
             "training_parameters",
             "train_seconds",
@@ -122,7 +125,7 @@ class TestResults:
         config = json.loads((finished / "config.json").read_text())
         assert config["image_size"] == 32
         faces = load_avatars("test", image_size=32, count=64)
-        model, _ = build(parse([*SMALL]), len(faces.attributes))
+        model, _ = build(parse([*SMALL]), faces.attributes)
         model.load_state_dict(weights(finished), strict=True)
         with torch.no_grad():
             output = model.eval()(normalize(torch.from_numpy(faces.images_array).movedim(-1, 1)))
@@ -394,7 +397,7 @@ def test_the_progress_fits_a_terminal_of_80_columns(finished: Path) -> None:
     console = Console(file=screen, width=80, force_terminal=True)
     config = parse([*SMALL, "--max-steps", "1"])
     faces = load_avatars("train", image_size=32, count=64)
-    model, objective = build(config, len(faces.attributes))
+    model, objective = build(config, faces.attributes)
     trainer = trainer_module.Trainer(config, trainer_module.make_fabric(config), model, objective, faces, None, console)
     trainer.restore(finished)
     with trainer._showing_progress(trainer.steps) as (bar, task):

@@ -44,15 +44,22 @@ def _loader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
 
-        count = min(COUNTS[split], config.images or COUNTS[split])
+        count = min(COUNTS[split], _limit(config, split) or COUNTS[split])
         return load_avatars(split, image_size=config.image_size, count=count, progress=show)
 
     def files(split: str) -> FaceDataset:
         load = load_celeba if config.data == "celeba" else load_lfwa
         faces = load(config.data_root or "", split, image_size=config.image_size)
-        return faces if config.images is None else _First(faces, config.images)
+        limit = _limit(config, split)
+        return faces if limit is None else _First(faces, limit)
 
     return avatars if config.data == "avatars" else files
+
+
+def _limit(config: Config, split: str) -> int | None:
+    """Return how many images of a split may be used; None: all."""
+    limits = [config.images, config.train_images if split == "train" else None]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 class _First(FaceDataset):

@@ -48,7 +48,7 @@ def _draw_dots(axes: Axes, names: Sequence[str], values: Sequence[Mapping[str, f
     rows = np.arange(len(names))
     axes.hlines(rows, majority, accuracy, color=MODEL, linewidth=1.5, alpha=0.4)
     axes.scatter(majority, rows, s=50, marker="|", color=FAINT, linewidth=1.5, label="majority")
-    axes.scatter(accuracy, rows, s=26, color=MODEL, zorder=3, label="BLAN")
+    axes.scatter(accuracy, rows, s=26, color=MODEL, zorder=3, label="model")
     axes.axhline(len(names) - 1.5, color=FAINT, linewidth=0.6)
     axes.set_ylim(len(names) - 0.5, -0.5)
     low = min(accuracy.min(), majority.min())
@@ -73,7 +73,10 @@ def _draw_cells(axes: Axes, values: Sequence[Mapping[str, float]], columns: Sequ
     for (row, column), ink in np.ndenumerate(inks):
         axes.text(column, row, f"{percent[row, column]:.1f}", color=ink, fontsize=7, ha="center", va="center_baseline")
     for row, value in enumerate(values):
-        column = 1 + columns.index(best_level(value))
+        level = best_level(value)
+        if level is None:
+            continue
+        column = 1 + columns.index(level)
         place, ink = (column - 0.46, row - 0.42), inks[row, column]
         axes.add_patch(Rectangle(place, 0.92, 0.84, fill=False, edgecolor=ink, linewidth=0.8))
     axes.axhline(len(values) - 1.5, color=FAINT, linewidth=0.6)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blan_facial.baselines import Network
 from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.data.loading import denormalize, normalize
-from blan_facial.model import BLAN, BLANOutput
+from blan_facial.model import BLANOutput
 
 Kind: TypeAlias = Literal["correct", "false positive", "missed"]
 
@@ -75,7 +76,9 @@ def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[b
     ]
 
 
-def draw_sample(model: BLAN, faces: FaceDataset, count: int, *, device: torch.device | str, seed: int) -> Sample | None:
+def draw_sample(
+    model: Network, faces: FaceDataset, count: int, *, device: torch.device | str, seed: int
+) -> Sample | None:
     """Show a model some faces, in evaluation mode, without gradient.
 
     Args:

@@ -25,7 +25,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 def parameters_table(table: ParameterTable) -> Table:
     """Lay out the parameters of every part, and beside their sum what the paper reports."""
-    printed = Table(title="Parameters", caption=table.note, caption_justify="left", min_width=60)
+    printed = Table(title="Parameters", caption=table.note or None, caption_justify="left", min_width=60)
     printed.add_column("part", ratio=1)
     printed.add_column("parameters", justify="right")
     printed.add_column("millions", justify="right")
@@ -34,7 +34,8 @@ def parameters_table(table: ParameterTable) -> Table:
     printed.add_section()
     printed.add_row("in inference", *_counted(table.inference), style="bold")
     printed.add_row("in training", *_counted(table.training))
-    printed.add_row("paper, Table 10", *_counted(table.paper))
+    if table.paper is not None:
+        printed.add_row("paper, Table 10", *_counted(table.paper))
     return printed
 
 
@@ -49,9 +50,10 @@ def score_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, accuracy in metrics["per_level"].items() if accuracy is not None)
 
 
-def best_level(values: Mapping[str, Any]) -> str:
-    """Return the name of the level with the highest accuracy, AC1 to AC4, the lowest of equals."""
-    return max(LEVEL_NAMES, key=lambda level: values[level])
+def best_level(values: Mapping[str, Any]) -> str | None:
+    """Return the name of the level with the highest accuracy, AC1 to AC4, the lowest of equals; None without levels."""
+    levels = [level for level in LEVEL_NAMES if values[level] is not None]
+    return max(levels, key=lambda level: values[level]) if levels else None
 
 
 def _cells(values: Mapping[str, float], levels: Mapping[str, Any]) -> list[str]:
@@ -59,7 +61,7 @@ def _cells(values: Mapping[str, float], levels: Mapping[str, Any]) -> list[str]:
     percent = [f"{100 * values[name]:.1f}" for name in ("accuracy", "majority", "balanced")]
     if values["accuracy"] < values["majority"]:
         percent[0] = f"[red]{percent[0]}[/red]"
-    return [*percent, f"{level} {100 * levels[level]:5.1f}"]
+    return [*percent, "" if level is None else f"{level} {100 * levels[level]:5.1f}"]
 
 
 def _counted(count: int) -> tuple[str, str]:

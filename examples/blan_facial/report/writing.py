@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from blan_facial.baselines import Network
 from blan_facial.data.faces import FaceDataset
 from blan_facial.files import replacing
-from blan_facial.model import BLAN
 from blan_facial.report.chart import accuracy_figure
 from blan_facial.report.pictures import attention_figure, faces_figure, reconstructions_figure
 from blan_facial.report.sample import Sample, draw_sample
@@ -20,7 +20,7 @@ FACES = 24
 
 def write_pictures(
     folder: Path,
-    model: BLAN,
+    model: Network,
     faces: FaceDataset,
     metrics: Mapping[str, Any],
     *,

@@ -1,0 +1,46 @@
+"""MOON's idea: one network for all attributes, whose objective gives both labels of each the same say."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blan_facial.model import LEVELS
+from blan_facial.objective import BLANObjective
+
+
+class DomainBalancedObjective(BLANObjective):
+    """The squared error between every attribute's margin and its label, -1 or 1, balanced over both labels.
+
+    The margin is the difference of the two scores. The rarer label of an attribute in the training images has the
+    weight 1 and the other one the ratio of their counts, so that both weigh the same in all.
+
+    Args:
+        attributes: N, the number of binary attributes.
+        attribute_reduction: "sum" or "mean" over the attributes.
+
+    Reference:
+        Rudd, Günther and Boult, "MOON: A Mixed Objective Optimization Network for the Recognition of Facial
+        Attributes", ECCV 2016, with a balanced target domain.
+    """
+
+    weights: Tensor
+
+    def __init__(self, attributes: int, *, attribute_reduction: str = "sum") -> None:
+        super().__init__(
+            (1,) * LEVELS, 1, attribute_reduction=attribute_reduction, lmim=False, reconstruction=False, fusion=False
+        )
+        self.register_buffer("weights", torch.ones(2, attributes))
+
+    def balance(self, labels: np.ndarray) -> None:
+        """Take the weights from the training labels (n, N); an attribute with one label only keeps the weight 1."""
+        counts = np.stack([(labels == label).sum(0) for label in (0, 1)])
+        weights = np.where(counts.min(0) > 0, counts.min(0) / np.maximum(counts, 1), 1.0)
+        self.weights.copy_(torch.from_numpy(weights))
+
+    def _classification(self, scores: Tensor, labels: Tensor) -> Tensor:
+        margins = scores.to(torch.promote_types(scores.dtype, torch.float32)).diff(dim=-1)[..., 0]
+        negative, positive = (labels == label for label in (0, 1))
+        errors = negative * self.weights[0] * (margins + 1).square()
+        errors = errors + positive * self.weights[1] * (margins - 1).square()
+        each = errors.sum(-1) if self.attribute_reduction == "sum" else errors.mean(-1)
+        return each.mean(-1)

@@ -1,0 +1,166 @@
+"""Run the paper's tables and Fig. 3: ``python examples/blan_facial/experiments.py --help``."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+if not __package__:  # run as a script, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+from rich.console import Console
+
+from blan_facial.config import ConfigError
+from blan_facial.files import replacing, write_json
+from blan_facial.tables.figure import write_figure
+from blan_facial.tables.layout import insert, markdown, terminal
+from blan_facial.tables.measures import Result
+from blan_facial.tables.plan import (
+    AVATAR_EPOCHS,
+    PRESETS,
+    SPOKEN,
+    Cell,
+    Data,
+    Experiment,
+    Name,
+    Run,
+    experiment,
+)
+from blan_facial.tables.results import as_json, entries
+from blan_facial.tables.running import ExperimentError, Job, complete, places
+
+PROGRAM = "python examples/blan_facial/experiments.py"
+DESCRIPTION = """Run a table of the paper: train every row with every seed, or read the runs that are finished, and set
+the results beside the paper's. Options after -- go to train.py, for every run alike. An unfinished run goes on when the
+same command is given again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to run, on what, and where the results go."""
+
+    table: tyro.conf.Positional[Name]
+    """The table or figure."""
+    data: Data = "avatars"
+    """Data set; its preset is the model."""
+    data_root: Path | None = None
+    """Official folder of CelebA or LFWA."""
+    other_root: Path | None = None
+    """For table9, the folder of the other one of CelebA and LFWA; without it the cells of that test stay empty."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A run for each."""
+    epochs: int | None = None
+    """Passes over the training images, the same for all rows; by default 5 for avatars, otherwise the preset's."""
+    parallel: int | None = None
+    """Runs at a time; by default one for each GPU or, without one, for each CPU core, at most 4."""
+    output: Path = Path("runs/experiments")
+    """Folder of the runs, one for each row and seed, shared by all tables, and of the tables."""
+    markdown: Path | None = None
+    """Also put the table into this Markdown file, between its lines <!-- TABLE DATA --> and
+    <!-- end of TABLE DATA -->."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    console, errors = Console(), Console(stderr=True)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    own, training = arguments[:cut], tuple(arguments[cut + 1 :])
+    settings = tyro.cli(Settings, args=own, prog=PROGRAM, description=DESCRIPTION)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        failures = _run(settings, training, console)
+    except KeyboardInterrupt:
+        errors.print("\nStopped; the same command goes on from there.")
+        return 128 + signal.SIGINT
+    except (ConfigError, ExperimentError, OSError) as error:
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for failure in failures:
+        errors.print(f"error: {failure}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def _run(settings: Settings, training: tuple[str, ...], console: Console) -> list[str]:
+    """Run what is missing, show the table and write it; return what went wrong with single runs."""
+    plan = experiment(settings.table, settings.data)
+    if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
+        raise ExperimentError(
+            f"experiments: --other-root is for table9 with CelebA or LFWA, got {settings.table} with {settings.data}. "
+            "Leave it out."
+        )
+    jobs = {run: [_job(settings, run, seed, training) for seed in settings.seeds] for run in plan.runs}
+    failures = complete(
+        [runs[place] for place in range(len(settings.seeds)) for runs in jobs.values()],
+        places(settings.parallel),
+        console,
+    )
+    results = {cell: _results(jobs[cell.run], cell.test, settings.other_root) for cell in plan.cells.values()}
+    _write(settings, plan, results, _budget(settings, jobs), console)
+    return failures
+
+
+def _job(settings: Settings, run: Run, seed: int, training: tuple[str, ...]) -> Job:
+    epochs = settings.epochs or (AVATAR_EPOCHS if settings.data == "avatars" else None)
+    arguments = ["--preset", PRESETS[settings.data]]
+    arguments += [] if settings.data_root is None else ["--data-root", str(settings.data_root)]
+    arguments += [] if epochs is None else ["--epochs", str(epochs)]
+    folder = settings.output / settings.data / run.name / f"seed-{seed}"
+    return Job(f"{run.name}, seed {seed}", folder, (*arguments, *run.options, *training, "--seed", str(seed)))
+
+
+def _results(jobs: Sequence[Job], test: Data | None, other_root: Path | None) -> list[Result]:
+    """Return what the finished ones of a row's runs say, on their own data set or another."""
+    finished = [(job, metrics) for job in jobs if (metrics := job.metrics()) is not None]
+    if test is None:
+        return [Result(metrics, job.config) for job, metrics in finished]
+    return [] if other_root is None else [Result(job.tested_on(test, other_root), job.config) for job, _ in finished]
+
+
+def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:
+    """Say what all rows have in common."""
+    config = next(iter(jobs.values()))[0].config
+    seeds = ", ".join(map(str, settings.seeds))
+    epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
+    return f"{SPOKEN[settings.data]}, {epochs} of batches of {config.batch_size}, seeds {seeds}"
+
+
+def _write(
+    settings: Settings, plan: Experiment, results: dict[Cell, list[Result]], budget: str, console: Console
+) -> None:
+    """Show the table, and write it as JSON and Markdown."""
+    cells = entries(plan, results)
+    content: dict[str, Any] = {
+        "experiment": plan.name,
+        "title": plan.title,
+        "data": settings.data,
+        "seeds": list(settings.seeds),
+        "budget": budget,
+        "paper": plan.paper_data,
+        "cells": [as_json(cell) for cell in cells],
+    }
+    folder = settings.output / settings.data
+    text = markdown(plan, cells, budget)
+    write_json(folder / f"{plan.name}.json", content)
+    with replacing(folder / f"{plan.name}.md") as file:
+        file.write(text.encode())
+    if plan.name == "figure3":
+        write_figure(folder / f"{plan.name}.png", plan, cells)
+    if settings.markdown is not None:
+        insert(settings.markdown, f"{plan.name} {settings.data}", text)
+    console.print(terminal(plan, cells, budget))
+    console.print(f"The table is in {folder / plan.name}.md and .json.", highlight=False, soft_wrap=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A table as it is shown: in the terminal, as Markdown, and inside another Markdown file."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from blan_facial.files import replacing
+from blan_facial.tables.plan import Experiment
+from blan_facial.tables.results import Entry
+from blan_facial.tables.running import ExperimentError
+
+EMPTY = "–"  # noqa: RUF001  # a dash, as tables have it
+
+
+def grid(experiment: Experiment, entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows; a column has a half for ours, one for the paper's, or both."""
+    cells = {(entry.row, entry.column): entry for entry in entries}
+    header, halves = [""], []
+    for column in experiment.columns:
+        of_column = [entry for entry in entries if entry.column == column]
+        for owner in ("ours", "paper"):
+            if any(getattr(entry, owner) is not None for entry in of_column):
+                halves.append((column, owner))
+                header.append(f"{column}, {owner}")
+    rows = [[row, *(_shown(getattr(cells[row, column], owner)) for column, owner in halves)] for row in experiment.rows]
+    return header, rows
+
+
+def caption(experiment: Experiment, entries: Sequence[Entry], budget: str) -> str:
+    """Say what the values are and whose."""
+    counts = Counter(entry.source for entry in entries)
+    sources = ", ".join(
+        f"{counts[name]} {name}" for name in ("ours and paper", "ours", "paper", "empty") if counts[name]
+    )
+    return (
+        f"Ours: {budget}; mean ± sample standard deviation over the seeds, in percent where nothing else is said. "
+        f"Paper: {experiment.paper_data}. Cells: {sources}."
+    )
+
+
+def markdown(experiment: Experiment, entries: Sequence[Entry], budget: str) -> str:
+    """Return the table and its caption as Markdown."""
+    header, rows = grid(experiment, entries)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+    return "\n".join([f"**{experiment.title}**", "", *lines, "", caption(experiment, entries, budget)]) + "\n"
+
+
+def terminal(experiment: Experiment, entries: Sequence[Entry], budget: str) -> Table:
+    """Return the table for the terminal."""
+    header, rows = grid(experiment, entries)
+    table = Table(title=experiment.title, caption=caption(experiment, entries, budget), box=box.SIMPLE)
+    for place, name in enumerate(header):
+        table.add_column(name.replace(", ", "\n"), justify="right" if place else "left", no_wrap=bool(place))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def insert(path: Path, name: str, text: str) -> None:
+    """Put a table between its two marker lines of a Markdown file.
+
+    Raises:
+        ExperimentError: The file does not hold both markers, once each and in their order.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    page = path.read_text(encoding="utf-8")
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in rest or end in after:
+        raise ExperimentError(
+            f"experiments: --markdown needs the lines {begin} and {end} once each, got a file without them: {path}. "
+            "Write them where the table shall stand."
+        )
+    with replacing(path) as file:
+        file.write(f"{before}{begin}\n\n{text}\n{end}{after}".encode())
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return EMPTY
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

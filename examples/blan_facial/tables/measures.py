@@ -1,0 +1,61 @@
+"""What a cell of a table says of a finished run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from blan_facial.config import Config
+from blan_facial.tables import speed
+
+Measure: TypeAlias = Callable[["Result"], float | str | None]
+
+
+class Result(NamedTuple):
+    """A finished run with one seed."""
+
+    metrics: Mapping[str, Any]
+    """What ``metrics.json`` or, on another data set, ``evaluate.py`` says."""
+    config: Config
+    """The settings of the run."""
+
+
+def percent(key: str) -> Measure:
+    """Return the measure of a fraction of ``metrics.json``."""
+
+    def measure(result: Result) -> float | None:
+        value = result.metrics[key]
+        return None if value is None else 100 * value
+
+    return measure
+
+
+def millions(result: Result) -> float:
+    """Return the parameters of inference, in millions."""
+    return float(result.metrics["parameters"] / 1e6)
+
+
+def of_attribute(attribute: str, key: str) -> Measure:
+    """Return the measure of an attribute's fraction, None where the data set lacks the attribute."""
+
+    def measure(result: Result) -> float | None:
+        values = result.metrics["per_attribute"].get(attribute)
+        return None if values is None else 100 * values[key]
+
+    return measure
+
+
+def best_level(attribute: str) -> Measure:
+    """Return the measure of an attribute's best level, starred if it is significantly better than the second."""
+
+    def measure(result: Result) -> str | None:
+        values = result.metrics["statistics"]["per_attribute"].get(attribute)
+        if values is None:
+            return None
+        winner = values["winner"]
+        return f"{winner['level']}{'*' if winner['significant'] else ''}"
+
+    return measure
+
+
+def milliseconds(result: Result) -> float:
+    """Return the time of one image by itself."""
+    return speed.milliseconds(result.config, tuple(result.metrics["per_attribute"]))

@@ -1,0 +1,169 @@
+"""Runs of training, one process each: what is finished is read, what is not goes on, several side by side."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from blan_facial.config import RESUMABLE, Config, parse
+from blan_facial.runs import CHECKPOINT, CONFIG, METRICS
+
+TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("train.py", "evaluate.py"))
+LOG = "train.log"
+
+_POLL = 0.1  # seconds
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be run as it was asked to be."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with one seed, and its folder."""
+
+    name: str
+    folder: Path
+    arguments: tuple[str, ...]
+    """Options of ``train.py``, without the folder."""
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings.
+
+        Raises:
+            ConfigError: They contradict one another.
+        """
+        return parse(self.arguments)
+
+    def metrics(self) -> dict[str, Any] | None:
+        """Return the metrics of a finished run; None if it has still to be run, or to go on.
+
+        Raises:
+            ExperimentError: The folder holds a run of other settings.
+        """
+        wanted = self.config.comparable()  # so that settings that cannot be are refused before the first run
+        if not (self.folder / METRICS).is_file():
+            return None
+        found = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        differing = [name for name in wanted if found.get(name) != wanted[name]]
+        differing += [name for name in found if name not in wanted and name not in RESUMABLE]
+        if differing:
+            listed = ", ".join(f"{name} {found.get(name)!r} (now {wanted.get(name)!r})" for name in differing)
+            raise ExperimentError(
+                f"experiments: a finished run must have the settings that are asked for, got others in {self.folder}: "
+                f"{listed}. Repeat its options, or give another --output."
+            )
+        metrics: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
+        return metrics
+
+    def tested_on(self, data: str, root: Path) -> dict[str, Any]:
+        """Return the metrics of the finished run on another data set, measured if they are not there yet.
+
+        Raises:
+            ExperimentError: The data set cannot be used.
+        """
+        path = self.folder / "evaluation" / f"{data}-test.json"
+        if not path.is_file():
+            command = [sys.executable, str(EVALUATE), str(self.folder), "--data", data, "--data-root", str(root)]
+            done = subprocess.run([*command, "--output", str(path)], capture_output=True, check=False)
+            if done.returncode:
+                words = " ".join(done.stderr.decode(errors="replace").split())
+                raise ExperimentError(f"experiments: {self.name} must be tested on {data}, got {words}")
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return metrics
+
+    def command(self) -> list[str]:
+        """Return the command that begins the run or takes it up."""
+        how = "--resume" if (self.folder / CHECKPOINT).is_file() else "--overwrite"
+        return [sys.executable, str(TRAIN), *self.arguments, "--output", str(self.folder), how]
+
+
+def complete(jobs: Sequence[Job], places: Sequence[dict[str, str]], console: Console) -> list[str]:
+    """Run what is not finished, one run in each place at a time, and return what went wrong.
+
+    Args:
+        jobs: The runs.
+        places: The environment of each place, such as the GPU that it may see.
+        console: Where progress is shown.
+    """
+    waiting = [job for job in jobs if job.metrics() is None]
+    console.print(f"{len(jobs)} runs, of which {len(jobs) - len(waiting)} are finished; {len(places)} at a time.")
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    failures = []
+    running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar, _ended(running):
+        task = bar.add_task("", total=len(jobs), completed=len(jobs) - len(waiting))
+        while waiting or running:
+            for place in set(range(len(places))) - set(running):
+                if waiting:
+                    job = waiting.pop(0)
+                    running[place] = (job, _start(job, places[place]), time.monotonic())
+            bar.update(task, description=", ".join(job.name for job, *_ in running.values()))
+            time.sleep(_POLL)
+            for place, (job, process, started) in list(running.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                del running[place]
+                bar.advance(task)
+                if status:
+                    failures.append(f"{job.name} ended with status {status}: {_last_words(job.folder / LOG)}")
+                metrics = None if status else job.metrics()
+                outcome = "failed" if metrics is None else f"accuracy {metrics['accuracy']:.4f}"
+                console.print(f"{job.name}: {outcome}, {time.monotonic() - started:.0f} s", highlight=False)
+    return failures
+
+
+def places(count: int | None) -> list[dict[str, str]]:
+    """Return the places to run in, each with its GPU or, without one, its share of the CPU's threads.
+
+    Args:
+        count: Runs at a time; None: one for each GPU, or for each core, at most 4.
+    """
+    gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+    if gpus:
+        return [{"CUDA_VISIBLE_DEVICES": str(place % gpus)} for place in range(count or gpus)]
+    count = count or min(4, cores)
+    return [{"OMP_NUM_THREADS": str(max(1, cores // count))}] * count
+
+
+@contextmanager
+def _ended(running: dict[int, tuple[Job, subprocess.Popen[bytes], float]]) -> Iterator[None]:
+    """Whatever ends the experiment, ask its runs to save and stop, and wait for them."""
+    try:
+        yield
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+
+
+def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / LOG).open("ab") as log:
+        return subprocess.Popen(
+            job.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            start_new_session=True,  # Ctrl-C is for the experiment, which passes it on
+        )
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return " ".join(line.strip() for line in lines if line.strip())[-500:]

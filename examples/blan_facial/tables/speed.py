@@ -1,0 +1,28 @@
+"""How long a model takes for one image by itself."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+
+from blan_facial.config import Config
+from blan_facial.train import build
+
+WARM_UP, TIMED = 5, 30
+
+
+@torch.no_grad()
+def milliseconds(config: Config, attributes: Sequence[str]) -> float:
+    """Return the median time of one image on the GPU or, without one, on the CPU; weights do not matter to it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(config, attributes)[0].eval().to(device)
+    image = torch.zeros(1, 3, config.image_size, config.image_size, device=device)
+    times = []
+    for _ in range(WARM_UP + TIMED):
+        started = time.perf_counter()
+        model(image)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times[WARM_UP:])

@@ -1,0 +1,194 @@
+"""The tables: what they plan, run, read, show and refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from rich.console import Console
+
+from blan_facial.config import parse
+from blan_facial.experiments import main
+from blan_facial.tables.layout import insert
+from blan_facial.tables.measures import Result
+from blan_facial.tables.plan import PRESETS, Cell, Data, Experiment, Name, Run, experiment
+from blan_facial.tables.published import published
+from blan_facial.tables.results import entries
+from blan_facial.tables.running import ExperimentError, Job, complete, places
+
+TINY = [
+    *("--images", "32", "--image-size", "32", "--width", "2", "--summary-channels", "8", "--critic-channels", "64"),
+    *("--batch-size", "16", "--warmup-steps", "0", "--accelerator", "cpu"),
+]
+
+
+def table(folder: Path, *options: str, training: list[str] = TINY) -> int:
+    return main([*options, "--epochs", "1", "--output", str(folder), "--", *training])
+
+
+class TestPlans:
+    @pytest.mark.parametrize("name", get_args(Name))
+    @pytest.mark.parametrize("data", get_args(Data))
+    def test_every_run_has_settings_that_train_py_takes(self, name: Name, data: Data) -> None:
+        if name in ("table8", "table9") and data == "lfwa":
+            pytest.importorskip("blan_facial.data.table")  # comes with LFWA's other divisions
+        for run in experiment(name, data).runs:
+            root = [] if data == "avatars" else ["--data-root", "x"]
+            parse(["--preset", PRESETS[data], *root, *run.options])
+
+    @pytest.mark.parametrize("data", get_args(Data))
+    def test_runs_of_one_name_are_the_same_in_all_tables(self, data: Data) -> None:
+        found: dict[str, Run] = {}
+        for name in get_args(Name):
+            for run in experiment(name, data).runs:
+                assert found.setdefault(run.name, run) == run
+        settings = [run.options for run in found.values()]
+        assert len(set(settings)) == len(settings)
+
+    def test_every_published_value_has_a_cell(self) -> None:
+        places = {
+            (name, row, column)
+            for name in get_args(Name)
+            for row in experiment(name, "avatars").rows
+            for column in experiment(name, "avatars").columns
+        }
+        assert set(published()) <= places
+
+    def test_table_4_has_the_paper_s_rows(self) -> None:
+        rows = {row: published()["table4", row, "accuracy"] for row in experiment("table4", "avatars").rows}
+        assert list(rows.values()) == [88.89, 90.14, 89.83, 90.93, 91.51, 91.73]
+        settings = {row: parse(experiment("table4", "avatars").cells[row, "accuracy"].run.options) for row in rows}
+        parts = {row: (c.decoder, c.encoder_features, c.rdam, c.lmim, c.fusion) for row, c in settings.items()}
+        assert list(parts.values()) == [
+            (False, True, True, False, False),  # without a decoder there is no RDAM
+            (False, True, True, True, False),
+            (True, False, True, True, False),
+            (True, True, False, True, False),
+            (True, True, True, True, False),
+            (True, True, True, True, True),
+        ]
+
+
+class TestRunning:
+    def test_a_table_is_run_shown_written_and_then_read(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("before\n<!-- figure3 avatars -->\nold\n<!-- end of figure3 avatars -->\nafter\n")
+        options = ["figure3", "--seeds", "0", "1", "--markdown", str(page), "--parallel", "2"]
+        assert table(tmp_path, *options) == 0
+        assert "2 runs, of which 0 are finished" in capsys.readouterr().out
+        content = json.loads((tmp_path / "avatars" / "figure3.json").read_text())
+        cells = {(cell["row"], cell["column"]): cell for cell in content["cells"]}
+        metrics = [
+            json.loads((tmp_path / "avatars" / "blan" / f"seed-{seed}" / "metrics.json").read_text()) for seed in (0, 1)
+        ]
+        values = [100 * of["per_attribute"]["Black_Hair"]["AC1"] for of in metrics]
+        assert cells["Black_Hair", "AC1"]["ours"]["values"] == pytest.approx(values)
+        assert cells["Black_Hair", "AC1"]["source"] == "ours"
+        assert cells["Black_Hair", "best level"]["source"] == "ours and paper"
+        assert cells["Big_Lips", "best level"]["source"] == "paper"  # avatars have no lips to tell
+        assert cells["Oval_Face", "AC1"]["source"] == "empty"
+        text = (tmp_path / "avatars" / "figure3.md").read_text()
+        assert page.read_text() == (
+            f"before\n<!-- figure3 avatars -->\n\n{text}\n<!-- end of figure3 avatars -->\nafter\n"
+        )
+        assert (tmp_path / "avatars" / "figure3.png").stat().st_size > 10_000
+
+        assert table(tmp_path, *options) == 0
+        assert "2 runs, of which 2 are finished" in capsys.readouterr().out
+        assert table(tmp_path, *options, training=[*TINY, "--lr", "0.5"]) == 1
+        assert "a finished run must have the settings that are asked for" in " ".join(capsys.readouterr().err.split())
+
+    def test_what_was_stopped_goes_on(self, tmp_path: Path, repository: Path) -> None:
+        script = repository / "examples" / "blan_facial" / "experiments.py"
+        command = [sys.executable, str(script), "figure3", "--seeds", "0", "--output", str(tmp_path), "--parallel", "1"]
+        command += ["--epochs", "5000", "--", *TINY]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        first = tmp_path / "avatars" / "blan" / "seed-0"
+        deadline = time.monotonic() + 120
+        while not ((first / "train.log").exists() and "epoch 1/" in (first / "train.log").read_text()):
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert "the same command goes on from there" in process.communicate(timeout=60)[1].decode()
+        assert process.returncode == 130
+        assert "--resume goes on from there" in " ".join((first / "train.log").read_text().split())
+        job = Job("blan", first, (*TINY, "--epochs", "5000", "--seed", "0"))
+        assert job.command()[-1] == "--resume"
+
+    def test_a_run_that_fails_leaves_its_cells_empty_and_is_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert table(tmp_path, "table7", "--seeds", "0", training=[*TINY, "--batch-size", "64"]) == 1
+        assert "error: blan, seed 0 ended with status 1:" in capsys.readouterr().err
+        content = json.loads((tmp_path / "avatars" / "table7.json").read_text())
+        assert {cell["source"] for cell in content["cells"]} == {"paper", "empty"}
+
+    def test_a_run_is_tested_on_another_data_set_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        script = tmp_path / "evaluate.py"
+        script.write_text(
+            "import json, pathlib, sys; a = sys.argv; path = pathlib.Path(a[a.index('--output') + 1])\n"
+            "path.parent.mkdir(); path.write_text(json.dumps({'accuracy': 0.5, 'command': a[1:-2]}))\n"
+        )
+        monkeypatch.setattr("blan_facial.tables.running.EVALUATE", script)
+        job = Job("blan", tmp_path, ())
+        metrics = job.tested_on("lfwa", Path("x"))
+        assert metrics == {"accuracy": 0.5, "command": [str(tmp_path), "--data", "lfwa", "--data-root", "x"]}
+        script.write_text("import sys; sys.exit('no such folder')")
+        assert job.tested_on("lfwa", Path("x")) == metrics  # read
+        with pytest.raises(ExperimentError, match="experiments: blan must be tested on celeba, got no such folder"):
+            job.tested_on("celeba", Path("x"))
+
+    def test_the_other_data_set_is_refused_where_nothing_is_tested_on_it(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert table(tmp_path, "table4", "--other-root", "x") == 1
+        assert "experiments: --other-root is for table9 with CelebA or LFWA, got table4" in capsys.readouterr().err
+
+    def test_settings_that_contradict_one_another_are_refused_before_any_run(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert table(tmp_path, "table4", training=["--beta", "-1"]) == 1
+        assert "train: --beta must not be negative" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+
+def test_mean_and_spread_are_over_the_seeds() -> None:
+    cell = Cell(Run("run", ()), lambda of: of.metrics["a"])
+    plan = Experiment("table4", "", "", ("row",), ("a", "b"), {("row", "a"): cell})
+    config = parse([])
+    results = {cell: [Result({"a": value}, config) for value in (1.0, 3.0)]}
+    first, second = entries(plan, results)
+    assert str(first.ours) == "2.00 ± 1.41"
+    assert (first.source, second.source) == ("ours", "empty")
+    assert str(entries(plan, {cell: results[cell][:1]})[0].ours) == "1.00"
+    levels = {cell: [Result({"a": level}, config) for level in ("AC1", "AC2", "AC2")]}
+    assert str(entries(plan, levels)[0].ours) == "AC2 (2 of 3)"
+
+
+def test_a_page_without_its_markers_is_refused_and_kept(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table4 avatars -->\n")
+    with pytest.raises(ExperimentError, match=r"experiments: --markdown needs the lines <!-- table4 avatars --> and"):
+        insert(page, "table4 avatars", "table")
+    assert page.read_text() == "<!-- table4 avatars -->\n"
+
+
+def test_the_cores_are_shared_among_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert places(None) == [{"OMP_NUM_THREADS": "2"}] * 4
+    assert places(2) == [{"OMP_NUM_THREADS": "4"}] * 2
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert places(None) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+
+
+def test_nothing_to_run_runs_nothing() -> None:
+    assert complete([], [{}], Console(quiet=True)) == []
