@@ -52,8 +52,8 @@ def score_kernel(
         logit += tl.sum(h * tl.load(w3 + unit, known, other=0).to(ACC)[None, :], 1)
     weight = here.to(ACC)
     if weights is not None:
-        at = (first + own // m) * w_image + (place + own % m) * w_place
-        weight = tl.load(weights + at, here, other=0).to(ACC)
+        location = (first + own // m) * w_image + (place + own % m) * w_place
+        weight = tl.load(weights + location, here, other=0).to(ACC)
     losing = tl.where(fake, logit, -logit)
     small = tl.exp(-tl.abs(losing))
     larger = 1 + small
