@@ -21,6 +21,7 @@ from blan_layers import (
     GlobalCritic,
     GlobalInfoMaxLoss,
     LMIMLoss,
+    MINEObjective,
     PriorMatchingLoss,
     SeparableCritic,
     SpatialAttention,
@@ -446,6 +447,88 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "bce_loss: positive_logits must hold at least one score, got shape (0,). Pass the scores of at least one pair.",
     ),
     (
+        lambda: F.club_upper_bound(torch.zeros(2), torch.zeros(0, 3)),
+        "club_upper_bound: negative_log_likelihood must hold at least one score, got shape (0, 3). "
+        "Pass the scores of at least one pair.",
+    ),
+    (
+        lambda: F.dv_lower_bound(torch.zeros(3), torch.zeros(3), negative_weights=torch.ones(3, 1)),
+        "dv_lower_bound: negative_weights must have a weight for every score, shape (3,), got (3, 1). "
+        "Expand it to the scores.",
+    ),
+    (
+        lambda: F.nwj_lower_bound(torch.zeros(3), torch.zeros(3), positive_weights=torch.zeros(3, dtype=torch.bool)),
+        "nwj_lower_bound: positive_weights must be at least 0 and have a finite sum above zero, got values from 0 to 0"
+        ". Clamp them, or skip a batch without any.",
+    ),
+    (
+        lambda: F.infonce_lower_bound(torch.zeros(2, 2), weights=torch.tensor([2.0, -1.0])),
+        "infonce_lower_bound: weights must be at least 0 and have a finite sum above zero, got values from -1 to 2. "
+        "Clamp them, or skip a batch without any.",
+    ),
+    (
+        lambda: F.f_divergence_objective(torch.zeros(3), torch.zeros(3), divergence="w1"),  # type: ignore[arg-type]
+        "f_divergence_objective: divergence must be one of 'gan', 'jsd', 'kl', 'rkl', 'chi_squared', "
+        "'squared_hellinger', 'wasserstein', got 'w1'. Pass one of those.",
+    ),
+    (
+        lambda: F.tuba_lower_bound(torch.zeros(3), torch.zeros(3, 2), torch.zeros(3, 1)),
+        "tuba_lower_bound: log_baseline must broadcast to positive_logits, got shapes (3, 1) and (3,). "
+        "Subtract it from the logits yourself, and pass log_baseline=0.0.",
+    ),
+    (
+        lambda: F.smile_estimate(torch.zeros(3), torch.zeros(3), clip=0.0),
+        "smile_estimate: clip must be above zero, got 0.0. Pass, for example, 5.0.",
+    ),
+    (
+        lambda: F.infonce_lower_bound(torch.zeros(4, 5)),
+        "infonce_lower_bound: logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
+        "(4, 5). Score every item with every candidate.",
+    ),
+    (
+        lambda: F.infonce_lower_bound(torch.zeros(3)),
+        "infonce_lower_bound: logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
+        "(3,). Score every item with every candidate.",
+    ),
+    (
+        lambda: F.infonce_lower_bound(torch.zeros(1, 1)),
+        "infonce_lower_bound: needs at least 2 items to tell one from another, got logits of shape (1, 1). "
+        "Use a larger batch.",
+    ),
+    (
+        lambda: F.infonce_lower_bound(torch.zeros(0, 3, 3)),
+        "infonce_lower_bound: needs at least one batch of items, got logits of shape (0, 3, 3). "
+        "Leave out an empty leading axis.",
+    ),
+    (
+        lambda: F.infonce_lower_bound(torch.zeros(2, 3, 3), weights=torch.ones(3)),
+        "infonce_lower_bound: weights must have a weight for every score, shape (2, 3), got (3,). "
+        "Expand it to the scores.",
+    ),
+    (
+        lambda: F.alpha_lower_bound(torch.zeros(3, 3), 0.0, alpha=1.5),
+        "alpha_lower_bound: alpha must be from 0 to 1, got 1.5. Pass, for example, 0.5.",
+    ),
+    (
+        lambda: F.alpha_lower_bound(torch.zeros(3, 3), torch.zeros(3, 1), alpha=0.5),
+        "alpha_lower_bound: log_baseline must be a number or have a value for every item, shape (3,), got (3, 1). "
+        "Expand it to the rows of the logits.",
+    ),
+    (
+        lambda: F.mine_objective(torch.zeros(3), torch.zeros(3), torch.zeros(1)),
+        "mine_objective: running_log_mean must be a scalar, got shape (1,). "
+        "Pass what the last step returned, or torch.tensor(-torch.inf).",
+    ),
+    (
+        lambda: MINEObjective(momentum=0.0),
+        "MINEObjective: momentum must be above 0 and at most 1, got 0.0. Pass, for example, 0.01.",
+    ),
+    (
+        lambda: F.mutual_information_certificate(torch.tensor([0.5, -0.25])),
+        "mutual_information_certificate: mean_bce must be at least 0, got -0.25. "
+        "Pass bce_loss(positive_logits, negative_logits) / 2.",
+    ),
+    (
         lambda: AdaptiveScoreFusion(3, 5)(torch.zeros(4, 2, 5, 2)),
         "AdaptiveScoreFusion: needs the scores of 3 levels, got 4. "
         "Pass one (B, N, classes) tensor a level, or all stacked along a first axis.",
@@ -518,6 +601,33 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: masked(torch.ones(2, 5, 6, dtype=torch.int64)),
         "LMIMLoss: mask must be a boolean or floating-point tensor, got torch.int64. "
         "Pass mask.bool(), or mask.float() if it holds weights.",
+    ),
+    (
+        lambda: F.nwj_lower_bound(torch.zeros(3), torch.zeros(3, dtype=torch.int64)),
+        "nwj_lower_bound: negative_logits must be floating-point, got torch.int64. "
+        "Convert it, for example negative_logits.float().",
+    ),
+    (
+        lambda: F.infonce_lower_bound([[0.0]]),  # type: ignore[arg-type]
+        "infonce_lower_bound: logits must be a tensor, got list. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: F.mutual_information_certificate(0.5),  # type: ignore[arg-type]
+        "mutual_information_certificate: mean_bce must be a tensor, got float. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: F.mine_objective(torch.zeros(3), torch.zeros(3), 0.0),  # type: ignore[arg-type]
+        "mine_objective: running_log_mean must be a tensor, got float. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: F.bce_loss(torch.zeros(3), torch.zeros(3), positive_weights=torch.ones(3, dtype=torch.int64)),
+        "bce_loss: positive_weights must be a boolean or floating-point tensor, got torch.int64. "
+        "Convert it, or leave it out.",
+    ),
+    (
+        lambda: F.tuba_lower_bound(torch.zeros(3), torch.zeros(3), torch.zeros(3, dtype=torch.int64)),
+        "tuba_lower_bound: log_baseline must be floating-point, got torch.int64. "
+        "Convert it, for example log_baseline.float().",
     ),
     (
         lambda: ChannelAttention(True),

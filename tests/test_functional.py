@@ -117,6 +117,38 @@ def test_signatures_are_the_published_ones(name: str) -> None:
     assert str(bare) == f"({PUBLISHED[name]})"
 
 
+WEIGHTS = "positive_weights=None, negative_weights=None"
+PAIR = "positive_logits, negative_logits"
+MLP = "x, w1, b1, w2, b2"
+PUBLISHED_FUNCTIONS = {
+    "alpha_lower_bound": "logits, log_baseline, *, alpha, weights=None",
+    "bce_loss": f"{PAIR}, *, {WEIGHTS}",
+    "channel_attention": f"{MLP}, *, pools=('avg', 'max'), form='cbam', backend='auto'",
+    "club_upper_bound": f"positive_log_likelihood, negative_log_likelihood, *, {WEIGHTS}",
+    "concat_conv_logits": "local_features, global_features, w1, b1, w2, b2, w3, b3",
+    "dual_attention": f"{MLP}, weight, bias=None, *, pools=('avg', 'max'), arrangement='channel-spatial', "
+    "form='cbam', norm=None, residual=None, backend='auto'",
+    "dv_lower_bound": f"{PAIR}, *, {WEIGHTS}",
+    "f_divergence_objective": f"{PAIR}, *, divergence, {WEIGHTS}",
+    "infonce_lower_bound": "logits, *, weights=None",
+    "jsd_objective": f"{PAIR}, *, {WEIGHTS}",
+    "mine_objective": f"{PAIR}, running_log_mean, *, momentum=0.01, {WEIGHTS}",
+    "mutual_information_certificate": "mean_bce",
+    "nwj_lower_bound": f"{PAIR}, *, {WEIGHTS}",
+    "score_fusion": "scores, weight",
+    "smile_estimate": f"{PAIR}, *, clip=5.0, {WEIGHTS}",
+    "spatial_attention": "x, weight, bias=None, *, norm=None, backend='auto'",
+    "tuba_lower_bound": f"{PAIR}, log_baseline, *, {WEIGHTS}",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in F.__all__ if name != "reference"])
+def test_signatures_of_functions_are_the_published_ones(name: str) -> None:
+    parameters = inspect.signature(getattr(F, name)).parameters.values()
+    bare = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in parameters])
+    assert str(bare) == f"({PUBLISHED_FUNCTIONS[name]})"
+
+
 def test_the_loss_builds_a_critic_of_width_512() -> None:
     shapes = {
         name: tuple(weight.shape) for name, weight in blan_layers.LMIMLoss(6, 4, device="meta").state_dict().items()

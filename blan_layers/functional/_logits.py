@@ -81,7 +81,7 @@ def check_scores(owner: str, kind: str, logits: Tensor, weights: Tensor | None, 
 
 
 def check_weights(owner: str, name: str, weights: object, wanted: torch.Size) -> None:
-    """Refuse anything but None or a boolean or floating-point tensor of the ``wanted`` shape."""
+    """Refuse anything but None or boolean or non-negative weights of the ``wanted`` shape that can be divided by."""
     if weights is None:
         return
     if not isinstance(weights, Tensor) or not (weights.dtype == torch.bool or weights.is_floating_point()):
@@ -93,4 +93,10 @@ def check_weights(owner: str, name: str, weights: object, wanted: torch.Size) ->
         raise ValueError(
             f"{owner}: {name} must have a weight for every score, shape {tuple(wanted)}, got {_checks.shape(weights)}. "
             "Expand it to the scores."
+        )
+    wide = at_least_float32(weights)
+    if _checks.reads_values(wide) and not (bool((wide >= 0).all()) and 0 < wide.sum().item() < math.inf):
+        raise ValueError(
+            f"{owner}: {name} must be at least 0 and have a finite sum above zero, got values from "
+            f"{wide.min().item():g} to {wide.max().item():g}. Clamp them, or skip a batch without any."
         )

@@ -32,7 +32,7 @@ def dv_lower_bound(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape.
+        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
 
     Reference:
         Belghazi et al., "Mutual information neural estimation", ICML 2018, theorem 1.
@@ -70,7 +70,7 @@ def nwj_lower_bound(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape.
+        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
 
     Reference:
         Nguyen, Wainwright, Jordan, "Estimating divergence functionals and the likelihood ratio by convex risk
@@ -115,7 +115,8 @@ def tuba_lower_bound(
     Raises:
         TypeError: Logits or a tensor ``log_baseline`` are not floating-point, or weights neither boolean nor
             floating-point.
-        ValueError: Logits are empty, weights have another shape, or ``log_baseline`` does not broadcast to the logits.
+        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
+            ``log_baseline`` does not broadcast to the logits.
 
     Reference:
         Poole et al., "On variational bounds of mutual information", ICML 2019, section 2.2.
@@ -161,7 +162,8 @@ def smile_estimate(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, weights have another shape, or ``clip`` is not above zero.
+        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
+            ``clip`` is not above zero.
 
     Reference:
         Song and Ermon, "Understanding the limitations of variational mutual information estimators", ICLR 2020,
@@ -207,7 +209,8 @@ def club_upper_bound(
 
     Raises:
         TypeError: Log-likelihoods are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Log-likelihoods are empty, or weights have another shape.
+        ValueError: Log-likelihoods are empty, or weights have another shape, a negative value or no finite sum above
+            zero.
 
     Reference:
         Cheng et al., "CLUB: A contrastive log-ratio upper bound of mutual information", ICML 2020, section

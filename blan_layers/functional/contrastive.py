@@ -28,7 +28,8 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
 
     Raises:
         TypeError: ``logits`` is not a floating-point tensor, or ``weights`` neither boolean nor floating-point.
-        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, or ``weights`` has another shape.
+        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, or ``weights`` has another shape, a
+            negative value or no finite sum above zero.
 
     Reference:
         van den Oord, Li, Vinyals, "Representation learning with contrastive predictive coding", 2018, Eq. 4; Poole et
@@ -85,9 +86,7 @@ def alpha_lower_bound(
     if not 0 <= alpha <= 1:
         raise ValueError(f"{owner}: alpha must be from 0 to 1, got {alpha!r}. Pass, for example, 0.5.")
     wide, items = at_least_float32(logits), logits.shape[-1]
-    mixed = torch.logaddexp(
-        _per_item(owner, log_baseline, wide) + _log(1 - alpha), _log_mean_of_others(wide) + _log(alpha)
-    )
+    mixed = _mixed(_per_item(owner, log_baseline, wide), _log_mean_of_others(wide), alpha)
     own, left_out = (x.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) for x in (wide, mixed))
     others = 1 - torch.eye(items, dtype=wide.dtype, device=wide.device)
     weights = None if weights is None else weights.to(wide.dtype)
@@ -97,11 +96,21 @@ def alpha_lower_bound(
 
 def _log_mean_of_others(logits: Tensor) -> Tensor:
     """Return, at each place of a row, the log of the mean of exp(logits) over its other places."""
-    before = logits.logcumsumexp(-1)
-    after = logits.flip(-1).logcumsumexp(-1).flip(-1)
-    none = torch.full_like(logits[..., :1], -math.inf)
-    total = torch.logaddexp(torch.cat([none, before[..., :-1]], -1), torch.cat([after[..., 1:], none], -1))
+    largest = logits.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
+    share = logits.softmax(-1).masked_fill(largest, 0)  # no more than half, so that 1 - share is exact enough
+    rest = logits.logsumexp(-1, keepdim=True) + torch.log1p(-share)
+    rest_of_largest = logits.masked_fill(largest, -math.inf).logsumexp(-1, keepdim=True)
+    total = torch.where(largest, rest_of_largest, rest)
     return total - log_of(logits.shape[-1] - 1, logits)
+
+
+def _mixed(log_baseline: Tensor, log_mean: Tensor, alpha: float) -> Tensor:
+    """Return the log of the baseline and the mean, weighed by 1 - alpha and alpha."""
+    if alpha == 0:
+        return log_baseline.expand_as(log_mean)
+    if alpha == 1:
+        return log_mean
+    return torch.logaddexp(log_baseline + math.log(1 - alpha), log_mean + math.log(alpha))
 
 
 def _per_item(owner: str, log_baseline: Tensor | float, logits: Tensor) -> Tensor:
@@ -117,10 +126,6 @@ def _per_item(owner: str, log_baseline: Tensor | float, logits: Tensor) -> Tenso
     return at_least_float32(log_baseline).unsqueeze(-1)
 
 
-def _log(number: float) -> float:
-    return math.log(number) if number > 0 else -math.inf
-
-
 def _check_square(owner: str, logits: Tensor, weights: Tensor | None) -> None:
     _checks.floating(owner, "logits", logits)
     if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
@@ -128,9 +133,14 @@ def _check_square(owner: str, logits: Tensor, weights: Tensor | None) -> None:
             f"{owner}: logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
             f"{_checks.shape(logits)}. Score every item with every candidate."
         )
-    if logits.shape[-1] < 2 or logits.numel() == 0:
+    if logits.shape[-1] < 2:
         raise ValueError(
             f"{owner}: needs at least 2 items to tell one from another, got logits of shape {_checks.shape(logits)}. "
             "Use a larger batch."
+        )
+    if logits.numel() == 0:
+        raise ValueError(
+            f"{owner}: needs at least one batch of items, got logits of shape {_checks.shape(logits)}. "
+            "Leave out an empty leading axis."
         )
     check_weights(owner, "weights", weights, logits.shape[:-1])

@@ -54,8 +54,8 @@ def mine_objective(
     Raises:
         TypeError: Logits or ``running_log_mean`` are not floating-point tensors, or weights neither boolean nor
             floating-point.
-        ValueError: Logits are empty, weights have another shape, ``running_log_mean`` is not a scalar, or ``momentum``
-            is not above 0 and at most 1.
+        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero,
+            ``running_log_mean`` is not a scalar, or ``momentum`` is not above 0 and at most 1.
 
     Reference:
         Belghazi et al., "Mutual information neural estimation", ICML 2018, section 3.2.
@@ -78,6 +78,7 @@ def mine_objective(
     now, before = log_mean.detach(), running_log_mean.detach().to(log_mean.dtype)
     kept = math.log1p(-momentum) if momentum < 1 else -math.inf
     running = torch.where(before.isneginf(), now, torch.logaddexp(before + kept, now + math.log(momentum)))
+    running = torch.where(now.isfinite(), running, before)  # a batch that overflowed leaves no trace
     corrected = now + (now - running).exp() * (log_mean - now)
     return MINEStep(mean(positive_logits, positive_weights) - corrected, running)
 

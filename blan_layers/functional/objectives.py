@@ -36,19 +36,19 @@ the earth mover's distance between P and Q; for others it has no end.
 
 Bias and variance at the best critic, with N independent pairs in each mean (a row of N candidates for infonce):
 
-==================== ========================================================= ========================================
-name                 bias as a measure of I                                    variance
-==================== ========================================================= ========================================
-bce, jsd, gan        2 JS - I: none of note for I << 1, large from 1 nat on    small, of order 1 / N
-certificate          below I; raised by the variance, being convex             that of bce times its squared slope
-nwj, kl, tuba        none; but a typical batch shows more once I > log N       at least (e^I - 1) / N
-dv, mine             upwards, by about half of that variance while it is small about that of nwj while that is small
-infonce              downwards, at least I - log N                             small, falls as I passes log N
-alpha                between tuba's (a = 0) and infonce's (a = 1)              between theirs
-smile                of either sign, more as clip falls                        at most of order e^(2 clip) / N
-club                 KL(Q, P), upwards                                         that of log r under P and under Q, over N
-E p                  none                                                      that of log r under P, over N
-==================== ========================================================= ========================================
+==================== =============================================================== ===================================
+name                 bias as a measure of I                                          variance
+==================== =============================================================== ===================================
+bce, jsd, gan        downwards: 2 JS is about I / 2 where r is near 1, never > 1.386 small, of order 1 / N
+certificate          downwards: about 0.72 I where r is near 1; raised by variance   that of bce / 2 times its slope^2
+nwj, kl, tuba        none; but a typical batch shows more once I > log N             at least (e^I - 1) / N
+dv, mine             upwards, by about half of that variance while that is small     about the same while that is small
+infonce              downwards, I - log N and more where I > log N                   small, falls as I passes log N
+alpha                between tuba's (a = 0) and infonce's (a = 1)                    between theirs
+smile                of either sign, more as clip falls                              at most of order e^(2 clip) / N
+club                 upwards, KL(Q, P)                                               of log r under P and under Q, / N
+E p                  none                                                            of log r under P, / N
+==================== =============================================================== ===================================
 
 Half precision ends at the logits: everything is computed in float32 at least, by softplus, logsumexp, and exponentials
 that go on along their tangent once they would leave the floating range (from e^60 in float32).
@@ -91,7 +91,7 @@ def bce_loss(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape.
+        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
 
     Reference:
         Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eq. 5 and the text below it.
@@ -130,7 +130,7 @@ def jsd_objective(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape.
+        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -186,7 +186,8 @@ def f_divergence_objective(
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, weights have another shape, or ``divergence`` is unknown.
+        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
+            ``divergence`` is unknown.
 
     Reference:
         Nowozin, Cseke, Tomioka, "f-GAN: Training generative neural samplers using variational divergence

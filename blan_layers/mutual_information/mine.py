@@ -31,7 +31,8 @@ class MINEObjective(nn.Module):
 
     Raises:
         TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have another shape.
+        ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have another shape, a
+            negative value or no finite sum above zero.
 
     Reference:
         Belghazi et al., "Mutual information neural estimation", ICML 2018, section 3.2.
@@ -91,7 +92,7 @@ class MINEObjective(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MINEObjective":
         """Follow to another device or a wider dtype, never to half precision, where the mean would stop moving."""
         exact = self.running_log_mean
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        nn.Module._apply(self, fn, recurse)
         if torch.finfo(self.running_log_mean.dtype).bits < 32:
             self.running_log_mean = exact.to(self.running_log_mean.device)
         return self
