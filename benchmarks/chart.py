@@ -73,7 +73,7 @@ def _draw(axes: Axes, records: Sequence[Record]) -> None:
         place += HEADING
         for record in group:
             speedup = next(iter(record["peers"].values()))["speedup"]
-            peers = [peer for peer in record["peers"].values() if "speedup" in peer and not peer.get("computes_less")]
+            peers = [peer for peer in record["peers"].values() if "speedup" in peer and peer.get("agrees")]
             strongest = min(peer["speedup"]["median"] for peer in peers)
             low, median, high = (speedup[name] for name in ("low", "median", "high"))
             y = place + ROW / 2
