@@ -232,6 +232,24 @@ def test_estimates_are_the_functions_of_the_logits(negatives: Any, estimator: An
     torch.testing.assert_close(masked, value(real[mask], fake.movedim(1, -1)[mask]))
 
 
+@pytest.mark.parametrize("estimator", ["jsd", "certificate", "nwj", "dv", "smile", "positive_logit"])
+def test_a_location_without_weight_in_any_image_has_no_estimate(estimator: Any) -> None:
+    loss, (local, summaries) = loss_of(), features()
+    mask = torch.ones(5, 3, 2)
+    mask[:, 1, 0] = 0
+    unmasked = loss.estimate(local, summaries, estimator=estimator, reduction="none")
+    places = loss.estimate(local, summaries, estimator=estimator, reduction="none", mask=mask)
+    assert places[1, 0].isnan()
+    places[1, 0] = unmasked[1, 0]
+    torch.testing.assert_close(places, unmasked)
+
+
+def test_the_global_estimate_has_no_locations() -> None:
+    loss, (local, summaries) = GlobalInfoMaxLoss(36, 4, hidden_channels=8, dtype=torch.float64), features()
+    whole = loss.estimate(local, summaries)
+    torch.testing.assert_close(loss.estimate(local, summaries, reduction="none"), whole)
+
+
 def test_the_estimate_of_infonce_is_minus_its_loss() -> None:
     loss, (local, summaries) = loss_of(objective="infonce", negatives="all"), features()
     torch.testing.assert_close(loss.estimate(local, summaries, estimator="infonce"), -loss(local, summaries))

@@ -298,7 +298,11 @@ class InfoMaxLoss(nn.Module, ABC):
             return estimated(estimator, logits, weights)
         batch, count, *_ = logits.negative.shape
         positive, negative = logits.positive.reshape(batch, -1), logits.negative.reshape(batch, count, -1)
-        weights = None if weights is None else weights.reshape(batch, -1)
+        unseen = torch.zeros(positive.shape[1], dtype=torch.bool, device=positive.device)
+        if weights is not None:
+            weights = weights.reshape(batch, -1)
+            unseen = weights.sum(0) == 0
+            weights = weights.masked_fill(unseen, 1)
         places = [
             estimated(
                 estimator,
@@ -307,7 +311,7 @@ class InfoMaxLoss(nn.Module, ABC):
             )
             for place in range(positive.shape[1])
         ]
-        return torch.stack(places).reshape(local_features.shape[2:])
+        return torch.stack(places).masked_fill(unseen, math.nan).reshape(local_features.shape[2:])
 
     def _check_mask(self, mask: object, locations: tuple[int, ...]) -> None:
         owner = self._owner
