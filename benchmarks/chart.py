@@ -1,13 +1,13 @@
 """The picture of a machine's results: how many times faster ours is, a panel for each suite."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.measure import Record
+from benchmarks.table import heading
 from blan_facial.report.sheet import FAINT, INK, MARGIN, Sheet
 
 WIN, DEFEAT = "#0072b2", "#d55e00"
@@ -34,9 +34,8 @@ def chart(content: Mapping[str, Any], title: str) -> Figure:
         for column, records in enumerate(columns):
             if records:
                 left = MARGIN + column * (MARGIN + WORDS + BARS)
-                sheet.text(
-                    left, top + 0.22, f"{suite}, {('eager', 'compiled')[column]}", fontsize=10, fontweight="bold"
-                )
+                words = f"{suite}, {('eager', 'compiled')[column]}"
+                sheet.text(left, top + 0.22, words, fontsize=10, fontweight="bold")
                 _draw(sheet.axes(left + WORDS, top + 0.5, BARS, _height(records)), records)
         top += height + GAP
     return sheet.figure
@@ -48,10 +47,9 @@ def _headline(record: Record) -> tuple[str, Record] | None:
     return (name, peer["speedup"]) if "speedup" in peer else None
 
 
-def _group(record: Record) -> tuple[str, ...]:
+def _group(record: Record) -> tuple[str, str]:
     headline = _headline(record)
-    words = [record["subject"], record["pass"]] + ([record["dtype"]] if record["dtype"] != "float32" else [])
-    return (", ".join(words), headline[0] if headline else "")
+    return heading(record), headline[0] if headline else ""
 
 
 def _height(records: Sequence[Record]) -> float:
@@ -61,7 +59,7 @@ def _height(records: Sequence[Record]) -> float:
 def _draw(axes: Axes, records: Sequence[Record]) -> None:
     place, ticks = 0.0, []
     widest = 1.0
-    for (subject, against), group in groupby(sorted(records, key=_group), key=_group):
+    for subject, against in dict.fromkeys(map(_group, records)):
         axes.annotate(
             f"{subject}, against {against}",
             (-WORDS / BARS, place + HEADING / 2),
@@ -71,7 +69,7 @@ def _draw(axes: Axes, records: Sequence[Record]) -> None:
             annotation_clip=False,
         )
         place += HEADING
-        for record in group:
+        for record in (each for each in records if _group(each) == (subject, against)):
             speedup = next(iter(record["peers"].values()))["speedup"]
             peers = [peer for peer in record["peers"].values() if "speedup" in peer and not peer.get("computes_less")]
             strongest = min(peer["speedup"]["median"] for peer in peers)

@@ -242,6 +242,13 @@ def test_the_full_table_holds_every_contender(contents):
     assert "| floor: copies x 2.5 | 750 [250, 1250] | share 0.75 [0.25, 1.25] |  |  |" in page
 
 
+def test_memory_that_cannot_be_told_apart_gives_no_ratio(contents):
+    for case in next(iter(contents.values()))["suites"]["attention"]["cases"]:
+        case["ours"]["memory"]["peak"] = case["ours"]["memory"]["before"]
+    assert "| CBAM, forward + backward | by hand | 0.75 to 2.00 |  |" in draw.short_tables(contents)
+    assert "| 30.0 | 130 |" in draw.full_tables(contents)
+
+
 def test_tables_stand_between_their_marks():
     page = "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nb"
     assert draw.marked(page, r"new \1" + "\n") == "a\n<!-- benchmark -->\nnew \\1\n<!-- /benchmark -->\nb"
