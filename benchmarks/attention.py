@@ -1,6 +1,6 @@
 """CBAM, and RDAM whole and after its convolution, against the hand-written forms and timm's module."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.contest import TOLERANCES, Case, Contest, Floor, contender
-from benchmarks.inputs import decided, near_ties
 from blan_layers import CBAM, RDAM, functional
 from blan_layers.functional import reference
 
@@ -104,11 +103,11 @@ def rdam(case: Case, shape: Shape, device: torch.device) -> Contest:
     plain = peers.PlainRDAM(channels, ours.channel.fc1.out_features).to(device, case.dtype)
     peers.adopt(plain, ours)
 
-    def tied(encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+    def pooled(encoder_features: Tensor, decoder_features: Tensor) -> tuple[Tensor, Tensor]:
         x = plain.conv(torch.cat([encoder_features, decoder_features], 1))
-        return near_ties(x, reference.channel_attention(x, *_weights(ours)[:4]))
+        return x, reference.channel_attention(x, *_weights(ours)[:4])
 
-    inputs = decided(torch.randn(2, *shape, device=device, dtype=case.dtype).unbind(), tied)
+    inputs = _separated(torch.randn(2, *shape, device=device, dtype=case.dtype).unbind(), pooled)
     enter = partial(contender, inputs=inputs, case=case, cotangent=torch.randn_like(inputs[0]), compiled=case.compiled)
     return Contest(
         [
@@ -126,11 +125,38 @@ def _drawn(
     torch.manual_seed(0)
     ours = CBAM(shape[1], reduction_ratio=REDUCTION, bias=False, norm=norm).to(device, case.dtype)
 
-    def tied(x: Tensor, *_: Tensor) -> Tensor:
-        return near_ties(x, reference.channel_attention(x, *_weights(ours)[:4]))
+    def pooled(x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        return x, reference.channel_attention(x, *_weights(ours)[:4])
 
-    inputs = decided(torch.randn(maps, *shape, device=device, dtype=case.dtype).unbind(), tied)
+    inputs = _separated(torch.randn(maps, *shape, device=device, dtype=case.dtype).unbind(), pooled)
     return ours, inputs, torch.randn_like(inputs[0])
+
+
+@torch.no_grad()
+def _separated(
+    inputs: Sequence[Tensor], pooled: Callable[..., tuple[Tensor, Tensor]], most_draws: int = 100
+) -> list[Tensor]:
+    """Redraw the locations where rounding would decide which of two elements is the maximum.
+
+    ``pooled`` gives the maps whose maxima are taken over space and over channels. The gradient of a maximum goes to the
+    element that attains it: two ways of rounding may differ there, and both be right.
+    """
+    margin = max(1e-5, 4 * torch.finfo(inputs[0].dtype).eps)
+    drawn = [x.contiguous() for x in inputs]
+    for _ in range(most_draws):
+        over_space, over_channels = pooled(*drawn)
+        close = _close(over_channels.topk(2, 1).values.movedim(1, -1), margin)
+        tops, places = over_space.flatten(2).topk(2, 2)
+        image, channel = _close(tops, margin).nonzero(as_tuple=True)
+        close.view(len(close), -1)[image, places[image, channel, 1]] = True
+        if not close.any():
+            return [x.requires_grad_() for x in drawn]
+        drawn = [torch.where(close[:, None], torch.randn_like(x), x) for x in drawn]
+    raise RuntimeError(f"attention: maxima must be apart by {margin:g} of their size, got closer ones in every draw.")
+
+
+def _close(tops: Tensor, margin: float) -> Tensor:
+    return (tops[..., 0] - tops[..., 1]) <= margin * tops[..., 0].abs()
 
 
 def _weights(module: CBAM | RDAM) -> tuple[Tensor, None, Tensor, None, Tensor]:

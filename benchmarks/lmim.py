@@ -1,15 +1,13 @@
 """The LMIM loss against the literal concatenation of both pairs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.contest import TOLERANCES, Case, Contest, Floor, contender
-from benchmarks.inputs import decided, near_kinks
 from blan_layers import LMIMLoss
 
 SIZES = ((64, 64), (128, 32), (256, 16), (512, 8))
@@ -44,11 +42,10 @@ def lmim(case: Case, batch: int, channels: int, side: int, device: torch.device)
     ours = LMIMLoss(channels, WIDTH, hidden_channels=WIDTH).to(device, case.dtype).eval()
     split = LMIMLoss(channels, WIDTH, critic=ours.critic, backend="reference").eval()
     layers = tuple(ours.parameters())
-    local = torch.randn(batch, channels, side, side, device=device, dtype=case.dtype)
-    summary = torch.randn(batch, WIDTH, device=device, dtype=case.dtype)
-    if case.dtype != torch.bfloat16:  # in which every location is as close as rounding to one kink or another
-        (local,) = decided([local], lambda local: _near_kinks(local, summary, layers))
-    inputs = [local.requires_grad_(), summary.requires_grad_()]
+    inputs = [
+        torch.randn(shape, device=device, dtype=case.dtype).requires_grad_()
+        for shape in ((batch, channels, side, side), (batch, WIDTH))
+    ]
 
     def literal(local_features: Tensor, global_features: Tensor) -> Tensor:
         return peers.literal_lmim_loss(local_features, global_features, *layers)
@@ -64,17 +61,6 @@ def lmim(case: Case, batch: int, channels: int, side: int, device: torch.device)
             contenders.insert(3, enter("literal, compiled", literal, compiled=True))
     floor = _products(batch * side * side, channels, inputs[0])
     return Contest(contenders, floor, TOLERANCES[case.dtype])
-
-
-def _near_kinks(local: Tensor, summary: Tensor, layers: Sequence[Tensor]) -> Tensor:
-    """Mark the locations at which a hidden unit of a real or of a fake pair is close to zero."""
-    w1, b1, w2, b2, *_ = layers
-    projected = F.linear(local.movedim(1, -1), w1[:, : local.shape[1]])
-    marked = torch.zeros(projected.shape[:-1], dtype=torch.bool, device=local.device)
-    for paired in (summary, summary.roll(-1, 0)):
-        first = projected + F.linear(paired, w1[:, local.shape[1] :], b1)[:, None, None]
-        marked |= near_kinks(first) | near_kinks(F.linear(first.relu(), w2, b2))
-    return marked
 
 
 def _products(rows: int, channels: int, like: Tensor) -> Floor:

@@ -11,7 +11,6 @@ import torch
 
 from benchmarks import attention, draw, lmim, memory, model, peers, run, timing
 from benchmarks.contest import Case, Contest, agree, differences
-from benchmarks.inputs import MARGIN, decided, near_kinks, near_ties
 from benchmarks.record import RecordError, load, merge
 from benchmarks.suites import SUITES, cases_of
 from blan_facial.config import PRESETS
@@ -71,29 +70,10 @@ def test_what_is_not_a_number_does_not_agree():
 
 def test_maxima_that_rounding_would_decide_are_drawn_anew():
     torch.manual_seed(0)
-    (drawn,) = decided([torch.ones(2, 3, 4, 4)], lambda x: near_ties(x, x))
+    x = torch.ones(2, 3, 4, 4)
+    (drawn,) = attention._separated([x], lambda x: (x, x))
     for tops in (drawn.topk(2, 1).values.movedim(1, -1), drawn.flatten(2).topk(2, 2).values):
-        assert ((tops[..., 0] - tops[..., 1]) > MARGIN * tops[..., 0]).all()
-
-
-def test_a_second_maximum_is_marked_where_it_stands():
-    x = torch.arange(8.0).view(1, 2, 2, 2)
-    assert not near_ties(x, x).any()
-    x[0, 1, 0, 1] = 7.0  # the maximum of channel 1 stands at (1, 1)
-    marked = near_ties(x, torch.arange(8.0).view(1, 2, 2, 2))
-    assert marked.sum() == 1
-    assert marked[0, 0, 1] or marked[0, 1, 1]
-
-
-def test_units_that_rounding_would_decide_are_drawn_anew():
-    torch.manual_seed(0)
-    (drawn,) = decided([torch.zeros(2, 3, 4, 4)], lambda x: near_kinks(x.movedim(1, -1) + 1e-12))
-    assert (drawn.abs() > 0).all()
-
-
-def test_inputs_that_stay_undecided_are_refused():
-    with pytest.raises(RuntimeError, match="inputs must be clear of ties and kinks, got some in each of 100 draws"):
-        decided([torch.ones(1, 1, 2, 2)], lambda x: torch.ones(1, 2, 2, dtype=torch.bool))
+        assert not attention._close(tops, 1e-5).any()
 
 
 def test_quartiles_and_ratios_are_those_of_the_numbers():
