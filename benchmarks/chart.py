@@ -10,7 +10,10 @@ from benchmarks.measure import Record
 from benchmarks.table import heading
 from blan_facial.report.sheet import FAINT, INK, MARGIN, Sheet
 
-WIN, DEFEAT = "#0072b2", "#d55e00"
+WIN, DEFEAT, EVEN = "#0072b2", "#d55e00", "#999999"
+
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+"""Behind words, so that no line runs through them."""
 
 ROW, HEADING, GAP = 0.16, 0.24, 0.75  # inches
 WORDS, BARS = 1.35, 3.3
@@ -27,7 +30,7 @@ def chart(content: Mapping[str, Any], title: str) -> Figure:
     sheet.title(
         title,
         "Times faster than the peer named. Bars are medians, whiskers quartiles; "
-        "a diamond stands at the speed-up over the fastest peer.",
+        "grey, where they meet 1; a diamond stands at the speed-up over the fastest peer.",
     )
     top = 0.6
     for (suite, columns), height in zip(panels, heights, strict=True):
@@ -39,6 +42,12 @@ def chart(content: Mapping[str, Any], title: str) -> Figure:
                 _draw(sheet.axes(left + WORDS, top + 0.5, BARS, _height(records)), records)
         top += height + GAP
     return sheet.figure
+
+
+def over_fastest(record: Record) -> float:
+    """Return the speed-up over the fastest peer; what computes less was not asked to agree, and is no peer."""
+    speedups = [peer["speedup"]["median"] for peer in record["peers"].values() if peer.get("agrees")]
+    return float(min(speedups))
 
 
 def _headline(record: Record) -> tuple[str, Record] | None:
@@ -67,18 +76,21 @@ def _draw(axes: Axes, records: Sequence[Record]) -> None:
             va="center",
             fontsize=7.5,
             annotation_clip=False,
+            bbox=PAPER,
         )
         place += HEADING
         for record in (each for each in records if _group(each) == (subject, against)):
             speedup = next(iter(record["peers"].values()))["speedup"]
-            peers = [peer for peer in record["peers"].values() if "speedup" in peer and not peer.get("computes_less")]
-            strongest = min(peer["speedup"]["median"] for peer in peers)
             low, median, high = (speedup[name] for name in ("low", "median", "high"))
             y = place + ROW / 2
-            axes.barh(y, median, ROW * 0.72, color=WIN if median >= 1 else DEFEAT)
+            axes.barh(y, median, ROW * 0.72, color=WIN if low > 1 else DEFEAT if high < 1 else EVEN)
             axes.plot([low, high], [y, y], color=INK, linewidth=0.8)
-            axes.plot(strongest, y, "D", markersize=3, color="white", markeredgecolor=INK, markeredgewidth=0.7)
-            axes.annotate(f"{median:.2f}", (high, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5)
+            axes.plot(
+                over_fastest(record), y, "D", markersize=3, color="white", markeredgecolor=INK, markeredgewidth=0.7
+            )
+            axes.annotate(
+                f"{median:.2f}", (high, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5, bbox=PAPER
+            )
             widest = max(widest, high)
             ticks.append((y, record["size"]))
             place += ROW

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import attention, draw, lmim, memory, model, peers, run, timing
+from benchmarks.chart import over_fastest
 from benchmarks.contest import Case, Contest, agree, differences
 from benchmarks.record import RecordError, load, merge
 from benchmarks.suites import SUITES, cases_of
@@ -262,6 +263,15 @@ def test_the_chart_is_the_same_for_the_same_results(contents, tmp_path):
     first, second = ((tmp_path / name / "abacus.svg").read_text() for name in ("a", "b"))
     assert first == second
     assert "<svg" in first
+
+
+def test_the_fastest_peer_is_one_that_agrees():
+    case = record("(1)", 2.0)
+    case["peers"] |= {
+        "by another hand": {"agrees": True, "speedup": quartiles(1.25)},
+        "less": {"speedup": quartiles(0.6)},
+    }
+    assert over_fastest(case) == 1.25
 
 
 def test_the_pages_hold_the_tables_of_the_results():
