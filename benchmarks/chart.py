@@ -1,16 +1,19 @@
 """The picture of a machine's results: how many times faster ours is, a panel for each suite."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.measure import Record
+from benchmarks.table import heading
 from blan_facial.report.sheet import FAINT, INK, MARGIN, Sheet
 
-WIN, DEFEAT = "#0072b2", "#d55e00"
+WIN, DEFEAT, EVEN = "#0072b2", "#d55e00", "#999999"
+
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+"""Behind words, so that no line runs through them."""
 
 ROW, HEADING, GAP = 0.16, 0.24, 0.75  # inches
 WORDS, BARS = 1.35, 3.3
@@ -27,19 +30,24 @@ def chart(content: Mapping[str, Any], title: str) -> Figure:
     sheet.title(
         title,
         "Times faster than the peer named. Bars are medians, whiskers quartiles; "
-        "a diamond stands at the speed-up over the fastest peer.",
+        "grey, where they meet 1; a diamond stands at the speed-up over the fastest peer.",
     )
     top = 0.6
     for (suite, columns), height in zip(panels, heights, strict=True):
         for column, records in enumerate(columns):
             if records:
                 left = MARGIN + column * (MARGIN + WORDS + BARS)
-                sheet.text(
-                    left, top + 0.22, f"{suite}, {('eager', 'compiled')[column]}", fontsize=10, fontweight="bold"
-                )
+                words = f"{suite}, {('eager', 'compiled')[column]}"
+                sheet.text(left, top + 0.22, words, fontsize=10, fontweight="bold")
                 _draw(sheet.axes(left + WORDS, top + 0.5, BARS, _height(records)), records)
         top += height + GAP
     return sheet.figure
+
+
+def over_fastest(record: Record) -> float:
+    """Return the speed-up over the fastest peer; what computes less was not asked to agree, and is no peer."""
+    speedups = [peer["speedup"]["median"] for peer in record["peers"].values() if peer.get("agrees")]
+    return float(min(speedups))
 
 
 def _headline(record: Record) -> tuple[str, Record] | None:
@@ -48,10 +56,9 @@ def _headline(record: Record) -> tuple[str, Record] | None:
     return (name, peer["speedup"]) if "speedup" in peer else None
 
 
-def _group(record: Record) -> tuple[str, ...]:
+def _group(record: Record) -> tuple[str, str]:
     headline = _headline(record)
-    words = [record["subject"], record["pass"]] + ([record["dtype"]] if record["dtype"] != "float32" else [])
-    return (", ".join(words), headline[0] if headline else "")
+    return heading(record), headline[0] if headline else ""
 
 
 def _height(records: Sequence[Record]) -> float:
@@ -61,7 +68,7 @@ def _height(records: Sequence[Record]) -> float:
 def _draw(axes: Axes, records: Sequence[Record]) -> None:
     place, ticks = 0.0, []
     widest = 1.0
-    for (subject, against), group in groupby(sorted(records, key=_group), key=_group):
+    for subject, against in dict.fromkeys(map(_group, records)):
         axes.annotate(
             f"{subject}, against {against}",
             (-WORDS / BARS, place + HEADING / 2),
@@ -69,18 +76,21 @@ def _draw(axes: Axes, records: Sequence[Record]) -> None:
             va="center",
             fontsize=7.5,
             annotation_clip=False,
+            bbox=PAPER,
         )
         place += HEADING
-        for record in group:
+        for record in (each for each in records if _group(each) == (subject, against)):
             speedup = next(iter(record["peers"].values()))["speedup"]
-            peers = [peer for peer in record["peers"].values() if "speedup" in peer and peer.get("agrees")]
-            strongest = min(peer["speedup"]["median"] for peer in peers)
             low, median, high = (speedup[name] for name in ("low", "median", "high"))
             y = place + ROW / 2
-            axes.barh(y, median, ROW * 0.72, color=WIN if median >= 1 else DEFEAT)
+            axes.barh(y, median, ROW * 0.72, color=WIN if low > 1 else DEFEAT if high < 1 else EVEN)
             axes.plot([low, high], [y, y], color=INK, linewidth=0.8)
-            axes.plot(strongest, y, "D", markersize=3, color="white", markeredgecolor=INK, markeredgewidth=0.7)
-            axes.annotate(f"{median:.2f}", (high, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5)
+            axes.plot(
+                over_fastest(record), y, "D", markersize=3, color="white", markeredgecolor=INK, markeredgewidth=0.7
+            )
+            axes.annotate(
+                f"{median:.2f}", (high, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5, bbox=PAPER
+            )
             widest = max(widest, high)
             ticks.append((y, record["size"]))
             place += ROW

@@ -14,9 +14,8 @@ if not __package__:  # run as a script, from anywhere
 import matplotlib
 
 from benchmarks.chart import chart
-from benchmarks.measure import Record
 from benchmarks.record import RESULTS, load
-from benchmarks.table import HEADER, details, extra, rows
+from benchmarks.table import HEADER, details, heading, memory_ratio, rows
 from blan_facial.files import replacing
 from blan_facial.report.sheet import style
 
@@ -71,12 +70,13 @@ def short_tables(contents: Contents) -> str:
     for path, content in contents.items():
         lines = [["", "against", "times faster", "memory, times less"], ["---", "---", "---:", "---:"]]
         records = [r for results in content["suites"].values() for r in results["cases"] if not r["compiled"]]
-        for heading, group in _grouped(records).items():
+        for words in dict.fromkeys(map(heading, records)):
+            group = [record for record in records if heading(record) == words]
             peer = next(iter(group[0]["peers"]))
             pairs = [(record["ours"], record["peers"][peer]) for record in group]
             faster = [theirs["speedup"]["median"] for _, theirs in pairs if "speedup" in theirs]
-            leaner = [extra(theirs) / extra(ours) for ours, theirs in pairs if "memory" in theirs]
-            lines.append([heading, peer, _range(faster, 2), _range(leaner, 1)])
+            leaner = [ratio for ours, theirs in pairs if (ratio := memory_ratio(theirs, ours)) is not None]
+            lines.append([words, peer, _range(faster, 2), _range(leaner, 1)])
         parts.append(f"**{machine_title(content)}**\n\n{_markdown(lines)}\n")
         parts.append(f"![Times faster than the peers](benchmarks/results/{path.stem}.svg)\n")
     return "\n".join(parts)
@@ -101,15 +101,6 @@ def full_tables(contents: Contents) -> str:
                 lines += [list(row) for row in rows(record)]
             parts.append(f"{_markdown(lines)}\n")
     return "\n".join(parts)
-
-
-def _grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Return records by subject, pass and dtype."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        words = [record["subject"], record["pass"]] + ([record["dtype"]] if record["dtype"] != "float32" else [])
-        groups.setdefault(", ".join(words), []).append(record)
-    return groups
 
 
 def _range(values: list[float], digits: int) -> str:

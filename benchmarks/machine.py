@@ -42,7 +42,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "dirty": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!*.md")),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": {"blan-layers": blan_layers.__version__, "python": platform.python_version()}
         | {name: version for name in ("torch", "triton", "timm") if (version := _version(name))},

@@ -38,6 +38,11 @@ def rows(record: Record) -> Iterator[Row]:
         yield Row(words, bracketed(floor["seconds"], 1e3), f"share {bracketed(floor['share'], digits=2)}")
 
 
+def heading(record: Record) -> str:
+    """Name what a case computes, at whatever size."""
+    return ", ".join([record["subject"], record["pass"]] + [record["dtype"]] * (record["dtype"] != "float32"))
+
+
 def details(record: Record) -> str:
     """Say how a case was measured."""
     words = [record["pass"], "compiled" if record["compiled"] else "eager"]
@@ -76,6 +81,13 @@ def extra(entry: Record) -> float:
     return value
 
 
+def memory_ratio(peer: Record, ours: Record) -> float | None:
+    """Return how many times as much memory above the start a peer takes; None where nothing tells."""
+    if "memory" not in peer or extra(ours) <= 0:
+        return None
+    return extra(peer) / extra(ours)
+
+
 def _row(name: str, entry: Record, ours: Record) -> Row:
     row = Row(
         name,
@@ -84,5 +96,6 @@ def _row(name: str, entry: Record, ours: Record) -> Row:
     )
     if "memory" not in entry:
         return row
-    ratio = "" if entry is ours else f" ({extra(entry) / extra(ours):.1f}x)"
-    return row._replace(extra=f"{extra(entry):.1f}{ratio}", whole=f"{entry['memory']['peak']:.0f}")
+    ratio = None if entry is ours else memory_ratio(entry, ours)
+    words = "" if ratio is None else f" ({ratio:.1f}x)"
+    return row._replace(extra=f"{extra(entry):.1f}{words}", whole=f"{entry['memory']['peak']:.0f}")

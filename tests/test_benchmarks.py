@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import attention, draw, lmim, memory, model, peers, run, timing
+from benchmarks.chart import over_fastest
 from benchmarks.contest import Case, Contest, agree, differences
 from benchmarks.record import RecordError, load, merge
 from benchmarks.suites import SUITES, cases_of
@@ -242,6 +243,13 @@ def test_the_full_table_holds_every_contender(contents):
     assert "| floor: copies x 2.5 | 750 [250, 1250] | share 0.75 [0.25, 1.25] |  |  |" in page
 
 
+def test_memory_that_cannot_be_told_apart_gives_no_ratio(contents):
+    for case in next(iter(contents.values()))["suites"]["attention"]["cases"]:
+        case["ours"]["memory"]["peak"] = case["ours"]["memory"]["before"]
+    assert "| CBAM, forward + backward | by hand | 0.75 to 2.00 |  |" in draw.short_tables(contents)
+    assert "| 30.0 | 130 |" in draw.full_tables(contents)
+
+
 def test_tables_stand_between_their_marks():
     page = "a\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nb"
     assert draw.marked(page, r"new \1" + "\n") == "a\n<!-- benchmark -->\nnew \\1\n<!-- /benchmark -->\nb"
@@ -255,6 +263,15 @@ def test_the_chart_is_the_same_for_the_same_results(contents, tmp_path):
     first, second = ((tmp_path / name / "abacus.svg").read_text() for name in ("a", "b"))
     assert first == second
     assert "<svg" in first
+
+
+def test_the_fastest_peer_is_one_that_agrees():
+    case = record("(1)", 2.0)
+    case["peers"] |= {
+        "by another hand": {"agrees": True, "speedup": quartiles(1.25)},
+        "less": {"speedup": quartiles(0.6)},
+    }
+    assert over_fastest(case) == 1.25
 
 
 def test_the_pages_hold_the_tables_of_the_results():
