@@ -146,8 +146,7 @@ class TritonPasses:
         """Return mean and maximum of the map, or of ``x * channel_gate + shift``, over channels: (B, 2, *S)."""
         maps: Tensor
         maps, _ = pool_channels(self.x, channel_gate, shift, *self.slots[3:7])
-        on_the_map: Tensor = maps.unflatten(2, self.shape[2:])
-        return on_the_map
+        return maps.view(*maps.shape[:2], *self.shape[2:])
 
     def gate(self, channel_gate: Tensor | None, shift: Tensor | None, spatial_gate: Tensor | None) -> Tensor:
         """Return ``(x * channel_gate + shift) * spatial_gate + residual``."""
