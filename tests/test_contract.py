@@ -182,7 +182,7 @@ def test_compiles_to_machine_code(case: Case) -> None:
 @every_case
 def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
     module, inputs = case.module().eval(), case.inputs()
-    batch_axis = 1 if isinstance(module, blan_layers.AdaptiveScoreFusion) else 0
+    batch_axis = 1 if isinstance(module, blan_layers.AdaptiveScoreFusion | blan_layers.MINEObjective) else 0
     batch = torch.export.Dim("batch", min=2)
     axes = [torch.export.Dim(f"axis{i}", min=2) for i in range(case.spatial_dims)]
     dynamic = [
