@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -210,6 +211,23 @@ class Config:
         plain = dataclasses.asdict(self) | {"blocks": list(self.blocks)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
 
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> "Config":
+        """Return the settings that :meth:`as_json` wrote; one that is missing, as in an older release, is the default.
+
+        Raises:
+            ConfigError: A setting is unknown, or of another type.
+        """
+        types = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for name, value in settings.items():
+            if name not in types:
+                _refuse(f"settings must be those of this release, got {name!r}", "Take the release that wrote it")
+            values[name] = _from_json(value, types[name])
+            if not _is_a(values[name], types[name]):
+                _refuse(f"{name} must be a value that {_option(name)} takes, got {value!r}", "Restore the setting")
+        return cls(**values)
+
 
 PRESETS = {
     "celeba": Config(),
@@ -250,6 +268,27 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     config.check()
     config.check_unused(PRESETS[preset])
     return config
+
+
+def _from_json(value: Any, kind: Any) -> Any:
+    """Return a value of JSON as the type that a setting has, where it is told apart by that alone."""
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and Path in (kind, *get_args(kind)) else value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Say whether a value has a setting's type."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_is_a, value, arguments))
+    if origin in (Union, UnionType):
+        return any(_is_a(value, argument) for argument in arguments)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _refuse(rule: str, remedy: str) -> NoReturn:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from blan_facial.config import ConfigError
 from blan_facial.files import replacing, write_json
+from blan_facial.runs import RunError
 from blan_facial.tables.figure import write_figure
 from blan_facial.tables.layout import insert, markdown, terminal
 from blan_facial.tables.measures import Result
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("\nStopped; the same command goes on from there.")
         return 128 + signal.SIGINT
-    except (ConfigError, ExperimentError, OSError) as error:
+    except (ConfigError, ExperimentError, RunError, OSError) as error:
         errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     finally:

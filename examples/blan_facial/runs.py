@@ -1,7 +1,9 @@
 """The output folder of a run, and the checkpoint that a run goes on from."""
 
 import io
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 LOGS = "logs"
 
 _FORMAT = 1
+_ATTRIBUTES = "attributes"  # beside the settings in config.json
 
 
 class RunError(ValueError):
@@ -70,8 +73,8 @@ def open_output(config: Config, root: Path = Path("runs")) -> Path:
     return folder
 
 
-def begin(folder: Path, config: Config) -> None:
-    """Write the settings; remove what a killed run left half written and, to start over, what the run before wrote."""
+def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
+    """Write settings and attributes; remove what a killed run left and, to start over, what the run before wrote."""
     for file in folder.glob(f".{CHECKPOINT}.*.tmp"):
         file.unlink()
     if config.overwrite:
@@ -79,7 +82,32 @@ def begin(folder: Path, config: Config) -> None:
             (folder / name).unlink(missing_ok=True)
         for version in (folder / LOGS).glob("version_*"):
             shutil.rmtree(version)
-    write_json(folder / CONFIG, config.as_json())
+    write_json(folder / CONFIG, config.as_json() | {_ATTRIBUTES: list(attributes)})
+
+
+def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """Return what ``config.json`` says: the settings as JSON, and the attributes in the order of the model's scores.
+
+    The attributes are None in a folder of release 0.1.0, whose ``metrics.json`` alone names them.
+
+    Raises:
+        RunError: There is no such file, or it is not what a run writes.
+    """
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: must be the output folder of a run, got no {CONFIG} in it. Name another.") from error
+    except ValueError as error:
+        raise RunError(f"{path}: must be JSON that a run wrote, got {error}. Restore it.") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: must be JSON that a run wrote, got no settings. Restore it.")
+    attributes = content.pop(_ATTRIBUTES, None)
+    if attributes is None:
+        return content, None
+    if not isinstance(attributes, list) or not attributes or not all(isinstance(name, str) for name in attributes):
+        raise RunError(f"{path}: {_ATTRIBUTES} must be a list of names, got {attributes!r}. Restore it.")
+    return content, tuple(attributes)
 
 
 def save_checkpoint(

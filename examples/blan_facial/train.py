@@ -13,68 +13,20 @@ from pathlib import Path
 if not __package__:  # run as a script, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
 from rich.console import Console
 from rich.logging import RichHandler
-from torch import nn
 
-from blan_facial.baselines import DomainBalancedObjective, Network, build_baseline
+from blan_facial.baselines import DomainBalancedObjective
+from blan_facial.building import build
 from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError
 from blan_facial.data.splits import load_splits
 from blan_facial.encoder import EncoderWeightsError, load_encoder_weights
 from blan_facial.metrics import evaluate
-from blan_facial.model import BLAN, parameter_table
-from blan_facial.objective import BLANObjective
+from blan_facial.model import parameter_table
 from blan_facial.report import metrics_table, parameters_table, write_pictures
 from blan_facial.runs import RunError, begin, open_output, save_results
 from blan_facial.trainer import NonFiniteLossError, Stopped, Trainer, evaluation_loader, make_fabric
-
-
-def build(config: Config, attributes: Sequence[str]) -> tuple[Network, BLANObjective]:
-    """Return the model and the objective that the settings describe, their weights drawn from the seed.
-
-    Args:
-        config: The settings.
-        attributes: The attributes, by their CelebA names.
-
-    Raises:
-        ValueError: The settings contradict one another.
-    """
-    torch.manual_seed(config.seed)
-    if config.model != "blan":
-        return build_baseline(config, attributes)
-    rdam = config.rdam and config.decoder and config.encoder_features
-    norm = nn.BatchNorm2d if config.rdam_norm and rdam else None
-    model = BLAN(
-        len(attributes),
-        image_size=config.image_size,
-        width=config.width,
-        blocks=config.blocks,
-        summary_channels=config.summary_channels,
-        dropout=config.dropout if config.os else 0.0,
-        decoder=config.decoder,
-        encoder_features=config.encoder_features,
-        rdam=None if config.rdam else False,
-        reconstruction=None if config.beta else False,
-        fusion=config.fusion,
-        arrangement=config.arrangement,
-        conv_norm=norm,
-        spatial_norm=norm,
-    )
-    objective = BLANObjective(
-        model.local_channels,
-        model.summary_channels,
-        alpha=config.alpha,
-        beta=config.beta,
-        gamma=config.gamma,
-        critic_channels=config.critic_channels,
-        attribute_reduction=config.attribute_reduction,
-        lmim=config.lmim,
-        reconstruction=model.reconstructs,
-        fusion=model.fusion is not None,
-    )
-    return model, objective
 
 
 def run(config: Config, console: Console) -> Path:
@@ -93,7 +45,7 @@ def run(config: Config, console: Console) -> Path:
     folder = open_output(config)
     if config.resume:
         trainer.restore(folder)
-    begin(folder, config)  # nothing in the folder has changed until here
+    begin(folder, config, faces.train.attributes)  # nothing in the folder has changed until here
     console.print(parameters_table(parameters))
     position = trainer.fit(folder)
 

@@ -1,13 +1,23 @@
 import io
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from blan_facial.data.faces import CorruptImageError, DataError, FaceDataset, FaceFiles, check_request, decode_face
+from blan_facial.data.faces import (
+    CorruptImageError,
+    DataError,
+    FaceDataset,
+    FaceFiles,
+    check_request,
+    decode_face,
+    limit_pixels,
+)
 
 RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
 COLOURS = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1)
@@ -92,11 +102,28 @@ def test_a_file_that_does_not_decode_is_named_with_its_index(tmp_path, data, rea
     assert str(caught.value).endswith("Replace the file, or go on without such images by --skip-corrupt.")
 
 
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "bomb.png").write_bytes(encoded(NOISE, "PNG"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(CorruptImageError, match="decompression bomb"):
-        face_files(tmp_path, "bomb.png").image(0)
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 0)  # so that it is put back
+    (tmp_path / "image.png").write_bytes(encoded(NOISE, "PNG")[:100])  # the header alone
+    limit_pixels(64 * 64)
+    with pytest.raises(CorruptImageError, match="truncated"):
+        face_files(tmp_path, "image.png").image(0)
+    for limit in (64 * 64 - 1, 100):  # Pillow's own warning, and its own error
+        limit_pixels(limit)
+        with pytest.raises(CorruptImageError, match=f"got more than {limit:,} pixels, perhaps a decompression bomb"):
+            face_files(tmp_path, "image.png").image(0)
+    with pytest.raises(ValueError, match="limit_pixels: pixels must be at least 1, got 0"):
+        limit_pixels(0)
+
+
+def test_pillow_s_warning_of_a_bomb_is_an_error_without_pytest_too(repository):
+    code = (
+        "import warnings; from PIL import Image; from blan_facial.data import faces; "
+        "warnings.warn('', Image.DecompressionBombWarning)"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=repository / "examples", stderr=-1)
+    assert b"DecompressionBombWarning" in result.stderr
+    assert result.returncode == 1
 
 
 def test_a_file_that_vanished_is_not_called_corrupt(tmp_path):

@@ -22,10 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from blan_facial import trainer as trainer_module
+from blan_facial.building import build
 from blan_facial.config import parse
 from blan_facial.data.avatars import load_avatars
 from blan_facial.data.loading import normalize
-from blan_facial.train import build, main
+from blan_facial.train import main
 from tests.examples.celeba_folder import write_celeba_folder
 
 SMALL = [
@@ -124,6 +125,7 @@ class TestResults:
     def test_the_weights_alone_give_the_metrics_again(self, finished: Path) -> None:
         config = json.loads((finished / "config.json").read_text())
         assert config["image_size"] == 32
+        assert tuple(config["attributes"]) == load_avatars("test", image_size=32, count=64).attributes
         faces = load_avatars("test", image_size=32, count=64)
         model, _ = build(parse([*SMALL]), faces.attributes)
         model.load_state_dict(weights(finished), strict=True)

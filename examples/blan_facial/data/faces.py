@@ -1,6 +1,7 @@
 """What every data set of faces offers, and how a file becomes a face."""
 
 import io
+import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 SPLITS = ("train", "validation", "test")
+
+# Pillow sees an image's size before it decodes it; of one beyond the limit it only warns up to twice the limit.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class DataError(ValueError):
@@ -124,7 +128,8 @@ def decode_face(data: bytes, image_size: int) -> np.ndarray:
         uint8 RGB (image_size, image_size, 3).
 
     Raises:
-        ValueError: The bytes are no image, not a whole one, or one too large to be decoded safely.
+        ValueError: The bytes are no image, not a whole one, or one of more pixels than Pillow's limit (89 million, or
+            what `limit_pixels` set), which is not decoded.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -132,10 +137,23 @@ def decode_face(data: bytes, image_size: int) -> np.ndarray:
             draft = image.draft("RGB", (2 * image_size, 2 * image_size))
             box = draft[1] if draft else None
             return np.array(_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR, box))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb") from error
     except UnidentifiedImageError as error:
         raise ValueError("bytes of no known image format") from error
     except Exception as error:  # a decoder meets a broken file with whatever its code runs into
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def limit_pixels(pixels: int) -> None:
+    """Set how many pixels an image may have to be decoded, in this process, from now on.
+
+    Raises:
+        ValueError: The number is below 1.
+    """
+    if pixels < 1:
+        raise ValueError(f"limit_pixels: pixels must be at least 1, got {pixels}.")
+    Image.MAX_IMAGE_PIXELS = pixels
 
 
 def check_request(owner: str, split: str, image_size: int) -> None:

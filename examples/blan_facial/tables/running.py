@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from blan_facial.config import RESUMABLE, Config, parse
-from blan_facial.runs import CHECKPOINT, CONFIG, METRICS
+from blan_facial.runs import CHECKPOINT, METRICS, read_settings
 
 TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("train.py", "evaluate.py"))
 LOG = "train.log"
@@ -52,11 +52,12 @@ class Job:
 
         Raises:
             ExperimentError: The folder holds a run of other settings.
+            RunError: It does not say of which.
         """
         wanted = self.config.comparable()  # so that settings that cannot be are refused before the first run
         if not (self.folder / METRICS).is_file():
             return None
-        found = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        found, _ = read_settings(self.folder)
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         differing += [name for name in found if name not in wanted and name not in RESUMABLE]
         if differing:

@@ -1,0 +1,111 @@
+"""A finished run, rebuilt from its ``config.json`` and ``model.safetensors``; nothing is unpickled."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from blan_facial.baselines import Network
+from blan_facial.building import build
+from blan_facial.config import Config
+from blan_facial.model import ParameterTable, parameter_table
+from blan_facial.runs import CONFIG, METRICS, WEIGHTS, RunError, read_settings
+
+_DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_)
+
+
+class FinishedRun(NamedTuple):
+    """What a run left."""
+
+    folder: Path
+    config: Config
+    attributes: tuple[str, ...]
+    """The N attributes, in the order of the model's scores."""
+    model: Network
+    """The trained model, on the CPU, in evaluation mode."""
+    parameters: ParameterTable
+    """Its parameters, and those it had in training."""
+
+
+def load_run(folder: Path) -> FinishedRun:
+    """Rebuild the model of a run; no weight is drawn on the way.
+
+    Args:
+        folder: The run's output folder.
+
+    Raises:
+        RunError: The folder is no finished run's, or its files do not fit one another.
+    """
+    settings, attributes = read_settings(folder)
+    attributes = attributes or _attributes_of_metrics(folder)
+    try:
+        config = Config.from_json(settings)
+        with _NothingDrawn(), torch.random.fork_rng(devices=[]):
+            model, objective = build(config, attributes)
+    except ValueError as error:
+        raise RunError(f"{folder / CONFIG}: must hold the settings of a run, got a mistake: {error}") from error
+    own = model.state_dict()
+    weights = _read_weights(folder / WEIGHTS)
+    _check_weights(folder / WEIGHTS, weights, own)
+    model.load_state_dict({name: _as_in_training(value, own[name]) for name, value in weights.items()}, assign=True)
+    model.eval()
+    return FinishedRun(folder, config, attributes, model, parameter_table(model, objective))
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves weights as they are where a constructor would draw them: those of the file take their place."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in _DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def _as_in_training(value: Tensor, own: Tensor) -> Tensor:
+    """Lay out a weight as the trainer does, so that the same arithmetic gives the same scores to the last digit."""
+    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+    return value.to(own.dtype, copy=True, memory_format=layout)
+
+
+def _attributes_of_metrics(folder: Path) -> tuple[str, ...]:
+    """Return the attributes that the metrics of an older run are of."""
+    try:
+        return tuple(json.loads((folder / METRICS).read_text(encoding="utf-8"))["per_attribute"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder / CONFIG}: must name the model's attributes, got none, and no {METRICS} that does. "
+            "Restore the metrics, or finish the run by --resume, which writes them."
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it by train.py --resume."
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
+
+
+def _check_weights(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    remedy = f"Take {CONFIG} and {path.name} of the same run."
+    for name, value in own.items():
+        if name not in weights:
+            raise RunError(f"{path}: must hold all weights of the model in {CONFIG}, got none for {name}. {remedy}")
+        if weights[name].shape != value.shape:
+            raise RunError(
+                f"{path}: {name} must have the shape {tuple(value.shape)} that {CONFIG} gives it, "
+                f"got {tuple(weights[name].shape)}. {remedy}"
+            )
+    if unknown := sorted(set(weights) - set(own)):
+        raise RunError(f"{path}: must hold the weights of the model in {CONFIG} alone, got {unknown[0]} too. {remedy}")

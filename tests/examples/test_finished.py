@@ -1,0 +1,166 @@
+"""A finished run is rebuilt from its files, or refused with the reason."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blan_facial.building import build
+from blan_facial.config import PRESETS, Config, ConfigError, parse
+from blan_facial.finished import load_run
+from blan_facial.runs import RunError, begin, save_results
+
+ATTRIBUTES = ("Smiling", "Male", "Eyeglasses", "Big_Nose")
+SMALL = ("--image-size", "32", "--width", "4", "--summary-channels", "8", "--critic-channels", "8")
+MODELS: list[tuple[str, ...]] = [
+    SMALL,
+    (*SMALL, "--no-fusion", "--no-rdam"),
+    ("--model", "resnet", *SMALL[:4]),
+    ("--model", "moon", *SMALL[:4]),
+    ("--model", "mcnn", *SMALL[:6]),
+]
+
+
+def write_run(folder: Path, *options: str, attributes: tuple[str, ...] = ATTRIBUTES) -> torch.nn.Module:
+    """Write the folder of a run that was never trained, its batch norms moved from where they start."""
+    config = parse(options)
+    model, _ = build(config, attributes)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if "running" in name:
+                buffer.add_(torch.rand(buffer.shape))
+    begin(folder, config, attributes)
+    save_results(folder, model, {"per_attribute": dict.fromkeys(attributes)})
+    return model
+
+
+@pytest.mark.parametrize("options", MODELS, ids=" ".join)
+def test_every_model_is_rebuilt_from_weights_and_settings_alone(options: tuple[str, ...], tmp_path: Path) -> None:
+    model = write_run(tmp_path, *options).eval()
+    (tmp_path / "metrics.json").unlink()
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    run = load_run(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert run.attributes == ATTRIBUTES
+    assert run.config == parse(options)
+    assert not run.model.training
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected, rebuilt = model.to(memory_format=torch.channels_last)(images), run.model(images)  # type: ignore[call-overload]
+    assert torch.equal(expected.scores, rebuilt.scores)
+    assert torch.equal(expected.logits, rebuilt.logits)
+    assert run.parameters.inference == sum(parameter.numel() for parameter in model.parameters())
+    assert all(parameter.requires_grad and parameter.is_leaf for parameter in run.model.parameters())
+
+
+def test_a_folder_of_the_first_release_names_its_attributes_in_its_metrics(tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL)
+    edit(lambda content: content.pop("attributes"))(tmp_path)
+    edit(lambda content: content.pop("train_images"))(tmp_path)  # a setting that it did not have
+    assert load_run(tmp_path).attributes == ATTRIBUTES
+    (tmp_path / "metrics.json").unlink()
+    with pytest.raises(RunError, match=r"config.json: must name the model's attributes, got none, and no metrics.json"):
+        load_run(tmp_path)
+
+
+def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def do(folder: Path) -> None:
+        content = json.loads((folder / "config.json").read_text())
+        change(content)
+        (folder / "config.json").write_text(json.dumps(content))
+
+    return do
+
+
+def replace(name: str, data: bytes | None) -> Callable[[Path], None]:
+    def do(folder: Path) -> None:
+        (folder / name).unlink()
+        if data is not None:
+            (folder / name).write_bytes(data)
+
+    return do
+
+
+def with_entries(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    def do(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return do
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (replace("config.json", None), "{folder}: must be the output folder of a run, got no config.json in it."),
+        (replace("config.json", b"{"), "{folder}/config.json: must be JSON that a run wrote, got Expecting property"),
+        (replace("config.json", b"[]"), "{folder}/config.json: must be JSON that a run wrote, got no settings."),
+        (
+            edit(lambda content: content.update(attributes="Smiling")),
+            "{folder}/config.json: attributes must be a list of names, got 'Smiling'. Restore it.",
+        ),
+        (
+            edit(lambda content: content.update(width="wide")),
+            "{folder}/config.json: must hold the settings of a run, got a mistake: train: width must be a value that "
+            "--width takes, got 'wide'. Restore the setting.",
+        ),
+        (
+            edit(lambda content: content.update(colour="red")),
+            "settings must be those of this release, got 'colour'. Take the release that wrote it.",
+        ),
+        (
+            edit(lambda content: content.update(image_size=33)),
+            "{folder}/config.json: must hold the settings of a run, got a mistake: BLAN: image size must be divisible",
+        ),
+        (
+            edit(lambda content: content["attributes"].append("Bald")),
+            "{folder}/model.safetensors: classifiers.0.fc2.weight must have the shape (10, 8) that config.json gives "
+            "it, got (8, 8). Take config.json and model.safetensors of the same run.",
+        ),
+        (
+            edit(lambda content: content.update(fusion=False)),
+            "{folder}/model.safetensors: must hold the weights of the model in config.json alone, got fusion.weight "
+            "too. Take config.json and model.safetensors of the same run.",
+        ),
+        (
+            with_entries(lambda weights: weights.pop("encoder.conv1.weight")),
+            "{folder}/model.safetensors: must hold all weights of the model in config.json, got none for "
+            "encoder.conv1.weight. Take config.json and model.safetensors of the same run.",
+        ),
+        (
+            replace("model.safetensors", None),
+            "{folder}: must be a finished run, got no model.safetensors in it. Finish it by train.py --resume.",
+        ),
+        (
+            replace("model.safetensors", b"\x80\x04cos\nsystem\n(S'false'\ntR."),  # a pickle that would run a program
+            "{folder}/model.safetensors: must be a whole safetensors file, got ",
+        ),
+    ],
+)
+def test_what_is_no_finished_run_is_refused(spoil: Callable[[Path], None], text: str, tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL)
+    spoil(tmp_path)
+    with pytest.raises(RunError) as caught:
+        load_run(tmp_path)
+    assert text.format(folder=tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_survive_json(preset: str) -> None:
+    config = parse(["--preset", preset, *([] if preset == "demo" else ["--data-root", "x"]), "--clip-norm", "1"])
+    assert Config.from_json(json.loads(json.dumps(config.as_json()))) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", "cnn"), ("blocks", [1, 1, 1]), ("width", 1.5), ("width", True), ("os", 1), ("lr", None), ("lr", "1")],
+)
+def test_a_setting_of_another_type_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"train: {name} must be a value that --{name} takes, got "):
+        Config.from_json({name: value})
