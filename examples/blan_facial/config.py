@@ -20,7 +20,10 @@ attributes, test it, and write a folder with its weights, its metrics and pictur
 
 # Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes.
 RESUMABLE = frozenset(
-    {"data_root", "workers", "max_steps", "accelerator", "devices", "compile", "output", "resume", "overwrite"}
+    {
+        *("data_root", "labels", "workers", "max_steps", "accelerator", "devices", "compile"),
+        *("output", "resume", "overwrite"),
+    }
 )
 
 # Options of a part; without the part they would mean nothing.
@@ -58,10 +61,12 @@ class Config:
     model: Literal["blan", "resnet", "moon", "mcnn"] = "blan"
     """BLAN, or a rival to compare it with: ResNet, MOON's balanced objective on it, MCNN's branches on it."""
 
-    data: Literal["avatars", "celeba", "lfwa"] = "celeba"
-    """Data set: drawn faces, or a folder in CelebA's or LFWA's official format."""
+    data: Literal["avatars", "celeba", "lfwa", "csv"] = "celeba"
+    """Data set: drawn faces, a folder in CelebA's or LFWA's official format, or images with labels in a CSV file."""
     data_root: Path | None = None
-    """Official folder of CelebA or LFWA."""
+    """Official folder of CelebA or LFWA, or the folder that the paths in the CSV file start from."""
+    labels: Path | None = None
+    """CSV file with the columns image, split and one for each attribute."""
     images: int | None = None
     """Use only so many images of each split."""
     train_images: int | None = None
@@ -200,7 +205,12 @@ class Config:
             if self.skip_corrupt:
                 _refuse("--data avatars has no files to be corrupt, got --skip-corrupt", "Leave it out")
         elif self.data_root is None:
-            _refuse(f"--data {self.data} needs --data-root, got none", "Name the data set's official folder")
+            folder = "folder of the images" if self.data == "csv" else "data set's official folder"
+            _refuse(f"--data {self.data} needs --data-root, got none", f"Name the {folder}")
+        if self.data == "csv" and self.labels is None:
+            _refuse("--data csv needs --labels, got none", "Name the CSV file")
+        if self.data != "csv" and self.labels is not None:
+            _refuse(f"--data {self.data} has its own labels, got --labels {self.labels}", "Leave --labels out")
 
     def comparable(self) -> dict[str, Any]:
         """Return the settings that decide what is computed, as JSON has them."""

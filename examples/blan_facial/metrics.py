@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_stat_scores
 
 from blan_facial.baselines import Network
+from blan_facial.data.faces import UNKNOWN, DataError
 from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.model import LEVEL_NAMES
 from blan_facial.uncertainty import statistics
@@ -31,7 +32,7 @@ class Scores:
         self._labels: list[Tensor] = []
 
     def update(self, scores: Tensor, fused: Tensor | None, labels: Tensor) -> None:
-        """Take a batch: scores (K, B, N, 2), fused (B, N, 2) or None, labels (B, N)."""
+        """Take a batch: scores (K, B, N, 2), fused (B, N, 2) or None, labels (B, N): 1, 0 or UNKNOWN."""
         logits = torch.stack([*scores[: len(self.levels)], scores.sum(0), *(() if fused is None else (fused,))])
         self._probabilities.append(logits.float().diff(dim=-1)[..., 0].sigmoid().cpu())
         self._predictions.append(logits.argmax(-1).byte().cpu())
@@ -42,25 +43,33 @@ class Scores:
 
         The prediction is the fused one or, without fusion, the summed scores'. ``majority`` is the accuracy of the more
         frequent label of this split. ``balanced`` is the mean of the accuracies on positives and on negatives, or
-        the one there is if the split has only one of them.
+        the one there is if the split has only one of them. Unknown labels count for nothing; an attribute without a
+        known one has None everywhere and is left out of the means.
+
+        Raises:
+            DataError: No label is known.
         """
         labels = torch.cat(self._labels).T
+        if bool((labels == UNKNOWN).all()):
+            raise DataError("evaluate: needs at least one known label, got none. Label some images of the split.")
         predictions = torch.cat(self._predictions, 1).mT
         rates = {name: _rates(level, labels) for name, level in zip(self.names, predictions, strict=True)}
         accuracy, balanced, majority = rates[self.names[-1]]
         columns = {name: rates[name][0] if name in rates else None for name in (*LEVEL_NAMES, "sum", "fused")}
         return {
-            "accuracy": accuracy.mean().item(),
-            "majority_accuracy": majority.mean().item(),
-            "balanced_accuracy": balanced.mean().item(),
-            "per_level": {name: None if column is None else column.mean().item() for name, column in columns.items()},
+            "accuracy": accuracy.nanmean().item(),
+            "majority_accuracy": majority.nanmean().item(),
+            "balanced_accuracy": balanced.nanmean().item(),
+            "per_level": {
+                name: None if column is None else column.nanmean().item() for name, column in columns.items()
+            },
             "per_attribute": {
                 attribute: {
-                    "accuracy": accuracy[n].item(),
-                    "majority": majority[n].item(),
-                    "balanced": balanced[n].item(),
+                    "accuracy": _defined(accuracy[n]),
+                    "majority": _defined(majority[n]),
+                    "balanced": _defined(balanced[n]),
                 }
-                | {name: None if column is None else column[n].item() for name, column in columns.items()}
+                | {name: None if column is None else _defined(column[n]) for name, column in columns.items()}
                 for n, attribute in enumerate(self.attributes)
             },
         }
@@ -108,15 +117,24 @@ def evaluate(
         images += len(batch.images)
     model.train(training)
     if not images:
-        raise ValueError("evaluate: needs at least one image that decodes, got none. Restore the split's image files.")
+        raise DataError("evaluate: needs at least one image that decodes, got none. Restore the split's image files.")
     return {"images": images} | scores.compute() | (scores.statistics() if in_full else {})
 
 
 def _rates(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return accuracy, balanced accuracy and majority accuracy, (N,) each, of 0s and 1s (N, images)."""
-    counts = torch.stack([binary_stat_scores(*attribute) for attribute in zip(predictions, labels, strict=True)])
+    """Return accuracy, balanced accuracy and majority accuracy, (N,) each, of predictions and labels (N, images).
+
+    They are NaN for an attribute without a known label.
+    """
+    counts = torch.stack(
+        [binary_stat_scores(*attribute, ignore_index=UNKNOWN) for attribute in zip(predictions, labels, strict=True)]
+    )
     hits, false_alarms, rejections, _, positives = counts.double().unbind(-1)
     negatives = false_alarms + rejections
     total = positives + negatives
     recalls = torch.stack([hits / positives, rejections / negatives])
     return (hits + rejections) / total, recalls.nanmean(0), torch.maximum(positives, negatives) / total
+
+
+def _defined(value: Tensor) -> float | None:
+    return None if value.isnan() else value.item()

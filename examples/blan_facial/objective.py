@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blan_facial.data.faces import UNKNOWN
 from blan_facial.model import LEVELS, BLANFeatures
 from blan_layers import LMIMLoss
 
@@ -44,6 +45,11 @@ class BLANObjective(nn.Module):
 
     The reduction over attributes sets the scale of alpha, beta and gamma: with 40 attributes the paper's sum (Eqs. 4
     and 7) is 40 times the mean. Over the batch the losses are averaged.
+
+    An unknown label has no term in Eqs. 4 and 7, and the divisors stay as they are. The losses are then the negative
+    log-likelihood of the labels that are known, in which each weighs what it would weigh if all were known, so that the
+    losses of equal parts of a batch average to that of the whole, on several processes too. Where few labels are known,
+    alpha and beta are that much stronger beside them.
 
     Args:
         local_channels: Channels of A_1..A_4, ``BLAN.local_channels``.
@@ -112,7 +118,7 @@ class BLANObjective(nn.Module):
         Args:
             features: What ``BLAN.forward_features`` returned for the images.
             images: The network's input (B, 3, H, W), the reconstruction's target.
-            labels: int64 (B, N), 0 or 1.
+            labels: int64 (B, N): 1, 0 or ``UNKNOWN``.
 
         Raises:
             TypeError: The labels are not int64.
@@ -140,7 +146,9 @@ class BLANObjective(nn.Module):
     def _classification(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the loss (K,) of scores (K, B, N, 2): Eq. 4, averaged over the batch."""
         targets = labels.expand(len(scores), *labels.shape)
-        losses = F.cross_entropy(_precise(scores).flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
+        losses = F.cross_entropy(
+            _precise(scores).flatten(0, 2), targets.flatten(), ignore_index=UNKNOWN, reduction="none"
+        ).view_as(targets)
         each = losses.sum(-1) if self.attribute_reduction == "sum" else losses.mean(-1)
         return each.mean(-1)
 

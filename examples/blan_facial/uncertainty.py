@@ -1,7 +1,7 @@
 """How sure the metrics are: intervals over images, calibration, and which level wins an attribute."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torchmetrics.functional.classification import binary_average_precision, bin
 RESAMPLES, SEED, CONFIDENCE, BINS = 1000, 0, 0.95, 15
 
 _AT_ONCE = 100  # resamples that are held in memory together
+
+_Winner: TypeAlias = tuple[int, int, float, float, bool]
+"""The best level, the second, their margin, its p-value and significance."""
 
 
 def statistics(
@@ -26,10 +29,11 @@ def statistics(
     An interval is the middle 95 % of a bootstrap over images, the same resamples for all columns. The winner of an
     attribute is the most accurate level; McNemar's exact test sets it against the second, and Holm's correction keeps
     the chance of one false winner among all attributes at 5 %. The winner of the mean is told by a paired bootstrap.
+    Unknown labels count for nothing, and an attribute without a known one has no winner.
 
     The calibration error is the mean gap, over 15 bins of the probability of the attribute, between that and the share
     of images that have it. It has no interval, since resampling raises it. What is undefined is None: the average
-    precision of an attribute that no image has.
+    precision of an attribute that no image has, and all that is said of one without a known label.
 
     Args:
         probabilities: Of the attribute being there, (L, n, N).
@@ -65,7 +69,7 @@ def statistics(
         return described
 
     everything = slice(None)
-    best = _winners(right[:levels]) if levels else None
+    best = _winners(right[:levels], known) if levels else None
     return {
         "average_precision": _mean(precision[-1]),
         "calibration_error": _mean(calibration[-1]),
@@ -134,16 +138,19 @@ def _precisions(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tenso
     return torch.stack(columns, 1).double()
 
 
-def _winners(right: Tensor) -> list[tuple[int, int, float, float, bool]]:
-    """Return for every attribute the best level, the second, their margin, its p-value and significance."""
+def _winners(right: Tensor, known: Tensor) -> list[_Winner | None]:
+    """Return for every attribute that has a known label who wins it."""
     order = right.sum(1).argsort(dim=0, descending=True, stable=True)[:2].T.tolist()
-    found = []
+    counts = known.sum(0).tolist()
+    found = {}
     for n, (best, second) in enumerate(order):
+        if not counts[n]:
+            continue
         wins = int((right[best, :, n] & ~right[second, :, n]).sum())
         losses = int((right[second, :, n] & ~right[best, :, n]).sum())
-        found.append((best, second, (wins - losses) / right.shape[1], mcnemar(wins, losses)))
-    significant = holm([p for *_, p in found])
-    return [(*winner, passed) for winner, passed in zip(found, significant, strict=True)]
+        found[n] = best, second, (wins - losses) / counts[n], mcnemar(wins, losses)
+    significant = dict(zip(found, holm([p for *_, p in found.values()]), strict=True))
+    return [(*found[n], significant[n]) if n in found else None for n in range(len(counts))]
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -180,7 +187,9 @@ def _mean_winner(accuracy: Tensor, resampled: Tensor, names: Sequence[str]) -> d
     }
 
 
-def _named(winner: tuple[int, int, float, float, bool], names: Sequence[str]) -> dict[str, Any]:
+def _named(winner: _Winner | None, names: Sequence[str]) -> dict[str, Any] | None:
+    if winner is None:
+        return None
     best, second, margin, p_value, significant = winner
     return {
         "level": names[best],

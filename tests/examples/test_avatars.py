@@ -83,7 +83,7 @@ def test_is_a_face_dataset(tmp_path):
     assert data.attributes == ATTRIBUTES
     assert data.images_array.shape == (4, SIZE, SIZE, 3)
     assert data.images_array.flags.c_contiguous
-    assert data.images_array.dtype == data.labels.dtype == np.uint8
+    assert (data.images_array.dtype, data.labels.dtype) == (np.uint8, np.int8)
     assert all(np.array_equal(data.image(index), data.images_array[index]) for index in range(4))
 
 

@@ -14,6 +14,7 @@ from blan_facial.baselines.baseline import classification_objective
 from blan_facial.baselines.mcnn import GROUPS
 from blan_facial.config import ConfigError, parse
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
+from blan_facial.data.faces import UNKNOWN
 from blan_facial.model import BLANFeatures
 from blan_facial.train import main
 
@@ -86,6 +87,14 @@ class TestObjectives:
         for reduction in ("sum", "mean"):
             objective = DomainBalancedObjective(1, attribute_reduction=reduction)
             assert objective(features(scores), torch.empty(0), labels).total.item() == pytest.approx(0.125)
+
+    def test_moon_counts_and_fits_known_labels_alone(self) -> None:
+        labels = np.array([[1], [UNKNOWN], [0], [0], [UNKNOWN]])
+        objective = DomainBalancedObjective(1)
+        objective.balance(labels)
+        assert objective.weights.tolist() == [[0.5], [1]]
+        total = objective(features(torch.zeros(1, 5, 1, 2)), torch.empty(0), torch.from_numpy(labels)).total
+        assert total.item() == pytest.approx((1 + 0.5 + 0.5) / 5)
 
     def test_an_attribute_with_one_label_keeps_its_weight(self) -> None:
         objective = DomainBalancedObjective(1)

@@ -35,7 +35,7 @@ def test_the_official_folder_is_read(tmp_path, newline, nested):
         faces = load_celeba(str(root), split, image_size=32)
         assert (faces.name, faces.split, faces.image_size, faces.notes) == ("celeba", split, 32, ())
         assert faces.attributes == ATTRIBUTES
-        assert faces.labels.dtype == np.uint8
+        assert faces.labels.dtype == np.int8
         np.testing.assert_array_equal(faces.labels, LABELS[indices])
         for index, original in enumerate(indices):
             np.testing.assert_allclose(faces.image(index), colour_of(original), atol=3)

@@ -54,7 +54,7 @@ def test_the_official_folder_is_read(root, split, rows):
     faces = load_lfwa(str(root), split, image_size=32)
     assert (faces.name, faces.split, faces.image_size, faces.notes) == ("lfwa", split, 32, ())
     assert faces.attributes == ("5_o_Clock_Shadow", "Bald", "Wearing_Hat")
-    assert faces.labels.dtype == np.uint8
+    assert faces.labels.dtype == np.int8
     np.testing.assert_array_equal(faces.labels, LABELS[rows])
     for index, row in enumerate(rows):
         np.testing.assert_allclose(faces.image(index), np.broadcast_to(COLOURS[row], (32, 32, 3)), atol=3)
@@ -167,6 +167,7 @@ def test_names_that_are_no_cells_are_refused(root):
     ("change", "text"),
     [
         ({"labels": LABELS.T[:, :4]}, "label must be 6 x 3, a row per name and a column per AttrName, got 3 x 4."),
+        ({"labels": LABELS.T - [[0, 1, 0, 0, 0, 0]]}, "label must hold 0 and 1, or -1 and 1, got 0 and -1. Take the"),
         ({"labels": LABELS.T + 1}, "label must hold 0 or 1, got 2.0. Take the official file."),
         ({"labels": np.where(LABELS.T, np.nan, 0)}, "label must hold 0 or 1, got nan. Take the official file."),
         ({"attributes": ["Bald", "Wearing Het", "Male"]}, "AttrName: attributes must be CelebA's, got 'Wearing Het'."),

@@ -1,8 +1,11 @@
 """Accuracies, on numbers done by hand."""
 
+import json
+
 import pytest
 import torch
 
+from blan_facial.data.faces import DataError
 from blan_facial.metrics import Scores
 
 
@@ -26,6 +29,33 @@ def test_accuracy_majority_and_balanced_by_hand() -> None:
     assert (a["AC1"], b["AC1"], a["sum"], a["fused"]) == (1 / 4, 0, 1 / 4, 3 / 4)
     assert metrics["accuracy"] == metrics["per_level"]["fused"] == 3 / 4
     assert metrics["majority_accuracy"] == 7 / 8
+
+
+def test_unknown_labels_count_for_nothing_by_hand() -> None:
+    labels = torch.tensor([[1, 0, -1], [-1, 0, -1], [0, 0, -1], [1, -1, -1]])
+    predicted = scores_of([[1, 1, 1], [1, 0, 0], [1, 0, 1], [0, 1, 1]])
+    scores = Scores(("a", "b", "c"), levels=(), fused=False)
+    scores.update(predicted[None], None, labels)
+    metrics = scores.compute()
+    a, b, c = metrics["per_attribute"].values()
+    assert (a["accuracy"], a["majority"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert a["balanced"] == (1 / 2 + 0) / 2
+    assert (b["accuracy"], b["majority"], b["balanced"]) == (pytest.approx(2 / 3), 1, pytest.approx(2 / 3))
+    assert set(c.values()) == {None}
+    assert metrics["accuracy"] == metrics["per_level"]["sum"] == pytest.approx((1 / 3 + 2 / 3) / 2)
+    assert metrics["majority_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["balanced_accuracy"] == pytest.approx((1 / 4 + 2 / 3) / 2)
+    statistics = scores.statistics()
+    assert statistics["statistics"]["mean"]["columns"]["sum"]["accuracy"] == pytest.approx(metrics["accuracy"])
+    assert set(statistics["statistics"]["per_attribute"]["c"]["columns"]["sum"].values()) == {None}
+    assert "NaN" not in json.dumps([metrics, statistics])
+
+
+def test_a_split_without_any_known_label_is_refused() -> None:
+    scores = Scores(("a",), levels=(), fused=False)
+    scores.update(scores_of([[1], [0]])[None], None, torch.full((2, 1), -1))
+    with pytest.raises(DataError, match=r"evaluate: needs at least one known label, got none\. Label some images"):
+        scores.compute()
 
 
 def test_without_fusion_the_sum_predicts() -> None:

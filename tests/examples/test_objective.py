@@ -1,9 +1,11 @@
+import math
 import re
 
 import pytest
 import torch
 
-from blan_facial.model import BLAN
+from blan_facial.data.faces import UNKNOWN
+from blan_facial.model import BLAN, BLANFeatures
 from blan_facial.objective import BLANObjective
 
 TINY = {"image_size": 64, "width": 4, "blocks": (1, 1, 1, 1), "summary_channels": 8}
@@ -58,6 +60,30 @@ def test_equals_equation_8(reduction):
         (torch.stack([terms.levels[f"lmim_AC{i}"] for i in (1, 2, 3, 4)]), torch.stack(lmim)),
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("reduction", "divisor"), [("sum", 2), ("mean", 6)])
+def test_an_unknown_label_has_no_term_and_changes_no_other(reduction, divisor):
+    objective = BLANObjective(
+        (1,) * 4, 1, attribute_reduction=reduction, lmim=False, reconstruction=False, fusion=False
+    )
+    scores = torch.tensor([[[0.0, 2.0], [1.0, 0.0], [3.0, 0.0]], [[0.0, 0.0], [5.0, 0.0], [0.0, 7.0]]])[None]
+    scores.requires_grad_()
+    labels = torch.tensor([[1, UNKNOWN, 0], [0, UNKNOWN, UNKNOWN]])
+    features = BLANFeatures((), (), scores, None, None, None)
+    total = objective(features, torch.empty(0), labels).total
+    log = math.log
+    by_hand = log(1 + math.exp(-2)) + log(1 + math.exp(-3)) + log(2)  # of the three that are known
+    assert total.item() == pytest.approx(by_hand / divisor)
+    total.backward()
+    assert scores.grad is not None
+    assert (scores.grad != 0).any(-1)[0].tolist() == [[True, False, True], [True, False, False]]
+
+    halves = [
+        objective(features._replace(scores=scores[:, row]), torch.empty(0), labels[row])
+        for row in (slice(0, 1), slice(1, 2))
+    ]
+    assert sum(half.total.item() for half in halves) / 2 == pytest.approx(total.item())
 
 
 def test_logged_values_are_all_there_are_and_detached():

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
-from blan_facial.data.faces import CorruptImageError, FaceDataset
+from blan_facial.data.faces import UNKNOWN, CorruptImageError, FaceDataset
 from blan_facial.data.loading import normalize
 from blan_facial.model import BLAN, ParameterTable, parameter_table
 from blan_facial.report import metrics_table, parameters_table, write_pictures
@@ -93,6 +93,9 @@ class TestMarks:
     def test_take_integers_as_well(self):
         answers = np.array([1, 0]), np.array([1, 1], dtype=np.uint8)
         assert marks(("Bald", "Male"), *answers) == [Mark("Bald", "correct"), Mark("Male", "missed")]
+
+    def test_say_nothing_of_what_is_unknown(self):
+        assert marks(("Bald", "Male"), [True, False], [UNKNOWN, UNKNOWN]) == []
 
     @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
     def test_right_answers_are_the_correct_ones_and_those_not_listed(self, answers):

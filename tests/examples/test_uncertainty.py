@@ -107,6 +107,24 @@ def test_the_winner_of_an_attribute_is_told_with_its_significance() -> None:
     assert mean["interval"][0] < mean["margin"] < mean["interval"][1]
 
 
+def test_a_winner_is_told_among_known_labels_alone() -> None:
+    labels = torch.ones(10, 2, dtype=torch.int64)
+    labels[8:, 0], labels[:, 1] = -1, -1
+    better = torch.full((10, 2), 0.9)
+    worse = better.clone()
+    worse[:4] = 0.1  # 4 losses of 8
+    found = described(torch.stack([worse, better, better]), labels)["statistics"]["per_attribute"]
+    assert found["a"]["winner"] | {"p_value": None} == {
+        "level": "AC2",
+        "runner_up": "AC1",
+        "margin": 0.5,
+        "p_value": None,
+        "significant": False,
+    }
+    assert found["a"]["winner"]["p_value"] == pytest.approx(2 / 2**4)
+    assert found["b"]["winner"] is None
+
+
 def test_without_levels_no_level_wins(answers: tuple[torch.Tensor, torch.Tensor]) -> None:
     found = described(*answers, levels=0)["statistics"]
     assert found["mean"]["winner"] is None

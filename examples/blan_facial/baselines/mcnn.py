@@ -33,11 +33,14 @@ class MCNN(Baseline):
     network that relates the attributes' scores.
 
     Args:
-        attributes: The N attributes, by their CelebA names.
+        attributes: The N attributes, by their CelebA names, by which they are grouped.
         width: Channels of the encoder's first stage; a branch's convolution has twice as many.
         blocks: Residual blocks of the encoder's four stages.
         summary_channels: Width of a branch's hidden layer.
         dropout: Probability of dropping an element of that layer.
+
+    Raises:
+        ValueError: An attribute is in no group.
 
     Reference:
         Hand and Chellappa, "Attributes for Improved Attributes: A Multi-Task Network Utilizing Implicit and Explicit
@@ -56,6 +59,12 @@ class MCNN(Baseline):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(len(attributes), width=width, blocks=blocks)
+        grouped = {name for group in GROUPS.values() for name in group}
+        if strangers := [name for name in attributes if name not in grouped]:
+            raise ValueError(
+                f"MCNN: attributes must be in the paper's groups, which hold CelebA's, got {strangers[0]!r}. "
+                "Rename it, or train another model."
+            )
         members = [[attributes.index(name) for name in group if name in attributes] for group in GROUPS.values()]
         members = [group for group in members if group]
         for group in members:

@@ -32,7 +32,10 @@ class DomainBalancedObjective(BLANObjective):
         self.register_buffer("weights", torch.ones(2, attributes))
 
     def balance(self, labels: np.ndarray) -> None:
-        """Take the weights from the training labels (n, N); an attribute with one label only keeps the weight 1."""
+        """Take the weights from the known training labels (n, N).
+
+        An attribute with one label only keeps the weight 1.
+        """
         counts = np.stack([(labels == label).sum(0) for label in (0, 1)])
         weights = np.where(counts.min(0) > 0, counts.min(0) / np.maximum(counts, 1), 1.0)
         self.weights.copy_(torch.from_numpy(weights))

@@ -80,7 +80,7 @@ def load_celeba(root: Path | str, split: str, *, image_size: int) -> FaceDataset
 class _Labels(NamedTuple):
     attributes: tuple[str, ...]
     files: Sequence[str]
-    values: np.ndarray  # uint8 (rows, attributes), 0 or 1
+    values: np.ndarray  # int8 (rows, attributes), 0 or 1
     announced: int  # the count in the file's first line
 
 
@@ -117,7 +117,7 @@ def _read_labels(path: Path) -> _Labels:
             )
         values_by_file[file] = "".join(values)
     digits = "".join(values_by_file.values()).replace("-1", "0")
-    table = np.frombuffer(digits.encode("ascii"), dtype=np.uint8).reshape(-1, len(attributes)) - ord("0")
+    table = np.frombuffer(digits.encode("ascii"), dtype=np.int8).reshape(-1, len(attributes)) - ord("0")
     return _Labels(attributes, list(values_by_file), table, announced)
 
 

@@ -10,6 +10,9 @@ from PIL import Image, UnidentifiedImageError
 
 SPLITS = ("train", "validation", "test")
 
+UNKNOWN = -1
+"""The label of an attribute of which nobody said whether the face has it; 1 says that it has, 0 that it has not."""
+
 # Pillow sees an image's size before it decodes it; of one beyond the limit it only warns up to twice the limit.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -44,10 +47,10 @@ class FaceDataset(ABC):
     """Square RGB faces with binary attributes; the labels stand in memory, the images are made when asked for.
 
     Attributes:
-        name: `"avatars"`, `"celeba"` or `"lfwa"`.
+        name: `"avatars"`, `"celeba"`, `"lfwa"` or `"csv"`.
         split: One of `SPLITS`.
-        attributes: The N attributes, by their CelebA names.
-        labels: uint8 (n, N), 0 or 1.
+        attributes: The N attributes; those of CelebA and LFWA by their CelebA names.
+        labels: int8 (n, N): 1, 0 or `UNKNOWN`.
         image_size: Side of the images in pixels.
         notes: Sentences for the user, such as "12 images have no label row and were left out".
     """
@@ -74,7 +77,7 @@ class FaceFiles(FaceDataset):
         name: Name of the data set.
         split: One of `SPLITS`.
         attributes: The N attributes.
-        labels: uint8 (n, N), 0 or 1.
+        labels: int8 (n, N): 1, 0 or `UNKNOWN`.
         folder: The folder that the files are in.
         files: The n file names relative to `folder`. An array, since forked workers share its memory for good,
             where reading a list of strings copies it page by page.

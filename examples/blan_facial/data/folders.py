@@ -1,7 +1,10 @@
 """Finding the parts of a data set that the user has downloaded."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
 
 from blan_facial.data.faces import DataError
 
@@ -38,3 +41,67 @@ def find_part(owner: str, places: Sequence[Path], remedy: str) -> Path:
         if place.exists():
             return place
     raise DataError(f"{owner}: needs {places[0].name}, got nothing at {' or '.join(map(str, places))}. {remedy}")
+
+
+def relative_name(where: str, name: str, remedy: str) -> str:
+    """Return an image's name with forward slashes, whatever slashes it has.
+
+    Args:
+        where: The place that the name was read from, for messages.
+        name: The name.
+        remedy: What to do if it leaves the folder, one sentence.
+
+    Raises:
+        DataError: The name is absolute or has a part `..`.
+    """
+    image = PureWindowsPath(name.strip())
+    if image.anchor or ".." in image.parts:
+        raise DataError(f"{where}: images must lie in the data folder, got the name {name!r}. {remedy}")
+    return image.as_posix()
+
+
+def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
+    """Say which files a folder has, reading each of its subfolders once.
+
+    Args:
+        owner: The function that reads them, for messages.
+        root: The folder.
+        names: n names relative to it, with forward slashes.
+
+    Returns:
+        bool (n,).
+
+    Raises:
+        DataError: A link leads out of the folder.
+    """
+    inside = root.resolve()
+
+    def follow(name: str) -> None:
+        target = (root / name).resolve()
+        if not target.is_relative_to(inside):
+            raise DataError(
+                f"{owner}: images must lie in the data folder {root}, got {name}, which a link leads to {target}. "
+                "Copy it into the folder, or name a folder that holds both."
+            )
+
+    listings: dict[str, dict[str, bool]] = {}
+    found = np.zeros(len(names), dtype=bool)
+    for place, name in enumerate(names):
+        folder, _, file = name.rpartition("/")
+        if folder not in listings:
+            follow(folder)
+            listings[folder] = _list(root / folder)
+        link = listings[folder].get(file)
+        if link:
+            follow(name)
+        found[place] = link is not None
+    return found
+
+
+def _list(folder: Path) -> dict[str, bool]:
+    """Return the files of a folder, and of each whether it is a link; none if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}

@@ -5,14 +5,14 @@ The folder holds `lfw_att_40.mat` (`label`, 0 or 1; `AttrName`; `name`, such as 
 in `lfw/`, in `lfw-deepfunneled/` or directly. There is no official validation split.
 """
 
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from blan_facial.data.attributes import read_attribute_names
 from blan_facial.data.faces import DataError, FaceDataset, FaceFiles, check_request
-from blan_facial.data.folders import find_part, open_root
+from blan_facial.data.folders import find_part, open_root, relative_name
 
 _IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled")
 _COPY = "Copy it from LFWA's download."
@@ -69,10 +69,10 @@ def load_lfwa(root: Path | str, split: str, *, image_size: int) -> FaceDataset:
 
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
-    """Return the attributes, the n image files and their labels, uint8 (n, attributes)."""
+    """Return the attributes, the n image files and their labels, int8 (n, attributes)."""
     with _open_matlab(path) as file:
         attributes = read_attribute_names(_strings(path, file, "AttrName"), f"{path}: AttrName")
-        names = [_relative(path, name) for name in _strings(path, file, "name")]
+        names = [relative_name(str(path), name, "Take the official file.") for name in _strings(path, file, "name")]
         labels = np.asarray(_variable(path, file, "label"))
     shape = (len(names), len(attributes))
     if labels.shape == shape[::-1]:  # MATLAB writes its columns as HDF5's rows
@@ -85,7 +85,9 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
     strange = labels[~np.isin(labels, (-1, 0, 1))]
     if strange.size:
         raise DataError(f"{path}: label must hold 0 or 1, got {strange[0]}. Take the official file.")
-    return attributes, names, (labels > 0).astype(np.uint8)
+    if (labels == 0).any() and (labels == -1).any():
+        raise DataError(f"{path}: label must hold 0 and 1, or -1 and 1, got 0 and -1. Take the official file.")
+    return attributes, names, (labels > 0).astype(np.int8)
 
 
 def _read_indices(path: Path, key: str, count: int) -> np.ndarray:
@@ -128,11 +130,3 @@ def _strings(path: Path, file: h5py.File, key: str) -> list[str]:
     if h5py.check_ref_dtype(cells.dtype) is None:
         raise DataError(f"{path}: {key} must be a cell array of strings, got {cells.dtype}. Take the official file.")
     return [file[cell][()].astype("<u2").tobytes().decode("utf-16-le") for cell in cells[()].ravel()]
-
-
-def _relative(path: Path, name: str) -> str:
-    """Return an image's name with forward slashes."""
-    image = PureWindowsPath(name.strip())
-    if image.anchor or ".." in image.parts:
-        raise DataError(f"{path}: images must lie in the data folder, got the name {name!r}. Take the official file.")
-    return image.as_posix()

@@ -26,7 +26,7 @@ EpochIndex: TypeAlias = tuple[int, int]
 """An epoch and an index into the data set."""
 
 Face: TypeAlias = tuple[Tensor, Tensor, int]
-"""An image, uint8 (3, S, S), its label, int64 (N,), and its index in the data set."""
+"""An image, uint8 (3, S, S), its labels, int64 (N,), and its index in the data set."""
 
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     images: Tensor
     """uint8 (B, 3, S, S), channels last in memory."""
     labels: Tensor
-    """int64 (B, N), 0 or 1."""
+    """int64 (B, N): 1, 0 or `UNKNOWN`."""
     indices: Tensor
     """int64 (B,), indices into the data set."""
     skipped: int

@@ -1,6 +1,7 @@
 """The splits that a run needs, whatever the data set."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from blan_facial.data.avatars import COUNTS, load_avatars
 from blan_facial.data.celeba import load_celeba
 from blan_facial.data.faces import FaceDataset
 from blan_facial.data.lfwa import load_lfwa
+from blan_facial.data.table import load_csv, read_table
 
 
 class Splits(NamedTuple):
@@ -30,14 +32,16 @@ def load_splits(config: Config, console: Console) -> Splits:
         DataError: The folder cannot be used.
     """
     with Progress(console=console, transient=True) as bar:
-        load = _loader(config, bar)
-        splits = Splits(load("train"), None if config.data == "lfwa" else load("validation"), load("test"))
+        load, validates = _loader(config, bar)
+        splits = Splits(load("train"), load("validation") if validates else None, load("test"))
     for note in dict.fromkeys(note for split in splits if split is not None for note in split.notes):
         console.print(note, markup=False, highlight=False)
     return splits
 
 
-def _loader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
+def _loader(config: Config, bar: Progress) -> tuple[Callable[[str], FaceDataset], bool]:
+    """Return what opens a split, and whether there is one for validation."""
+
     def avatars(split: str) -> FaceDataset:
         task = bar.add_task(f"drawing {split} faces", total=None, visible=False)
 
@@ -47,13 +51,25 @@ def _loader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
         count = min(COUNTS[split], _limit(config, split) or COUNTS[split])
         return load_avatars(split, image_size=config.image_size, count=count, progress=show)
 
-    def files(split: str) -> FaceDataset:
-        load = load_celeba if config.data == "celeba" else load_lfwa
-        faces = load(config.data_root or "", split, image_size=config.image_size)
-        limit = _limit(config, split)
+    if config.data == "avatars":
+        return avatars, True
+    root, size = config.data_root or Path(), config.image_size
+    if config.data == "celeba":
+        return _first_of(config, lambda split: load_celeba(root, split, image_size=size)), True
+    if config.data == "lfwa":
+        return _first_of(config, lambda split: load_lfwa(root, split, image_size=size)), False
+    table = read_table(config.labels or Path())
+    return _first_of(config, lambda split: load_csv(table, root, split, image_size=size)), "validation" in table.splits
+
+
+def _first_of(config: Config, load: Callable[[str], FaceDataset]) -> Callable[[str], FaceDataset]:
+    """Open no more images of a split than the settings allow."""
+
+    def limited(split: str) -> FaceDataset:
+        faces, limit = load(split), _limit(config, split)
         return faces if limit is None else _First(faces, limit)
 
-    return avatars if config.data == "avatars" else files
+    return limited
 
 
 def _limit(config: Config, split: str) -> int | None:

@@ -19,8 +19,12 @@ MODEL = "#0072b2"
 
 
 def accuracy_figure(metrics: Mapping[str, Any]) -> Figure:
-    """Draw every attribute's accuracy as a dot plot beside a heat map of the levels, the largest gain first."""
-    rows = sorted(metrics["per_attribute"].items(), key=lambda row: row[1]["majority"] - row[1]["accuracy"])
+    """Draw every attribute's accuracy as a dot plot beside a heat map of the levels, the largest gain first.
+
+    Attributes without a known label are left out.
+    """
+    known = [row for row in metrics["per_attribute"].items() if row[1]["accuracy"] is not None]
+    rows = sorted(known, key=lambda row: row[1]["majority"] - row[1]["accuracy"])
     mean = metrics["per_level"] | {"accuracy": metrics["accuracy"], "majority": metrics["majority_accuracy"]}
     names = [*(spoken(name) for name, _ in rows), "Mean"]
     values = [*(value for _, value in rows), mean]

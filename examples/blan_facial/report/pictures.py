@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
+from blan_facial.data.faces import UNKNOWN
 from blan_facial.report.sample import Kind, Sample
 from blan_facial.report.sheet import DPI, FAINT, INK, MARGIN, Sheet, lay, spoken
 
@@ -42,14 +43,16 @@ def faces_figure(sample: Sample) -> Figure:
     for sign, color, meaning in SIGNS.values():
         sheet.text(left, 0.42, f"{sign}  {meaning}", color=color)
         left += 1.75
-    sheet.text(left, 0.42, "not listed: rightly said to be absent", color=FAINT)
+    unknown = " or unknown" if (sample.labels == UNKNOWN).any() else ""
+    sheet.text(left, 0.42, f"not listed: rightly said to be absent{unknown}", color=FAINT)
     for place, marks in enumerate(marked):
         row, column = divmod(place, columns)
         left, top = MARGIN + column * (face + words), HEADER + sum(heights[:row])
         sheet.picture(sample.faces[place], left, top, face)
         right = (sample.predicted[place] == sample.labels[place]).sum()
         left += face + 0.09
-        sheet.text(left, top, f"{right} of {len(sample.attributes)} right", color=FAINT, fontsize=7)
+        known = (sample.labels[place] != UNKNOWN).sum()
+        sheet.text(left, top, f"{right} of {known} right", color=FAINT, fontsize=7)
         for number, (attribute, kind) in enumerate(marks, start=1):
             sign, color, _ = SIGNS[kind]
             weight = "normal" if kind == "correct" else "bold"

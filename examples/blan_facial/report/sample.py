@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     faces: np.ndarray
     """uint8 (B, S, S, 3)."""
     labels: np.ndarray
-    """bool (B, N)."""
+    """int8 (B, N): 1, 0 or UNKNOWN."""
     predicted: np.ndarray
     """bool (B, N)."""
     spatial_maps: tuple[np.ndarray, ...]
@@ -51,23 +51,23 @@ class Sample(NamedTuple):
         return marks(self.attributes, self.predicted[face], self.labels[face])
 
 
-def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[bool]) -> list[Mark]:
-    """Say of every attribute that is predicted or true which of the two it is.
+def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[int]) -> list[Mark]:
+    """Say of every attribute that is predicted or true which of the two it is; of an unknown one, nothing.
 
     Args:
         attributes: N names.
         predicted: N predictions.
-        true: N labels.
+        true: N labels: 1, 0 or UNKNOWN.
 
     Returns:
         The correct ones, then the false positives, then the missed ones, each in the order of `attributes`.
     """
-    kinds: dict[tuple[bool, bool], Kind] = {
-        (True, True): "correct",
-        (True, False): "false positive",
-        (False, True): "missed",
+    kinds: dict[tuple[bool, int], Kind] = {
+        (True, 1): "correct",
+        (True, 0): "false positive",
+        (False, 1): "missed",
     }
-    answers = [(bool(says), bool(is_so)) for says, is_so in zip(predicted, true, strict=True)]
+    answers = [(bool(says), int(is_so)) for says, is_so in zip(predicted, true, strict=True)]
     return [
         Mark(name, kind)
         for answer, kind in kinds.items()
@@ -111,7 +111,7 @@ def draw_sample(
     return Sample(
         attributes=faces.attributes,
         faces=images,
-        labels=faces.labels[indices].astype(bool),
+        labels=faces.labels[indices],
         predicted=logits.argmax(-1).bool().cpu().numpy(),
         spatial_maps=tuple(_numpy(gates.squeeze(1)) for gates in features.spatial_maps or ()),
         reconstructions=None if rebuilt is None else _numpy(denormalize(rebuilt).movedim(1, -1)),

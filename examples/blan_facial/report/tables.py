@@ -56,10 +56,13 @@ def best_level(values: Mapping[str, Any]) -> str | None:
     return max(levels, key=lambda level: values[level]) if levels else None
 
 
-def _cells(values: Mapping[str, float], levels: Mapping[str, Any]) -> list[str]:
+def _cells(values: Mapping[str, float | None], levels: Mapping[str, Any]) -> list[str]:
+    accuracy, majority, balanced = (values[name] for name in ("accuracy", "majority", "balanced"))
+    if accuracy is None or majority is None or balanced is None:
+        return ["", "", "", "unknown"]
     level = best_level(levels)
-    percent = [f"{100 * values[name]:.1f}" for name in ("accuracy", "majority", "balanced")]
-    if values["accuracy"] < values["majority"]:
+    percent = [f"{100 * value:.1f}" for value in (accuracy, majority, balanced)]
+    if accuracy < majority:
         percent[0] = f"[red]{percent[0]}[/red]"
     return [*percent, "" if level is None else f"{level} {100 * levels[level]:5.1f}"]
 

@@ -34,11 +34,11 @@ def millions(result: Result) -> float:
 
 
 def of_attribute(attribute: str, key: str) -> Measure:
-    """Return the measure of an attribute's fraction, None where the data set lacks the attribute."""
+    """Return the measure of an attribute's fraction, None where the data set lacks the attribute or its labels."""
 
     def measure(result: Result) -> float | None:
         values = result.metrics["per_attribute"].get(attribute)
-        return None if values is None else 100 * values[key]
+        return None if values is None or values[key] is None else 100 * values[key]
 
     return measure
 
@@ -48,7 +48,7 @@ def best_level(attribute: str) -> Measure:
 
     def measure(result: Result) -> str | None:
         values = result.metrics["statistics"]["per_attribute"].get(attribute)
-        if values is None:
+        if values is None or values["winner"] is None:
             return None
         winner = values["winner"]
         return f"{winner['level']}{'*' if winner['significant'] else ''}"

@@ -21,7 +21,7 @@ class Avatars(FaceDataset):
     Args:
         split: One of `SPLITS`.
         images: uint8 (n, S, S, 3), RGB.
-        labels: uint8 (n, N), 0 or 1.
+        labels: (n, N), 0 or 1.
     """
 
     name = "avatars"
@@ -31,7 +31,7 @@ class Avatars(FaceDataset):
     def __init__(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         self.split = split
         self.images_array = images
-        self.labels = labels
+        self.labels = labels.astype(np.int8)
         self.image_size = images.shape[1]
 
     def image(self, index: int) -> np.ndarray:

@@ -1,0 +1,237 @@
+"""Faces of a CSV table: what is read, what is refused by line and column, and a run whose labels are partly unknown."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blan_facial.data.faces import UNKNOWN, CorruptImageError, DataError, FaceDataset
+from blan_facial.data.table import load_csv, read_table
+from blan_facial.train import main
+
+TABLE = """\
+image,Smiling,split,Wears a hat
+a/1.png,1,train,-1
+a/2.png,0,train,yes
+b/1.png,,validation,1.0
+b/2.png,TRUE,test,No
+b/3.png,-1.0,test,0.0
+b/4.png,false,test,1
+"""
+LABELS = [[1, 0], [UNKNOWN, 1], [UNKNOWN, 1], [1, 0], [0, UNKNOWN], [0, 1]]
+FILES = ["a/1.png", "a/2.png", "b/1.png", "b/2.png", "b/3.png", "b/4.png"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data folder whose images differ in colour; the table is beside it."""
+    for index, file in enumerate(FILES):
+        path = tmp_path / "images" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 11), (40 * index, 90, 250)).save(path)
+    (tmp_path / "table.csv").write_text(TABLE)
+    return tmp_path / "images"
+
+
+def load(root: Path, split: str = "train") -> FaceDataset:
+    return load_csv(read_table(root.parent / "table.csv"), root, split, image_size=8)
+
+
+def write(root: Path, text: str) -> Path:
+    path = root.parent / "table.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("split", "rows"), [("train", [0, 1]), ("validation", [2]), ("test", [3, 4, 5])])
+def test_a_split_has_the_labels_and_images_of_its_rows(root: Path, split: str, rows: list[int]) -> None:
+    faces = load(root, split)
+    assert (faces.name, faces.split, faces.image_size, faces.notes) == ("csv", split, 8, ())
+    assert faces.attributes == ("Smiling", "Wears a hat")
+    assert faces.labels.dtype == np.int8
+    assert faces.labels.tolist() == [LABELS[row] for row in rows]
+    assert [faces.image(place)[0, 0].tolist() for place in range(len(rows))] == [[40 * row, 90, 250] for row in rows]
+
+
+def test_what_spreadsheets_add_is_no_hindrance(root: Path) -> None:
+    lines = TABLE.replace("a/1.png", r'"a\1.png"').replace("a/2.png", "./a//2.png").replace(",", " , ").splitlines()
+    text = "\r\n".join([*lines[:3], "", " , , , ", *lines[3:], ""]).replace('"', "").replace("Wears", '"Wears')
+    (root.parent / "table.csv").write_text("\ufeff" + text.replace("a hat", 'a hat"').replace(' "', '"'), newline="")
+    faces = load(root)
+    assert faces.attributes == ("Smiling", "Wears a hat")
+    assert faces.labels.tolist() == LABELS[:2]
+    assert faces.image(0)[0, 0].tolist() == [0, 90, 250]
+
+
+def test_missing_images_are_left_out_and_counted(root: Path) -> None:
+    (root / "b" / "2.png").unlink()
+    (root / "b" / "3.png").unlink()
+    (root / "b" / "3.png").mkdir()  # a folder is no image
+    faces = load(root, "test")
+    assert faces.labels.tolist() == LABELS[5:]
+    assert faces.image(0)[0, 0].tolist() == [200, 90, 250]
+    assert faces.notes == ("2 of 3 images of the test split are missing and were left out.",)
+
+
+def test_a_file_that_is_no_image_is_named_when_it_is_read(root: Path) -> None:
+    (root / "a" / "1.png").write_text("not a picture")
+    text = f"{root}/a/1.png: image 0 must decode as a whole, got bytes of no known image format. Replace the file, or"
+    with pytest.raises(CorruptImageError, match=re.escape(text)):
+        load(root).image(0)
+
+
+def test_a_link_within_the_folder_is_followed(root: Path) -> None:
+    (root / "a" / "1.png").rename(root / "b" / "moved.png")
+    (root / "a" / "1.png").symlink_to(root / "b" / "moved.png")
+    assert load(root).image(0)[0, 0].tolist() == [0, 90, 250]
+
+
+ROW = "a/1.png,1,train,-1"
+HEADER = "image,Smiling,split,Wears a hat"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (TABLE, "", ": needs a first line that names the columns, got an empty file. Name them image, split and"),
+        (TABLE, HEADER, ": needs a row for each image, got none. Add them below the first line."),
+        ("image,", "file,", ", line 1: needs the column image, got file, Smiling, split, Wears a hat. Name the column"),
+        (",split,", ",fold,", ", line 1: needs the column split, got image, Smiling, fold, Wears a hat. Add it, with"),
+        (TABLE, TABLE.replace(",", ";"), ", line 1: needs the column image, got image;Smiling;split;Wears a hat. Name"),
+        ("Wears a hat", "Smiling", ", line 1: a column must be named once, got Smiling twice. Remove one of the two."),
+        ("Wears a hat", "", ", line 1: every column must have a name, got none for column 4. Name it."),
+        (TABLE, "image,split\na,test", ", line 1: needs a column for each attribute, got image and split alone. Add"),
+        (ROW, f"{ROW},1", ", line 2: a row must have 4 columns, as many as the first line names, got 5. Put text"),
+        (ROW, "a/1.png,1,train", ", line 2: a row must have 4 columns, as many as the first line names, got 3. Put"),
+        (ROW, ",1,train,-1", ", line 2: image must be the path of an image, got nothing. Fill it in, or remove the"),
+        ("a/2.png", "./a//1.png", ", line 3: an image must have one row, got a/1.png again. Remove one of the two."),
+        ("a/1.png", "../secret.png", ", line 2: images must lie in the data folder, got the name '../secret.png'."),
+        ("a/1.png", r"a\..\..\s.png", r", line 2: images must lie in the data folder, got the name 'a\\..\\..\\s.png'"),
+        ("a/1.png", "/etc/s.png", ", line 2: images must lie in the data folder, got the name '/etc/s.png'. Write its"),
+        ("a/1.png", r"C:\s.png", r", line 2: images must lie in the data folder, got the name 'C:\\s.png'. Write its"),
+        ("train", "training", ", line 2: split must be train, validation or test, got 'training'. Correct the value."),
+        (
+            "yes",
+            "maybe",
+            ", line 3: Wears a hat must be 1, true or yes (the face has it), -1, false or no (it has not), 0 or empty "
+            "(unknown), got 'maybe'. Correct the value.",
+        ),
+        ("TRUE", "2", ", line 5: Smiling must be 1, true or yes (the face has it), -1, false or no (it has not), 0 or"),
+        (ROW, 'a/1.png,"1,train,-1', ", line 7: must be CSV, got unexpected end of data. Correct the line."),
+    ],
+)
+def test_a_table_that_breaks_its_format_is_refused_by_its_line(root: Path, old: str, new: str, message: str) -> None:
+    assert old in TABLE
+    path = write(root, TABLE.replace(old, new, 1))
+    with pytest.raises(DataError, match=re.escape(f"{path}{message}")):
+        read_table(path)
+
+
+def test_zeros_where_minus_ones_must_stand_are_refused(root: Path) -> None:
+    path = write(root, "image,split,Smiling\na/1.png,train,1\na/2.png,train,0\n")
+    text = f"{path}: a face that has not an attribute must be labelled -1, since 0 is unknown, got 0 and never -1."
+    with pytest.raises(DataError, match=re.escape(text)):
+        read_table(path)
+    write(root, "image,split,Smiling\na/1.png,train,1\na/2.png,train,\n")
+    assert read_table(path).labels.tolist() == [[1], [UNKNOWN]]
+
+
+def test_a_file_that_is_no_utf_8_text_is_refused(root: Path) -> None:
+    path = root.parent / "table.csv"
+    path.write_bytes(TABLE.replace("Smiling", "L\u00e4cheln").encode("latin-1"))
+    text = f"{path}: must be UTF-8 text, got 'utf-8' codec can't decode byte 0xe4 in position 7: invalid continuation"
+    with pytest.raises(DataError, match=re.escape(text)):
+        read_table(path)
+
+
+@pytest.mark.parametrize("name", ["gone.csv", "images"])
+def test_a_missing_file_is_named(root: Path, name: str) -> None:
+    path = root.parent / name
+    text = f"{path}: must be a CSV file, got nothing to read there. Name it with --labels."
+    with pytest.raises(DataError, match=re.escape(text)):
+        read_table(path)
+
+
+@pytest.mark.parametrize("link", ["a/1.png", "a"])
+def test_a_link_that_leaves_the_folder_is_refused(root: Path, link: str) -> None:
+    outside = root.parent / "outside"
+    (root / link).rename(outside)
+    (root / link).symlink_to(outside)
+    text = f"load_csv: images must lie in the data folder {root}, got {link}, which a link leads to {outside}. Copy it"
+    with pytest.raises(DataError, match=re.escape(text)):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,split,A\na/1.png,test,1", "table.csv: split 'train' must have images, got none of 1. Write train into"),
+        (
+            "image,split,A\nc.png,train,1",
+            "load_csv: split 'train' must have images, got none of 1 in {root} (first: ",
+        ),
+        ("image,split,A\na/1.png,train,", "table.csv: split 'train' must have known labels, got none in 1 rows. Label"),
+    ],
+)
+def test_a_split_without_images_or_labels_is_refused(root: Path, text: str, message: str) -> None:
+    write(root, text)
+    with pytest.raises(DataError, match=re.escape(message.format(root=root))):
+        load(root)
+
+
+def test_another_folder_or_split_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(f"load_csv: the data folder must exist, got {root / 'gone'}")):
+        load_csv(read_table(root.parent / "table.csv"), root / "gone", "train", image_size=8)
+    with pytest.raises(
+        ValueError, match=re.escape("load_csv: split must be one of train, validation, test, got 'val'.")
+    ):
+        load(root, "val")
+
+
+@pytest.mark.parametrize("model", ["blan", "moon"])
+def test_a_model_trains_and_is_tested_where_labels_are_unknown(root: Path, model: str) -> None:
+    random = np.random.default_rng(0)
+    lines = ["image,split,Smiling,Freckles,Nobody knows"]
+    for index in range(30):
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / f"{index}.png")
+        smiling, freckles = random.choice(["1", "-1", ""], 2)
+        lines.append(f"{index}.png,{('train', 'train', 'test')[index % 3]},{smiling},{freckles},{'1' * (index == 0)}")
+    table = write(root, "\n".join(lines))
+    options = ["--data", "csv", "--data-root", str(root), "--labels", str(table), "--output", str(root / "run")]
+    options += ["--image-size", "32", "--width", "4", "--batch-size", "10", "--epochs", "2", "--accelerator", "cpu"]
+    assert main([*options, "--model", model]) == 0
+    metrics = json.loads((root / "run" / "metrics.json").read_text())
+    assert (metrics["data"], metrics["images"]) == ("csv", 10)
+    known = [metrics["per_attribute"][name]["accuracy"] for name in ("Smiling", "Freckles")]
+    assert metrics["accuracy"] == pytest.approx(sum(known) / 2)
+    assert set(metrics["per_attribute"]["Nobody knows"].values()) == {None}
+    assert metrics["statistics"]["per_attribute"]["Nobody knows"]["winner"] is None
+    assert (root / "run" / "accuracy.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "csv"], "train: --data csv needs --data-root, got none. Name the folder of the images."),
+        (["--data", "csv", "--data-root", "x"], "train: --data csv needs --labels, got none. Name the CSV file."),
+        (
+            ["--data", "celeba", "--data-root", "x", "--labels", "y"],
+            "train: --data celeba has its own labels, got --labels y. Leave --labels out.",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_mcnn_refuses_attributes_that_it_cannot_group(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", "csv", "--data-root", str(root), "--labels", str(root.parent / "table.csv")]
+    assert main([*options, "--model", "mcnn", "--accelerator", "cpu"]) == 1
+    message = "MCNN: attributes must be in the paper's groups, which hold CelebA's, got 'Wears a hat'. Rename it, or"
+    assert message in capsys.readouterr().err
