@@ -26,6 +26,7 @@ from blan_facial.metrics import evaluate
 from blan_facial.model import parameter_table
 from blan_facial.report import metrics_table, parameters_table, write_pictures
 from blan_facial.runs import RunError, begin, open_output, save_results
+from blan_facial.terminal import print_error
 from blan_facial.trainer import NonFiniteLossError, Stopped, Trainer, evaluation_loader, make_fabric
 
 
@@ -88,12 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"Training was {stop} and saved; the same command with --resume goes on from there.")
         return 128 + stop.number
     except (ConfigError, DataError, EncoderWeightsError, NonFiniteLossError, RunError) as error:
-        _print_error(errors, str(error))
+        print_error(errors, str(error))
         return 1
     except OSError as error:
-        _print_error(
-            errors, f"train: its files must be readable and its folder writable, got {error}. Mend that first."
-        )
+        print_error(errors, f"train: its files must be readable and its folder writable, got {error}. Mend that first.")
         return 1
     console.print(f"Results are in {folder}.", markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -106,11 +105,6 @@ def _as_config_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _print_error(console: Console, message: str) -> None:
-    console.print("error: ", style="bold red", end="")
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from blan_facial.config import parse
+from blan_facial.data.avatars import load_avatars
 from blan_facial.experiments import main
 from blan_facial.tables.layout import insert
 from blan_facial.tables.measures import Result
@@ -20,6 +21,8 @@ from blan_facial.tables.plan import PRESETS, Cell, Data, Experiment, Name, Run, 
 from blan_facial.tables.published import published
 from blan_facial.tables.results import entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
+from tests.examples.celeba_folder import write_celeba_folder
+from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 TINY = [
     *("--images", "32", "--image-size", "32", "--width", "2", "--summary-channels", "8", "--critic-channels", "64"),
@@ -100,6 +103,10 @@ class TestRunning:
         )
         assert (tmp_path / "avatars" / "figure3.png").stat().st_size > 10_000
 
+        older = tmp_path / "avatars" / "blan" / "seed-0" / "config.json"
+        settings = json.loads(older.read_text())
+        del settings["attributes"], settings["train_images"]  # as an older release wrote it
+        older.write_text(json.dumps(settings))
         assert table(tmp_path, *options) == 0
         assert "2 runs, of which 2 are finished" in capsys.readouterr().out
         assert table(tmp_path, *options, training=[*TINY, "--lr", "0.5"]) == 1
@@ -131,20 +138,18 @@ class TestRunning:
         content = json.loads((tmp_path / "avatars" / "table7.json").read_text())
         assert {cell["source"] for cell in content["cells"]} == {"paper", "empty"}
 
-    def test_a_run_is_tested_on_another_data_set_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        script = tmp_path / "evaluate.py"
-        script.write_text(
-            "import json, pathlib, sys; a = sys.argv; path = pathlib.Path(a[a.index('--output') + 1])\n"
-            "path.parent.mkdir(); path.write_text(json.dumps({'accuracy': 0.5, 'command': a[1:-2]}))\n"
-        )
-        monkeypatch.setattr("blan_facial.tables.running.EVALUATE", script)
-        job = Job("blan", tmp_path, ())
-        metrics = job.tested_on("lfwa", Path("x"))
-        assert metrics == {"accuracy": 0.5, "command": [str(tmp_path), "--data", "lfwa", "--data-root", "x"]}
-        script.write_text("import sys; sys.exit('no such folder')")
-        assert job.tested_on("lfwa", Path("x")) == metrics  # read
-        with pytest.raises(ExperimentError, match="experiments: blan must be tested on celeba, got no such folder"):
-            job.tested_on("celeba", Path("x"))
+    def test_a_run_is_tested_on_another_data_set_once(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "run", *SMALL)
+        faces = load_avatars("train", image_size=40, count=16)
+        root = write_celeba_folder(tmp_path / "celeba", list(faces.images_array), faces.labels, faces.attributes)
+        job = Job("blan", tmp_path / "run", ())
+        metrics = job.tested_on("celeba", root)
+        assert (metrics["data"], metrics["split"], metrics["images"]) == ("celeba", "test", 2)
+        assert tuple(metrics["per_attribute"]) == ATTRIBUTES
+        assert job.tested_on("celeba", tmp_path) == metrics  # read
+        message = "experiments: blan must be tested on lfwa, got error: load_lfwa: needs lfw_att_40.mat"
+        with pytest.raises(ExperimentError, match=message):
+            job.tested_on("lfwa", root)
 
     def test_the_other_data_set_is_refused_where_nothing_is_tested_on_it(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -9,13 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blan_facial.building import build
 from blan_facial.config import PRESETS, Config, ConfigError, parse
 from blan_facial.finished import load_run
-from blan_facial.runs import RunError, begin, save_results
+from blan_facial.runs import RunError
+from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
-ATTRIBUTES = ("Smiling", "Male", "Eyeglasses", "Big_Nose")
-SMALL = ("--image-size", "32", "--width", "4", "--summary-channels", "8", "--critic-channels", "8")
 MODELS: list[tuple[str, ...]] = [
     SMALL,
     (*SMALL, "--no-fusion", "--no-rdam"),
@@ -23,19 +21,6 @@ MODELS: list[tuple[str, ...]] = [
     ("--model", "moon", *SMALL[:4]),
     ("--model", "mcnn", *SMALL[:6]),
 ]
-
-
-def write_run(folder: Path, *options: str, attributes: tuple[str, ...] = ATTRIBUTES) -> torch.nn.Module:
-    """Write the folder of a run that was never trained, its batch norms moved from where they start."""
-    config = parse(options)
-    model, _ = build(config, attributes)
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if "running" in name:
-                buffer.add_(torch.rand(buffer.shape))
-    begin(folder, config, attributes)
-    save_results(folder, model, {"per_attribute": dict.fromkeys(attributes)})
-    return model
 
 
 @pytest.mark.parametrize("options", MODELS, ids=" ".join)

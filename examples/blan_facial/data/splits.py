@@ -1,6 +1,6 @@
 """The splits that a run needs, whatever the data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,9 +34,26 @@ def load_splits(config: Config, console: Console) -> Splits:
     with Progress(console=console, transient=True) as bar:
         load, validates = _loader(config, bar)
         splits = Splits(load("train"), load("validation") if validates else None, load("test"))
-    for note in dict.fromkeys(note for split in splits if split is not None for note in split.notes):
-        console.print(note, markup=False, highlight=False)
+    _print_notes([split for split in splits if split is not None], console)
     return splits
+
+
+def load_split(config: Config, split: str, console: Console) -> FaceDataset:
+    """Open one split alone, in the same way.
+
+    Raises:
+        DataError: The folder cannot be used.
+        ValueError: The data set has no such split.
+    """
+    with Progress(console=console, transient=True) as bar:
+        faces = _loader(config, bar)[0](split)
+    _print_notes([faces], console)
+    return faces
+
+
+def _print_notes(splits: Sequence[FaceDataset], console: Console) -> None:
+    for note in dict.fromkeys(note for split in splits for note in split.notes):
+        console.print(note, markup=False, highlight=False)
 
 
 def _loader(config: Config, bar: Progress) -> tuple[Callable[[str], FaceDataset], bool]:

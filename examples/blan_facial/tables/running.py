@@ -57,7 +57,8 @@ class Job:
         wanted = self.config.comparable()  # so that settings that cannot be are refused before the first run
         if not (self.folder / METRICS).is_file():
             return None
-        found, _ = read_settings(self.folder)
+        settings, _ = read_settings(self.folder)
+        found = Config().as_json() | settings  # a setting that an older release lacked had its default
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         differing += [name for name in found if name not in wanted and name not in RESUMABLE]
         if differing:

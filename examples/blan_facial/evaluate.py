@@ -1,0 +1,152 @@
+"""Test a finished run on a data set: ``python examples/blan_facial/evaluate.py --help``."""
+
+import dataclasses
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+if not __package__:  # run as a script, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+
+from blan_facial.config import Config, ConfigError
+from blan_facial.data.faces import DataError
+from blan_facial.data.matching import match_attributes
+from blan_facial.data.splits import load_split
+from blan_facial.files import write_json
+from blan_facial.finished import FinishedRun, load_run
+from blan_facial.metrics import evaluate
+from blan_facial.report import metrics_table
+from blan_facial.runs import METRICS, RunError
+from blan_facial.terminal import print_error
+from blan_facial.trainer import evaluation_loader, make_fabric
+
+PROGRAM = "python examples/blan_facial/evaluate.py"
+DESCRIPTION = """Test a finished run on any data set that has its attributes, by its config.json and model.safetensors
+alone. What is not given here is as in the run, whose own test gives the numbers of its metrics.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to test, on what, and where the metrics go."""
+
+    run: tyro.conf.Positional[Path]
+    """Output folder of the run."""
+    data: Literal["avatars", "celeba", "lfwa", "csv"] | None = None
+    """Data set; its attributes are matched by name."""
+    data_root: Path | None = None
+    """Official folder of CelebA or LFWA, or the folder that the paths in the CSV file start from."""
+    labels: Path | None = None
+    """CSV file with the columns image, split and one for each attribute."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Images to test on."""
+    images: int | None = None
+    """Use only so many of them."""
+    skip_corrupt: bool = False
+    """Leave out and count images that do not decode."""
+    output: Path | None = None
+    """JSON file for the metrics, in the layout of metrics.json."""
+
+    batch_size: int | None = None
+    """Images at a time."""
+    workers: int | None = None
+    """Processes that decode images."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """Where to test."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
+    """Arithmetic; 16-mixed needs CUDA."""
+
+    def config(self, own: Config) -> Config:
+        """Return the settings of the test: those of the run, but for what is given here.
+
+        Raises:
+            ConfigError: They contradict one another.
+        """
+        if self.data not in (None, own.data):
+            own = dataclasses.replace(
+                own, data_root=None, labels=None, images=None, train_images=None, skip_corrupt=False
+            )
+        names = ("data", "data_root", "labels", "images", "batch_size", "workers", "accelerator", "precision")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt)
+        with _as_config_errors():
+            config.check()
+        return config
+
+
+def run(settings: Settings, console: Console) -> dict[str, Any]:
+    """Test and show; return the metrics."""
+    finished = load_run(settings.run)
+    config = settings.config(finished.config)
+    with _as_config_errors():
+        fabric = make_fabric(config)
+        faces = match_attributes(load_split(config, settings.split, console), finished.attributes)
+        model = finished.model.to(fabric.device)
+        tested = evaluate(fabric, model, evaluation_loader(config, faces), faces.attributes, in_full=True)
+    metrics = {"data": faces.name, "split": faces.split, **tested}
+    metrics |= {name: value for name, value in _of_training(finished).items() if name not in metrics}
+    console.print(metrics_table(metrics))
+    if corrupt := len(faces) - tested["images"]:
+        console.print(f"{corrupt} of {len(faces)} images were corrupt and left out.")
+    return metrics
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    console, errors = Console(), Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors)])
+    settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
+    try:
+        if settings.output is not None:
+            settings.output.parent.mkdir(parents=True, exist_ok=True)
+        metrics = run(settings, console)
+        if settings.output is not None:
+            write_json(settings.output, metrics)
+            console.print(f"The metrics are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        errors.print("\nStopped.")
+        return 128 + signal.SIGINT
+    except (ConfigError, DataError, RunError) as error:
+        print_error(errors, str(error))
+        return 1
+    except OSError as error:
+        print_error(errors, f"evaluate: its files must be readable and --output writable, got {error}.")
+        return 1
+    return 0
+
+
+def _of_training(finished: FinishedRun) -> dict[str, Any]:
+    """Return what ``metrics.json`` of the run says of its training; without that file, what the model tells."""
+    path = finished.folder / METRICS
+    if not path.exists():
+        parameters = finished.parameters
+        counts = {"parameters": parameters.inference, "training_parameters": parameters.training}
+        return counts | {"train_seconds": None, "images_per_second": None}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path}: must be JSON that a run wrote, got {error}. Restore or remove it.") from error
+
+
+@contextmanager
+def _as_config_errors() -> Iterator[None]:
+    """Take a refusal of the settings by the part that they are for as the user's mistake, which needs no traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"evaluate: {str(error).removeprefix('train: ')}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

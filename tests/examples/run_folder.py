@@ -1,0 +1,28 @@
+"""Writes the output folder of a run that was never trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from blan_facial.baselines import Network
+from blan_facial.building import build
+from blan_facial.config import parse
+from blan_facial.runs import begin, save_results
+
+ATTRIBUTES = ("Smiling", "Eyeglasses", "Black_Hair", "Big_Nose")
+SMALL = ("--image-size", "32", "--width", "4", "--summary-channels", "8", "--critic-channels", "8")
+
+
+def write_run(folder: Path, *options: str, attributes: Sequence[str] = ATTRIBUTES) -> Network:
+    """Write the folder and return its model, whose batch norms and fusion are moved from where they start."""
+    config = parse(options)
+    model, _ = build(config, attributes)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "running" in name or name == "fusion.weight":
+                tensor.add_(torch.rand(tensor.shape))
+    folder.mkdir(parents=True, exist_ok=True)
+    begin(folder, config, attributes)
+    save_results(folder, model, {"per_attribute": dict.fromkeys(attributes)})
+    return model

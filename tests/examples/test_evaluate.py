@@ -1,0 +1,140 @@
+"""The test of a finished run: its own numbers again, other data sets, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blan_facial.data.avatars import load_avatars
+from blan_facial.data.faces import DataError
+from blan_facial.data.matching import match_attributes
+from blan_facial.evaluate import main
+from blan_facial.train import main as train
+from tests.examples.celeba_folder import write_celeba_folder
+from tests.examples.run_folder import SMALL, write_run
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn faces in CelebA's formats."""
+    faces = load_avatars("train", image_size=40, count=96)
+    folder = tmp_path_factory.mktemp("celeba")
+    return write_celeba_folder(folder, list(faces.images_array), faces.labels, faces.attributes)
+
+
+@pytest.fixture(scope="module")
+def trained(celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on them."""
+    folder = tmp_path_factory.mktemp("runs") / "celeba"
+    options = [*SMALL, "--batch-size", "8", "--epochs", "1", "--warmup-steps", "0", "--lr", "0.02"]
+    assert train([*options, "--data", "celeba", "--data-root", str(celeba), "--output", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_s_own_test_gives_its_own_numbers_to_the_last_digit(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "metrics.json"
+    assert main([str(trained), "--workers", "2", "--output", str(output)]) == 0
+    assert output.read_bytes() == (trained / "metrics.json").read_bytes()
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Test split of celeba, 12 images" in printed
+    assert f"The metrics are in {output}." in printed
+
+
+@pytest.mark.parametrize(("split", "options", "images"), [("validation", [], 12), ("train", ["--images", "10"], 10)])
+def test_other_splits_of_the_folder(split: str, options: list[str], images: int, trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "metrics.json"
+    assert main([str(trained), "--split", split, *options, "--output", str(output)]) == 0
+    metrics = read(output)
+    assert (metrics["split"], metrics["images"]) == (split, images)
+
+
+def test_attributes_are_matched_by_name(celeba: Path, trained: Path, tmp_path: Path) -> None:
+    faces = load_avatars("train", image_size=40, count=96)
+    order = np.random.default_rng(0).permutation(len(faces.attributes))
+    other = write_celeba_folder(
+        tmp_path / "other",
+        [np.asarray(Image.open(path)) for path in sorted((celeba / "img_align_celeba").iterdir())],
+        faces.labels[:, order],
+        [faces.attributes[place] for place in order],
+    )
+    for path in (other / "img_align_celeba").iterdir():  # the very same bytes
+        path.write_bytes((celeba / "img_align_celeba" / path.name).read_bytes())
+    assert main([str(trained), "--data-root", str(other), "--output", str(tmp_path / "metrics.json")]) == 0
+    assert read(tmp_path / "metrics.json") == read(trained / "metrics.json")
+
+
+def test_another_data_set_with_more_attributes(celeba: Path, tmp_path: Path) -> None:
+    attributes = ("Smiling", "Black_Hair")
+    write_run(tmp_path, *SMALL, "--images", "7", attributes=attributes)
+    (tmp_path / "metrics.json").unlink()
+    output = tmp_path / "celeba.json"
+    assert main([str(tmp_path), "--data", "celeba", "--data-root", str(celeba), "--output", str(output)]) == 0
+    metrics = read(output)
+    assert (metrics["data"], metrics["images"]) == ("celeba", 12)  # --images was of the run's own data
+    assert tuple(metrics["per_attribute"]) == attributes
+    assert metrics["parameters"] < metrics["training_parameters"]
+    assert metrics["train_seconds"] is None
+
+
+def test_faces_keep_their_labels_in_another_order() -> None:
+    faces = load_avatars("train", image_size=40, count=96)
+    assert match_attributes(faces, faces.attributes) is faces
+    matched = match_attributes(faces, faces.attributes[::-2])
+    np.testing.assert_array_equal(matched.labels, faces.labels[:, ::-2])
+    np.testing.assert_array_equal(matched.image(3), faces.image(3))
+    with pytest.raises(DataError, match="avatars: must have the 2 attributes that the model was trained on, got none"):
+        match_attributes(faces, ("Smiling", "Big_Lips"))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            ["--data", "celeba", "--data-root", "{celeba}"],
+            "celeba: must have the 2 attributes that the model was trained on, got none called Big_Lips. "
+            "Test the model on a data set that has them.",
+        ),
+        (
+            ["--data", "lfwa"],
+            "evaluate: --data lfwa needs --data-root, got none. Name the data set's official folder.",
+        ),
+        (["--images", "0"], "evaluate: --images must be at least 1, got 0. Give a positive number."),
+        (
+            ["--precision", "16-mixed"],
+            "evaluate: --precision 16-mixed needs CUDA, got none. Use bf16-mixed or 32-true.",
+        ),
+        (
+            ["--data", "celeba", "--data-root", "{celeba}/no"],
+            "load_celeba: the data folder must exist, got {celeba}/no (nothing there). Name it with --data-root.",
+        ),
+        (["--output", "{folder}/config.json/x"], "evaluate: its files must be readable and --output writable, got "),
+    ],
+)
+def test_a_mistake_gets_one_clear_error(
+    options: list[str], text: str, celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, *SMALL, "--images", "2", attributes=("Smiling", "Big_Lips"))
+    assert main([str(tmp_path), *(option.format(celeba=celeba, folder=tmp_path) for option in options)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {text.format(celeba=celeba)}")
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert (
+        f"error: {tmp_path}: must be the output folder of a run, got no config.json in it." in capsys.readouterr().err
+    )
+    write_run(tmp_path, *SMALL, "--images", "8")
+    (tmp_path / "metrics.json").write_text("[1]")
+    assert main([str(tmp_path)]) == 1
+    assert f"error: {tmp_path}/metrics.json: must be JSON that a run wrote" in capsys.readouterr().err
