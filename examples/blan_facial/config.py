@@ -21,7 +21,7 @@ attributes, test it, and write a folder with its weights, its metrics and pictur
 # Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes.
 RESUMABLE = frozenset(
     {
-        *("data_root", "labels", "workers", "max_steps", "accelerator", "devices", "compile"),
+        *("data_root", "image_folder", "labels", "workers", "max_steps", "accelerator", "devices", "compile"),
         *("output", "resume", "overwrite"),
     }
 )
@@ -65,6 +65,11 @@ class Config:
     """Data set: drawn faces, a folder in CelebA's or LFWA's official format, or images with labels in a CSV file."""
     data_root: Path | None = None
     """Official folder of CelebA or LFWA, or the folder that the paths in the CSV file start from."""
+    image_folder: Path | None = None
+    """Folder of CelebA's or LFWA's images, if the official folder does not hold them."""
+    lfwa_split: Literal["50:50", "80:10", "all"] = "50:50"
+    """LFWA's images to train and to test on: the official halves; 80 and 10 %, with no person in both and 10 % for
+    validation; or all of them, tested on the official half."""
     labels: Path | None = None
     """CSV file with the columns image, split and one for each attribute."""
     images: int | None = None
@@ -207,6 +212,12 @@ class Config:
         elif self.data_root is None:
             folder = "folder of the images" if self.data == "csv" else "data set's official folder"
             _refuse(f"--data {self.data} needs --data-root, got none", f"Name the {folder}")
+        if self.data not in ("celeba", "lfwa") and self.image_folder is not None:
+            _refuse(
+                f"--image-folder is for the images of celeba and lfwa, got it with --data {self.data}", "Leave it out"
+            )
+        if self.data != "lfwa" and self.lfwa_split != Config.lfwa_split:
+            _refuse(f"--lfwa-split is for lfwa, got it with --data {self.data}", "Leave it out")
         if self.data == "csv" and self.labels is None:
             _refuse("--data csv needs --labels, got none", "Name the CSV file")
         if self.data != "csv" and self.labels is not None:

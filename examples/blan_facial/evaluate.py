@@ -45,6 +45,8 @@ class Settings:
     """Data set; its attributes are matched by name."""
     data_root: Path | None = None
     """Official folder of CelebA or LFWA, or the folder that the paths in the CSV file start from."""
+    image_folder: Path | None = None
+    """Folder of CelebA's or LFWA's images, if the official folder does not hold them."""
     labels: Path | None = None
     """CSV file with the columns image, split and one for each attribute."""
     split: Literal["test", "validation", "train"] = "test"
@@ -72,10 +74,10 @@ class Settings:
             ConfigError: They contradict one another.
         """
         if self.data not in (None, own.data):
-            own = dataclasses.replace(
-                own, data_root=None, labels=None, images=None, train_images=None, skip_corrupt=False
-            )
-        names = ("data", "data_root", "labels", "images", "batch_size", "workers", "accelerator", "precision")
+            own = dataclasses.replace(own, data_root=None, image_folder=None, labels=None, skip_corrupt=False)
+            own = dataclasses.replace(own, lfwa_split=Config.lfwa_split, images=None, train_images=None)
+        names: tuple[str, ...] = ("data", "data_root", "image_folder", "labels", "images")
+        names += ("batch_size", "workers", "accelerator", "precision")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt)
         with _as_config_errors():

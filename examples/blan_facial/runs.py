@@ -163,6 +163,7 @@ def load_checkpoint(
             f"train: {path} must be of checkpoint format {_FORMAT}, got {written}. Resume it with the release it is of."
         )
     ours = config.comparable()
+    theirs = Config().comparable() | theirs  # a setting that an older release did not have is the default
     differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if differing:
         listed = ", ".join(f"{name} {theirs.get(name)!r} (now {ours.get(name)!r})" for name in differing)

@@ -109,6 +109,8 @@ class Trainer:
             "attributes": list(train.attributes),
             "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
         }
+        if train.shards is not None:  # which decide the order
+            self.data["shards"] = hashlib.sha256(train.shards.tobytes()).hexdigest()
         self.position = Position()
         self.loader = training_loader(config, train)
         self.validation = None if validation is None else evaluation_loader(config, validation)

@@ -51,6 +51,15 @@ def test_blanks_a_byte_order_mark_and_empty_lines_are_no_hindrance(root):
     np.testing.assert_array_equal(faces.labels, LABELS[:1])
 
 
+def test_the_images_may_lie_elsewhere(root, tmp_path):
+    elsewhere = (root / "img_align_celeba").rename(tmp_path / "elsewhere")
+    faces = load_celeba(root, "test", image_size=32, image_folder=elsewhere)
+    np.testing.assert_allclose(faces.image(0), colour_of(7), atol=3)
+    text = f"load_celeba: the data folder must exist, got {root / 'gone'} (nothing there). Name it with --image-folder."
+    with pytest.raises(DataError, match=re.escape(text)):
+        load_celeba(root, "test", image_size=32, image_folder=root / "gone")
+
+
 def test_images_keep_their_labels_in_whatever_order_the_rows_stand(root):
     path = root / "list_attr_celeba.txt"
     count, names, *rows = path.read_text().splitlines()
@@ -142,7 +151,11 @@ def test_a_missing_folder_is_named(tmp_path):
     [
         ("list_attr_celeba.txt", "Anno", "Copy it from CelebA's Anno folder."),
         ("list_eval_partition.txt", "Eval", "Copy it from CelebA's Eval folder."),
-        ("img_align_celeba", "Img", "Unpack img_align_celeba.zip there."),
+        (
+            "img_align_celeba",
+            "Img",
+            "Unpack img_align_celeba.zip there, or name the images' folder with --image-folder.",
+        ),
     ],
 )
 def test_a_missing_part_is_named(root, name, subfolder, remedy):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 
@@ -83,6 +84,58 @@ def test_the_images_may_lie_elsewhere(root, place):
     np.testing.assert_allclose(load_lfwa(root, "test", image_size=8).image(0)[0, 0], COLOURS[1], atol=3)
 
 
+def test_the_images_may_lie_in_a_folder_of_the_user_s(root, tmp_path_factory):
+    elsewhere = (root / "lfw").rename(tmp_path_factory.mktemp("faces") / "any name")
+    faces = load_lfwa(root, "test", image_size=8, image_folder=elsewhere)
+    np.testing.assert_allclose(faces.image(0)[0, 0], COLOURS[1], atol=3)
+    with pytest.raises(DataError, match=re.escape("(nothing there). Name it with --image-folder.")):
+        load_lfwa(root, "test", image_size=8, image_folder=root / "gone")
+
+
+@pytest.fixture
+def people(tmp_path):
+    """300 images of 60 people, 1 to 9 each."""
+    counts = np.random.default_rng(0).permutation([1, 2, 3, 4, 5, 6, 7, 8, 9, 5] * 6)
+    names = [f"Person_{person:02d}\\{place}.jpg" for person, count in enumerate(counts) for place in range(count)]
+    labels = np.arange(len(names)) % 2
+    write_attributes(tmp_path, names=names, attributes=["Bald"], labels=labels[None])
+    for name in names:
+        path = tmp_path / "lfw" / name.replace("\\", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def files_of(root, split, partition):
+    return load_lfwa(root, split, image_size=8, partition=partition).files.tolist()
+
+
+def test_80_to_10_parts_people_and_needs_no_indices(people):
+    splits = [files_of(people, split, "80:10") for split in ("train", "validation", "test")]
+    assert sorted(file for files in splits for file in files) == sorted(
+        path.relative_to(people / "lfw").as_posix() for path in people.rglob("*.jpg")
+    )
+    for files, share in zip(splits, (0.8, 0.1, 0.1), strict=True):
+        assert len(files) / 300 == pytest.approx(share, abs=0.03)
+    persons = [{file.split("/")[0] for file in files} for files in splits]
+    assert sum(map(len, persons)) == len(set.union(*persons)) == 60  # nobody is in two of them
+    order = sorted(set.union(*persons), key=lambda name: hashlib.sha256(name.encode()).digest())
+    assert order == [name for people in persons for name in order if name in people]  # for good, on every machine
+
+
+def test_all_trains_on_every_image_and_says_what_its_test_is_worth(root):
+    note = "The images of the test split are among those to train on: its metrics say nothing of new faces."
+    train, test = (load_lfwa(root, split, image_size=8, partition="all") for split in ("train", "test"))
+    np.testing.assert_array_equal(train.labels, LABELS)
+    np.testing.assert_array_equal(test.labels, LABELS[[1, 3, 5]])
+    assert train.notes == test.notes == (note,)
+
+
+def test_another_partition_is_refused(root):
+    with pytest.raises(ValueError, match=r"load_lfwa: partition must be one of 50:50, 80:10, all, got '90:10'\."):
+        load_lfwa(root, "test", image_size=8, partition="90:10")
+
+
 def test_missing_images_are_left_out_and_counted(root):
     (root / "lfw" / "Some_Person" / "Some_Person_0001.jpg").unlink()
     faces = load_lfwa(root, "train", image_size=32)
@@ -101,12 +154,15 @@ def test_no_image_at_all_is_refused(root):
     refused(
         root,
         f"load_lfwa: split 'train' must have images, got none of 3 in {root / 'lfw'} (first: "
-        f"Some_Person/Some_Person_0005.jpg). Unpack LFW's images into {root / 'lfw'}.",
+        f"Some_Person/Some_Person_0005.jpg). Unpack LFW's images into {root / 'lfw'}, or name their folder with --im",
     )
 
 
 def test_validation_is_refused(root):
-    text = "load_lfwa: split must be 'train' or 'test', got 'validation'. LFWA has no validation split: hold back"
+    text = (
+        "load_lfwa: split must be 'train' or 'test' of the partition 50:50, got 'validation'. "
+        "Take the partition 80:10, or hold back a part of 'train'."
+    )
     with pytest.raises(ValueError, match=re.escape(text)):
         load_lfwa(root, "validation", image_size=32)
 

@@ -486,6 +486,14 @@ MISTAKES: list[tuple[Prepare, str]] = [
         "load_celeba: the data folder must exist, got {folder}/nowhere (nothing there). Name it with --data-root.",
     ),
     (
+        lambda folder: ["--image-folder", "x"],
+        "train: --image-folder is for the images of celeba and lfwa, got it with --data avatars. Leave it out.",
+    ),
+    (
+        lambda folder: ["--lfwa-split", "80:10"],
+        "train: --lfwa-split is for lfwa, got it with --data avatars. Leave it out.",
+    ),
+    (
         lambda folder: ["--data-root", "x"],
         "train: --data avatars draws its faces, got --data-root x. Leave --data-root out.",
     ),

@@ -2,11 +2,13 @@
 
 The folder holds `img_align_celeba/*.jpg`, `list_attr_celeba.txt` (the number of rows, the attributes' names, then a row
 of -1 and 1 per image) and `list_eval_partition.txt` (an image and 0, 1 or 2 per row), side by side or, as downloaded,
-in `Img/`, `Anno/` and `Eval/`. In partial copies the three need not agree: the images that all three have are used.
+in `Img/`, `Anno/` and `Eval/`. In place of `img_align_celeba/` there may be tar files that hold the images. In partial
+copies the three need not agree: the images that all three have are used.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +17,21 @@ import numpy as np
 from blan_facial.data.attributes import read_attribute_names
 from blan_facial.data.faces import SPLITS, DataError, FaceDataset, FaceFiles, check_request
 from blan_facial.data.folders import find_part, open_root
+from blan_facial.data.shards import FaceShards, has_shards, read_shards
 
 _LABEL_VALUES = frozenset(("1", "-1"))
 _PARTITIONS = {str(number): split for number, split in enumerate(SPLITS)}
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def load_celeba(root: Path | str, split: str, *, image_size: int) -> FaceDataset:
+def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: Path | None = None) -> FaceDataset:
     """Read CelebA's labels and partition; the images are decoded when asked for.
 
     Args:
         root: The official folder.
         split: `"train"`, `"validation"` or `"test"`, by the official partition.
         image_size: Side in pixels; the whole aligned image is resized to the square.
+        image_folder: The folder of the images or the tar files, if it is none of the official ones.
 
     Returns:
         The split, in the order of the label file; its notes tell what the folder lacks.
@@ -38,10 +42,11 @@ def load_celeba(root: Path | str, split: str, *, image_size: int) -> FaceDataset
     """
     check_request("load_celeba", split, image_size)
     root = open_root("load_celeba", root)
-    folder = _find(root, "Img", "img_align_celeba", "Unpack img_align_celeba.zip there.")
-    label_file = _find(root, "Anno", "list_attr_celeba.txt", "Copy it from CelebA's Anno folder.")
-    partition_file = _find(root, "Eval", "list_eval_partition.txt", "Copy it from CelebA's Eval folder.")
-    images = {name for name in os.listdir(folder) if name.lower().endswith(_IMAGE_SUFFIXES)}
+    folder = _find_images(root) if image_folder is None else open_root("load_celeba", image_folder, "--image-folder")
+    label_file, partition_file = find_texts(root)
+    shards = read_shards(folder) if has_shards(folder) else None
+    names: Collection[str] = os.listdir(folder) if shards is None else shards.members
+    images = {name for name in names if name.lower().endswith(_IMAGE_SUFFIXES)}
     labels = _read_labels(label_file)
     partition = _read_partition(partition_file)
 
@@ -65,16 +70,32 @@ def load_celeba(root: Path | str, split: str, *, image_size: int) -> FaceDataset
     ]
     if labels.announced != len(labels.files):
         notes.insert(0, f"{label_file.name} announces {labels.announced} rows and has {len(labels.files)}.")
-    return FaceFiles(
+    if shards is not None:
+        notes += shards.notes
+    make: Callable[..., FaceDataset]
+    make = partial(FaceFiles, folder=folder) if shards is None else partial(FaceShards, shards=shards)
+    return make(
         "celeba",
         split,
         labels.attributes,
         labels.values[rows],
-        folder=folder,
         files=np.array(labels.files)[rows],
         image_size=image_size,
         notes=tuple(note for note in notes if note),
     )
+
+
+def find_texts(root: Path) -> tuple[Path, Path]:
+    """Return the files of the labels and of the partition.
+
+    Raises:
+        DataError: One of them is missing.
+    """
+
+    def find(folder: str, name: str) -> Path:
+        return find_part("load_celeba", (root / name, root / folder / name), f"Copy it from CelebA's {folder} folder.")
+
+    return find("Anno", "list_attr_celeba.txt"), find("Eval", "list_eval_partition.txt")
 
 
 class _Labels(NamedTuple):
@@ -84,8 +105,15 @@ class _Labels(NamedTuple):
     announced: int  # the count in the file's first line
 
 
-def _find(root: Path, subfolder: str, name: str, remedy: str) -> Path:
-    return find_part("load_celeba", (root / name, root / subfolder / name), remedy)
+def _find_images(root: Path) -> Path:
+    """Return the folder of the images, or that of the tar files."""
+    folder = root / "img_align_celeba"
+    places = (folder, root / "Img" / folder.name)
+    with_shards = next((place for place in (root, root / "Img") if has_shards(place)), None)
+    if with_shards is not None and not any(place.exists() for place in places):
+        return with_shards
+    remedy = "Unpack img_align_celeba.zip there, or name the images' folder with --image-folder."
+    return find_part("load_celeba", places, remedy)
 
 
 def _read_labels(path: Path) -> _Labels:

@@ -53,6 +53,7 @@ class FaceDataset(ABC):
         labels: int8 (n, N): 1, 0 or `UNKNOWN`.
         image_size: Side of the images in pixels.
         notes: Sentences for the user, such as "12 images have no label row and were left out".
+        shards: Number of the tar file of each face, int (n,); None where faces have files of their own.
     """
 
     name: str
@@ -61,6 +62,7 @@ class FaceDataset(ABC):
     labels: np.ndarray
     image_size: int
     notes: tuple[str, ...]
+    shards: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

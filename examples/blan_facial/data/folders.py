@@ -9,12 +9,13 @@ import numpy as np
 from blan_facial.data.faces import DataError
 
 
-def open_root(owner: str, root: Path | str) -> Path:
+def open_root(owner: str, root: Path | str, option: str = "--data-root") -> Path:
     """Return the data set's folder.
 
     Args:
         owner: The function that reads it, for messages.
         root: The folder.
+        option: The option that names it, for messages.
 
     Raises:
         DataError: There is no such folder.
@@ -22,7 +23,7 @@ def open_root(owner: str, root: Path | str) -> Path:
     folder = Path(root)
     if not folder.is_dir():
         state = "a file" if folder.exists() else "nothing there"
-        raise DataError(f"{owner}: the data folder must exist, got {folder} ({state}). Name it with --data-root.")
+        raise DataError(f"{owner}: the data folder must exist, got {folder} ({state}). Name it with {option}.")
     return folder
 
 

@@ -2,10 +2,14 @@ r"""LFWA, read from its official MATLAB files.
 
 The folder holds `lfw_att_40.mat` (`label`, 0 or 1; `AttrName`; `name`, such as `Aaron_Eckhart\Aaron_Eckhart_0001.jpg`),
 `indices_train_test.mat` (`indices_img_train` and `indices_img_test`, counted from 1) and the people's folders of images
-in `lfw/`, in `lfw-deepfunneled/` or directly. There is no official validation split.
+in `lfw/`, in `lfw-deepfunneled/` or directly.
 """
 
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import h5py
 import numpy as np
@@ -14,45 +18,68 @@ from blan_facial.data.attributes import read_attribute_names
 from blan_facial.data.faces import DataError, FaceDataset, FaceFiles, check_request
 from blan_facial.data.folders import find_part, open_root, relative_name
 
+Partition: TypeAlias = Literal["50:50", "80:10", "all"]
+"""Shares of the images to train on and to test on."""
+
 _IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled")
 _COPY = "Copy it from LFWA's download."
 
 
-def load_lfwa(root: Path | str, split: str, *, image_size: int) -> FaceDataset:
+def load_lfwa(
+    root: Path | str, split: str, *, image_size: int, partition: Partition = "50:50", image_folder: Path | None = None
+) -> FaceDataset:
     """Read LFWA's labels and split; the images are decoded when asked for.
 
     Args:
         root: The official folder.
-        split: `"train"` or `"test"`, the official halves.
+        split: `"train"`, `"test"` or, of the partition 80:10, `"validation"`.
         image_size: Side in pixels; the whole image is resized to the square.
+        partition: `"50:50"`, the official halves; `"80:10"`, about 80 % of the images to train on and 10 % each for
+            validation and test, all images of a person in one of them; or `"all"`, to train on every image and to test
+            on the official half.
+        image_folder: The folder that the people's folders are in, if it is none of the official ones.
 
     Returns:
         The split, in the order of its indices; images that are missing are left out and counted in its notes.
 
     Raises:
         DataError: A part of the folder is missing or is not what its format says.
-        ValueError: `split` or `image_size` is out of range, or `split` is `"validation"`.
+        ValueError: `split`, `image_size` or `partition` is out of range, or the partition has no such split.
     """
     check_request("load_lfwa", split, image_size)
-    if split == "validation":
+    if partition not in get_args(Partition):
+        raise ValueError(f"load_lfwa: partition must be one of {', '.join(get_args(Partition))}, got {partition!r}.")
+    if split == "validation" and partition != "80:10":
         raise ValueError(
-            "load_lfwa: split must be 'train' or 'test', got 'validation'. "
-            "LFWA has no validation split: hold back a part of 'train'."
+            f"load_lfwa: split must be 'train' or 'test' of the partition {partition}, got 'validation'. "
+            "Take the partition 80:10, or hold back a part of 'train'."
         )
     root = open_root("load_lfwa", root)
     attributes, names, labels = _read_labels(find_part("load_lfwa", [root / "lfw_att_40.mat"], _COPY))
-    index_file = find_part("load_lfwa", [root / "indices_train_test.mat"], _COPY)
-    rows = _read_indices(index_file, f"indices_img_{split}", len(names))
+    if partition == "80:10":
+        rows = _rows_by_person(names, split)
+    elif partition == "all" and split == "train":
+        rows = np.arange(len(names))
+    else:
+        index_file = find_part("load_lfwa", [root / "indices_train_test.mat"], _COPY)
+        rows = _read_indices(index_file, f"indices_img_{split}", len(names))
 
-    folder = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
+    if image_folder is None:
+        folder = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
+    else:
+        folder = open_root("load_lfwa", image_folder, "--image-folder")
     found = np.array([(folder / names[row]).is_file() for row in rows], dtype=bool)
     if not found.any():
         first = names[rows[0]] if len(rows) else "no index at all"
         raise DataError(
             f"load_lfwa: split {split!r} must have images, got none of {len(rows)} in {folder} (first: {first}). "
-            f"Unpack LFW's images into {root / _IMAGE_FOLDERS[0]}."
+            f"Unpack LFW's images into {root / _IMAGE_FOLDERS[0]}, or name their folder with --image-folder."
         )
-    missing = len(rows) - int(found.sum())
+    notes = []
+    if missing := len(rows) - int(found.sum()):
+        notes.append(f"{missing} of {len(rows)} images of the {split} split are missing and were left out.")
+    if partition == "all":
+        notes.append("The images of the test split are among those to train on: its metrics say nothing of new faces.")
     rows = rows[found]
     return FaceFiles(
         "lfwa",
@@ -62,9 +89,7 @@ def load_lfwa(root: Path | str, split: str, *, image_size: int) -> FaceDataset:
         folder=folder,
         files=np.array(names)[rows],
         image_size=image_size,
-        notes=(f"{missing} of {len(found)} images of the {split} split are missing and were left out.",)
-        if missing
-        else (),
+        notes=tuple(notes),
     )
 
 
@@ -88,6 +113,18 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
     if (labels == 0).any() and (labels == -1).any():
         raise DataError(f"{path}: label must hold 0 and 1, or -1 and 1, got 0 and -1. Take the official file.")
     return attributes, names, (labels > 0).astype(np.int8)
+
+
+def _rows_by_person(names: Sequence[str], split: str) -> np.ndarray:
+    """Return the rows of a split of 80:10; people are dealt out in the order of their names' hashes, for good."""
+    people = [name.rpartition("/")[0] or name for name in names]
+    counts = Counter(people)
+    splits, before = {}, 0
+    for person in sorted(counts, key=lambda person: hashlib.sha256(person.encode()).digest()):
+        middle = (before + counts[person] / 2) / len(names)
+        splits[person] = "train" if middle < 0.8 else "validation" if middle < 0.9 else "test"
+        before += counts[person]
+    return np.flatnonzero([splits[person] == split for person in people])
 
 
 def _read_indices(path: Path, key: str, count: int) -> np.ndarray:

@@ -20,6 +20,9 @@ from blan_facial.data.faces import CorruptImageError, FaceDataset
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+SHARDS_AT_ONCE = 8
+"""Tar files whose faces are shuffled together."""
+
 _ORDER, _MIRROR = 0, 1  # the random streams of one seed
 
 EpochIndex: TypeAlias = tuple[int, int]
@@ -55,6 +58,8 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         seed: Seed of the order.
         shuffle: Whether the order is random; otherwise it is that of the indices.
         drop_last: Whether a last batch that is not full is left out.
+        shards: Number of the tar file of each item, if they lie in tar files. They are then shuffled as a whole, and
+            their items within groups of `SHARDS_AT_ONCE` of them, so that few are read from at a time.
 
     Attributes:
         epoch: The epoch whose batches come next. Set it before iterating.
@@ -66,7 +71,14 @@ class EpochBatches(Sampler[list[EpochIndex]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, shuffle: bool = True, drop_last: bool = True
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        shards: np.ndarray | None = None,
     ) -> None:
         if length < 1:
             raise ValueError(f"EpochBatches: length must be at least 1, got {length}.")
@@ -84,6 +96,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.shards = shards
         self.epoch = 0
         self.first_batch = 0
 
@@ -95,12 +108,22 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         if not 0 <= self.first_batch <= len(self):
             raise ValueError(f"EpochBatches: first_batch must be in 0..{len(self)}, got {self.first_batch}.")
         epoch = self.epoch
-        order = (
-            _generator(self.seed, _ORDER, epoch).permutation(self.length) if self.shuffle else np.arange(self.length)
-        )
+        order = self._order()
         for batch in range(self.first_batch, len(self)):
             start = batch * self.batch_size
             yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
+
+    def _order(self) -> np.ndarray:
+        """Return the indices in the order of the epoch."""
+        if not self.shuffle:
+            return np.arange(self.length)
+        random = _generator(self.seed, _ORDER, self.epoch)
+        if self.shards is None:
+            return random.permutation(self.length)
+        numbers = np.unique(self.shards)
+        places = np.empty(numbers[-1] + 1, dtype=np.int64)
+        places[numbers] = random.permutation(len(numbers))
+        return np.lexsort((random.random(self.length), places[self.shards] // SHARDS_AT_ONCE))
 
 
 class FaceView(Dataset[Face]):
@@ -225,7 +248,9 @@ def make_loader(
         raise ValueError(f"make_loader: workers must be 0 or more, got {workers}.")
     return FaceLoader(
         FaceView(faces, seed=seed, mirror=mirror, skip_corrupt=skip_corrupt),
-        batch_sampler=EpochBatches(len(faces), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
+        batch_sampler=EpochBatches(
+            len(faces), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, shards=faces.shards
+        ),
         collate_fn=_as_is,
         num_workers=workers,
         worker_init_fn=_leave_process_group,

@@ -1,6 +1,7 @@
 """The splits that a run needs, whatever the data set."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,23 +71,22 @@ def _loader(config: Config, bar: Progress) -> tuple[Callable[[str], FaceDataset]
 
     if config.data == "avatars":
         return avatars, True
-    root, size = config.data_root or Path(), config.image_size
+    root, size, folder = config.data_root or Path(), config.image_size, config.image_folder
+    load: Callable[..., FaceDataset]
     if config.data == "celeba":
-        return _first_of(config, lambda split: load_celeba(root, split, image_size=size)), True
-    if config.data == "lfwa":
-        return _first_of(config, lambda split: load_lfwa(root, split, image_size=size)), False
-    table = read_table(config.labels or Path())
-    return _first_of(config, lambda split: load_csv(table, root, split, image_size=size)), "validation" in table.splits
+        load, validates = partial(load_celeba, image_folder=folder), True
+    elif config.data == "lfwa":
+        load = partial(load_lfwa, partition=config.lfwa_split, image_folder=folder)
+        validates = config.lfwa_split == "80:10"
+    else:
+        table = read_table(config.labels or Path())
+        load, validates = partial(load_csv, table), "validation" in table.splits
 
-
-def _first_of(config: Config, load: Callable[[str], FaceDataset]) -> Callable[[str], FaceDataset]:
-    """Open no more images of a split than the settings allow."""
-
-    def limited(split: str) -> FaceDataset:
-        faces, limit = load(split), _limit(config, split)
+    def files(split: str) -> FaceDataset:
+        faces, limit = load(root, split, image_size=size), _limit(config, split)
         return faces if limit is None else _First(faces, limit)
 
-    return limited
+    return files, validates
 
 
 def _limit(config: Config, split: str) -> int | None:
@@ -102,6 +102,7 @@ class _First(FaceDataset):
         self.name, self.split, self.notes = faces.name, faces.split, faces.notes
         self.attributes, self.image_size = faces.attributes, faces.image_size
         self.labels = faces.labels[:count]
+        self.shards = None if faces.shards is None else faces.shards[:count]
         self._faces = faces
 
     def image(self, index: int) -> np.ndarray:
