@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/blan_facial/train.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py --suite all

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from blan_facial.config import parse
 from blan_facial.data.avatars import load_avatars
 from blan_facial.experiments import main
-from blan_facial.tables.layout import insert
+from blan_facial.tables.layout import insert, terminal
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import PRESETS, Cell, Data, Experiment, Name, Run, experiment
 from blan_facial.tables.published import published
@@ -28,6 +29,8 @@ TINY = [
     *("--images", "32", "--image-size", "32", "--width", "2", "--summary-channels", "8", "--critic-channels", "64"),
     *("--batch-size", "16", "--warmup-steps", "0", "--accelerator", "cpu"),
 ]
+
+METRICS = {"accuracy": 0.9123, "balanced_accuracy": 0.8, "average_precision": 0.7, "parameters": 1_000_000}
 
 
 def table(folder: Path, *options: str, training: list[str] = TINY) -> int:
@@ -176,6 +179,20 @@ def test_mean_and_spread_are_over_the_seeds() -> None:
     assert str(entries(plan, {cell: results[cell][:1]})[0].ours) == "1.00"
     levels = {cell: [Result({"a": level}, config) for level in ("AC1", "AC2", "AC2")]}
     assert str(entries(plan, levels)[0].ours) == "AC2 (2 of 3)"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_shows_every_row_and_value(width: int) -> None:
+    plan = experiment("table4", "avatars")
+    results = {cell: [Result(METRICS, parse([])), Result(METRICS, parse([]))] for cell in plan.cells.values()}
+    console = Console(width=width, file=StringIO())
+    console.print(terminal(plan, entries(plan, results), "avatars"))
+    shown = "".join(console.file.getvalue().split())
+    assert "…" not in shown
+    for row in plan.rows:
+        assert all(word in shown for word in row.split())
+    assert shown.count("91.23") == len(plan.rows)
+    assert shown.count("91.73") == 1
 
 
 def test_a_page_without_its_markers_is_refused_and_kept(tmp_path: Path) -> None:

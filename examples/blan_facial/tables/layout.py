@@ -54,7 +54,8 @@ def terminal(experiment: Experiment, entries: Sequence[Entry], budget: str) -> T
     header, rows = grid(experiment, entries)
     table = Table(title=experiment.title, caption=caption(experiment, entries, budget), box=box.SIMPLE)
     for place, name in enumerate(header):
-        table.add_column(name.replace(", ", "\n"), justify="right" if place else "left", no_wrap=bool(place))
+        words = "\n".join(name.replace(",", "").split())
+        table.add_column(words, justify="right" if place else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
