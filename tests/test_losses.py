@@ -230,6 +230,10 @@ def test_estimates_are_the_functions_of_the_logits(negatives: Any, estimator: An
     mask = torch.rand(5, 3, 2, generator=torch.Generator().manual_seed(2)) > 0.4
     masked = loss.estimate(local, summaries, estimator=estimator, mask=mask)
     torch.testing.assert_close(masked, value(real[mask], fake.movedim(1, -1)[mask]))
+    places = loss.estimate(local, summaries, estimator=estimator, reduction="none", mask=mask)
+    seen = [[mask[:, i, j] for j in range(2)] for i in range(3)]
+    truth = [[value(real[seen[i][j], i, j], fake[seen[i][j], :, i, j]) for j in range(2)] for i in range(3)]
+    torch.testing.assert_close(places, torch.stack([torch.stack(row) for row in truth]))
 
 
 @pytest.mark.parametrize("estimator", ["jsd", "certificate", "nwj", "dv", "smile", "positive_logit"])
