@@ -199,7 +199,8 @@ class InfoMaxLoss(nn.Module, ABC):
         if pairs.indices is None:
             logits: Tensor = self.critic.all_pairs(local_features, pairs.summaries)  # type: ignore[operator]  # a Critic
             self._check_logits("(B, N, *S)", (batch, pairs.summaries.shape[0], *space), logits)
-            return PairLogits(logits.diagonal().movedim(-1, 0), logits, pairs.valid)
+            own = logits[:, :batch].diagonal().movedim(-1, 0)  # square, so that compilers know its size
+            return PairLogits(own, logits, pairs.valid)
         indices = pairs.indices
         if callable(contrast := getattr(self.critic, "contrast", None)):
             positive, negative = contrast(local_features, pairs.summaries, indices)
@@ -252,18 +253,24 @@ class InfoMaxLoss(nn.Module, ABC):
     ) -> Tensor:
         r"""Estimate the mutual information per location in nats, without gradient, on negatives as in evaluation.
 
-        A critic of your own with dropout or batch norm is run in the mode it is in: call ``eval()`` first. All of it
-        holds in expectation over images that the critic was not fitted to. The estimators:
+        A critic of your own with dropout or batch norm is run in the mode it is in: call ``eval()`` first. What a bound
+        promises holds in the mean over batches, of images that the critic was not fitted to, in an order that tells
+        nothing: among images sorted by class a shift by one makes fake pairs of one class, which hides information.
+        Shuffle them, or take negatives "all". The estimators:
 
         - "jsd", ``2 log 2 - bce``, a lower bound for every critic, which never passes 2 log 2 = 1.386;
         - "certificate", what the binary cross entropy alone certifies: a lower bound for every critic, without that
-          cap, see :func:`~blan_layers.functional.mutual_information_certificate`;
+          cap, see :func:`~blan_layers.functional.mutual_information_certificate`. It is convex, so that for many
+          batches it is to be taken once, of the mean of their cross entropies: (2 log 2 - the mean "jsd") / 2;
         - "nwj", a lower bound for every critic, of high variance; "dv", the same in the limit of many fake pairs;
         - "infonce", a lower bound for every critic, at most the log of the number of candidates; it needs negatives
           "all" or "queue";
         - "positive_logit", the mean logit of real pairs, and "smile", Donsker-Varadhan with clipped negatives: the
           mutual information for an optimal critic, and no bounds. They need a critic that an objective trains towards
           the log density ratio: "bce", "jsd", "nwj" or "rkl".
+
+        With ``groups``, or a queue of summaries that have since changed, fake pairs are no draws from the product of
+        the marginals, and every estimate can pass the mutual information.
 
         Args:
             local_features: Maps.
