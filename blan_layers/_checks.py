@@ -6,6 +6,7 @@ cost no synchronisation and trace away under ``torch.compile`` and ``torch.expor
 
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Literal, TypeAlias
 
 import torch
@@ -30,6 +31,12 @@ def positive_int(owner: str, name: str, value: object) -> int:
     if number < 1:
         raise ValueError(f"{owner}: {name} must be at least 1, got {number}. Pass a whole number, 1 or more.")
     return int(number)
+
+
+def number(owner: str, name: str, value: object, example: float) -> None:
+    """Refuse anything but a real number, NumPy's included."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Real):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r}. Pass, for example, {example}.")
 
 
 def odd_int(owner: str, name: str, value: object) -> int:

@@ -380,6 +380,11 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "LMIMLoss: the critic must return logits (B, *S) = (2, 5, 6), got shape (2,). Score every location once.",
     ),
     (
+        lambda: LMIMLoss(8, 4, critic=GlobalCritic(240, 4), negatives="all")(X, T),
+        "LMIMLoss: the critic must return logits (B, N, *S) = (2, 2, 5, 6), got shape (2, 2). "
+        "Score every location once.",
+    ),
+    (
         lambda: masked(torch.zeros(2, 5, 6)),
         "LMIMLoss: mask must have a finite sum above zero to take a mean over, got 0 for a mask of shape (2, 5, 6). "
         "Skip the batch, scale the weights, or use reduction='sum'.",
@@ -596,6 +601,30 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: DeepInfoMaxLoss(8, 4, beta="1"),  # type: ignore[arg-type]
         "DeepInfoMaxLoss: beta must be a number, got '1'. Pass, for example, 1.0.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, alpha=1.0, map_size=5),  # type: ignore[arg-type]
+        "DeepInfoMaxLoss: map_size must be a sequence of ints, got 5. Pass (height, width).",
+    ),
+    (
+        lambda: MINEObjective(momentum="0.1"),  # type: ignore[arg-type]
+        "MINEObjective: momentum must be a number, got '0.1'. Pass, for example, 0.01.",
+    ),
+    (
+        lambda: F.smile_estimate(torch.zeros(3), torch.zeros(3), clip=None),  # type: ignore[arg-type]
+        "smile_estimate: clip must be a number, got None. Pass, for example, 5.0.",
+    ),
+    (
+        lambda: F.alpha_lower_bound(torch.zeros(3, 3), 0.0, alpha=True),
+        "alpha_lower_bound: alpha must be a number, got True. Pass, for example, 0.5.",
+    ),
+    (
+        lambda: F.alpha_lower_bound(torch.zeros(3, 3), None, alpha=0.5),  # type: ignore[arg-type]
+        "alpha_lower_bound: log_baseline must be a number, got None. Pass, for example, 0.0.",
+    ),
+    (
+        lambda: F.tuba_lower_bound(torch.zeros(3), torch.zeros(3), "1"),  # type: ignore[arg-type]
+        "tuba_lower_bound: log_baseline must be a number, got '1'. Pass, for example, 0.0.",
     ),
     (
         lambda: masked(torch.ones(2, 5, 6, dtype=torch.int64)),

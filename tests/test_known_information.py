@@ -338,6 +338,9 @@ def test_the_local_loss_finds_the_information_at_every_location(rho: float) -> N
     assert abs(shown.mean() - 2 * truth) < 4 * standard_error(shown)
     certificate = F.mutual_information_certificate((2 * math.log(2) - shown.mean()) / 2)
     assert shown.mean() < certificate < information
+    certified = loss.estimate(*batches[0], estimator="certificate")
+    torch.testing.assert_close(certified, F.mutual_information_certificate((2 * math.log(2) - shown[0]) / 2))
+    assert certified > 0
 
     contrasts = torch.stack(
         [

@@ -196,6 +196,20 @@ def test_the_queue_is_read_and_grows_in_training_alone() -> None:
     assert not loss.queue.stored.requires_grad
 
 
+def test_a_loss_with_a_queue_exports_for_any_batch_and_trains_compiled() -> None:
+    loss, (local, summaries) = loss_of(objective="infonce", negatives="queue", queue_size=7), features()
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(loss, (local, summaries), dynamic_shapes=({0: batch}, {0: batch})).module()
+    other = features(8)
+    torch.testing.assert_close(program(*other), loss(*other))
+    twin = loss_of(objective="infonce", negatives="queue", queue_size=7)
+    compiled = torch.compile(twin.train(), fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(local, summaries), loss.train()(local, summaries))
+    torch.testing.assert_close(twin.queue.stored, loss.queue.stored)
+    torch._dynamo.reset()
+
+
 def test_gradients_of_the_queue_s_loss_hold_after_it_took_the_batch_in() -> None:
     loss, (local, summaries) = loss_of(negatives="queue", queue_size=3).train(), features()
     summaries.requires_grad_()
@@ -230,6 +244,28 @@ def test_estimates_are_the_functions_of_the_logits(negatives: Any, estimator: An
     mask = torch.rand(5, 3, 2, generator=torch.Generator().manual_seed(2)) > 0.4
     masked = loss.estimate(local, summaries, estimator=estimator, mask=mask)
     torch.testing.assert_close(masked, value(real[mask], fake.movedim(1, -1)[mask]))
+    places = loss.estimate(local, summaries, estimator=estimator, reduction="none", mask=mask)
+    seen = [[mask[:, i, j] for j in range(2)] for i in range(3)]
+    truth = [[value(real[seen[i][j], i, j], fake[seen[i][j], :, i, j]) for j in range(2)] for i in range(3)]
+    torch.testing.assert_close(places, torch.stack([torch.stack(row) for row in truth]))
+
+
+def test_groups_show_more_than_the_information() -> None:
+    """Two equally frequent classes, which groups keep apart, so that real and fake pairs are told for certain."""
+
+    class Same(nn.Module):
+        def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
+            return (local_features[:, 0] * global_features) * 50
+
+        def contrast(self, local_features: Tensor, global_features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+            return self(local_features, global_features), self(local_features, global_features[indices])
+
+    classes = torch.tensor([0, 1] * 8)
+    summaries = (2.0 * classes - 1)[:, None]
+    loss = LMIMLoss(1, 1, critic=Same(), negatives="derangement")
+    shown = loss.estimate(summaries[:, :, None], summaries, groups=classes)
+    assert shown.item() == pytest.approx(2 * math.log(2))
+    assert shown > math.log(2)  # all the information that there is
 
 
 @pytest.mark.parametrize("estimator", ["jsd", "certificate", "nwj", "dv", "smile", "positive_logit"])

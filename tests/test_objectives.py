@@ -70,9 +70,12 @@ def table(seed: int = 0) -> Tensor:
     return (torch.randn(5, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2).requires_grad_()
 
 
-def assert_twins(ours: Tensor, truth: Tensor, inputs: tuple[Tensor, ...]) -> None:
+def assert_twins(
+    ours: Tensor, truth: Tensor, inputs: tuple[Tensor, ...], of_truth: tuple[Tensor, ...] | None = None
+) -> None:
     torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-12)
-    for our, true in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(truth, inputs), strict=True):
+    of_truth = inputs if of_truth is None else of_truth
+    for our, true in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(truth, of_truth), strict=True):
         torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-12)
 
 
@@ -110,6 +113,41 @@ def test_whole_weights_repeat_a_score(ours: Any, twin: Any) -> None:
     torch.testing.assert_close(weighed, twin(*repeated))
     masked = ours(p, q, positive_weights=times_p > 0, negative_weights=times_q > 0)
     torch.testing.assert_close(masked, twin(p[times_p > 0], q[times_q > 0]))
+
+
+@pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf])
+@every_pair
+def test_a_score_without_weight_may_be_anything(ours: Any, twin: Any, nothing: float) -> None:
+    p, q = logits()
+    counts_p, counts_q = torch.arange(6) % 3 > 0, torch.arange(12).view(3, 4) % 5 > 0
+    weights = {"positive_weights": counts_p, "negative_weights": counts_q}
+    invalid = p.detach().masked_fill(~counts_p, nothing), q.detach().masked_fill(~counts_q, nothing)
+    inputs = tuple(x.requires_grad_() for x in invalid)
+    value, truth = ours(*inputs, **weights), ours(p, q, **weights)
+    torch.testing.assert_close(value, truth, rtol=0, atol=0)
+    assert_twins(value, truth, inputs, (p, q))
+
+
+@every_square
+def test_an_item_without_weight_may_have_any_scores(ours: Any, twin: Any) -> None:
+    x, weights = table(), torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0])
+    invalid = x.detach().clone()
+    invalid[1] = torch.tensor([math.nan, math.inf, -math.inf, 0.0, 1.0])
+    invalid.requires_grad_()
+    assert_twins(ours(invalid, weights=weights), ours(x, weights=weights), (invalid,), (x,))
+
+
+UNBOUNDED_BELOW = ("club_upper_bound", "rkl", "chi_squared", "wasserstein")
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRED if not name.endswith(UNBOUNDED_BELOW)])
+def test_a_fake_pair_that_is_ruled_out_has_an_exponential_of_zero(name: str) -> None:
+    """A logit of minus infinity: what float16 makes of -1e5, and what people mask candidates with."""
+    ours, twin = PAIRED[name]
+    p, q = logits()
+    place = torch.arange(12).view(3, 4) == 5
+    ruled_out, far = (q.detach().masked_fill(place, x).requires_grad_() for x in (-math.inf, -700.0))
+    assert_twins(ours(p, ruled_out), twin(p, far), (p, ruled_out), (p, far))
 
 
 @every_square

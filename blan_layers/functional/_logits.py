@@ -15,22 +15,26 @@ def softplus(logits: Tensor) -> Tensor:
     return -F.logsigmoid(-at_least_float32(logits))
 
 
-def mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean, weighed if there are weights, in float32 at least."""
+def mean(values: Tensor, weights: Tensor | None, dim: int | None = None) -> Tensor:
+    """Return the mean of all or along an axis, weighed if there are weights, in float32 at least."""
     values = at_least_float32(values)
     if weights is None:
-        return values.mean()
+        return values.mean(dim)
     weights = weights.to(values.dtype)
-    return (values * weights).sum() / weights.sum()
+    return (values * weights).sum(dim) / weights.sum(dim)
 
 
-def log_mean_exp(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the log of the mean of exp(logits), weighed if there are weights, in float32 at least."""
-    logits = at_least_float32(logits).flatten()
+def log_mean_exp(logits: Tensor, weights: Tensor | None, dim: int | None = None) -> Tensor:
+    """Return the log of the mean of exp(logits), which is taken as :func:`mean` takes it."""
+    logits = at_least_float32(logits)
+    if dim is None:
+        logits, weights, dim = logits.flatten(), None if weights is None else weights.flatten(), 0
     if weights is None:
-        return logits.logsumexp(0) - log_of(logits.numel(), logits)
-    weights = weights.to(logits.dtype).flatten()
-    return (logits + weights.log()).logsumexp(0) - weights.sum().log()
+        return logits.logsumexp(dim) - log_of(logits.shape[dim], logits)
+    weights = weights.to(logits.dtype)
+    without = weights == 0
+    logits = logits.masked_fill(without, -math.inf) + weights.masked_fill(without, 1).log()
+    return logits.logsumexp(dim) - weights.sum(dim).log()
 
 
 def log_of(count: int, like: Tensor) -> Tensor:
@@ -39,7 +43,7 @@ def log_of(count: int, like: Tensor) -> Tensor:
 
 
 def steady_exp(exponent: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return exp(exponent), continued by its tangent where it would leave the floating range.
+    """Return exp(exponent), continued by its tangent where it would leave the floating range, and 0 at -inf.
 
     A convex function below exp, so that a bound made with it holds wherever no log density ratio passes that point:
     60 in float32, 681 in float64. The gradient reaches logits of ``dtype``: those of float16 get one that fits them.
@@ -52,32 +56,36 @@ def steady_exp(exponent: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _exp_up_to(exponent: Tensor, limit: float) -> Tensor:
-    below = exponent.clamp(max=limit)
-    return below.exp() * (1 + (exponent - below))
+    return exponent.clamp(max=limit).exp() * (1 + torch.relu(exponent - limit))
 
 
-def check_pairs(
+def counted_pairs(
     owner: str,
-    positive_logits: Tensor,
-    negative_logits: Tensor,
+    positive: Tensor,
+    negative: Tensor,
     positive_weights: Tensor | None,
     negative_weights: Tensor | None,
-) -> None:
-    """Refuse anything but two sets of at least one score, and weights of their shapes."""
-    check_scores(owner, "positive", positive_logits, positive_weights)
-    check_scores(owner, "negative", negative_logits, negative_weights)
+    noun: str = "logits",
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of real and of fake pairs; those without weight may be anything, and are zero if not finite.
+
+    Anything but two sets of at least one score, and weights of their shapes or none, is refused.
+    """
+    named = ("positive", positive, positive_weights), ("negative", negative, negative_weights)
+    for kind, scores, weights in named:
+        _checks.floating(owner, f"{kind}_{noun}", scores)
+        if scores.numel() == 0:
+            raise ValueError(
+                f"{owner}: {kind}_{noun} must hold at least one score, got shape {_checks.shape(scores)}. "
+                "Pass the scores of at least one pair."
+            )
+        check_weights(owner, f"{kind}_weights", weights, scores.shape)
+    return counted(positive, positive_weights), counted(negative, negative_weights)
 
 
-def check_scores(owner: str, kind: str, logits: Tensor, weights: Tensor | None, noun: str = "logits") -> None:
-    """Refuse anything but at least one score, with weights of the same shape or none."""
-    name = f"{kind}_{noun}"
-    _checks.floating(owner, name, logits)
-    if logits.numel() == 0:
-        raise ValueError(
-            f"{owner}: {name} must hold at least one score, got shape {_checks.shape(logits)}. "
-            "Pass the scores of at least one pair."
-        )
-    check_weights(owner, f"{kind}_weights", weights, logits.shape)
+def counted(scores: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the scores, with zero for what is not finite and has no weight."""
+    return scores if weights is None else scores.masked_fill((weights == 0) & ~scores.isfinite(), 0)
 
 
 def check_weights(owner: str, name: str, weights: object, wanted: torch.Size) -> None:

@@ -3,8 +3,11 @@
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.functional._logits import check_pairs, check_scores, log_mean_exp, mean, steady_exp
+from blan_layers.functional._logits import counted_pairs, log_mean_exp, mean, steady_exp
 from blan_layers.functional._precision import at_least_float32
+
+CLIP = 5.0
+"""Where the authors of SMILE clip, if it is not said."""
 
 
 def dv_lower_bound(
@@ -42,8 +45,10 @@ def dv_lower_bound(
         >>> dv_lower_bound(torch.full((4,), 3.0), torch.full((4, 2), 1.0))
         tensor(2.)
     """
-    check_pairs("dv_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights)
-    return mean(positive_logits, positive_weights) - log_mean_exp(negative_logits, negative_weights)
+    positive, negative = counted_pairs(
+        "dv_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights
+    )
+    return mean(positive, positive_weights) - log_mean_exp(negative, negative_weights)
 
 
 def nwj_lower_bound(
@@ -81,9 +86,11 @@ def nwj_lower_bound(
         >>> nwj_lower_bound(torch.ones(4), torch.ones(4, 2))  # nothing told
         tensor(0.)
     """
-    check_pairs("nwj_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights)
-    exponentials = steady_exp(at_least_float32(negative_logits) - 1, negative_logits.dtype)
-    return mean(positive_logits, positive_weights) - mean(exponentials, negative_weights)
+    positive, negative = counted_pairs(
+        "nwj_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights
+    )
+    exponentials = steady_exp(at_least_float32(negative) - 1, negative.dtype)
+    return mean(positive, positive_weights) - mean(exponentials, negative_weights)
 
 
 def tuba_lower_bound(
@@ -113,8 +120,8 @@ def tuba_lower_bound(
         Any two shapes, each averaged by itself; weights like the scores -> scalar.
 
     Raises:
-        TypeError: Logits or a tensor ``log_baseline`` are not floating-point, or weights neither boolean nor
-            floating-point.
+        TypeError: Logits or a tensor ``log_baseline`` are not floating-point, weights neither boolean nor
+            floating-point, or ``log_baseline`` is neither number nor tensor.
         ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
             ``log_baseline`` does not broadcast to the logits.
 
@@ -127,9 +134,9 @@ def tuba_lower_bound(
         tensor(0.)
     """
     owner = "tuba_lower_bound"
-    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
-    positive = _less(owner, "positive_logits", positive_logits, log_baseline)
-    negative = _less(owner, "negative_logits", negative_logits, log_baseline)
+    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    positive = _less(owner, "positive_logits", positive, log_baseline)
+    negative = _less(owner, "negative_logits", negative, log_baseline)
     exponentials = steady_exp(negative, negative_logits.dtype)
     return 1 + mean(positive, positive_weights) - mean(exponentials, negative_weights)
 
@@ -138,7 +145,7 @@ def smile_estimate(
     positive_logits: Tensor,
     negative_logits: Tensor,
     *,
-    clip: float = 5.0,
+    clip: float = CLIP,
     positive_weights: Tensor | None = None,
     negative_weights: Tensor | None = None,
 ) -> Tensor:
@@ -161,7 +168,8 @@ def smile_estimate(
         Any two shapes, each averaged by itself; weights like the scores -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        TypeError: Logits are not a floating-point tensor, weights neither boolean nor floating-point, or ``clip`` is no
+            number.
         ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
             ``clip`` is not above zero.
 
@@ -175,11 +183,12 @@ def smile_estimate(
         tensor(2.)
     """
     owner = "smile_estimate"
-    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    _checks.number(owner, "clip", clip, CLIP)
     if not clip > 0:
         raise ValueError(f"{owner}: clip must be above zero, got {clip!r}. Pass, for example, 5.0.")
-    clipped = at_least_float32(negative_logits).clamp(-clip, clip)
-    return mean(positive_logits, positive_weights) - log_mean_exp(clipped, negative_weights)
+    clipped = at_least_float32(negative).clamp(-clip, clip)
+    return mean(positive, positive_weights) - log_mean_exp(clipped, negative_weights)
 
 
 def club_upper_bound(
@@ -222,15 +231,16 @@ def club_upper_bound(
         tensor(2.)
     """
     owner = "club_upper_bound"
-    check_scores(owner, "positive", positive_log_likelihood, positive_weights, "log_likelihood")
-    check_scores(owner, "negative", negative_log_likelihood, negative_weights, "log_likelihood")
-    return mean(positive_log_likelihood, positive_weights) - mean(negative_log_likelihood, negative_weights)
+    scores = positive_log_likelihood, negative_log_likelihood
+    positive, negative = counted_pairs(owner, *scores, positive_weights, negative_weights, noun="log_likelihood")
+    return mean(positive, positive_weights) - mean(negative, negative_weights)
 
 
 def _less(owner: str, name: str, logits: Tensor, log_baseline: Tensor | float) -> Tensor:
     """Return the logits less the baseline, which must not enlarge them."""
     logits = at_least_float32(logits)
     if not isinstance(log_baseline, Tensor):
+        _checks.number(owner, "log_baseline", log_baseline, 0.0)
         return logits - log_baseline
     _checks.floating(owner, "log_baseline", log_baseline)
     fits = log_baseline.ndim <= logits.ndim and all(

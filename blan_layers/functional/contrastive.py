@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.functional._logits import check_weights, log_of, mean, steady_exp
+from blan_layers.functional._logits import check_weights, counted, log_of, mean, steady_exp
 from blan_layers.functional._precision import at_least_float32
 
 
@@ -40,7 +40,7 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
         >>> infonce_lower_bound(torch.eye(4) * 1e4)  # log 4
         tensor(1.3863)
     """
-    _check_square("infonce_lower_bound", logits, weights)
+    logits = _counted_square("infonce_lower_bound", logits, weights)
     own = at_least_float32(logits).log_softmax(-1).diagonal(dim1=-2, dim2=-1)
     return log_of(logits.shape[-1], own) + mean(own, weights)
 
@@ -68,8 +68,8 @@ def alpha_lower_bound(
         logits (\*, N, N) with N >= 2, averaged over the leading axes; log_baseline (\*, N), weights (\*, N) -> scalar.
 
     Raises:
-        TypeError: ``logits`` or a tensor ``log_baseline`` are not floating-point, or ``weights`` neither boolean nor
-            floating-point.
+        TypeError: ``logits`` or a tensor ``log_baseline`` are not floating-point, ``weights`` neither boolean nor
+            floating-point, or ``alpha`` or ``log_baseline`` is no number.
         ValueError: ``logits`` is not square, is empty or of fewer than 2 items, ``weights`` or ``log_baseline`` has
             another shape, or ``alpha`` is not in [0, 1].
 
@@ -82,7 +82,8 @@ def alpha_lower_bound(
         tensor(0.)
     """
     owner = "alpha_lower_bound"
-    _check_square(owner, logits, weights)
+    logits = _counted_square(owner, logits, weights)
+    _checks.number(owner, "alpha", alpha, 0.5)
     if not 0 <= alpha <= 1:
         raise ValueError(f"{owner}: alpha must be from 0 to 1, got {alpha!r}. Pass, for example, 0.5.")
     wide, items = at_least_float32(logits), logits.shape[-1]
@@ -116,6 +117,7 @@ def _mixed(log_baseline: Tensor, log_mean: Tensor, alpha: float) -> Tensor:
 def _per_item(owner: str, log_baseline: Tensor | float, logits: Tensor) -> Tensor:
     """Return the log baseline of each row, as a column."""
     if not isinstance(log_baseline, Tensor):
+        _checks.number(owner, "log_baseline", log_baseline, 0.0)
         return logits.new_full((1, 1), log_baseline)
     _checks.floating(owner, "log_baseline", log_baseline)
     if log_baseline.ndim and log_baseline.shape != logits.shape[:-1]:
@@ -126,7 +128,8 @@ def _per_item(owner: str, log_baseline: Tensor | float, logits: Tensor) -> Tenso
     return at_least_float32(log_baseline).unsqueeze(-1)
 
 
-def _check_square(owner: str, logits: Tensor, weights: Tensor | None) -> None:
+def _counted_square(owner: str, logits: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the logits, of which the rows without weight may be anything."""
     _checks.floating(owner, "logits", logits)
     if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
         raise ValueError(
@@ -144,3 +147,4 @@ def _check_square(owner: str, logits: Tensor, weights: Tensor | None) -> None:
             "Leave out an empty leading axis."
         )
     check_weights(owner, "weights", weights, logits.shape[:-1])
+    return logits if weights is None else counted(logits, weights.unsqueeze(-1))

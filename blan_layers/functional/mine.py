@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.functional._logits import check_pairs, log_mean_exp, mean
+from blan_layers.functional._logits import counted_pairs, log_mean_exp, mean
 
 
 class MINEStep(NamedTuple):
@@ -52,8 +52,8 @@ def mine_objective(
         Any two shapes, each averaged by itself, running_log_mean (); weights like the scores -> two scalars.
 
     Raises:
-        TypeError: Logits or ``running_log_mean`` are not floating-point tensors, or weights neither boolean nor
-            floating-point.
+        TypeError: Logits or ``running_log_mean`` are not floating-point tensors, weights neither boolean nor
+            floating-point, or ``momentum`` is no number.
         ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero,
             ``running_log_mean`` is not a scalar, or ``momentum`` is not above 0 and at most 1.
 
@@ -66,7 +66,7 @@ def mine_objective(
         MINEStep(value=tensor(2.), running_log_mean=tensor(1.))
     """
     owner = "mine_objective"
-    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
     _checks.floating(owner, "running_log_mean", running_log_mean)
     if running_log_mean.ndim:
         raise ValueError(
@@ -74,16 +74,17 @@ def mine_objective(
             "Pass what the last step returned, or torch.tensor(-torch.inf)."
         )
     check_momentum(owner, momentum)
-    log_mean = log_mean_exp(negative_logits, negative_weights)
+    log_mean = log_mean_exp(negative, negative_weights)
     now, before = log_mean.detach(), running_log_mean.detach().to(log_mean.dtype)
     kept = math.log1p(-momentum) if momentum < 1 else -math.inf
     running = torch.where(before.isneginf(), now, torch.logaddexp(before + kept, now + math.log(momentum)))
     running = torch.where(now.isfinite(), running, before)  # a batch that overflowed leaves no trace
     corrected = now + (now - running).exp() * (log_mean - now)
-    return MINEStep(mean(positive_logits, positive_weights) - corrected, running)
+    return MINEStep(mean(positive, positive_weights) - corrected, running)
 
 
 def check_momentum(owner: str, momentum: float) -> None:
     """Refuse a momentum that is not above 0 and at most 1."""
+    _checks.number(owner, "momentum", momentum, 0.01)
     if not 0 < momentum <= 1:
         raise ValueError(f"{owner}: momentum must be above 0 and at most 1, got {momentum!r}. Pass, for example, 0.01.")

@@ -61,7 +61,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.functional._logits import check_pairs, mean, softplus, steady_exp
+from blan_layers.functional._logits import counted_pairs, mean, softplus, steady_exp
 from blan_layers.functional._precision import at_least_float32
 
 Divergence: TypeAlias = Literal["gan", "jsd", "kl", "rkl", "chi_squared", "squared_hellinger", "wasserstein"]
@@ -101,8 +101,8 @@ def bce_loss(
         >>> bce_loss(torch.zeros(8), torch.zeros(8, 3))  # 2 log 2
         tensor(1.3863)
     """
-    check_pairs("bce_loss", positive_logits, negative_logits, positive_weights, negative_weights)
-    return mean(softplus(-positive_logits), positive_weights) + mean(softplus(negative_logits), negative_weights)
+    positive, negative = counted_pairs("bce_loss", positive_logits, negative_logits, positive_weights, negative_weights)
+    return mean(softplus(-positive), positive_weights) + mean(softplus(negative), negative_weights)
 
 
 def jsd_objective(
@@ -141,9 +141,11 @@ def jsd_objective(
         >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # told apart for certain
         tensor(1.3863)
     """
-    check_pairs("jsd_objective", positive_logits, negative_logits, positive_weights, negative_weights)
-    positive, negative = mean(softplus(-positive_logits), positive_weights), softplus(negative_logits)
-    return 2 * math.log(2) - positive - mean(negative, negative_weights)
+    positive, negative = counted_pairs(
+        "jsd_objective", positive_logits, negative_logits, positive_weights, negative_weights
+    )
+    fooled = mean(softplus(negative), negative_weights)
+    return 2 * math.log(2) - mean(softplus(-positive), positive_weights) - fooled
 
 
 def f_divergence_objective(
@@ -200,9 +202,9 @@ def f_divergence_objective(
     """
     owner = "f_divergence_objective"
     _checks.choice(owner, "divergence", divergence, tuple(TERMS))
-    check_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
+    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
     of_positive, of_negative = TERMS[divergence]
-    return mean(of_positive(positive_logits), positive_weights) - mean(of_negative(negative_logits), negative_weights)
+    return mean(of_positive(positive), positive_weights) - mean(of_negative(negative), negative_weights)
 
 
 def _exp(logits: Tensor, sign: int = 1, shift: float = 0.0) -> Tensor:

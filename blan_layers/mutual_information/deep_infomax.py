@@ -46,7 +46,7 @@ class DeepInfoMaxLoss(nn.Module):
         local_features (B, C, \*S), global_features (B, D), mask (B, \*S), prior_samples (B', D) -> scalar; B >= 2.
 
     Raises:
-        TypeError: As the three losses do, or a weight is no number.
+        TypeError: As the three losses do, a weight is no number, or ``map_size`` is no sequence.
         ValueError: As the three losses do, or a weight is negative or not finite, all are zero, or an option belongs to
             a loss of weight zero, or ``map_size`` is missing.
 
@@ -97,6 +97,10 @@ class DeepInfoMaxLoss(nn.Module):
         if self.alpha:
             if map_size is None:
                 raise ValueError(f"{owner}: alpha above zero needs map_size, got None. Pass the sizes of the map.")
+            if not isinstance(map_size, Sequence):
+                raise TypeError(
+                    f"{owner}: map_size must be a sequence of ints, got {map_size!r}. Pass (height, width)."
+                )
             sizes = [_checks.positive_int(owner, "map_size", size) for size in map_size]
             features = _checks.positive_int(owner, "local_channels", local_channels) * math.prod(sizes)
             self.global_loss = GlobalInfoMaxLoss(
@@ -153,9 +157,8 @@ class DeepInfoMaxLoss(nn.Module):
         return f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
 
 
-def _weight(owner: str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{owner}: {name} must be a number, got {value!r}. Pass, for example, 1.0.")
+def _weight(owner: str, name: str, value: float) -> float:
+    _checks.number(owner, name, value, 1.0)
     if not 0 <= value < math.inf:
         raise ValueError(f"{owner}: {name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0.")
     return float(value)

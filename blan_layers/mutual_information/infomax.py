@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from blan_layers import _checks, functional
 from blan_layers._init import reset
+from blan_layers.functional._logits import mean
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.mutual_information.critics import Critic
 from blan_layers.mutual_information.gathering import gathered
@@ -34,7 +35,6 @@ from blan_layers.mutual_information.objectives import (
     PairLogits,
     estimated,
     location_losses,
-    mean,
 )
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
@@ -195,26 +195,32 @@ class InfoMaxLoss(nn.Module, ABC):
 
     def _logits(self, local_features: Tensor, pairs: Pairs) -> PairLogits:
         """Return the critic's logits of the real pairs and of the fake ones."""
+        batch, *space = local_features.shape[0], *local_features.shape[2:]
         if pairs.indices is None:
             logits: Tensor = self.critic.all_pairs(local_features, pairs.summaries)  # type: ignore[operator]  # a Critic
-            return PairLogits(logits.diagonal().movedim(-1, 0), logits, pairs.valid)
+            self._check_logits("(B, N, *S)", (batch, pairs.summaries.shape[0], *space), logits)
+            own = logits[:, :batch].diagonal().movedim(-1, 0)  # square, so that compilers know its size
+            return PairLogits(own, logits, pairs.valid)
         indices = pairs.indices
         if callable(contrast := getattr(self.critic, "contrast", None)):
             positive, negative = contrast(local_features, pairs.summaries, indices)
         else:
             positive = self.critic(local_features, pairs.summaries)
             negative = self.critic(local_features, pairs.summaries[indices])
+        self._check_logits("(B, *S)", (batch, *space), positive)
         if indices.ndim == 1:
+            self._check_logits("(B, *S)", (batch, *space), negative)
             negative = negative.unsqueeze(1)
-        locations = (local_features.shape[0], *local_features.shape[2:])
-        for logits, wanted in ((positive, locations), (negative, (locations[0], self.num_negatives, *locations[1:]))):
-            _checks.floating(self._owner, "the critic's logits", logits)
-            if logits.shape != wanted:
-                raise ValueError(
-                    f"{self._owner}: the critic must return logits (B, *S) = {locations}, got shape "
-                    f"{_checks.shape(logits)}. Score every location once."
-                )
+        self._check_logits("(B, K, *S)", (batch, self.num_negatives, *space), negative)
         return PairLogits(positive, negative, None)
+
+    def _check_logits(self, axes: str, wanted: tuple[int, ...], logits: Tensor) -> None:
+        _checks.floating(self._owner, "the critic's logits", logits)
+        if logits.shape != wanted:
+            raise ValueError(
+                f"{self._owner}: the critic must return logits {axes} = {wanted}, got shape "
+                f"{_checks.shape(logits)}. Score every location once."
+            )
 
     def _loss(self, local_features: Tensor, pairs: Pairs, mask: Tensor | None) -> Tensor:
         """Return the reduced loss, and remember the batch."""
@@ -247,18 +253,24 @@ class InfoMaxLoss(nn.Module, ABC):
     ) -> Tensor:
         r"""Estimate the mutual information per location in nats, without gradient, on negatives as in evaluation.
 
-        A critic of your own with dropout or batch norm is run in the mode it is in: call ``eval()`` first. All of it
-        holds in expectation over images that the critic was not fitted to. The estimators:
+        A critic of your own with dropout or batch norm is run in the mode it is in: call ``eval()`` first. What a bound
+        promises holds in the mean over batches, of images that the critic was not fitted to, in an order that tells
+        nothing: among images sorted by class a shift by one makes fake pairs of one class, which hides information.
+        Shuffle them, or take negatives "all". The estimators:
 
         - "jsd", ``2 log 2 - bce``, a lower bound for every critic, which never passes 2 log 2 = 1.386;
         - "certificate", what the binary cross entropy alone certifies: a lower bound for every critic, without that
-          cap, see :func:`~blan_layers.functional.mutual_information_certificate`;
+          cap, see :func:`~blan_layers.functional.mutual_information_certificate`. It is convex, so that for many
+          batches it is to be taken once, of the mean of their cross entropies: (2 log 2 - the mean "jsd") / 2;
         - "nwj", a lower bound for every critic, of high variance; "dv", the same in the limit of many fake pairs;
         - "infonce", a lower bound for every critic, at most the log of the number of candidates; it needs negatives
           "all" or "queue";
         - "positive_logit", the mean logit of real pairs, and "smile", Donsker-Varadhan with clipped negatives: the
           mutual information for an optimal critic, and no bounds. They need a critic that an objective trains towards
           the log density ratio: "bce", "jsd", "nwj" or "rkl".
+
+        With ``groups``, or a queue of summaries that have since changed, fake pairs are no draws from the product of
+        the marginals, and every estimate can pass the mutual information.
 
         Args:
             local_features: Maps.
@@ -296,22 +308,11 @@ class InfoMaxLoss(nn.Module, ABC):
             logits = logits.plus(-behind)
         if reduction == "mean":
             return estimated(estimator, logits, weights)
-        batch, count, *_ = logits.negative.shape
-        positive, negative = logits.positive.reshape(batch, -1), logits.negative.reshape(batch, count, -1)
-        unseen = torch.zeros(positive.shape[1], dtype=torch.bool, device=positive.device)
-        if weights is not None:
-            weights = weights.reshape(batch, -1)
-            unseen = weights.sum(0) == 0
-            weights = weights.masked_fill(unseen, 1)
-        places = [
-            estimated(
-                estimator,
-                PairLogits(positive[:, place], negative[:, :, place], pairs.valid),
-                None if weights is None else weights[:, place],
-            )
-            for place in range(positive.shape[1])
-        ]
-        return torch.stack(places).masked_fill(unseen, math.nan).reshape(local_features.shape[2:])
+        if weights is None:
+            return estimated(estimator, logits, None, by_location=True)
+        unseen = (weights == 0).all(0)
+        weights = weights.masked_fill(unseen, 1)
+        return estimated(estimator, logits, weights, by_location=True).masked_fill(unseen, math.nan)
 
     def _check_mask(self, mask: object, locations: tuple[int, ...]) -> None:
         owner = self._owner

@@ -37,27 +37,32 @@ class LMIMLoss(InfoMaxLoss):
     - "per-location": by K such permutations at every location, as the authors of Deep InfoMax shuffle;
     - "all": with every other image of the batch;
     - "queue": with these and the last ``queue_size`` summaries of earlier training batches, without gradient. In
-      evaluation the queue is read and stays as it is.
+      evaluation the queue is read and stays as it is. Keep it well below the data set, lest an image meet itself.
 
     ``groups`` numbers the images' identities or classes: none is then paired with its own ("derangement",
     "per-location", "all"). Each map's fake pairs weigh together as much as its real one.
 
-    Objectives, ``objective``, with p a real and q a fake logit, E a mean:
+    Objectives, ``objective``, with p a real and q a fake logit, E a mean, I the information in nats:
 
-    ===================  ===============================================  =========================================
-    objective            loss                                             its best critic
-    ===================  ===============================================  =========================================
-    bce                  E softplus(-p) + E softplus(q)                   the log density ratio log r
-    jsd                  the same - 2 log 2                               log r
-    nwj                  -E p + E exp(q - 1)                              1 + log r
-    infonce              -log N - E log softmax(all candidates)[own]      log r + any constant a location
-    dv                   -E p + log E exp(q)                              log r + any constant
-    mine                 the same, gradient by a running mean             log r + any constant
-    rkl                  E exp(-p) + E (q - 1)                            log r
-    chi_squared          -E p + E (q + q^2 / 4)                           2 (r - 1)
-    squared_hellinger    -E (1 - exp(-p)) + E (exp(q) - 1)                log(r) / 2
-    wasserstein          -E p + E q                                       the steepest that the critic allows
-    ===================  ===============================================  =========================================
+    =================  ===================================  ======================  =============================
+    objective          loss                                 its best critic         minus the loss
+    =================  ===================================  ======================  =============================
+    bce                E softplus(-p) + E softplus(q)       log r                   lower bound of 2 JS - 2 log 2
+    jsd                the same - 2 log 2                   log r                   lower bound of 2 JS, and of I
+    nwj                -E p + E exp(q - 1)                  1 + log r               lower bound of I
+    infonce            -log N - E log softmax(all)[own]     log r + one a location  lower bound of I
+    dv                 -E p + log E exp(q)                  log r + any constant    of I, for many fake pairs
+    mine               the same, a running mean's gradient  log r + any constant    of I, for many fake pairs
+    rkl                E exp(-p) + E (q - 1)                log r                   lower bound of KL(Q, P)
+    chi_squared        -E p + E (q + q^2 / 4)               2 (r - 1)               lower bound of E_Q (r - 1)^2
+    squared_hellinger  -E (1 - exp(-p)) + E (exp(q) - 1)    log(r) / 2              of E_Q (sqrt(r) - 1)^2
+    wasserstein        -E p + E q                           the steepest allowed    no bound
+    =================  ===================================  ======================  =============================
+
+    r is the density ratio of real to fake pairs, P the distribution of the ones, Q of the others, JS their
+    Jensen-Shannon divergence. The f-divergences "gan" and "kl" are "bce" and "nwj". Bias and variance are told in
+    :mod:`blan_layers.functional.objectives`; what takes more than logits (TUBA, alpha, SMILE, CLUB) is a function of
+    :mod:`blan_layers.functional`, for the logits of a critic's ``contrast`` or ``all_pairs``.
 
     "infonce" tells each location's own summary among N candidates, so that it needs negatives "all" or "queue". The
     exponentials go on as lines where they would leave the floating range. "dv" and "mine" know the mean alone.

@@ -30,7 +30,8 @@ class MINEObjective(nn.Module):
         positive_logits and negative_logits of any two shapes, weights like them -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
+        TypeError: ``momentum`` is no number, logits are not a floating-point tensor, or weights neither boolean nor
+            floating-point.
         ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have another shape, a
             negative value or no finite sum above zero.
 

@@ -1,12 +1,14 @@
 """What a loss makes of its pairs' logits, by the objective's name."""
 
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 from torch import Tensor
 
 from blan_layers import functional
+from blan_layers.functional._logits import log_mean_exp, mean
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional.bounds import CLIP
 from blan_layers.functional.objectives import TERMS
 
 Objective: TypeAlias = Literal[
@@ -86,33 +88,33 @@ def location_losses(objective: str, logits: PairLogits) -> Tensor:
     return loss - 2 * math.log(2) if objective == "jsd" else loss
 
 
-def estimated(estimator: Estimator, logits: PairLogits, mask: Tensor | None) -> Tensor:
-    """Return an estimate in nats from logits that are the log density ratio at their best."""
+def estimated(estimator: str, logits: PairLogits, mask: Tensor | None, *, by_location: bool = False) -> Tensor:
+    r"""Return an estimate in nats from logits that are the log density ratio at their best.
+
+    It is over all pairs, or, by location, over those at each by itself: (\*S).
+    """
+    images = 0 if by_location else None
     if estimator == "positive_logit":
-        return mean(at_least_float32(logits.positive), mask)
+        return mean(logits.positive, mask, images)
     if estimator == "infonce":
-        return mean(_infonce(logits), mask)
+        return mean(_infonce(logits), mask, images)
     if estimator in ("jsd", "certificate"):
-        bce = mean(location_losses("bce", logits), mask)
+        bce = mean(location_losses("bce", logits), mask, images)
         return 2 * math.log(2) - bce if estimator == "jsd" else functional.mutual_information_certificate(bce / 2)
     if estimator == "nwj":
-        return -mean(location_losses("nwj", logits.plus(1.0)), mask)
-    bound = functional.dv_lower_bound if estimator == "dv" else functional.smile_estimate
-    return bound(logits.positive, logits.negative, **logits.weights(mask))
-
-
-def mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean, weighed if there are weights."""
-    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+        return -mean(location_losses("nwj", logits.plus(1.0)), mask, images)
+    negative, weights = logits.negative, logits.weights(mask)["negative_weights"]
+    if estimator == "smile":
+        negative = negative.clamp(-CLIP, CLIP)
+    if by_location:  # the axis of images and of their fake pairs
+        negative, weights = negative.flatten(0, 1), None if weights is None else weights.flatten(0, 1)
+    return mean(logits.positive, mask, images) - log_mean_exp(negative, weights, images)
 
 
 def _infonce(logits: PairLogits) -> Tensor:
     """Return the log of how much more than by chance each location tells its own summary among all candidates."""
     positive, negative = at_least_float32(logits.positive), at_least_float32(logits.negative)
-    if logits.valid is None:
-        candidates = positive.new_full((1,), 1.0 + negative.shape[1])
-    else:
-        valid = over_locations(logits.valid, negative)
-        negative = negative.masked_fill(~valid, -math.inf)
-        candidates = (1 + valid.sum(1)).to(positive.dtype)
+    valid = over_locations(cast(Tensor, logits.valid), negative)  # given with all candidates, which it needs
+    negative = negative.masked_fill(~valid, -math.inf)
+    candidates = (1 + valid.sum(1)).to(positive.dtype)
     return candidates.log() + positive - positive.logaddexp(negative.logsumexp(1))
