@@ -21,7 +21,8 @@ attributes, test it, and write a folder with its weights, its metrics and pictur
 # Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes.
 RESUMABLE = frozenset(
     {
-        *("data_root", "image_folder", "labels", "workers", "max_steps", "accelerator", "devices", "compile"),
+        *("data_root", "image_folder", "labels", "workers", "max_steps"),
+        *("accelerator", "devices", "nodes", "strategy", "compile"),
         *("output", "resume", "overwrite"),
     }
 )
@@ -123,7 +124,7 @@ class Config:
     max_steps: int | None = None
     """End the run early, after so many steps in all, on the same schedule."""
     batch_size: int = 64
-    """Images a step."""
+    """Images a step, over all devices together."""
     lr: float = 1e-3
     """Adam's learning rate."""
     lr_decay: Literal["linear", "step"] = "linear"
@@ -143,8 +144,14 @@ class Config:
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train."""
-    devices: int = 1
-    """Number of devices; this release trains on one."""
+    devices: int | Literal["auto"] = 1
+    """Devices of each machine, with a process for each; "auto" takes all GPUs."""
+    nodes: int = 1
+    """Machines; more than one are started by torchrun."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What several devices share: the batch (ddp), or the weights and the optimiser's state as well (fsdp)."""
+    sync_batch_norm: bool = False
+    """Batch norms that take their statistics from all devices' images, on CUDA."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic; 16-mixed needs CUDA."""
     compile: bool = False
@@ -164,7 +171,7 @@ class Config:
             ConfigError: A number is out of its range, or options exclude one another.
         """
         self._check_data()
-        for name in ("images", "train_images", "epochs", "max_steps", "batch_size", "critic_channels"):
+        for name in ("images", "train_images", "epochs", "max_steps", "batch_size", "critic_channels", "nodes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
@@ -182,8 +189,10 @@ class Config:
                 _refuse(f"{_option(name)} must be a positive number, got {value}", "Give a number above 0")
         if self.batch_size < 2:
             _refuse(f"--batch-size must be at least 2, for norms and negative pairs, got {self.batch_size}", "Raise it")
-        if self.devices != 1:
-            _refuse(f"--devices must be 1 in this release, got {self.devices}", "Leave it out")
+        if self.devices != "auto" and self.devices < 1:
+            _refuse(f"--devices must be at least 1, got {self.devices}", "Give a positive number, or auto")
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            _refuse("--strategy fsdp has no scaling of losses, got --precision 16-mixed", "Use bf16-mixed or 32-true")
         if self.resume and self.overwrite:
             _refuse("--resume and --overwrite exclude each other, got both", "Give one of them")
 
@@ -226,6 +235,10 @@ class Config:
     def comparable(self) -> dict[str, Any]:
         """Return the settings that decide what is computed, as JSON has them."""
         return {name: value for name, value in self.as_json().items() if name not in RESUMABLE}
+
+    def on_one_device(self) -> "Config":
+        """Return the settings of the same model on one device of this machine."""
+        return dataclasses.replace(self, devices=1, nodes=1, strategy="ddp", sync_batch_norm=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return all settings in JSON's types."""

@@ -22,13 +22,14 @@ from blan_facial.config import Config, ConfigError
 from blan_facial.data.faces import DataError
 from blan_facial.data.matching import match_attributes
 from blan_facial.data.splits import load_split
+from blan_facial.devices import make_fabric
 from blan_facial.files import write_json
 from blan_facial.finished import FinishedRun, load_run
 from blan_facial.metrics import evaluate
 from blan_facial.report import metrics_table
 from blan_facial.runs import METRICS, RunError
 from blan_facial.terminal import print_error
-from blan_facial.trainer import evaluation_loader, make_fabric
+from blan_facial.trainer import evaluation_loader
 
 PROGRAM = "python examples/blan_facial/evaluate.py"
 DESCRIPTION = """Test a finished run on any data set that has its attributes, by its config.json and model.safetensors
@@ -82,7 +83,7 @@ class Settings:
         config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt)
         with _as_config_errors():
             config.check()
-        return config
+        return config.on_one_device()
 
 
 def run(settings: Settings, console: Console) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _of_training(finished: FinishedRun) -> dict[str, Any]:
     if not path.exists():
         parameters = finished.parameters
         counts = {"parameters": parameters.inference, "training_parameters": parameters.training}
-        return counts | {"train_seconds": None, "images_per_second": None}
+        return counts | {"train_seconds": None, "waiting_seconds": None, "images_per_second": None}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ from blan_facial.baselines import Network
 from blan_facial.data.faces import UNKNOWN, DataError
 from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.model import LEVEL_NAMES
+from blan_facial.processes import Processes
 from blan_facial.uncertainty import statistics
 
 
@@ -37,6 +38,16 @@ class Scores:
         self._probabilities.append(logits.float().diff(dim=-1)[..., 0].sigmoid().cpu())
         self._predictions.append(logits.argmax(-1).byte().cpu())
         self._labels.append(labels.cpu())
+
+    def gather(self, processes: Processes, indices: Tensor) -> None:
+        """Take in what the other processes have, in the first one, in the order of the images' indices."""
+        shares = processes.collect((indices, self._probabilities, self._predictions, self._labels))
+        order = torch.cat([share[0] for share in shares]).argsort()
+        probabilities, predictions, labels = ([part for share in shares for part in share[n]] for n in (1, 2, 3))
+        if len(order):
+            self._probabilities = [torch.cat(probabilities, 1)[:, order]]
+            self._predictions = [torch.cat(predictions, 1)[:, order]]
+            self._labels = [torch.cat(labels)[order]]
 
     def compute(self) -> dict[str, Any]:
         """Return accuracies as fractions, laid out as in ``metrics.json``.
@@ -93,31 +104,42 @@ def evaluate(
     loader: FaceLoader,
     attributes: tuple[str, ...],
     *,
+    processes: Processes | None = None,
     in_full: bool = False,
 ) -> dict[str, Any]:
-    """Return the accuracies of a model on all images of a loader, and leave its training mode as it was.
+    """Return the accuracies of a model on all images of a split, and leave its training mode as it was.
+
+    Several processes share the images and call this together; the first has what one alone would have, the others {}.
 
     Args:
         fabric: Device and precision.
         model: The model.
-        loader: The images.
+        loader: This process's images.
         attributes: The attributes of the loader's labels.
+        processes: Those that share the images; None: this one has them all.
         in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
     """
+    processes = processes or Processes(fabric)
     scores = Scores(attributes, levels=model.level_names, fused=model.fusion is not None)
     training = model.training
     model.eval()
-    images = 0
-    for batch in loader:
-        if not len(batch.images):
-            continue
-        with fabric.autocast():
-            output = model(normalize(fabric.to_device(batch.images)))
-        scores.update(output.scores.float(), output.fused, batch.labels)
-        images += len(batch.images)
+    indices = []
+    with processes.together():
+        for batch in loader:
+            indices.append(batch.indices)
+            if not len(batch.images):
+                continue
+            with fabric.autocast():
+                output = model(normalize(fabric.to_device(batch.images)))
+            scores.update(output.scores.float(), output.fused, batch.labels)
     model.train(training)
+    mine = torch.cat([torch.empty(0, dtype=torch.int64), *indices])
+    images = int(processes.numbers(len(mine)).sum())
     if not images:
         raise DataError("evaluate: needs at least one image that decodes, got none. Restore the split's image files.")
+    scores.gather(processes, mine)
+    if not processes.first:
+        return {}
     return {"images": images} | scores.compute() | (scores.statistics() if in_full else {})
 
 

@@ -39,6 +39,21 @@ class Position(NamedTuple):
     """Corrupt images left out."""
     seconds: float = 0.0
     """Time spent in training steps, those of earlier sittings included."""
+    waiting: float = 0.0
+    """The part of it in which they waited for images."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second, over all devices."""
+        return self.images / max(self.seconds, 1e-9)
+
+
+class Checkpoint(NamedTuple):
+    """What a run goes on from, its states whole, whatever the devices that it ran on."""
+
+    position: Position
+    modules: dict[str, dict[str, Any]]
+    optimizers: dict[str, dict[str, Any]]
 
 
 def open_output(config: Config, root: Path = Path("runs")) -> Path:
@@ -115,21 +130,21 @@ def save_checkpoint(
     config: Config,
     data: dict[str, Any],
     position: Position,
-    modules: dict[str, nn.Module],
-    optimizers: dict[str, Any],
+    modules: dict[str, dict[str, Any]],
+    optimizers: dict[str, dict[str, Any]],
 ) -> None:
     """Write the checkpoint, whole or not at all.
 
-    ``data`` tells the training data apart from others; ``optimizers`` holds whatever else has a ``state_dict`` of plain
-    values and tensors, a gradient scaler for example.
+    ``data`` tells the training data apart from others; ``modules`` and ``optimizers`` are states of plain values and
+    tensors, among them that of the gradient scaler.
     """
     content = {
         "format": _FORMAT,
         "config": config.comparable(),
         "data": data,
         "position": position._asdict(),
-        "modules": {name: module.state_dict() for name, module in modules.items()},
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        "modules": modules,
+        "optimizers": optimizers,
     }
     packed = io.BytesIO()  # torch words a disk that is full as an error of its own
     torch.save(content, packed)
@@ -137,14 +152,8 @@ def save_checkpoint(
         file.write(packed.getbuffer())
 
 
-def load_checkpoint(
-    folder: Path,
-    config: Config,
-    data: dict[str, Any],
-    modules: dict[str, nn.Module],
-    optimizers: dict[str, Any],
-) -> Position:
-    """Restore modules and optimisers from the checkpoint, and return how far the run had come.
+def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> Checkpoint:
+    """Return a run's checkpoint.
 
     Raises:
         RunError: The checkpoint is broken, or was written by another configuration or for other data.
@@ -176,11 +185,7 @@ def load_checkpoint(
             f"train: --resume needs the data that the checkpoint in {folder} was trained on, {_describe(trained_on)}, "
             f"got {_describe(data)}. Resume with the run's own data."
         )
-    for name, module in modules.items():
-        module.load_state_dict(content["modules"][name])
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(content["optimizers"][name])
-    return Position(**content["position"])
+    return Checkpoint(Position(**content["position"]), content["modules"], content["optimizers"])
 
 
 def save_results(folder: Path, model: nn.Module, metrics: dict[str, Any]) -> None:

@@ -16,41 +16,57 @@ if not __package__:  # run as a script, from anywhere
 from rich.console import Console
 from rich.logging import RichHandler
 
-from blan_facial.baselines import DomainBalancedObjective
+from blan_facial.baselines import DomainBalancedObjective, Network
 from blan_facial.building import build
 from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError
-from blan_facial.data.splits import load_splits
+from blan_facial.data.splits import Splits, load_splits
+from blan_facial.devices import launched, layout, make_fabric, rank
 from blan_facial.encoder import EncoderWeightsError, load_encoder_weights
+from blan_facial.launching import LOST, ProcessLostError, follow_launcher, launch
 from blan_facial.metrics import evaluate
 from blan_facial.model import parameter_table
+from blan_facial.objective import BLANObjective
+from blan_facial.processes import PeerError, Processes, lost_contact
 from blan_facial.report import metrics_table, parameters_table, write_pictures
-from blan_facial.runs import RunError, begin, open_output, save_results
+from blan_facial.runs import Position, RunError, begin, open_output, save_results
+from blan_facial.signals import Stopped
 from blan_facial.terminal import print_error
-from blan_facial.trainer import NonFiniteLossError, Stopped, Trainer, evaluation_loader, make_fabric
+from blan_facial.trainer import NonFiniteLossError, Trainer, evaluation_loader
 
 
 def run(config: Config, console: Console) -> Path:
-    """Train, test and show; return the output folder."""
+    """Train, test and show; return the output folder. Of several processes the first writes, prints and draws."""
     fabric = make_fabric(config)
-    faces = load_splits(config, console)
-    with _as_config_errors():
-        model, objective = build(config, faces.train.attributes)
-    if isinstance(objective, DomainBalancedObjective):
-        objective.balance(faces.train.labels)
-    if config.os and config.encoder_weights is not None and not config.resume:
-        load_encoder_weights(model.encoder, config.encoder_weights)
+    processes = Processes(fabric)
+
+    def prepare() -> tuple[Splits, Network, BLANObjective]:
+        faces = load_splits(config, console)
+        with _as_config_errors():
+            model, objective = build(config, faces.train.attributes)
+        if isinstance(objective, DomainBalancedObjective):
+            objective.balance(faces.train.labels)
+        if config.os and config.encoder_weights is not None and not config.resume:
+            load_encoder_weights(model.encoder, config.encoder_weights)
+        return faces, model, objective
+
+    faces, model, objective = processes.one_by_one(prepare)
     parameters = parameter_table(model, objective)
     with _as_config_errors():
-        trainer = Trainer(config, fabric, model, objective, faces.train, faces.validation, console)
-    folder = open_output(config)
+        trainer = Trainer(config, fabric, processes, model, objective, faces.train, faces.validation, console)
+    folder = processes.of_first(lambda: open_output(config))
     if config.resume:
         trainer.restore(folder)
-    begin(folder, config, faces.train.attributes)  # nothing in the folder has changed until here
+    # Nothing in the folder has changed until here.
+    processes.of_first(lambda: begin(folder, config, faces.train.attributes))
     console.print(parameters_table(parameters))
     position = trainer.fit(folder)
 
-    tested = evaluate(fabric, model, evaluation_loader(config, faces.test), faces.test.attributes, in_full=True)
+    model = trainer.whole_model()
+    loader = evaluation_loader(config, faces.test, processes.share)
+    tested = evaluate(fabric, model, loader, faces.test.attributes, processes=processes, in_full=True)
+    if not processes.first:
+        return folder
     metrics = {
         "data": faces.test.name,
         "split": faces.test.split,
@@ -58,7 +74,8 @@ def run(config: Config, console: Console) -> Path:
         "parameters": parameters.inference,
         "training_parameters": parameters.training,
         "train_seconds": position.seconds,
-        "images_per_second": position.images / max(position.seconds, 1e-9),
+        "waiting_seconds": position.waiting,
+        "images_per_second": position.images_per_second,
     }
     save_results(folder, model, metrics)
     write_pictures(folder, model, faces.test, metrics, device=fabric.device, seed=config.seed)
@@ -69,6 +86,7 @@ def run(config: Config, console: Console) -> Path:
         console.print(
             f"The fusion weights moved from {start} by {moved.mean():.4f} on average, {moved.max():.4f} at most."
         )
+    console.print(_speed(position), highlight=False)
     if position.skipped:
         console.print(f"A corrupt image was left out of a training batch {position.skipped} times.")
     if corrupt := len(faces.test) - tested["images"]:
@@ -78,22 +96,47 @@ def run(config: Config, console: Console) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors)])
+    first = rank() == 0
+    console, errors = Console(quiet=not first), Console(stderr=True)
+    level = logging.WARNING if first else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors)])
+    for package in ("lightning.fabric", "lightning.pytorch"):  # the one speaks through the other
+        logging.getLogger(package).setLevel(level)
+    watched = follow_launcher()
     try:
-        folder = run(parse(arguments), console)
+        config = parse(arguments)
+        if not launched() and (count := layout(config).processes) > 1:
+            given = sys.argv[1:] if arguments is None else arguments
+            return launch([sys.executable, str(Path(__file__).resolve()), *given], count)
+        folder = run(config, console)
     except KeyboardInterrupt:
-        errors.print("\nStopped.")
+        if first:
+            errors.print("\nStopped.")
         return 128 + signal.SIGINT
     except Stopped as stop:
         console.print(f"Training was {stop} and saved; the same command with --resume goes on from there.")
         return 128 + stop.number
+    except PeerError:
+        return 1
+    except ProcessLostError as error:
+        print_error(errors, str(error))
+        return error.status
     except (ConfigError, DataError, EncoderWeightsError, NonFiniteLossError, RunError) as error:
         print_error(errors, str(error))
         return 1
     except OSError as error:
         print_error(errors, f"train: its files must be readable and its folder writable, got {error}. Mend that first.")
         return 1
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        if not watched:  # our launcher says which process it was
+            print_error(
+                errors,
+                f"train: all processes must run to their end, got one that is gone, noticed by number {rank()}. "
+                "The same command with --resume goes on from the last checkpoint.",
+            )
+        return LOST
     console.print(f"Results are in {folder}.", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -105,6 +148,17 @@ def _as_config_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _speed(position: Position) -> str:
+    """Say how long training took, and whether it waited for images."""
+    seconds, waiting = position.seconds, position.waiting
+    sentence = (
+        f"Training took {seconds:.0f} s, {waiting:.0f} s of it waiting for images: "
+        f"{position.images_per_second:.0f} images a second in all, "
+        f"{position.images / max(seconds - waiting, 1e-9):.0f} without the waiting."
+    )
+    return f"{sentence} More --workers may load them faster." if waiting > 0.2 * seconds else sentence
 
 
 if __name__ == "__main__":

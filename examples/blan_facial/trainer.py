@@ -1,35 +1,37 @@
 """The training loop: Eq. 8 by Adam, the fusion weights by SGD, checkpoints that a run goes on from bit by bit.
 
-A step draws its random numbers (dropout, negatives) from the run's seed and its own number, and its batch from the
-seed, the epoch and its place in it. A run that was stopped anywhere therefore goes on as if it had not been.
+A step draws its random numbers (dropout, negatives) from the run's seed, its own number and that of the process, and
+its batch from the seed, the epoch and its place in it. A run that was stopped anywhere therefore goes on as if it had
+not been. Several processes have an equal share of every batch, and step by step do the same or stop together.
 """
 
+import copy
 import hashlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from blan_facial.baselines import Network
-from blan_facial.config import Config, ConfigError
+from blan_facial.config import Config
 from blan_facial.data.faces import FaceDataset
-from blan_facial.data.loading import Batch, FaceLoader, make_loader, normalize
+from blan_facial.data.loading import WHOLE, Batch, FaceLoader, Share, make_loader, normalize
 from blan_facial.metrics import evaluate
 from blan_facial.objective import BLANObjective
-from blan_facial.runs import CHECKPOINT, LOGS, Position, load_checkpoint, save_checkpoint
+from blan_facial.processes import Processes
+from blan_facial.runs import CHECKPOINT, LOGS, Position, read_checkpoint, save_checkpoint
+from blan_facial.sharding import load_module, load_optimizer, module_state, optimizer_state
+from blan_facial.signals import Stopped, Wish
 
 LOG_EVERY = 10
 """Steps between two looks at the losses, each of which waits for the device."""
@@ -43,20 +45,6 @@ MIRROR = 0.5
 
 class NonFiniteLossError(RuntimeError):
     """A part of the loss became infinite or not a number."""
-
-
-class Stopped(Exception):
-    """A signal asked training to stop, and its state is saved: no error.
-
-    Attributes:
-        number: The signal.
-        step: Steps done.
-    """
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
-        self.number = number
-        self.step = step
 
 
 class TrainingStep(nn.Module):
@@ -80,7 +68,8 @@ class Trainer:
 
     Args:
         config: Its settings.
-        fabric: Device and precision, from :func:`make_fabric`.
+        fabric: Device and precision, from :func:`blan_facial.devices.make_fabric`.
+        processes: Those that train together.
         model: The network, on the CPU.
         objective: What it minimises.
         train: Training faces.
@@ -92,6 +81,7 @@ class Trainer:
         self,
         config: Config,
         fabric: Fabric,
+        processes: Processes,
         model: Network,
         objective: BLANObjective,
         train: FaceDataset,
@@ -100,6 +90,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.fabric = fabric
+        self.processes = processes
         self.model = model
         self.objective = objective
         self.console = console
@@ -112,23 +103,29 @@ class Trainer:
         if train.shards is not None:  # which decide the order
             self.data["shards"] = hashlib.sha256(train.shards.tobytes()).hexdigest()
         self.position = Position()
-        self.loader = training_loader(config, train)
-        self.validation = None if validation is None else evaluation_loader(config, validation)
+        with processes.together():
+            self.loader = training_loader(config, train, processes.share)
+            self.validation = None if validation is None else evaluation_loader(config, validation, processes.share)
 
-        step = TrainingStep(model, objective).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
+        step: nn.Module = TrainingStep(model, objective)
+        step = step.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
+        sharded = processes.count > 1 and config.strategy == "fsdp"
+        self._whole = fabric.to_device(copy.deepcopy(model)) if sharded else None
+        if config.sync_batch_norm:
+            step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
         if config.compile:
-            step.compile()
+            step = torch.compile(step)  # type: ignore[assignment]  # a module that compiles what it holds
         self.step = fabric.setup_module(step)
         fusion = [] if model.fusion is None else list(model.fusion.parameters())
         others = [parameter for parameter in step.parameters() if all(parameter is not weight for weight in fusion)]
-        self.adam = torch.optim.Adam(others, lr=config.lr)
+        self.adam = torch.optim.Adam(others, lr=config.lr, fused=fabric.device.type == "cuda" or None)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"adam": self.adam}
         if fusion:
             self.optimizers["sgd"] = torch.optim.SGD(fusion, lr=config.fusion_lr)
         scaler = getattr(fabric.strategy.precision, "scaler", None)
         self.scaler = scaler or torch.amp.GradScaler(fabric.device.type, enabled=False)
         self._losses: list[tuple[int, dict[str, Tensor]]] = []
-        self._signal: int | None = None
+        self._wish = Wish()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -146,7 +143,22 @@ class Trainer:
         Raises:
             RunError: The checkpoint is broken, or of another configuration or other data.
         """
-        self.position = load_checkpoint(folder, self.config, self.data, self._modules, self._states)
+        with self.processes.together():
+            checkpoint = read_checkpoint(folder, self.config, self.data)
+        for name, module in self._modules.items():
+            load_module(module, checkpoint.modules[name])
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, checkpoint.optimizers[name])
+        self.scaler.load_state_dict(checkpoint.optimizers["scaler"])
+        self.position = checkpoint.position
+
+    def whole_model(self) -> Network:
+        """Return the model as it is, whole and the same in all processes, which call this together."""
+        self.processes.spread_buffers(self.model)
+        if self._whole is None:
+            return self.model
+        self._whole.load_state_dict(module_state(self.model))
+        return self._whole
 
     def fit(self, folder: Path) -> Position:
         """Train to the end of the schedule, or to ``max_steps``, and return how far the run has come.
@@ -157,19 +169,20 @@ class Trainer:
         Raises:
             CorruptImageError: An image does not decode.
             NonFiniteLossError: A part of the loss or a weight is not finite; the last good checkpoint is kept.
-            Stopped: SIGINT or SIGTERM came; the step at which it came is saved.
+            PeerError: One of these came up in another process.
+            Stopped: SIGINT or SIGTERM came to one of the processes; the step at which it came is saved.
         """
         self.folder = folder
-        csv = CSVLogger(folder, name=LOGS)
-        self.loggers = [csv, TensorBoardLogger(folder, name=LOGS, version=csv.version)]
+        self.loggers = _loggers(folder) if self.processes.first else []
         if self.position.step == 0:
             self._save()
         last = min(self.steps, self.config.max_steps or self.steps)
-        with self._catching_signals(), self._showing_progress(last) as (bar, task):
+        with self._wish.listening(), self._showing_progress(last) as (bar, task):
             while self.position.step < last:
                 self._run_epoch(last, bar, task)
                 self._look_at_losses(bar, task)
                 self._save()
+                self._stop_if_asked()
                 self._validate()
                 self._stop_if_asked()
         return self.position
@@ -189,35 +202,48 @@ class Trainer:
         batches = iter(self.loader)
         while self.position.step < end:
             started = time.perf_counter()
-            batch = next(batches)
-            if len(batch.images) >= 2:  # corrupt images may leave too few to train on
-                self._train_step(batch)
-            step, images, skipped, seconds = self.position
+            with self.processes.together():
+                batch = next(batches)
+            said = self.processes.numbers(self._wish.number, len(batch.images), batch.skipped)
+            signals, images, skipped = said.unbind(1)
+            loaded = time.perf_counter()
+            if signals.any():
+                self._look_at_losses(bar, task)
+                self._save()
+                self._stop(signals)
+            if images.min() >= 2:  # corrupt images may leave too few to train on
+                # Of unequal shares each counts as much as it has images, so that the mean is that of the whole batch.
+                self._train_step(batch, len(batch.images) * self.processes.count / int(images.sum()))
+            before = self.position
             self.position = Position(
-                step + 1,
-                images + len(batch.images),
-                skipped + batch.skipped,
-                seconds + time.perf_counter() - started,
+                step=before.step + 1,
+                images=before.images + int(images.sum()),
+                skipped=before.skipped + int(skipped.sum()),
+                seconds=before.seconds + time.perf_counter() - started,
+                waiting=before.waiting + loaded - started,
             )
             bar.advance(task)
             if self.position.step % LOG_EVERY == 0:
                 self._look_at_losses(bar, task)
-            if self._signal is not None:
-                self._look_at_losses(bar, task)
-                self._save()
-                self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self._signal is not None:
-            raise Stopped(self._signal, self.position.step)
+        signals = self.processes.numbers(self._wish.number)
+        if signals.any():
+            self._stop(signals)
 
-    def _train_step(self, batch: Batch) -> None:
+    def _stop(self, signals: Tensor) -> NoReturn:
+        raise Stopped(int(signals.max()), self.position.step)
+
+    def _train_step(self, batch: Batch, weight: float) -> None:
         step = self.position.step
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step]).generate_state(1, np.uint64)[0]))
+        place = [self.config.seed, step, self.processes.rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
         self.adam.param_groups[0]["lr"] = self.learning_rate(step)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         total, losses = self.step(self.fabric.to_device(batch.images), self.fabric.to_device(batch.labels))
+        if weight != 1:
+            total, losses = weight * total, {name: weight * loss for name, loss in losses.items()}
         self.fabric.backward(total)
         if self.config.clip_norm is not None:
             self.scaler.unscale_(self.adam)
@@ -229,52 +255,53 @@ class Trainer:
 
     def _look_at_losses(self, bar: Progress, task: TaskID) -> None:
         """Log and show the losses of the steps since the last look, and refuse to go on with one that is not finite."""
-        for step, losses in self._losses:
-            values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-            parts = sorted(values.items(), key=lambda part: "_AC" not in part[0])  # the parts of a level say most
-            for name, value in parts:
-                if not math.isfinite(value):
-                    self._refuse_loss(name, value, step)
-            self._log(values | {"lr": self.learning_rate(step), "epoch": step / self.steps_per_epoch}, step)
-        if self._losses:
-            shown = "  ".join(f"{short} {values[name]:.3g}" for name, short in SHOWN.items() if name in values)
-            bar.update(task, losses=shown, speed=f"{self._images_per_second():.0f} images/s")
+        if not self._losses:
+            return
+        ours = torch.stack([torch.stack(list(losses.values())) for _, losses in self._losses]).cpu().double()
+        rows = self.processes.mean(ours).tolist()
+        with self.processes.together():
+            if self.processes.first:
+                for (step, losses), row in zip(self._losses, rows, strict=True):
+                    values = dict(zip(losses, row, strict=True))
+                    self._refuse_not_finite(values, step)
+                    self._log(values | {"lr": self.learning_rate(step), "epoch": step / self.steps_per_epoch}, step)
+                shown = "  ".join(f"{short} {values[name]:.3g}" for name, short in SHOWN.items() if name in values)
+                bar.update(task, losses=shown, speed=f"{self.position.images_per_second:.0f} images/s")
         self._losses.clear()
 
     def _log(self, values: dict[str, float], step: int) -> None:
         for logger in self.loggers:
             logger.log_metrics(values, step)
 
-    def _refuse_loss(self, name: str, value: float, step: int) -> None:
-        raise NonFiniteLossError(
-            f"train: every part of the loss must be finite, got {name} = {value} in step {step + 1} "
-            f"(epoch {step // self.steps_per_epoch + 1}). The last good checkpoint is kept in "
-            f"{self.folder / CHECKPOINT}. Start again with a smaller --lr, or with --clip-norm 1."
-        )
+    def _refuse_not_finite(self, values: dict[str, float], step: int) -> None:
+        for name, value in sorted(values.items(), key=lambda part: "_AC" not in part[0]):  # those of a level say most
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"train: every part of the loss must be finite, got {name} = {value} in step {step + 1} "
+                    f"(epoch {step // self.steps_per_epoch + 1}). The last good checkpoint is kept in "
+                    f"{self.folder / CHECKPOINT}. Start again with a smaller --lr, or with --clip-norm 1."
+                )
 
     def _validate(self) -> None:
         """At the end of an epoch, test the model on the validation faces and say how it does."""
         epoch, inside = divmod(self.position.step, self.steps_per_epoch)
         if inside:
             return
-        line = f"epoch {epoch}/{self.config.epochs}: {self._images_per_second():.0f} images/s"
+        line = f"epoch {epoch}/{self.config.epochs}: {self.position.images_per_second:.0f} images/s"
         if self.validation is not None:
-            metrics = evaluate(self.fabric, self.model, self.validation, self.attributes)
+            metrics = evaluate(
+                self.fabric, self.whole_model(), self.validation, self.attributes, processes=self.processes
+            )
+            if not self.processes.first:
+                return
             shown = {name: metrics[name] for name in ("accuracy", "balanced_accuracy")}
             self._log({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
             line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"
         self.console.print(line, highlight=False)
 
-    def _images_per_second(self) -> float:
-        return self.position.images / max(self.position.seconds, 1e-9)
-
     @property
     def _modules(self) -> dict[str, nn.Module]:
         return {"model": self.model, "objective": self.objective}
-
-    @property
-    def _states(self) -> dict[str, Any]:
-        return {**self.optimizers, "scaler": self.scaler}
 
     def _save(self) -> None:
         """Write the checkpoint, unless the last update broke a weight.
@@ -282,36 +309,25 @@ class Trainer:
         Raises:
             NonFiniteLossError: A weight is not finite.
         """
-        for logger in self.loggers:
-            logger.save()
-        for name, tensor in self.step.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                raise NonFiniteLossError(
-                    f"train: every weight must be finite, got a value in {name} that is not, after step "
-                    f"{self.position.step}. The last good checkpoint is kept in {self.folder / CHECKPOINT}. "
-                    "Start again with a smaller --lr, or with --clip-norm 1."
-                )
-        save_checkpoint(self.folder, self.config, self.data, self.position, self._modules, self._states)
+        modules = {name: module_state(module) for name, module in self._modules.items()}
+        optimizers = {name: optimizer_state(optimizer) for name, optimizer in self.optimizers.items()}
+        optimizers["scaler"] = self.scaler.state_dict()
+        with self.processes.together():
+            if self.processes.first:
+                for logger in self.loggers:
+                    logger.save()
+                self._refuse_broken(modules)
+                save_checkpoint(self.folder, self.config, self.data, self.position, modules, optimizers)
 
-    @contextmanager
-    def _catching_signals(self) -> Iterator[None]:
-        """Take the first SIGINT or SIGTERM as the wish to save and stop after the step, the second as what it is."""
-        if threading.current_thread() is not threading.main_thread():  # where Python lets nobody catch signals
-            yield
-            return
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, _: FrameType | None) -> None:
-            self._signal = number
-            signal.signal(number, handlers[signal.Signals(number)])
-
-        try:
-            for number in handlers:
-                signal.signal(number, note)
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+    def _refuse_broken(self, modules: dict[str, dict[str, Tensor]]) -> None:
+        for part, state in modules.items():
+            for name, tensor in state.items():
+                if not bool(tensor.isfinite().all()):
+                    raise NonFiniteLossError(
+                        f"train: every weight must be finite, got a value in {part}.{name} that is not, after step "
+                        f"{self.position.step}. The last good checkpoint is kept in {self.folder / CHECKPOINT}. "
+                        "Start again with a smaller --lr, or with --clip-norm 1."
+                    )
 
     @contextmanager
     def _showing_progress(self, last: int) -> Iterator[tuple[Progress, TaskID]]:
@@ -322,45 +338,29 @@ class Trainer:
             TimeRemainingColumn(),
             TextColumn("{task.fields[speed]}\n{task.fields[losses]}"),
         )
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
+        watched = self.processes.first and self.console.is_terminal
+        with Progress(*columns, console=self.console, disable=not watched) as bar:
             yield bar, bar.add_task("", total=last, completed=self.position.step, losses="", speed="")
 
 
-def make_fabric(config: Config) -> Fabric:
-    """Return the device and the precision of a run.
-
-    Raises:
-        ConfigError: This machine lacks the accelerator, or the accelerator the precision.
-    """
-    on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    if config.precision == "16-mixed" and not on_cuda:
-        raise ConfigError("train: --precision 16-mixed needs CUDA, got none. Use bf16-mixed or 32-true.")
-    try:
-        fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"train: --accelerator {config.accelerator} must be there, got none ({error}). Leave the option out."
-        ) from error
-    if fabric.device.type == "cpu" and config.precision == "bf16-mixed" and config.image_size < 64:
-        raise ConfigError(
-            f"train: --precision bf16-mixed on a CPU needs --image-size 64 or more, got {config.image_size}: PyTorch's "
-            "bfloat16 gradient of a convolution over a single pixel is wrong there. Use 32-true."
-        )
-    return fabric
+def _loggers(folder: Path) -> list[Logger]:
+    """Return what writes the losses down, as a version of its own beside those of earlier sittings."""
+    csv = CSVLogger(folder, name=LOGS)
+    return [csv, TensorBoardLogger(folder, name=LOGS, version=csv.version)]
 
 
-def training_loader(config: Config, faces: FaceDataset) -> FaceLoader:
-    """Return the training batches of a run."""
+def training_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) -> FaceLoader:
+    """Return a process's share of the training batches of a run."""
     mirror = MIRROR if config.os else 0.0
-    return _loader(config, faces, shuffle=True, mirror=mirror)
+    return _loader(config, faces, share, shuffle=True, mirror=mirror)
 
 
-def evaluation_loader(config: Config, faces: FaceDataset) -> FaceLoader:
-    """Return all faces of a split in their order."""
-    return _loader(config, faces, shuffle=False, mirror=0.0)
+def evaluation_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) -> FaceLoader:
+    """Return a process's share of all faces of a split, in their order."""
+    return _loader(config, faces, share, shuffle=False, mirror=0.0)
 
 
-def _loader(config: Config, faces: FaceDataset, *, shuffle: bool, mirror: float) -> FaceLoader:
+def _loader(config: Config, faces: FaceDataset, share: Share, *, shuffle: bool, mirror: float) -> FaceLoader:
     return make_loader(
         faces,
         config.batch_size,
@@ -370,4 +370,5 @@ def _loader(config: Config, faces: FaceDataset, *, shuffle: bool, mirror: float)
         mirror=mirror,
         workers=config.workers,
         skip_corrupt=config.skip_corrupt,
+        share=share,
     )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blan_facial.data.faces import CorruptImageError, FaceDataset
-from blan_facial.data.loading import Batch, EpochBatches, FaceView, denormalize, make_loader, normalize
+from blan_facial.data.loading import Batch, EpochBatches, FaceView, Share, denormalize, make_loader, normalize
 
 
 class NumberedFaces(FaceDataset):
@@ -317,3 +317,27 @@ def test_a_first_batch_outside_the_epoch_is_refused(first_batch):
 def test_a_loader_that_cannot_be_is_refused(arguments, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         loader(NumberedFaces(12), **arguments)
+
+
+class TestShares:
+    def batches(self, drop_last, share=Share()):  # noqa: B008  # an immutable default
+        return list(EpochBatches(22, 6, seed=3, shuffle=True, drop_last=drop_last, share=share))
+
+    def test_full_batches_are_cut(self):
+        shares = [self.batches(True, Share(rank, 3)) for rank in range(3)]
+        joined = [[item for part in parts for item in part] for parts in zip(*shares, strict=True)]
+        assert joined == self.batches(True)
+        assert {len(part) for share in shares for part in share} == {2}
+
+    def test_where_the_last_may_be_smaller_whole_batches_go_by_turns(self):
+        shares = [self.batches(False, Share(rank, 3)) for rank in range(3)]
+        whole = self.batches(False)
+        assert shares == [[whole[0], whole[3]], [whole[1]], [whole[2]]]
+
+    def test_unequal_parts_are_refused(self):
+        with pytest.raises(
+            ValueError,
+            match=r"^EpochBatches: batch_size must be a multiple of the processes that share a batch, 4, got 6\. "
+            r"Use 4, for example\.$",
+        ):
+            self.batches(True, Share(0, 4))

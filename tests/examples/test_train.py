@@ -26,6 +26,8 @@ from blan_facial.building import build
 from blan_facial.config import parse
 from blan_facial.data.avatars import load_avatars
 from blan_facial.data.loading import normalize
+from blan_facial.devices import make_fabric
+from blan_facial.processes import Processes
 from blan_facial.train import main
 from tests.examples.celeba_folder import write_celeba_folder
 
@@ -110,6 +112,7 @@ class TestResults:
             "parameters",
             "training_parameters",
             "train_seconds",
+            "waiting_seconds",
             "images_per_second",
         ]
         assert (metrics["data"], metrics["split"], metrics["images"]) == ("avatars", "test", 64)
@@ -231,8 +234,8 @@ class TestInterruption:
     ) -> None:  # fmt: skip
         train_step = trainer_module.Trainer._train_step
 
-        def interrupted(self: Any, batch: Any) -> None:
-            train_step(self, batch)
+        def interrupted(self: Any, *batch: Any) -> None:
+            train_step(self, *batch)
             if self.position.step + 1 == step:
                 signal.raise_signal(number)
 
@@ -327,8 +330,8 @@ class TestInterruption:
     ) -> None:
         train_step = trainer_module.Trainer._train_step
 
-        def broken(self: Any, batch: Any) -> None:
-            train_step(self, batch)
+        def broken(self: Any, *batch: Any) -> None:
+            train_step(self, *batch)
             if self.position.step + 1 == STEPS // 2:
                 self.model.encoder.conv1.weight.data[0] = torch.nan
 
@@ -400,7 +403,8 @@ def test_the_progress_fits_a_terminal_of_80_columns(finished: Path) -> None:
     config = parse([*SMALL, "--max-steps", "1"])
     faces = load_avatars("train", image_size=32, count=64)
     model, objective = build(config, faces.attributes)
-    trainer = trainer_module.Trainer(config, trainer_module.make_fabric(config), model, objective, faces, None, console)
+    fabric = make_fabric(config)
+    trainer = trainer_module.Trainer(config, fabric, Processes(fabric), model, objective, faces, None, console)
     trainer.restore(finished)
     with trainer._showing_progress(trainer.steps) as (bar, task):
         values = dict.fromkeys(("total", "classification", "lmim", "reconstruction", "fusion"), torch.tensor(123.456))
@@ -514,7 +518,26 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (lambda folder: ["--workers", "-1"], "train: --workers must not be negative, got -1. Give 0 or more."),
     (lambda folder: ["--lr", "nan"], "train: --lr must be a positive number, got nan. Give a number above 0."),
     (lambda folder: ["--alpha", "-1"], "train: --alpha must not be negative, got -1.0. Give 0 or more."),
-    (lambda folder: ["--devices", "2"], "train: --devices must be 1 in this release, got 2. Leave it out."),
+    (lambda folder: ["--devices", "0"], "train: --devices must be at least 1, got 0. Give a positive number, or auto."),
+    (
+        lambda folder: ["--devices", "3"],
+        "train: --batch-size must be cut into 3 equal shares of at least 2 images, one for each device, got 16. "
+        "Use 15, for example.",
+    ),
+    (
+        lambda folder: ["--nodes", "2"],
+        "train: --nodes 2 needs torchrun, which joins the machines, got a plain start. On each of them run torchrun "
+        "--nnodes 2 --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST:PORT in place of python.",
+    ),
+    (lambda folder: ["--strategy", "fsdp"], "train: --strategy fsdp needs several devices, got 1. Leave it out."),
+    (
+        lambda folder: ["--strategy", "fsdp", "--devices", "2", "--precision", "16-mixed"],
+        "train: --strategy fsdp has no scaling of losses, got --precision 16-mixed. Use bf16-mixed or 32-true.",
+    ),
+    (
+        lambda folder: ["--sync-batch-norm", "--devices", "2"],
+        "train: --sync-batch-norm needs CUDA, got cpu, for which PyTorch has no such norm. Leave it out.",
+    ),
     (
         lambda folder: ["--precision", "bf16-mixed"],
         "train: --precision bf16-mixed on a CPU needs --image-size 64 or more, got 32: PyTorch's bfloat16 gradient of "

@@ -49,8 +49,22 @@ class Batch(NamedTuple):
     """Corrupt images that were left out, so that B is smaller by as many; B may be 0."""
 
 
+class Share(NamedTuple):
+    """Which of several processes loads."""
+
+    rank: int = 0
+    processes: int = 1
+
+
+WHOLE = Share()
+"""All of it."""
+
+
 class EpochBatches(Sampler[list[EpochIndex]]):
     """Batches of (epoch, index) pairs, in an order that depends on the seed and the epoch alone.
+
+    Several processes share the batches of one. Full ones are cut: each process has its part of every batch. Where the
+    last one may be smaller, they take whole batches by turns, so that each holds the same images as in one process.
 
     Args:
         length: Number of items.
@@ -60,14 +74,15 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         drop_last: Whether a last batch that is not full is left out.
         shards: Number of the tar file of each item, if they lie in tar files. They are then shuffled as a whole, and
             their items within groups of `SHARDS_AT_ONCE` of them, so that few are read from at a time.
+        share: Which of several processes asks.
 
     Attributes:
         epoch: The epoch whose batches come next. Set it before iterating.
         first_batch: The batch to begin with, for an epoch that was begun before. Set it before iterating.
 
     Raises:
-        ValueError: `length` or `batch_size` is below 1, `seed` is negative, `drop_last` leaves no batch; when
-            iterating, `first_batch` lies outside the epoch.
+        ValueError: `length` or `batch_size` is below 1, `seed` is negative, `drop_last` leaves no batch, full batches
+            cannot be cut into equal parts; when iterating, `first_batch` lies outside the epoch.
     """
 
     def __init__(
@@ -79,6 +94,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         shuffle: bool = True,
         drop_last: bool = True,
         shards: np.ndarray | None = None,
+        share: Share = WHOLE,
     ) -> None:
         if length < 1:
             raise ValueError(f"EpochBatches: length must be at least 1, got {length}.")
@@ -91,17 +107,23 @@ class EpochBatches(Sampler[list[EpochIndex]]):
                 f"EpochBatches: batch_size must be at most the number of images, {length}, where an incomplete batch "
                 f"is dropped, got {batch_size}. Use smaller batches or more images."
             )
+        if drop_last and batch_size % share.processes:
+            raise ValueError(
+                f"EpochBatches: batch_size must be a multiple of the processes that share a batch, {share.processes}, "
+                f"got {batch_size}. Use {max(1, batch_size // share.processes) * share.processes}, for example."
+            )
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.shards = shards
+        self.share = share
         self.epoch = 0
         self.first_batch = 0
 
     def __len__(self) -> int:
-        """Return the number of batches in a whole epoch, wherever this one begins."""
+        """Return the number of batches in a whole epoch of all processes, wherever this one begins."""
         return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
@@ -109,9 +131,14 @@ class EpochBatches(Sampler[list[EpochIndex]]):
             raise ValueError(f"EpochBatches: first_batch must be in 0..{len(self)}, got {self.first_batch}.")
         epoch = self.epoch
         order = self._order()
+        rank, count = self.share
         for batch in range(self.first_batch, len(self)):
-            start = batch * self.batch_size
-            yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
+            images = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            if self.drop_last:
+                images = np.split(images, count)[rank]
+            elif batch % count != rank:
+                continue
+            yield [(epoch, index) for index in images.tolist()]
 
     def _order(self) -> np.ndarray:
         """Return the indices in the order of the epoch."""
@@ -226,6 +253,7 @@ def make_loader(
     mirror: float,
     workers: int,
     skip_corrupt: bool,
+    share: Share = WHOLE,
 ) -> FaceLoader:
     """Return a loader of batches whose `batch_sampler` is an `EpochBatches`.
 
@@ -239,6 +267,7 @@ def make_loader(
         workers: Processes that decode images; 0 decodes in this one. They live for an epoch, which costs their start
             once an epoch and keeps those of one loader from standing by while another is used.
         skip_corrupt: Whether batches go on without corrupt images, counting them in `Batch.skipped`.
+        share: Which of several processes loads.
 
     Raises:
         CorruptImageError: When iterating, the first corrupt image, unless `skip_corrupt`.
@@ -249,7 +278,13 @@ def make_loader(
     return FaceLoader(
         FaceView(faces, seed=seed, mirror=mirror, skip_corrupt=skip_corrupt),
         batch_sampler=EpochBatches(
-            len(faces), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, shards=faces.shards
+            len(faces),
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            shards=faces.shards,
+            share=share,
         ),
         collate_fn=_as_is,
         num_workers=workers,

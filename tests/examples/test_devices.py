@@ -1,0 +1,156 @@
+"""Several devices: two processes on this machine's CPU do what one does, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blan_facial import launching
+from blan_facial.config import ConfigError, parse
+from blan_facial.devices import ENVIRONMENT, layout
+from blan_facial.evaluate import main as evaluate
+from blan_facial.launching import LOST, ProcessLostError, launch
+from blan_facial.train import main
+from tests.examples.two_devices import SMALL
+
+
+@pytest.fixture(scope="module")
+def folders(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What two processes left that ran ``two_devices.py``, and what each of them said."""
+    folder = tmp_path_factory.mktemp("devices")
+    script = str(repository / "tests" / "examples" / "two_devices.py")
+    place = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(launching._free_port()),
+        "PYTHONPATH": os.pathsep.join([str(repository / "examples"), str(repository)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    runs = [
+        subprocess.Popen(
+            [sys.executable, script, str(folder)],
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        said = [run.communicate(timeout=600) for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    for run, (_, errors) in zip(runs, said, strict=True):
+        assert run.returncode == 0, errors
+    return folder, [output for output, _ in said]
+
+
+def test_a_run_stopped_by_a_signal_to_one_process_ends_as_the_one_that_was_not(
+    folders: tuple[Path, list[str]],
+) -> None:
+    folder, said = folders
+    through, stopped = (load_file(folder / name / "model.safetensors") for name in ("through", "stopped"))
+    assert all(torch.equal(stopped[name], value) for name, value in through.items())
+    assert "Training was stopped by SIGTERM after step 3 and saved" in " ".join(said[0].split())
+    assert not said[1], "the first process alone prints"
+
+
+def test_metrics_are_written_once_and_are_those_of_one_process(folders: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder = folders[0] / "through"
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    assert metrics["images"] == 64
+    assert evaluate([str(folder), "--output", str(tmp_path / "again.json")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == metrics
+    lines = (folder / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    steps = [int(line.split(",")[lines[0].split(",").index("step")]) for line in lines[1:]]
+    assert [step for step in steps if steps.count(step) == 1 or step in (3, 7)] == [0, 1, 2, 3, 3, 4, 5, 6, 7, 7]
+    assert {path.name for path in (folder / "logs").iterdir()} == {"version_0"}
+
+
+def test_a_sharded_run_is_gone_on_with_by_one_process(folders: tuple[Path, list[str]]) -> None:
+    folder = folders[0] / "sharded"
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    assert content["position"]["step"] == 2
+    assert content["modules"]["model"]["encoder.conv1.weight"].shape == (4, 3, 7, 7)
+    assert main([*SMALL, "--devices", "1", "--output", str(folder), "--resume", "--max-steps", "3"]) == 0
+    assert torch.load(folder / "last.ckpt", weights_only=True)["position"]["step"] == 3
+
+
+def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(repository: Path, tmp_path: Path) -> None:
+    script = str(repository / "examples" / "blan_facial" / "train.py")
+    options = [*SMALL, "--epochs", "1000", "--output", str(tmp_path)]
+    run = subprocess.Popen([sys.executable, script, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (tmp_path / "last.ckpt").exists():
+        assert run.poll() is None, run.communicate()[1].decode()
+        time.sleep(0.02)
+    ranks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    errors = run.communicate(timeout=600)[1].decode()
+    assert run.returncode == 128 + signal.SIGKILL
+    assert errors == (
+        "error: train: all processes must run to their end, got number 1 of 0 to 1 ended by SIGKILL. The others were "
+        "stopped; the same command with --resume goes on from the last checkpoint.\n"
+    )
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    step = torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"]
+    assert main([*options, "--devices", "1", "--resume", "--max-steps", str(step + 1)]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["images"] == 64
+
+
+class TestLaunch:
+    def launched(self, code: str) -> int:
+        return launch([sys.executable, "-c", f"import os, sys, time; rank = int(os.environ['RANK']); {code}"], 2)
+
+    def test_processes_are_told_their_place(self, tmp_path: Path) -> None:
+        names = [*ENVIRONMENT, "OMP_NUM_THREADS"]
+        code = f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(' '.join(os.environ[name] for name in {names}))"
+        assert self.launched(code) == 0
+        for rank in "01":
+            said = (tmp_path / rank).read_text().split()
+            assert said[:5] == [rank, "2", rank, "2", "127.0.0.1"]
+
+    def test_a_status_that_all_agree_in_is_returned(self) -> None:
+        assert self.launched("sys.exit(143)") == 143
+        assert self.launched(f"sys.exit({LOST} if rank else 130)") == 130
+
+    def test_one_that_fails_alone_ends_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launching, "GRACE", 0.2)
+        with pytest.raises(ProcessLostError) as lost:
+            self.launched("sys.exit(3) if rank else time.sleep(60)")
+        assert lost.value.status == 3
+        assert str(lost.value).startswith(
+            "train: all processes must run to their end, got number 1 of 0 to 1 end with status 3. The others were "
+        )
+
+
+class TestLayout:
+    def test_of_this_machine(self) -> None:
+        assert layout(parse(SMALL)) == (2, 1)
+        assert layout(parse([*SMALL, "--devices", "auto"])) == (1, 1)
+
+    def test_of_torchrun(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ENVIRONMENT:
+            monkeypatch.setenv(name, "0")
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert layout(parse([*SMALL, "--nodes", "2"])) == (2, 2)
+        assert layout(parse([*SMALL, "--nodes", "2", "--devices", "auto"])) == (2, 2)
+        with pytest.raises(
+            ConfigError, match=r"^train: --nodes must be what torchrun was told, 2, got 1\. Give --nodes 2\.$"
+        ):
+            layout(parse(SMALL))
+        with pytest.raises(
+            ConfigError, match=r"^train: --devices must be what torchrun was told, 2, got 4\. Give --devices 2\.$"
+        ):
+            layout(parse([*SMALL, "--nodes", "2", "--devices", "4"]))

@@ -1,0 +1,131 @@
+"""What each of two processes runs for ``test_devices.py``, told its place as torchrun tells it.
+
+``python two_devices.py FOLDER``. One process would pay for the imports of both; all that needs two is here.
+"""
+
+import copy
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from blan_facial import trainer as trainer_module
+from blan_facial.building import build
+from blan_facial.config import parse
+from blan_facial.data.avatars import load_avatars
+from blan_facial.data.faces import DataError
+from blan_facial.data.loading import Batch, normalize
+from blan_facial.devices import make_fabric
+from blan_facial.processes import PeerError, Processes
+from blan_facial.train import main
+from blan_facial.trainer import Trainer, TrainingStep
+from blan_layers.mutual_information import infomax
+
+SMALL = [
+    *("--images", "64", "--image-size", "32", "--width", "4", "--summary-channels", "8", "--critic-channels", "8"),
+    *("--batch-size", "16", "--epochs", "2", "--warmup-steps", "0", "--accelerator", "cpu", "--devices", "2"),
+]
+
+
+def precise(images: Tensor) -> Tensor:
+    return normalize(images).double()
+
+
+def blocks(*sizes: int) -> Any:
+    """Return what draws the negatives of each share from the share itself, as its own process does."""
+
+    def indices(*_: Any, **__: Any) -> Tensor:
+        starts = [sum(sizes[:share]) for share in range(len(sizes))]
+        return torch.cat([start + torch.arange(size).roll(-1) for start, size in zip(starts, sizes, strict=True)])
+
+    return indices
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return all gradients, whole."""
+    found = {name: parameter.grad for name, parameter in module.named_parameters()}
+    return {
+        name: gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        for name, gradient in found.items()
+        if gradient is not None
+    }
+
+
+def one_step_equals_one_process(strategy: str, sizes: tuple[int, int]) -> None:
+    """With norms frozen, no dropout and prescribed negatives, the gradients are those of the joined batch."""
+    faces = load_avatars("train", image_size=32, count=64)
+    images, labels = torch.from_numpy(faces.images_array[:8]).movedim(-1, 1), torch.from_numpy(faces.labels[:8]).long()
+    config = parse([*SMALL, "--strategy", strategy, "--lr", "1e-6"])
+    fabric = make_fabric(config)
+    processes = Processes(fabric)
+    model, objective = build(config, faces.attributes)
+    model.double()
+    objective.double()
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_var, 0.5, 4)
+    alone = copy.deepcopy(TrainingStep(model, objective)).eval()
+    trainer = Trainer(config, fabric, processes, model, objective, faces, None, Console(quiet=True))
+    trainer.step.eval()
+
+    mine = slice(0, sizes[0]) if processes.first else slice(sizes[0], 8)
+    batch = Batch(images[mine], labels[mine], torch.arange(8)[mine], 0)
+    trainer._train_step(batch, sizes[processes.rank] * 2 / 8)
+
+    drawn, infomax.drawn_indices = infomax.drawn_indices, blocks(*sizes)
+    alone(images, labels)[0].backward()
+    infomax.drawn_indices = drawn
+    truth = gradients(alone)
+    ours = gradients(trainer.step.module)
+    assert ours.keys() == truth.keys()
+    assert max(value.abs().max() for value in truth.values()) > 1e-2
+    for name, value in truth.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-10)
+
+
+def errors_are_shared(processes: Processes) -> None:
+    """What is raised in one process ends the block in both; the one that has the error tells it."""
+    for failing in (0, 1):
+        try:
+            with processes.together():
+                if processes.rank == failing:
+                    raise DataError("broken")
+        except DataError:
+            assert processes.rank == failing
+        except PeerError:
+            assert processes.rank != failing
+        else:
+            raise AssertionError("the block was left as if nothing had happened")
+    assert processes.of_first(lambda: processes.rank) == 0
+
+
+def stopped_by_a_signal_to_one(folder: Path) -> None:
+    """Both save the step at which the signal came to the second one."""
+    train_step = Trainer._train_step
+
+    def interrupted(self: Trainer, batch: Batch, weight: float) -> None:
+        train_step(self, batch, weight)
+        if self.position.step + 1 == 3 and not self.processes.first:
+            signal.raise_signal(signal.SIGTERM)
+
+    trainer_module.Trainer._train_step = interrupted  # type: ignore[method-assign]
+    assert main([*SMALL, "--output", str(folder)]) == 128 + signal.SIGTERM
+    trainer_module.Trainer._train_step = train_step  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    trainer_module.normalize = precise  # type: ignore[attr-defined]
+    one_step_equals_one_process("ddp", (4, 4))
+    one_step_equals_one_process("ddp", (5, 3))
+    one_step_equals_one_process("fsdp", (4, 4))
+    trainer_module.normalize = normalize  # type: ignore[attr-defined]
+    errors_are_shared(Processes(make_fabric(parse(SMALL))))
+    assert main([*SMALL, "--output", str(root / "through")]) == 0
+    stopped_by_a_signal_to_one(root / "stopped")
+    assert main([*SMALL, "--output", str(root / "stopped"), "--resume"]) == 0
+    assert main([*SMALL, "--output", str(root / "sharded"), "--max-steps", "2", "--strategy", "fsdp"]) == 0
