@@ -22,10 +22,12 @@ from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError
 from blan_facial.data.splits import load_splits
 from blan_facial.encoder import EncoderWeightsError, load_encoder_weights
+from blan_facial.environment import environment
+from blan_facial.files import write_json
 from blan_facial.metrics import evaluate
 from blan_facial.model import parameter_table
-from blan_facial.report import metrics_table, parameters_table, write_pictures
-from blan_facial.runs import RunError, begin, open_output, save_results
+from blan_facial.report import draw_sample, metrics_table, parameters_table, write_pictures, write_report
+from blan_facial.runs import ENVIRONMENT, RunError, begin, open_output, save_results
 from blan_facial.trainer import NonFiniteLossError, Stopped, Trainer, evaluation_loader, make_fabric
 
 
@@ -60,7 +62,10 @@ def run(config: Config, console: Console) -> Path:
         "images_per_second": position.images / max(position.seconds, 1e-9),
     }
     save_results(folder, model, metrics)
-    write_pictures(folder, model, faces.test, metrics, device=fabric.device, seed=config.seed)
+    write_json(folder / ENVIRONMENT, environment(fabric.device))
+    sample = draw_sample(model, faces.test, device=fabric.device, seed=config.seed)
+    write_pictures(folder, sample, metrics)
+    write_report(folder, sample)
     console.print(metrics_table(metrics))
     if model.fusion is not None:
         start = 1 / len(model.fusion.weight)

@@ -243,6 +243,10 @@ class Trainer:
         for logger in self.loggers:
             logger.log_metrics(values, step)
 
+    def _save_logs(self) -> None:
+        for logger in self.loggers:
+            logger.save()
+
     def _refuse_loss(self, name: str, value: float, step: int) -> None:
         raise NonFiniteLossError(
             f"train: every part of the loss must be finite, got {name} = {value} in step {step + 1} "
@@ -260,6 +264,7 @@ class Trainer:
             metrics = evaluate(self.fabric, self.model, self.validation, self.attributes)
             shown = {name: metrics[name] for name in ("accuracy", "balanced_accuracy")}
             self._log({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
+            self._save_logs()
             line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"
         self.console.print(line, highlight=False)
 
@@ -280,8 +285,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: A weight is not finite.
         """
-        for logger in self.loggers:
-            logger.save()
+        self._save_logs()
         for name, tensor in self.step.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise NonFiniteLossError(
