@@ -97,7 +97,8 @@ def faces(sample: Sample) -> list[Marked]:
         )
         correct = tuple(spoken(attribute) for attribute, kind in marks if kind == "correct")
         right = int((sample.predicted[place] == sample.labels[place]).sum())
-        found.append(Marked(picture(face), right, len(sample.attributes), wrong, correct))
+        known = int((sample.labels[place] >= 0).sum())  # an unknown label is negative
+        found.append(Marked(picture(face), right, known, wrong, correct))
     return found
 
 

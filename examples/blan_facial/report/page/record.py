@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from blan_facial.report.page.history import History, read_history
 from blan_facial.runs import ENVIRONMENT, METRICS, WEIGHTS, RunError, read_settings
+
+NEEDED = (
+    *("data", "split", "images", "accuracy", "majority_accuracy", "balanced_accuracy", "per_level", "per_attribute"),
+    *("parameters", "training_parameters", "train_seconds", "images_per_second"),
+)
+"""What the metrics of every release hold."""
 
 
 class Record(NamedTuple):
@@ -36,10 +42,16 @@ def read_record(folder: Path) -> Record:
         RunError: The folder is not a run's, or a file in it is broken.
     """
     config, _ = read_settings(folder)
+    metrics = _read(folder / METRICS)
+    if metrics is not None and (missing := [name for name in NEEDED if name not in metrics]):
+        raise RunError(
+            f"report: {folder / METRICS} must hold what train.py writes, got none of {', '.join(missing)}. "
+            "Restore the file, or repeat the run."
+        )
     return Record(
         _name(folder.resolve()),
         config,
-        _read(folder / METRICS),
+        metrics,
         _read(folder / ENVIRONMENT),
         read_history(folder),
         _fusion(folder / WEIGHTS),
@@ -72,7 +84,7 @@ def _fusion(path: Path) -> np.ndarray | None:
                 return None
             values: np.ndarray = weights.get_tensor("fusion.weight").float().numpy()
             return values
-    except Exception as error:  # whatever the reader runs into in a broken file
+    except (SafetensorError, OSError) as error:
         raise RunError(
             f"report: {path} must be a file of weights, got one that does not load ({error}). "
             "Restore the file, or repeat the run."
