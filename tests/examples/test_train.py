@@ -87,6 +87,8 @@ class TestResults:
             "attention.png",
             "reconstructions.png",
             "accuracy.png",
+            "environment.json",
+            "report.html",
         }
         assert {path.name.split(".")[0] for path in (finished / "logs" / "version_0").iterdir()} == {
             "metrics",
@@ -143,6 +145,8 @@ class TestResults:
         assert {"validation_accuracy", "validation_balanced_accuracy"} <= {*header}
         steps = [int(line.split(",")[header.index("step")]) for line in lines[1:]]
         assert sorted(set(steps)) == list(range(STEPS))
+        validated = [line for line in lines[1:] if line.split(",")[header.index("validation_accuracy")]]
+        assert len(validated) == 2  # the last epoch's too
 
     def test_training_lowers_the_loss(self, tmp_path: Path) -> None:
         assert run(tmp_path, "--epochs", "12") == 0

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blan_facial.data.faces import UNKNOWN
 from blan_facial.report.page.images import gate, picture, scale
 from blan_facial.report.pictures import SIGNS, pale
 from blan_facial.report.sample import Sample
@@ -97,7 +98,7 @@ def faces(sample: Sample) -> list[Marked]:
         )
         correct = tuple(spoken(attribute) for attribute, kind in marks if kind == "correct")
         right = int((sample.predicted[place] == sample.labels[place]).sum())
-        known = int((sample.labels[place] >= 0).sum())  # an unknown label is negative
+        known = int((sample.labels[place] != UNKNOWN).sum())
         found.append(Marked(picture(face), right, known, wrong, correct))
     return found
 

@@ -51,6 +51,7 @@ def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
         "chips": _chips(record),
         "tested": None if metrics is None else tested_on(metrics),
         "metrics": metrics,
+        "known": 0 if metrics is None else sum(of["accuracy"] is not None for of in metrics["per_attribute"].values()),
         "overview": None if metrics is None else scores.overview(metrics),
         "tiles": [] if metrics is None else _tiles(metrics),
         "charts": [] if history is None else training.charts(history),
