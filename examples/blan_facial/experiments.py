@@ -20,6 +20,7 @@ from blan_facial.runs import RunError
 from blan_facial.tables.figure import write_figure
 from blan_facial.tables.layout import insert, markdown, terminal
 from blan_facial.tables.measures import Result
+from blan_facial.tables.page import write_table_page
 from blan_facial.tables.plan import (
     AVATAR_EPOCHS,
     PRESETS,
@@ -103,7 +104,7 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> lis
         console,
     )
     results = {cell: _results(jobs[cell.run], cell.test, settings.other_root) for cell in plan.cells.values()}
-    _write(settings, plan, results, _budget(settings, jobs), console)
+    _write(settings, plan, results, jobs, console)
     return failures
 
 
@@ -133,10 +134,14 @@ def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:
 
 
 def _write(
-    settings: Settings, plan: Experiment, results: dict[Cell, list[Result]], budget: str, console: Console
+    settings: Settings,
+    plan: Experiment,
+    results: dict[Cell, list[Result]],
+    jobs: dict[Run, list[Job]],
+    console: Console,
 ) -> None:
-    """Show the table, and write it as JSON and Markdown."""
-    cells = entries(plan, results)
+    """Show the table, and write it as JSON, as Markdown and as a page."""
+    cells, budget = entries(plan, results), _budget(settings, jobs)
     content: dict[str, Any] = {
         "experiment": plan.name,
         "title": plan.title,
@@ -153,10 +158,11 @@ def _write(
         file.write(text.encode())
     if plan.name == "figure3":
         write_figure(folder / f"{plan.name}.png", plan, cells)
+    write_table_page(folder / f"{plan.name}.html", plan, cells, budget, jobs)
     if settings.markdown is not None:
         insert(settings.markdown, f"{plan.name} {settings.data}", text)
     console.print(terminal(plan, cells, budget))
-    console.print(f"The table is in {folder / plan.name}.md and .json.", highlight=False, soft_wrap=True)
+    console.print(f"The table is in {folder / plan.name}.html, .md and .json.", highlight=False, soft_wrap=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -17,6 +17,7 @@ from blan_facial.files import replacing, write_json
 
 CONFIG, METRICS, CHECKPOINT, WEIGHTS = "config.json", "metrics.json", "last.ckpt", "model.safetensors"
 RESULTS = (CONFIG, METRICS, CHECKPOINT, WEIGHTS)
+ENVIRONMENT, REPORT = "environment.json", "report.html"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 LOGS = "logs"
 
@@ -93,7 +94,7 @@ def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
     for file in folder.glob(f".{CHECKPOINT}.*.tmp"):
         file.unlink()
     if config.overwrite:
-        for name in (*RESULTS, *PICTURES):
+        for name in (*RESULTS, ENVIRONMENT, REPORT, *PICTURES):
             (folder / name).unlink(missing_ok=True)
         for version in (folder / LOGS).glob("version_*"):
             shutil.rmtree(version)

@@ -23,13 +23,15 @@ from blan_facial.data.faces import DataError
 from blan_facial.data.splits import Splits, load_splits
 from blan_facial.devices import launched, layout, make_fabric, rank
 from blan_facial.encoder import EncoderWeightsError, load_encoder_weights
+from blan_facial.environment import environment
+from blan_facial.files import write_json
 from blan_facial.launching import LOST, ProcessLostError, follow_launcher, launch
 from blan_facial.metrics import evaluate
 from blan_facial.model import parameter_table
 from blan_facial.objective import BLANObjective
 from blan_facial.processes import PeerError, Processes, lost_contact
-from blan_facial.report import metrics_table, parameters_table, write_pictures
-from blan_facial.runs import Position, RunError, begin, open_output, save_results
+from blan_facial.report import draw_sample, metrics_table, parameters_table, write_pictures, write_report
+from blan_facial.runs import ENVIRONMENT, Position, RunError, begin, open_output, save_results
 from blan_facial.signals import Stopped
 from blan_facial.terminal import print_error
 from blan_facial.trainer import NonFiniteLossError, Trainer, evaluation_loader
@@ -78,7 +80,10 @@ def run(config: Config, console: Console) -> Path:
         "images_per_second": position.images_per_second,
     }
     save_results(folder, model, metrics)
-    write_pictures(folder, model, faces.test, metrics, device=fabric.device, seed=config.seed)
+    write_json(folder / ENVIRONMENT, environment(fabric.device))
+    sample = draw_sample(model, faces.test, device=fabric.device, seed=config.seed)
+    write_pictures(folder, sample, metrics)
+    write_report(folder, sample)
     console.print(metrics_table(metrics))
     if model.fusion is not None:
         start = 1 / len(model.fusion.weight)

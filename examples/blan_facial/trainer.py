@@ -282,6 +282,10 @@ class Trainer:
                     f"{self.folder / CHECKPOINT}. Start again with a smaller --lr, or with --clip-norm 1."
                 )
 
+    def _save_logs(self) -> None:
+        for logger in self.loggers:
+            logger.save()
+
     def _validate(self) -> None:
         """At the end of an epoch, test the model on the validation faces and say how it does."""
         epoch, inside = divmod(self.position.step, self.steps_per_epoch)
@@ -296,6 +300,7 @@ class Trainer:
                 return
             shown = {name: metrics[name] for name in ("accuracy", "balanced_accuracy")}
             self._log({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
+            self._save_logs()
             line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"
         self.console.print(line, highlight=False)
 
@@ -314,8 +319,7 @@ class Trainer:
         optimizers["scaler"] = self.scaler.state_dict()
         with self.processes.together():
             if self.processes.first:
-                for logger in self.loggers:
-                    logger.save()
+                self._save_logs()
                 self._refuse_broken(modules)
                 save_checkpoint(self.folder, self.config, self.data, self.position, modules, optimizers)
 

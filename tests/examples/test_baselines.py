@@ -108,7 +108,8 @@ class TestTraining:
         self, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if model != "resnet":  # pictures are the same for all three
-            monkeypatch.setattr("blan_facial.train.write_pictures", lambda *_, **__: [])
+            for name in ("write_pictures", "write_report"):
+                monkeypatch.setattr(f"blan_facial.train.{name}", lambda *_, **__: None)
         options = [*SMALL, "--model", model]
         assert main([*options, "--output", str(tmp_path / "whole")]) == 0
         assert main([*options, "--output", str(tmp_path / "parts"), "--max-steps", "1"]) == 0

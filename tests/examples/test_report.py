@@ -78,7 +78,8 @@ def inputs(faces):
 
 def written(folder, faces, model=None):
     model = tiny(faces) if model is None else model
-    return write_pictures(folder, model, faces, invented(faces, fusion=model.fusion is not None))
+    sample = draw_sample(model, faces, device="cpu", seed=0)
+    return write_pictures(folder, sample, invented(faces, fusion=model.fusion is not None))
 
 
 def names(paths):

@@ -89,6 +89,8 @@ class TestResults:
             "attention.png",
             "reconstructions.png",
             "accuracy.png",
+            "environment.json",
+            "report.html",
         }
         assert {path.name.split(".")[0] for path in (finished / "logs" / "version_0").iterdir()} == {
             "metrics",
@@ -146,6 +148,8 @@ class TestResults:
         assert {"validation_accuracy", "validation_balanced_accuracy"} <= {*header}
         steps = [int(line.split(",")[header.index("step")]) for line in lines[1:]]
         assert sorted(set(steps)) == list(range(STEPS))
+        validated = [line for line in lines[1:] if line.split(",")[header.index("validation_accuracy")]]
+        assert len(validated) == 2  # the last epoch's too
 
     def test_training_lowers_the_loss(self, tmp_path: Path) -> None:
         assert run(tmp_path, "--epochs", "12") == 0
@@ -202,7 +206,8 @@ class TestResults:
 @pytest.fixture
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the drawing where a test looks at something else."""
-    monkeypatch.setattr("blan_facial.train.write_pictures", lambda *_, **__: [])
+    for name in ("write_pictures", "write_report"):
+        monkeypatch.setattr(f"blan_facial.train.{name}", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("_without_pictures")

@@ -75,7 +75,7 @@ def attention_figure(sample: Sample) -> Figure:
         "The gates of RDAM, one scale for all; the features of encoder and decoder, joined, are multiplied by them.",
     )
     _draw_row(sheet, HEADER, "face", "", sample.faces[:count])
-    greys = _pale(sample.faces[:count])
+    greys = pale(sample.faces[:count])
     for level, gates in enumerate(maps, start=1):
         note = "{} \N{MULTIPLICATION SIGN} {}".format(*gates.shape[1:])
         row = _draw_row(sheet, HEADER + level * STEP, f"level {level}", note, greys)
@@ -123,7 +123,7 @@ def _draw_row(sheet: Sheet, top: float, name: str, note: str, pictures: np.ndarr
     return [sheet.picture(image, MARGIN + LABELS + place * STEP, top, FACE) for place, image in enumerate(pictures)]
 
 
-def _pale(faces: np.ndarray) -> np.ndarray:
+def pale(faces: np.ndarray) -> np.ndarray:
     """Turn faces (B, S, S, 3) into light grey ones of equal contrast, so that the colours laid over them read alike."""
     grey = faces.mean(-1, keepdims=True)
     dark, bright = np.percentile(grey, (2, 98), axis=(1, 2), keepdims=True)

@@ -14,6 +14,8 @@ from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.data.loading import denormalize, normalize
 from blan_facial.model import BLANOutput
 
+FACES = 24
+
 Kind: TypeAlias = Literal["correct", "false positive", "missed"]
 
 _log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[i
 
 
 def draw_sample(
-    model: Network, faces: FaceDataset, count: int, *, device: torch.device | str, seed: int
+    model: Network, faces: FaceDataset, count: int = FACES, *, device: torch.device | str, seed: int
 ) -> Sample | None:
     """Show a model some faces, in evaluation mode, without gradient.
 

@@ -15,18 +15,22 @@ from blan_facial.tables.running import ExperimentError
 EMPTY = "–"  # noqa: RUF001  # a dash, as tables have it
 
 
+def halves(experiment: Experiment, entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Return the columns to show; each has a half for ours, one for the paper's, or both."""
+    return [
+        (column, owner)
+        for column in experiment.columns
+        for owner in ("ours", "paper")
+        if any(getattr(entry, owner) is not None for entry in entries if entry.column == column)
+    ]
+
+
 def grid(experiment: Experiment, entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows; a column has a half for ours, one for the paper's, or both."""
+    """Return header and rows."""
     cells = {(entry.row, entry.column): entry for entry in entries}
-    header, halves = [""], []
-    for column in experiment.columns:
-        of_column = [entry for entry in entries if entry.column == column]
-        for owner in ("ours", "paper"):
-            if any(getattr(entry, owner) is not None for entry in of_column):
-                halves.append((column, owner))
-                header.append(f"{column}, {owner}")
-    rows = [[row, *(_shown(getattr(cells[row, column], owner)) for column, owner in halves)] for row in experiment.rows]
-    return header, rows
+    shown = halves(experiment, entries)
+    rows = [[row, *(_shown(getattr(cells[row, column], owner)) for column, owner in shown)] for row in experiment.rows]
+    return ["", *(f"{column}, {owner}" for column, owner in shown)], rows
 
 
 def caption(experiment: Experiment, entries: Sequence[Entry], budget: str) -> str:

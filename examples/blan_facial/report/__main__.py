@@ -1,0 +1,66 @@
+"""Write the page of runs that are there already: ``python examples/blan_facial/report --help``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+if not __package__:  # run as a folder, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from rich.console import Console
+
+from blan_facial.config import ConfigError
+from blan_facial.data.faces import DataError
+from blan_facial.data.splits import load_splits
+from blan_facial.finished import load_run
+from blan_facial.report import draw_sample, write_report
+from blan_facial.report.sample import Sample
+from blan_facial.runs import WEIGHTS, RunError
+
+PROGRAM = "python examples/blan_facial/report"
+DESCRIPTION = """Write report.html into the folders of runs that train.py wrote, finished or not. Without their data
+set the pages show everything but the faces."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    console, errors = Console(), Console(stderr=True)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
+    parser.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="output folder of train.py")
+    parser.add_argument("--data-root", type=Path, help="the data set's folder, where it is another than in training")
+    settings = parser.parse_args(arguments)
+    status = 0
+    for folder in settings.folders:
+        try:
+            sample, reason = _sample(folder, settings.data_root, console)
+            path = write_report(folder, sample, without_faces=reason)
+        except (RunError, OSError) as error:
+            errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+            status = 1
+        else:
+            console.print(f"The report is {path}.", markup=False, highlight=False, soft_wrap=True)
+    return status
+
+
+def _sample(folder: Path, data_root: Path | None, console: Console) -> tuple[Sample | None, str]:
+    """Show a run's model the faces that it was shown at its end; without them, say why.
+
+    Raises:
+        RunError: The folder is not a run's, or its files do not fit one another.
+    """
+    if not (folder / WEIGHTS).is_file():
+        return None, "The run has no weights yet, so there are no predictions to show."
+    run = load_run(folder)
+    try:
+        config = replace(run.config, data_root=data_root or run.config.data_root)
+        config.check()
+        faces = load_splits(config, console).test
+        return draw_sample(run.model, faces, device="cpu", seed=config.seed), "No face of the test split decodes."
+    except (ConfigError, DataError, OSError, ValueError) as error:
+        return None, f"The faces are not shown, since the run's data cannot be read: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

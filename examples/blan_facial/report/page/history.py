@@ -1,0 +1,108 @@
+"""What a run logged step by step, its sittings joined."""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from blan_facial.runs import LOGS
+
+VALIDATION = "validation_"
+
+
+class Series(NamedTuple):
+    """A logged quantity."""
+
+    steps: np.ndarray
+    """The steps that it was logged in, from 0, in their order."""
+    values: np.ndarray
+    """Its value in each of them, finite."""
+
+
+class History(NamedTuple):
+    """Everything that a run logged."""
+
+    series: Mapping[str, Series]
+    """By the names of ``metrics.csv``."""
+    steps_per_epoch: int
+    """Steps of a whole epoch; 1 where the logs do not tell."""
+    taken_up: tuple[float, ...]
+    """Epochs passed when later sittings took the run up."""
+
+    @property
+    def end(self) -> float:
+        """Epochs logged in all."""
+        return float(max(series.steps[-1] for series in self.series.values()) + 1) / self.steps_per_epoch
+
+    def epochs(self, name: str) -> np.ndarray:
+        """Return the epochs passed when each value was logged: before a training step, behind a validation."""
+        return (self.series[name].steps + name.startswith(VALIDATION)) / self.steps_per_epoch
+
+    def by_epoch(self, name: str) -> dict[int, float]:
+        """Return the mean of a quantity in each epoch, numbered from 1."""
+        numbers, values = self.series[name].steps // self.steps_per_epoch + 1, self.series[name].values
+        return {int(number): float(values[numbers == number].mean()) for number in np.unique(numbers)}
+
+
+def read_history(folder: Path) -> History | None:
+    """Join the logs of all sittings of a run; None if there are none.
+
+    A later sitting goes on from a checkpoint and so repeats what an earlier one logged behind it. What the later one
+    says counts. Lines that a kill left unfinished are passed over.
+
+    Args:
+        folder: The run's folder.
+    """
+    sittings = [rows for path in _logs(folder) if (rows := _read(path))]
+    if not sittings:
+        return None
+    starts = [min(step for step, _ in rows) for rows in sittings]
+    joined: dict[int, dict[str, float]] = {}
+    for start, rows in zip(starts, sittings, strict=True):
+        joined = {step: values for step, values in joined.items() if step < start}
+        for step, values in rows:
+            joined[step] = joined.get(step, {}) | values
+    length = _steps_per_epoch(joined)
+    series = {}
+    for name in dict.fromkeys(name for values in joined.values() for name in values if name != "epoch"):
+        steps = [step for step in sorted(joined) if name in joined[step]]
+        series[name] = Series(np.array(steps), np.array([joined[step][name] for step in steps]))
+    return History(series, length, tuple(start / length for start in starts[1:] if start))
+
+
+def _logs(folder: Path) -> Sequence[Path]:
+    numbered = [
+        (path.parent.name.removeprefix("version_"), path) for path in folder.glob(f"{LOGS}/version_*/metrics.csv")
+    ]
+    return [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdecimal())]
+
+
+def _read(path: Path) -> list[tuple[int, dict[str, float]]]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return list(_rows(csv.DictReader(file)))
+
+
+def _rows(lines: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, float]]]:
+    for line in lines:
+        step = line.pop("step", None) or ""
+        values = {name: _number(text) for name, text in line.items() if isinstance(text, str)}
+        if step.isdecimal():
+            yield int(step), {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _steps_per_epoch(joined: Mapping[int, Mapping[str, float]]) -> int:
+    """Return the steps of an epoch, from the last line that tells."""
+    for step in sorted(joined, reverse=True):
+        if epoch := joined[step].get("epoch"):
+            return max(1, round(step / epoch))
+    return 1

@@ -1,0 +1,91 @@
+"""A finished or unfinished run, read from its folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from blan_facial.report.page.history import History, read_history
+from blan_facial.runs import ENVIRONMENT, METRICS, WEIGHTS, RunError, read_settings
+
+NEEDED = (
+    *("data", "split", "images", "accuracy", "majority_accuracy", "balanced_accuracy", "per_level", "per_attribute"),
+    *("parameters", "training_parameters", "train_seconds", "images_per_second"),
+)
+"""What the metrics of every release hold."""
+
+
+class Record(NamedTuple):
+    """What a run left in its folder."""
+
+    name: str
+    """The folder's, and the row's where ``experiments.py`` named it by its seed alone."""
+    config: Mapping[str, Any]
+    """The settings, as ``config.json`` has them."""
+    metrics: Mapping[str, Any] | None
+    """``metrics.json``; None for a run that has not come to its end."""
+    environment: Mapping[str, Any] | None
+    """``environment.json``; None for a run of a release that did not write it."""
+    history: History | None
+    """Everything logged; None without logs."""
+    fusion: np.ndarray | None
+    """W_s (K+1, N); None without fusion, or without weights."""
+
+
+def read_record(folder: Path) -> Record:
+    """Read a run's folder.
+
+    Raises:
+        RunError: The folder is not a run's, or a file in it is broken.
+    """
+    config, _ = read_settings(folder)
+    metrics = _read(folder / METRICS)
+    if metrics is not None and (missing := [name for name in NEEDED if name not in metrics]):
+        raise RunError(
+            f"report: {folder / METRICS} must hold what train.py writes, got none of {', '.join(missing)}. "
+            "Restore the file, or repeat the run."
+        )
+    return Record(
+        _name(folder.resolve()),
+        config,
+        metrics,
+        _read(folder / ENVIRONMENT),
+        read_history(folder),
+        _fusion(folder / WEIGHTS),
+    )
+
+
+def _name(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.name
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        found = f"a {type(content).__name__}"
+    except ValueError as error:
+        found = str(error)
+    raise RunError(f"report: {path} must hold a JSON object, got {found}. Restore the file, or repeat the run.")
+
+
+def _fusion(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as weights:
+            if "fusion.weight" not in weights.keys():  # noqa: SIM118  # safetensors' file is no dictionary
+                return None
+            values: np.ndarray = weights.get_tensor("fusion.weight").float().numpy()
+            return values
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"report: {path} must be a file of weights, got one that does not load ({error}). "
+            "Restore the file, or repeat the run."
+        ) from error

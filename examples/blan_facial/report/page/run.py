@@ -1,0 +1,132 @@
+"""The page of one run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blan_facial.report.page import looks, scores, settings, training
+from blan_facial.report.page.record import Record, read_record
+from blan_facial.report.page.render import count, duration, fixed, percent, write_page
+from blan_facial.report.page.svg import WIDTH
+from blan_facial.report.sample import Sample
+from blan_facial.report.sheet import spoken
+from blan_facial.report.tables import tested_on
+from blan_facial.runs import REPORT
+
+KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
+
+
+def write_report(
+    folder: Path, sample: Sample | None, *, without_faces: str = "No face of the test split decodes."
+) -> Path:
+    """Write ``report.html`` into a run's folder, from what lies there.
+
+    Args:
+        folder: The run's folder.
+        sample: Faces and what the model says of them; None if there are none to show.
+        without_faces: Why there are none, in a sentence.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: The folder is not a run's, or a file in it is broken.
+        OSError: The file cannot be written.
+    """
+    record = read_record(folder)
+    path = folder / REPORT
+    write_page(path, "run.html.j2", **_content(record, sample), without_faces=without_faces)
+    return path
+
+
+def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
+    """Return what the template speaks of; None where a run has no such thing."""
+    config, metrics, history = record.config, record.metrics, record.history
+    kind = KINDS.get(str(config.get("model", "blan")), "model")
+    return {
+        "name": record.name,
+        "kind": kind,
+        "chips": _chips(record),
+        "tested": None if metrics is None else tested_on(metrics),
+        "metrics": metrics,
+        "known": 0 if metrics is None else sum(of["accuracy"] is not None for of in metrics["per_attribute"].values()),
+        "overview": None if metrics is None else scores.overview(metrics),
+        "tiles": [] if metrics is None else _tiles(metrics),
+        "charts": [] if history is None else training.charts(history),
+        "chart_width": WIDTH,
+        "bounds": [] if history is None else training.bounds(history),
+        "limit": training.LIMIT,
+        "epochs": None if history is None else training.epochs(history),
+        "taken_up": () if history is None else history.taken_up,
+        "attributes": None if metrics is None else scores.attributes(metrics),
+        "paper": None if metrics is None else scores.PAPER.get(metrics["data"]),
+        "levels": _levels(metrics),
+        "multiples": [] if metrics is None else scores.multiples(metrics),
+        "fusion": _fusion(record),
+        "attention": None if sample is None else looks.attention(sample),
+        "reconstructions": None if sample is None else looks.reconstructions(sample),
+        "faces": [] if sample is None else looks.faces(sample),
+        "signs": looks.signs(),
+        "settings": settings.settings(config),
+        "command": settings.command(config),
+        "environment": None if record.environment is None else settings.environment(record.environment),
+    }
+
+
+def _chips(record: Record) -> list[tuple[str, str]]:
+    config = record.config
+    data = str(config.get("data", ""))
+    chips = [("data", scores.PAPER.get(data, data)), ("image", f"{config.get('image_size')} px")]
+    if record.metrics is not None:
+        chips.append(("test images", count(record.metrics["images"])))
+        chips.append(("parameters", f"{record.metrics['parameters'] / 1e6:.2f} M"))
+    return [*chips, ("epochs", str(config.get("epochs"))), ("seed", str(config.get("seed")))]
+
+
+def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the figures that stand out: what, how much, and what it is to be seen beside."""
+    described = scores.columns(metrics).get(scores.prediction(metrics), {})
+
+    def span(name: str) -> str:
+        interval = described.get(f"{name}_interval")
+        return "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
+
+    tiles = [
+        ("Balanced accuracy", f"{percent(metrics['balanced_accuracy'])} %", span("balanced")),
+        ("Average precision", f"{percent(metrics.get('average_precision'))} %", span("average_precision")),
+        ("Calibration error", fixed(metrics.get("calibration_error")), "0 is perfect"),
+        ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "what knowing nothing gives"),
+    ]
+    if metrics.get("train_seconds") is not None:
+        tiles.append(("Training", duration(metrics["train_seconds"]), "in training steps"))
+        tiles.append(("Throughput", f"{metrics['images_per_second']:,.0f}", "training images a second"))
+    return tiles
+
+
+def _levels(metrics: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the table of the levels; None for a model without levels."""
+    if metrics is None:
+        return None
+    names, rows, average = scores.by_level(metrics)
+    if len(names) < 2:
+        return None
+    return {"names": names, "rows": rows, "average": average, "winners": scores.winners(rows)}
+
+
+def _fusion(record: Record) -> Mapping[str, Any] | None:
+    """Return the weights W_s, each beside its distance from the start; None without fusion."""
+    weights, metrics = record.fusion, record.metrics
+    if weights is None or metrics is None or weights.shape[1] != len(metrics["per_attribute"]):
+        return None
+    start = 1 / len(weights)
+    moved = weights - start
+    deep = scores.deepest(np.abs(moved).ravel().tolist(), 1e-3)
+    names = [*(f"AC{level}" for level in range(1, len(weights))), "sum"]
+    rows = [
+        (spoken(attribute), [(float(weight), scores.depth(float(weight) - start, deep)) for weight in column])
+        for attribute, column in zip(metrics["per_attribute"], weights.T, strict=True)
+    ]
+    most = float(np.abs(moved).max())
+    return {"names": names, "rows": rows, "start": start, "mean": float(np.abs(moved).mean()), "most": most}

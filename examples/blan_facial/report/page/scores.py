@@ -1,0 +1,249 @@
+"""What the metrics say, ready for the page: on average, by attribute, by level."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from blan_facial.model import LEVEL_NAMES
+from blan_facial.report.page.svg import Bar, levels
+from blan_facial.report.sheet import spoken
+from blan_facial.report.tables import score_names
+from blan_facial.tables.published import published
+
+PAPER = {"celeba": "CelebA", "lfwa": "LFWA"}
+"""The data sets that the paper's Table 7 has a column for."""
+
+Interval = Sequence[float] | None
+
+
+class Axis(NamedTuple):
+    """A scale from left to right."""
+
+    low: float
+    high: float
+
+    def place(self, value: float | None) -> float | None:
+        """Return how far from the left a value lies, in percent of the width."""
+        if value is None:
+            return None
+        return 100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+
+
+class Strip(NamedTuple):
+    """A value on an axis; all places are in percent of its width."""
+
+    at: float
+    low: float | None
+    high: float | None
+    mark: float | None
+    """Where something to compare with lies."""
+    style: str
+    dots: tuple[float, ...] = ()
+    """The single values behind it."""
+    paper: float | None = None
+    """The paper's value."""
+
+
+class Score(NamedTuple):
+    """A line of the overview."""
+
+    name: str
+    note: str
+    value: float | None
+    interval: Interval
+    strip: Strip | None
+
+
+def axis_of(values: Iterable[float | None], high: float | None = None, step: float = 0.1) -> Axis:
+    """Return an axis that holds all values and begins and ends at multiples of `step`."""
+    known = [value for value in values if value is not None] or [0.0]
+    low = step * math.floor(min(known) / step + 1e-9)
+    top = step * math.ceil(max(known) / step - 1e-9) if high is None else high
+    return Axis(low, max(top, low + step))
+
+
+def strip(
+    axis: Axis, value: float | None, interval: Interval = None, mark: float | None = None, style: str = ""
+) -> Strip | None:
+    """Place a value; None if there is none."""
+    at = axis.place(value)
+    if at is None:
+        return None
+    low, high = (axis.place(edge) for edge in interval) if interval is not None else (None, None)
+    return Strip(at, low, high, axis.place(mark), style)
+
+
+def style_of(name: str) -> str:
+    """Return the CSS class of a level's colour, or of what is none."""
+    return f"level-{name.removeprefix('AC')}" if name in LEVEL_NAMES else "whole"
+
+
+def columns(metrics: Mapping[str, Any], attribute: str | None = None) -> Mapping[str, Any]:
+    """Return what the statistics say of every column, of an attribute or on average; nothing in an older run's."""
+    statistics = metrics.get("statistics") or {}
+    of = statistics.get("mean") if attribute is None else statistics.get("per_attribute", {}).get(attribute)
+    found: Mapping[str, Any] = (of or {}).get("columns", {})
+    return found
+
+
+def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
+    """Return the average of every set of scores, beside the majority's answer."""
+    of = columns(metrics)
+    names = score_names(metrics)
+    found = [("majority", "the more frequent answer", metrics["majority_accuracy"], None)]
+    notes = {"sum": "summed scores" if len(names) > 1 else "the model's scores", "fused": "weighed by W_s"}
+    for name in names:
+        note = notes.get(name, f"level {name.removeprefix('AC')}")
+        found.append((name, note, metrics["per_level"][name], of.get(name, {}).get("accuracy_interval")))
+    axis = axis_of((value for *_, value, _ in found), 1.0)
+    return axis, [
+        Score(name, note, value, interval, strip(axis, value, interval, found[0][2], style_of(name)))
+        for name, note, value, interval in found
+    ]
+
+
+class Attribute(NamedTuple):
+    """An attribute's line, or the average's."""
+
+    name: str
+    accuracy: float | None
+    interval: Interval
+    strip: Strip | None
+    majority: float | None
+    gain: float | None
+    balanced: float | None
+    balanced_interval: Interval
+    precision: float | None
+    precision_interval: Interval
+    calibration: float | None
+    paper: float | None
+    """The paper's accuracy."""
+
+
+def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attribute]:
+    """Return every attribute's line and the average's."""
+    per_attribute = metrics["per_attribute"]
+    axis = axis_of((of[name] for of in per_attribute.values() for name in ("accuracy", "majority")), 1.0)
+    column = PAPER.get(metrics["data"])
+
+    def line(name: str, of: Mapping[str, Any], statistics: Mapping[str, Any], row: str) -> Attribute:
+        described = statistics.get(prediction(metrics), {})
+        accuracy, majority, interval = of["accuracy"], of["majority"], described.get("accuracy_interval")
+        paper = published().get(("table7", row, column)) if column else None
+        return Attribute(
+            name,
+            accuracy,
+            interval,
+            strip(axis, accuracy, interval, majority),
+            majority,
+            None if accuracy is None or majority is None else accuracy - majority,
+            of["balanced"],
+            described.get("balanced_interval"),
+            described.get("average_precision"),
+            described.get("average_precision_interval"),
+            described.get("calibration_error"),
+            paper / 100 if isinstance(paper, float) else None,
+        )
+
+    mean = {name: metrics[f"{name}_accuracy"] for name in ("majority", "balanced")} | {"accuracy": metrics["accuracy"]}
+    rows = [line(spoken(name), of, columns(metrics, name), name) for name, of in per_attribute.items()]
+    return axis, rows, line("Average", mean, columns(metrics), "Average")
+
+
+class Cell(NamedTuple):
+    """A level's accuracy, coloured by how far it lies from the levels' average."""
+
+    value: float | None
+    heat: float
+    """In percent of the deepest colour; negative below the average."""
+    best: bool
+
+
+class Level(NamedTuple):
+    """An attribute's accuracy at every level."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    winner: Mapping[str, Any] | None
+    """Level, runner-up, margin, p-value and significance, as ``metrics.json`` has them."""
+    paper: str | None
+    """The best level that the paper names."""
+
+
+def by_level(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Level], Level]:
+    """Return the names of the scores, every attribute's line and the average's."""
+    names = score_names(metrics)
+    statistics = metrics.get("statistics") or {}
+    lines = {name: (of, statistics.get("per_attribute", {}).get(name)) for name, of in metrics["per_attribute"].items()}
+    distances = [abs(d) for of, _ in lines.values() for d in _deviations(of, names) if d is not None]
+    deep = deepest(distances, 0.01)
+
+    def line(name: str, of: Mapping[str, Any], found: Mapping[str, Any] | None) -> Level:
+        winner = (found or {}).get("winner")
+        best = None if winner is None else winner["level"]
+        cells = tuple(
+            Cell(of[column], depth(d, deep), column == best)
+            for column, d in zip(names, _deviations(of, names), strict=True)
+        )
+        paper = published().get(("figure3", name, "best level")) if metrics["data"] == "celeba" else None
+        return Level(spoken(name), cells, winner, None if paper is None else str(paper))
+
+    rows = [line(name, *of) for name, of in lines.items()]
+    return names, rows, line("Average", metrics["per_level"], statistics.get("mean"))
+
+
+def deepest(distances: Sequence[float], least: float) -> float:
+    """Return the distance that gets the deepest colour, so that the few largest do not make all others pale."""
+    return max(least, sorted(distances)[int(0.95 * len(distances))] if distances else 0.0)
+
+
+def depth(distance: float | None, deep: float) -> float:
+    """Return how deep a colour a signed distance gets, from -100 to 100."""
+    return 0.0 if distance is None else 100 * max(-1.0, min(1.0, distance / deep))
+
+
+def winners(rows: Sequence[Level]) -> list[tuple[str, int, int]]:
+    """Return for every level of how many attributes it is the best, and of how many significantly."""
+    best = [row.winner for row in rows if row.winner is not None]
+    each = Counter(winner["level"] for winner in best)
+    sure = Counter(winner["level"] for winner in best if winner["significant"])
+    return [(level, each[level], sure[level]) for level in LEVEL_NAMES] if best else []
+
+
+def multiples(metrics: Mapping[str, Any]) -> list[tuple[str, Markup, bool]]:
+    """Return a small chart for each attribute, and whether its best level is significantly the best."""
+    names = [name for name in score_names(metrics) if name != "sum"]
+    if not set(names) & set(LEVEL_NAMES):
+        return []
+    found = []
+    for attribute, of in metrics["per_attribute"].items():
+        known = [name for name in names if of[name] is not None]
+        if not known:
+            continue
+        statistics = columns(metrics, attribute)
+        bars = []
+        for name in known:
+            interval = statistics.get(name, {}).get("accuracy_interval") or (of[name], of[name])
+            bars.append(Bar(name, 100 * of[name], 100 * interval[0], 100 * interval[1], style_of(name)))
+        said = ", ".join(f"{bar.name} {bar.value:.1f}" for bar in bars)
+        winner = (metrics.get("statistics") or {}).get("per_attribute", {}).get(attribute, {}).get("winner") or {}
+        label = f"Accuracy of {spoken(attribute)} in percent: {said}"
+        found.append((spoken(attribute), levels(label, bars), bool(winner.get("significant"))))
+    return found
+
+
+def prediction(metrics: Mapping[str, Any]) -> str:
+    """Return the name of the scores that predict: the fused ones or, without fusion, their sum."""
+    return "fused" if "fused" in score_names(metrics) else "sum"
+
+
+def _deviations(of: Mapping[str, Any], names: Sequence[str]) -> list[float | None]:
+    """Return how far each accuracy lies from the average of the levels."""
+    known = [of[name] for name in names if name in LEVEL_NAMES and of[name] is not None]
+    if len(known) < 2:
+        return [None] * len(names)
+    average = sum(known) / len(known)
+    return [None if of[name] is None else of[name] - average for name in names]

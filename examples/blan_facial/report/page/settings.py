@@ -1,0 +1,81 @@
+"""Settings and environment of a run, ready for the page."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from blan_facial.config import PRESETS, RESUMABLE
+
+PROGRAM = "python examples/blan_facial/train.py"
+
+# Of the settings that do not decide what is computed, those that a repetition needs.
+_REPEATED = frozenset({"data_root", "labels", "max_steps"})
+
+_ONCE = frozenset({"output", "resume", "overwrite"})  # said of one sitting, not of the run
+
+ENVIRONMENT = {
+    "time": "tested at",
+    "commit": "commit",
+    "python": "Python",
+    "device": "device",
+    "cuda": "CUDA",
+    "processor": "processor",
+    "cores": "cores",
+    "threads": "threads",
+    "platform": "platform",
+}
+"""What the entries of ``environment.json`` are called."""
+
+
+class Setting(NamedTuple):
+    """A setting, and what the preset says of it."""
+
+    name: str
+    value: str
+    preset: str | None
+    """The preset's value if it is another one."""
+
+
+def settings(config: Mapping[str, Any]) -> list[Setting]:
+    """Return all settings, by their options' names."""
+    differing, preset = changed(config), PRESETS.get(str(config.get("preset")))
+    usual = {} if preset is None else preset.as_json()
+    return [
+        Setting(name.replace("_", "-"), _written(value), _written(usual[name]) if name in differing else None)
+        for name, value in config.items()
+        if name not in _ONCE
+    ]
+
+
+def changed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that differ from the preset's and that a repetition of the run needs."""
+    preset = PRESETS.get(str(config.get("preset")))
+    usual = {} if preset is None else preset.as_json()
+    left_out = {"preset"} | RESUMABLE - _REPEATED
+    return {name: value for name, value in config.items() if name in usual.keys() - left_out and value != usual[name]}
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """Return the command that repeats a run."""
+    words = ["--preset", str(config.get("preset"))]
+    for name, value in changed(config).items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return f"{PROGRAM} {shlex.join(words)}"
+
+
+def environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a run ran on, entry by entry."""
+    entries = [(called, _written(found[name])) for name, called in ENVIRONMENT.items() if found.get(name) is not None]
+    return entries + [(name, str(version)) for name, version in found.get("packages", {}).items()]
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,142 @@
+"""What the logs say, ready for the page: curves, the means of the epochs, and LMIM in nats."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from blan_facial.model import LEVEL_NAMES
+from blan_facial.report.page.history import VALIDATION, History
+from blan_facial.report.page.scores import Axis, Strip, strip, style_of
+from blan_facial.report.page.svg import Curve, curves
+
+LIMIT = 2 * math.log(2)
+"""Nats that the bound of LMIM cannot pass."""
+
+NAMES = {
+    "total": "objective",
+    "classification": "classification",
+    "lmim": "LMIM",
+    "reconstruction": "reconstruction",
+    "fusion": "fusion",
+    "lr": "learning rate",
+    f"{VALIDATION}accuracy": "validation accuracy",
+    f"{VALIDATION}balanced_accuracy": "validation balanced accuracy",
+}
+"""What the logged quantities are called; the levels' own are drawn but not listed."""
+
+
+class Legend(NamedTuple):
+    """A line of a chart, and where it ends."""
+
+    name: str
+    style: str
+    last: str
+
+
+class Chart(NamedTuple):
+    """A drawing with its words."""
+
+    title: str
+    note: str
+    legend: tuple[Legend, ...]
+    drawing: Markup
+
+
+class Bound(NamedTuple):
+    """What LMIM's critic of a level told, in nats."""
+
+    level: str
+    first: float
+    """Mean of the first epoch."""
+    last: float
+    """Mean of the last epoch."""
+    strip: Strip | None
+
+
+def charts(history: History) -> list[Chart]:
+    """Draw everything logged that is worth a look."""
+    cls = [(f"cls_{level}", level, style_of(level)) for level in LEVEL_NAMES]
+    lmim = [(f"lmim_{level}", level, style_of(level)) for level in LEVEL_NAMES]
+    several = all(name in history.series for name, *_ in cls)
+    levels = [*cls, ("fusion", "fused", "whole")] if several else [("classification", "scores", "whole")]
+    wanted: list[tuple[str, str, list[tuple[str, str, str]], Callable[[np.ndarray], np.ndarray], str, float | None]] = [
+        ("Objective", "the weighted sum of all losses", [("total", "objective", "whole")], _same, ".3g", None),
+        ("Classification loss", "each level's own, before its weight", levels, _same, ".3g", None),
+        ("Mutual information", "lower bound by level, in nats", lmim, _bound, ".2f", LIMIT),
+        (
+            "Reconstruction error",
+            "mean square, normalised pixels",
+            [("reconstruction", "error", "whole")],
+            _same,
+            ".3g",
+            None,
+        ),
+        (
+            "Validation",
+            "accuracy after every epoch, in percent",
+            [(f"{VALIDATION}accuracy", "accuracy", "whole"), (f"{VALIDATION}balanced_accuracy", "balanced", "level-2")],
+            _percent,
+            ".1f",
+            None,
+        ),
+        ("Learning rate", "Adam's", [("lr", "rate", "whole")], _same, ".2g", None),
+    ]
+    return [chart for of in wanted if (chart := _chart(history, *of)) is not None]
+
+
+def bounds(history: History) -> list[Bound]:
+    """Return the bound of every level that has a critic."""
+    found, axis = [], Axis(0, LIMIT)
+    for level in LEVEL_NAMES:
+        if f"lmim_{level}" in history.series:
+            means = [LIMIT - loss for _, loss in sorted(history.by_epoch(f"lmim_{level}").items())]
+            found.append(Bound(level, means[0], means[-1], strip(axis, means[-1], None, means[0], style_of(level))))
+    return found
+
+
+def epochs(history: History) -> tuple[list[str], list[tuple[int, list[float | None]]]]:
+    """Return the names of the quantities, and the mean of each in every epoch."""
+    known = [name for name in NAMES if name in history.series]
+    means = [history.by_epoch(name) for name in known]
+    numbers = sorted({number for of in means for number in of})
+    return [NAMES[name] for name in known], [(number, [of.get(number) for of in means]) for number in numbers]
+
+
+def _chart(
+    history: History,
+    title: str,
+    note: str,
+    wanted: Sequence[tuple[str, str, str]],
+    change: Callable[[np.ndarray], np.ndarray],
+    digits: str,
+    limit: float | None,
+) -> Chart | None:
+    """Draw those of the quantities that were logged; None if none was."""
+    lines, legend = [], []
+    for name, called, style in wanted:
+        if name in history.series:
+            lines.append(Curve(called, style, history.epochs(name), change(history.series[name].values)))
+            last = change(np.array([history.by_epoch(name)[max(history.by_epoch(name))]]))[0]
+            legend.append(Legend(called, style, f"{last:{digits}}"))
+    if not lines:
+        return None
+    said = ", ".join(f"{called} {last}" for called, _, last in legend)
+    drawing = curves(
+        f"{title}, {note}; in the last epoch {said}", lines, end=history.end, taken_up=history.taken_up, limit=limit
+    )
+    return Chart(title, note, tuple(legend), drawing)
+
+
+def _same(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _percent(values: np.ndarray) -> np.ndarray:
+    return 100 * values
+
+
+def _bound(values: np.ndarray) -> np.ndarray:
+    return LIMIT - values
