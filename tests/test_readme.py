@@ -14,7 +14,16 @@ def test_the_readme_s_python_runs_from_top_to_bottom() -> None:
     exec(compile("\n".join(blocks), str(README), "exec"), {})  # the README's code is ours
 
 
-@pytest.mark.parametrize("path", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "examples/blan_facial/README.md"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "examples/blan_facial/README.md",
+        "examples/mutual_information/README.md",
+    ],
+)
 def test_links_to_files_lead_somewhere(path: str) -> None:
     page = README.parent / path
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))

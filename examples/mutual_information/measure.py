@@ -1,0 +1,230 @@
+"""Train estimators where the information is known: ``python examples/mutual_information/measure.py --help``."""
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+if not __package__:  # run as a script, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from blan_facial.files import replacing, write_json
+from blan_facial.report.sheet import style
+from blan_facial.terminal import print_error
+from mutual_information.estimators import ESTIMATORS, CriticName, EstimatorName
+from mutual_information.picture import staircase_figure
+from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
+from mutual_information.summary import Row, markdown, summarise, terminal
+from mutual_information.tasks import TASKS, TaskName
+
+PROGRAM = "python examples/mutual_information/measure.py"
+DESCRIPTION = """Train estimators of mutual information on tasks whose information is known, while it rises step by
+step; draw the staircase and write bias, standard deviation and root mean square error."""
+
+RESULTS = ("measure.json", "measure.md", "staircase.png")
+STEPS, QUICK_STEPS = 1000, 60
+
+
+class MeasureError(ValueError):
+    """Settings that cannot be measured with, or a training that failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure, how, and where the results go."""
+
+    tasks: tuple[TaskName, ...] = tuple(TASKS)
+    """Tasks of known information."""
+    estimators: tuple[EstimatorName, ...] = tuple(ESTIMATORS)
+    """Estimators."""
+    levels: tuple[float, ...] = (2.0, 4.0, 6.0, 8.0, 10.0)
+    """Information in nats, one after the other."""
+    quick: bool = False
+    """See that it works: a few steps a level, far from what the estimators can do."""
+    steps: int | None = None
+    """Training steps at each level; by default 1000, or 60 with --quick."""
+    batch_size: int = 64
+    """Pairs in a batch, all of which are scored with one another."""
+    dimensions: int = 20
+    """Numbers on either side of a pair."""
+    critic: CriticName = "separable"
+    """Critic; concat sees both sides at once, and takes several times as long."""
+    hidden_channels: int | None = None
+    """Width of the critic's hidden layers; by default 256."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    seeds: tuple[int, ...] = (0,)
+    """A training for each; the table is over all of them, the picture of the first."""
+    workers: int = min(4, os.cpu_count() or 1)
+    """Trainings at a time, in a process and a thread each; 1 trains in this process."""
+    output: Path = Path("runs/mutual_information")
+    """Folder of measure.json, measure.md and staircase.png."""
+    overwrite: bool = False
+    """Replace results in the output folder."""
+
+    def check(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            MeasureError: A number is out of its range, or something is named twice or not at all.
+        """
+        for name in ("tasks", "estimators", "levels", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                got = " ".join(map(str, values)) or "none"
+                raise MeasureError(
+                    f"measure: --{name} must name each once, got {got}. Name at least one, and none twice."
+                )
+        for name, least in (("steps", 1), ("batch_size", 2), ("dimensions", 1), ("hidden_channels", 1), ("workers", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise MeasureError(
+                    f"measure: --{name.replace('_', '-')} must be at least {least}, got {value}. Raise it."
+                )
+        if not 0 < self.lr < math.inf:
+            raise MeasureError(f"measure: --lr must be a positive number, got {self.lr}. Give a number above 0.")
+        if min(self.seeds) < 0:
+            raise MeasureError(f"measure: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
+        if self.critic == "bilinear" and self.hidden_channels is not None:
+            raise MeasureError(
+                f"measure: --hidden-channels means nothing with --critic bilinear, got {self.hidden_channels}. "
+                "Leave it out."
+            )
+        for task in self.tasks:
+            least_level = TASKS[task].least(self.dimensions)
+            if not all(least_level < level < math.inf for level in self.levels):
+                raise MeasureError(
+                    f"measure: --levels must be above {least_level:.3g} nats for the task {task} in {self.dimensions} "
+                    f"dimensions, got {' '.join(f'{level:g}' for level in self.levels)}. Raise them, or leave "
+                    "the task out."
+                )
+
+    @property
+    def staircase(self) -> Staircase:
+        """What all trainings have in common."""
+        return Staircase(
+            levels=self.levels,
+            steps=self.steps or (QUICK_STEPS if self.quick else STEPS),
+            batch_size=self.batch_size,
+            dimensions=self.dimensions,
+            critic=self.critic,
+            hidden_channels=self.hidden_channels,
+            lr=self.lr,
+        )
+
+
+def run(settings: Settings, console: Console) -> list[Row]:
+    """Train, sum up, draw and write; return the table's rows."""
+    settings.check()
+    _prepare(settings)
+    started = time.perf_counter()
+    results = _train(settings, console)
+    rows = summarise(results, settings.levels)
+    seconds = time.perf_counter() - started
+    caption = _caption(settings, seconds)
+    console.print(terminal(rows, caption))
+    write_json(settings.output / "measure.json", _as_json(settings, rows, seconds))
+    with replacing(settings.output / "measure.md") as file:
+        file.write(markdown(rows, caption).encode())
+    with style(), replacing(settings.output / "staircase.png") as file:
+        figure = staircase_figure(results, settings.levels, settings.batch_size, _note(settings))
+        figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    console, errors = Console(), Console(stderr=True)
+    settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run(settings, console)
+    except KeyboardInterrupt:
+        errors.print("\nStopped; nothing was written.")
+        return 128 + signal.SIGINT
+    except MeasureError as error:
+        print_error(errors, str(error))
+        return 1
+    except OSError as error:
+        print_error(errors, f"measure: its output folder must be writable, got {error}. Give another --output.")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _prepare(settings: Settings) -> None:
+    """Make the output folder, or refuse one that holds results."""
+    found = [name for name in RESULTS if (settings.output / name).exists()]
+    if found and not settings.overwrite:
+        raise MeasureError(
+            f"measure: the output folder must hold no results, got {', '.join(found)} in {settings.output}. "
+            "Give --overwrite to replace them, or another --output."
+        )
+    settings.output.mkdir(parents=True, exist_ok=True)
+
+
+def _train(settings: Settings, console: Console) -> dict[tuple[TaskName, EstimatorName], list[Estimates]]:
+    """Return the estimates of all trainings, by seed."""
+    todo = jobs(settings.tasks, settings.estimators, settings.seeds)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    found: dict[tuple[TaskName, EstimatorName, int], Estimates] = {}
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("trainings", total=len(todo))
+        for job, estimates in climb_all(todo, settings.staircase, min(settings.workers, len(todo))):
+            for name, values in estimates.items():
+                if not np.isfinite(values).all():
+                    raise MeasureError(
+                        f"measure: estimates must stay finite, got {values[~np.isfinite(values)][0]} from {name} on "
+                        f"{job.task}, seed {job.seed}. Lower --lr."
+                    )
+                found[job.task, name, job.seed] = values
+            progress.advance(bar)
+    return {
+        (task, name): [found[task, name, seed] for seed in settings.seeds]
+        for task in settings.tasks
+        for name in settings.estimators
+    }
+
+
+def _caption(settings: Settings, seconds: float) -> str:
+    seeds = f"seed{'s' * (len(settings.seeds) > 1)} {', '.join(map(str, settings.seeds))}"
+    return (
+        f"Bias ± standard deviation (root mean square error) in nats, over the last quarter of each level's "
+        f"{settings.staircase.steps:,} steps: {settings.critic} critic, batches of {settings.batch_size}, "
+        f"{settings.dimensions} dimensions, {seeds}; {seconds:,.0f} s on {settings.workers} "
+        f"core{'s' * (settings.workers > 1)}."
+    )
+
+
+def _note(settings: Settings) -> str:
+    return (
+        f"{settings.critic} critic, batches of {settings.batch_size} fresh pairs, {settings.dimensions} dimensions, "
+        f"{settings.staircase.steps:,} steps a level"
+    )
+
+
+def _as_json(settings: Settings, rows: Sequence[Row], seconds: float) -> dict[str, Any]:
+    """Return what measure.json holds."""
+    described = asdict(settings.staircase) | {"seeds": list(settings.seeds), "workers": settings.workers}
+    return {"settings": described, "seconds": seconds, "rows": [row._asdict() for row in rows]}
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The staircase: a critic is trained on fresh batches while the information rises step by step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mutual_information.estimators import (
+    ESTIMATORS,
+    MAX_NORM,
+    CriticName,
+    EstimatorName,
+    ObjectiveName,
+    build_critic,
+    build_objective,
+    score,
+)
+from mutual_information.parallel import each
+from mutual_information.tasks import TASKS, TaskName
+
+Estimates = npt.NDArray[np.float64]
+"""Estimates in nats, (levels, steps a level)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staircase:
+    """What all trainings have in common."""
+
+    levels: tuple[float, ...]
+    """Information in nats, one after the other."""
+    steps: int
+    """Training steps at each level."""
+    batch_size: int
+    dimensions: int
+    critic: CriticName
+    hidden_channels: int | None
+    lr: float
+
+
+class Job(NamedTuple):
+    """One training, and the estimators that are read off its critic."""
+
+    task: TaskName
+    objective: ObjectiveName
+    seed: int
+    estimators: tuple[EstimatorName, ...]
+
+
+def jobs(tasks: Sequence[TaskName], estimators: Sequence[EstimatorName], seeds: Sequence[int]) -> list[Job]:
+    """Return the trainings that these estimators need, those of one objective together."""
+    shared: dict[ObjectiveName, list[EstimatorName]] = {}
+    for name in estimators:
+        shared.setdefault(ESTIMATORS[name].objective, []).append(name)
+    return [
+        Job(task, objective, seed, tuple(names))
+        for seed in seeds
+        for task in tasks
+        for objective, names in shared.items()
+    ]
+
+
+def climb(job: Job, staircase: Staircase) -> dict[EstimatorName, Estimates]:
+    """Train a critic through all levels, and return what each estimator says of every batch before it is trained on.
+
+    A batch is drawn for its step alone, so that every estimate is of pairs that the critic has not seen.
+    """
+    task, d = TASKS[job.task], staircase.dimensions
+    torch.manual_seed(job.seed)
+    critic = build_critic(staircase.critic, (d, d), staircase.hidden_channels, maps=task.maps)
+    generator = torch.Generator().manual_seed(job.seed)
+    objective = build_objective(job.objective)
+    optimizer = torch.optim.Adam(critic.parameters(), staircase.lr, fused=True)
+    estimates = {name: np.empty((len(staircase.levels), staircase.steps)) for name in job.estimators}
+    for level, information in enumerate(staircase.levels):
+        for step in range(staircase.steps):
+            logits = score(critic, *task.draw(staircase.batch_size, d, information, generator))
+            for name, values in estimates.items():
+                values[level, step] = ESTIMATORS[name].estimate(logits.detach())
+            optimizer.zero_grad()
+            (-objective(logits)).backward()
+            torch.nn.utils.clip_grad_norm_(critic.parameters(), MAX_NORM)
+            optimizer.step()
+    return estimates
+
+
+def climb_all(
+    todo: Sequence[Job], staircase: Staircase, workers: int
+) -> Iterator[tuple[Job, dict[EstimatorName, Estimates]]]:
+    """Do the trainings, ``workers`` of them at a time, and yield each as it is done."""
+    yield from each(partial(_climb, staircase), todo, workers)
+
+
+def _climb(staircase: Staircase, job: Job) -> tuple[Job, dict[EstimatorName, Estimates]]:
+    return job, climb(job, staircase)
