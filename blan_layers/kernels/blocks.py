@@ -1,5 +1,6 @@
 """Blocks of a map that stay in the cache between the operations that pass over them."""
 
+import math
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -36,21 +37,26 @@ def cache_bytes() -> int:
 def blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield the images and the locations of each block of a map (B, C, N) that fits the cache.
 
-    A block is as many whole images as fit, or, where none does, a part of one image's locations.
+    Blocks are of whole images, or, where too few of them fit, of a part of their locations.
     """
     batch, channels, locations = x.shape
-    room = max(1, cache_bytes() // (channels * x.element_size()))
-    images, places = max(1, room // locations), min(room, locations)
-    for image in range(0, batch, images):
+    for images in whole_images(x):
+        count = len(range(batch)[images])
+        places = max(1, min(locations, cache_bytes() // max(1, count * channels * x.element_size())))
         for place in range(0, locations, places):
-            yield slice(image, image + images), slice(place, place + places)
+            yield images, slice(place, place + places)
 
 
 def whole_images(x: Tensor) -> Iterator[slice]:
-    """Yield blocks of whole images of a map (B, C, N), one image at least."""
-    images = max(1, cache_bytes() // (x[0].numel() * x.element_size()))
-    for image in range(0, x.shape[0], images):
-        yield slice(image, image + images)
+    """Yield blocks of whole images of a map (B, C, N) that fit the cache, an image a thread at least.
+
+    A block's images are spread evenly over the batch. PyTorch gives each thread a contiguous share of what it works on:
+    so every thread meets the same images in a block as in operations on the whole map, and finds them in its cache.
+    """
+    batch = x.shape[0]
+    count = max(1, min(batch // torch.get_num_threads(), math.ceil(x.numel() * x.element_size() / cache_bytes())))
+    for first in range(count):
+        yield slice(first, None, count)
 
 
 class _Workspace(threading.local):
