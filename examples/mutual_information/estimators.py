@@ -27,8 +27,8 @@ Measure: TypeAlias = Callable[[Tensor], Tensor]
 ALPHA = 0.01
 
 MAX_NORM = 5.0
-"""What gradients are clipped to. An exponential of one outlier would otherwise fill Adam's second moments for a thousand
-steps, in which the critic hardly moves."""
+"""What gradients are clipped to. An exponential of one outlier would otherwise fill Adam's second moments for a
+thousand steps, in which the critic hardly moves."""
 
 
 @dataclass(frozen=True)
