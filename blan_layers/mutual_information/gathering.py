@@ -47,5 +47,5 @@ def _all_rows(rows: Tensor) -> Tensor:
 
 
 def _with_gradient(rows: Tensor) -> Tensor:
-    everyone: Tensor = _Gathered.apply(rows)  # type: ignore[no-untyped-call]  # torch's own
+    everyone: Tensor = _Gathered.apply(rows)
     return everyone
