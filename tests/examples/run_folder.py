@@ -15,13 +15,15 @@ SMALL = ("--image-size", "32", "--width", "4", "--summary-channels", "8", "--cri
 
 
 def write_run(folder: Path, *options: str, attributes: Sequence[str] = ATTRIBUTES) -> Network:
-    """Write the folder and return its model, whose batch norms and fusion are moved from where they start."""
+    """Write the folder and return its model, its norms, biases and fusion moved from where they start."""
     config = parse(options)
     model, _ = build(config, attributes)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "running" in name or name == "fusion.weight":
                 tensor.add_(torch.rand(tensor.shape))
+            elif name.endswith("bias"):
+                tensor.add_(torch.randn(tensor.shape))
     folder.mkdir(parents=True, exist_ok=True)
     begin(folder, config, attributes)
     save_results(folder, model, {"per_attribute": dict.fromkeys(attributes)})

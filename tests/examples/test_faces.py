@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from blan_facial.data.faces import (
     CorruptImageError,
@@ -16,6 +16,7 @@ from blan_facial.data.faces import (
     FaceFiles,
     check_request,
     decode_face,
+    decode_picture,
     limit_pixels,
 )
 
@@ -69,6 +70,27 @@ def test_a_large_jpeg_decodes_as_if_in_full():
     data = encoded(Image.fromarray((127 + 127 * waves).astype(np.uint8)), "JPEG", quality=95)
     full = Image.open(io.BytesIO(data)).resize((64, 64), Image.Resampling.BILINEAR)
     assert distance(decode_face(data, 64), np.asarray(full)).max() <= 4
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_upright(file_format, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(Image.fromarray(COLOURS[:, :32]), file_format, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    picture = decode_picture(data, 64)
+    assert picture.shape == (upright.height, upright.width, 3)
+    assert distance(picture, np.asarray(upright)).max() <= 6
+    square = upright.resize((16, 16), Image.Resampling.BILINEAR)
+    assert distance(decode_face(data, 16), np.asarray(square)).mean() <= 4
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_broken_exif_spoils_no_image():
+    data = encoded(Image.fromarray(COLOURS), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert decode_face(data, 16).shape == (16, 16, 3)
+    assert decode_picture(data, 10).shape == (10, 10, 3)
 
 
 def face_files(folder, *names):

@@ -3,18 +3,34 @@
 import io
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 SPLITS = ("train", "validation", "test")
 
 UNKNOWN = -1
 """The label of an attribute of which nobody said whether the face has it; 1 says that it has, 0 that it has not."""
 
+MAX_PIXELS = 89_478_485
+"""Pixels that an image may have to be decoded, unless `limit_pixels` says otherwise: Pillow's own limit."""
+
 # Pillow sees an image's size before it decodes it; of one beyond the limit it only warns up to twice the limit.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # which spoils no image
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
 
 
 class DataError(ValueError):
@@ -41,6 +57,10 @@ class CorruptImageError(DataError):
 
     def __reduce__(self) -> tuple[type["CorruptImageError"], tuple[Path, int, str]]:
         return type(self), (self.path, self.index, self.reason)
+
+
+class PixelLimitError(ValueError):
+    """An image of more pixels than may be decoded."""
 
 
 class FaceDataset(ABC):
@@ -125,6 +145,8 @@ class FaceFiles(FaceDataset):
 def decode_face(data: bytes, image_size: int) -> np.ndarray:
     """Decode an image of any format, mode and size, and resize the whole of it to a square, bilinear and antialiased.
 
+    An image that says by EXIF how it was taken is turned upright.
+
     Args:
         data: The image file's bytes.
         image_size: Side of the square in pixels.
@@ -133,17 +155,46 @@ def decode_face(data: bytes, image_size: int) -> np.ndarray:
         uint8 RGB (image_size, image_size, 3).
 
     Raises:
-        ValueError: The bytes are no image, not a whole one, or one of more pixels than Pillow's limit (89 million, or
-            what `limit_pixels` set), which is not decoded.
+        ValueError: The bytes are no image, or not a whole one.
+        PixelLimitError: The image has more pixels than Pillow's limit (89 million, or what `limit_pixels` set).
     """
+    return _decode(data, lambda width, height: (image_size, image_size))
+
+
+def decode_picture(data: bytes, longest: int) -> np.ndarray:
+    """Decode an image as `decode_face` does, but in its own proportions.
+
+    Args:
+        data: The image file's bytes.
+        longest: Longest side in pixels.
+
+    Returns:
+        uint8 RGB (height, width, 3).
+
+    Raises:
+        ValueError: The bytes are no image, or not a whole one.
+        PixelLimitError: The image has more pixels than Pillow's limit.
+    """
+
+    def size(width: int, height: int) -> tuple[int, int]:
+        scale = longest / max(width, height)
+        return max(1, round(scale * width)), max(1, round(scale * height))
+
+    return _decode(data, size)
+
+
+def _decode(data: bytes, size: Callable[[int, int], tuple[int, int]]) -> np.ndarray:
+    """Decode an image, and resize it to the size that its own asks for."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            width, height = size(*image.size)
             # A large JPEG decodes at a fraction of its size, rounded up to whole pixels; the box says where it ends.
-            draft = image.draft("RGB", (2 * image_size, 2 * image_size))
+            draft = image.draft("RGB", (2 * width, 2 * height))
             box = draft[1] if draft else None
-            return np.array(_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR, box))
+            resized = _rgb(image).resize((width, height), Image.Resampling.BILINEAR, box)
+            return np.array(_upright(resized, image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb") from error
+        raise PixelLimitError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb") from error
     except UnidentifiedImageError as error:
         raise ValueError("bytes of no known image format") from error
     except Exception as error:  # a decoder meets a broken file with whatever its code runs into
@@ -179,3 +230,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P":  # a palette may hold transparency, which Pillow converts by way of RGBA alone
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _upright(resized: Image.Image, image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # whatever Pillow runs into in broken EXIF
+        turn = None
+    return resized if turn is None else resized.transpose(turn)

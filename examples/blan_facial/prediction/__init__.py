@@ -1,0 +1,1 @@
+"""What ``predict.py`` does: images found, scored, written down; no training library is imported for it."""

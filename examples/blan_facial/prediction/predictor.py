@@ -1,0 +1,84 @@
+"""From images to answers, and the level that decided each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from blan_facial.baselines import Network
+from blan_facial.data.loading import normalize
+
+
+class Answer(NamedTuple):
+    """What a model says of an attribute of an image."""
+
+    attribute: str
+    probability: float
+    """That the image has the attribute."""
+    predicted: bool
+    """Whether that is above the threshold."""
+    level: str | None
+    """The level that spoke most for the answer; None for a model without levels."""
+    contributions: dict[str, float]
+    """What each level adds to the log-odds of the attribute; {} for a model without levels."""
+
+
+class Predictor:
+    """A model that answers.
+
+    The prediction's log-odds are a sum over the levels, since fusion is linear (Eq. 6):
+
+        fused[n, 1] - fused[n, 0] = sum_i (W[i, n] + W[K+1, n]) (s_i[n, 1] - s_i[n, 0]),
+
+    without fusion the same with weights of 1. A term is what its level contributes. The level that decided is the one
+    whose term points furthest to the answer: upwards to yes, downwards to no. It says who spoke for this answer about
+    this image, other than the level that is best for the attribute on average, which ``metrics.json`` names.
+
+    Args:
+        model: The model, in evaluation mode.
+        attributes: The N attributes in the order of its scores.
+        asked: Those to answer, in the order of the answers; None: all.
+        threshold: The answer is yes above this probability.
+        device: Where the model goes.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        attributes: Sequence[str],
+        *,
+        asked: Sequence[str] | None = None,
+        threshold: float = 0.5,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model = model.to(device)
+        self.device = device
+        self.asked = tuple(attributes if asked is None else asked)
+        self.places = [attributes.index(name) for name in self.asked]
+        self.threshold = threshold
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> list[list[Answer]]:
+        """Answer for each of some images, uint8 (B, S, S, 3)."""
+        inputs = normalize(torch.from_numpy(images).movedim(-1, 1).to(self.device))
+        output = self.model(inputs)
+        odds = output.logits.double().diff(dim=-1)[..., 0]  # (B, N)
+        terms = output.scores.double().diff(dim=-1)[..., 0][: len(self.model.level_names)]  # (K, B, N)
+        if self.model.fusion is not None:
+            weight = self.model.fusion.weight.double()
+            terms = terms * (weight[:-1] + weight[-1:])[:, None]
+        predicted = odds > torch.tensor(self.threshold, dtype=odds.dtype).logit()
+        values = zip(
+            odds.sigmoid()[:, self.places].tolist(),
+            predicted[:, self.places].tolist(),
+            terms.permute(1, 2, 0)[:, self.places].tolist(),
+            strict=True,
+        )
+        return [[self._answer(*answer) for answer in zip(self.asked, *of_image, strict=True)] for of_image in values]
+
+    def _answer(self, attribute: str, probability: float, predicted: bool, terms: Sequence[float]) -> Answer:
+        contributions = dict(zip(self.model.level_names, terms, strict=True))
+        decide = max if predicted else min
+        level = decide(contributions, key=contributions.__getitem__) if contributions else None
+        return Answer(attribute, probability, predicted, level, contributions)

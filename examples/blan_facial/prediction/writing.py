@@ -1,0 +1,112 @@
+"""Answers as a table, CSV or JSON lines."""
+
+import csv
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from rich.bar import Bar
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from blan_facial.prediction.predictor import Answer
+
+DIGITS = 6
+
+_WIDTH = 80  # of a table that no terminal shows
+
+
+class Writer(ABC):
+    """Writes answers, image by image.
+
+    Args:
+        stream: Where to; characters that stand for the bytes of a file name are written as those bytes.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    @abstractmethod
+    def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
+        """Write what is answered about an image, and where its annotated picture is, if there is one."""
+
+
+class TableWriter(Writer):
+    """A table for each image, its answers from the most to the least probable."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__(stream)
+        width = None if stream.isatty() else _WIDTH
+        self.console = Console(file=stream, width=width)
+
+    def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
+        """Print it."""
+        name = os.fsencode(path).decode(errors="replace")
+        self.console.print(Text(name, "bold"), soft_wrap=True)
+        self.console.print(_table(answers))
+
+
+class CSVWriter(Writer):
+    """A line for each image and attribute."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__(stream)
+        self.lines = csv.writer(stream, lineterminator="\n")
+        self.lines.writerow(("image", "attribute", "probability", "predicted", "level"))
+
+    def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
+        """Write the lines."""
+        for answer in answers:
+            predicted = "true" if answer.predicted else "false"
+            probability = f"{answer.probability:.{DIGITS}f}"
+            self.lines.writerow((path, answer.attribute, probability, predicted, answer.level))
+
+
+class JSONLinesWriter(Writer):
+    """An object for each image, in a line of its own; what the levels contribute to the log-odds is in it."""
+
+    def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
+        """Write the line."""
+        content: dict[str, Any] = {"image": str(path)}
+        if picture is not None:
+            content["picture"] = str(picture)
+        content["attributes"] = {answer.attribute: _as_json(answer) for answer in answers}
+        self.stream.write(json.dumps(content) + "\n")
+
+
+WRITERS: dict[str, type[Writer]] = {"table": TableWriter, "csv": CSVWriter, "jsonl": JSONLinesWriter}
+
+
+def _as_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "probability": round(answer.probability, DIGITS),
+        "predicted": answer.predicted,
+        "level": answer.level,
+        "contributions": {level: round(value, DIGITS) for level, value in answer.contributions.items()},
+    }
+
+
+def _table(answers: Sequence[Answer]) -> Table:
+    table = Table()
+    table.add_column("attribute", no_wrap=True)
+    table.add_column("probability", justify="right")
+    table.add_column("")
+    table.add_column("predicted")
+    table.add_column("level")
+    ordered = sorted(answers, key=lambda answer: -answer.probability)
+    for place, answer in enumerate(ordered):
+        last = place + 1 < len(ordered) and answer.predicted and not ordered[place + 1].predicted
+        table.add_row(
+            answer.attribute,
+            f"{answer.probability:.4f}",
+            Bar(1.0, 0.0, answer.probability, width=16),
+            Text("yes", "green") if answer.predicted else "no",
+            answer.level or "",
+            style="" if answer.predicted else "dim",
+            end_section=last,
+        )
+    return table
