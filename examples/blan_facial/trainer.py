@@ -110,7 +110,7 @@ class Trainer:
         step: nn.Module = TrainingStep(model, objective)
         step = step.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
         sharded = processes.count > 1 and config.strategy == "fsdp"
-        self._whole = fabric.to_device(copy.deepcopy(model)) if sharded else None
+        self._whole: Network | None = copy.deepcopy(model).to(fabric.device) if sharded else None
         if config.sync_batch_norm:
             step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
         if config.compile:

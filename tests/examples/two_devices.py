@@ -66,8 +66,9 @@ def one_step_equals_one_process(strategy: str, sizes: tuple[int, int]) -> None:
     model, objective = build(config, faces.attributes)
     model.double()
     objective.double()
-    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-        nn.init.uniform_(norm.running_var, 0.5, 4)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            nn.init.uniform_(buffer, 0.5, 4)
     alone = copy.deepcopy(TrainingStep(model, objective)).eval()
     trainer = Trainer(config, fabric, processes, model, objective, faces, None, Console(quiet=True))
     trainer.step.eval()
@@ -119,11 +120,11 @@ def stopped_by_a_signal_to_one(folder: Path) -> None:
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    trainer_module.normalize = precise  # type: ignore[attr-defined]
+    trainer_module.normalize = precise
     one_step_equals_one_process("ddp", (4, 4))
     one_step_equals_one_process("ddp", (5, 3))
     one_step_equals_one_process("fsdp", (4, 4))
-    trainer_module.normalize = normalize  # type: ignore[attr-defined]
+    trainer_module.normalize = normalize
     errors_are_shared(Processes(make_fabric(parse(SMALL))))
     assert main([*SMALL, "--output", str(root / "through")]) == 0
     stopped_by_a_signal_to_one(root / "stopped")
