@@ -358,15 +358,30 @@ def test_compiles_without_a_graph_break_where_eager_takes_blocks() -> None:
     torch._dynamo.reset()
 
 
-def test_blocks_cover_every_element_once_and_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cache, shape in itertools.product((1, 96, 400, 10**6), ((5, 3, 7), (1, 4, 9), (0, 3, 4))):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_blocks_cover_every_element_once_and_fit_the_cache(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    shapes = (5, 3, 7), (8, 3, 7), (1, 4, 9), (0, 3, 4)
+    for cache, shape in itertools.product((1, 96, 400, 10**6), shapes):
         monkeypatch.setattr(blocks, "core_cache_bytes", lambda cache=cache: cache)
         x = torch.zeros(shape)
         for images, places in blocks.blocks(x):
             part = x[images, :, places]
             part += 1
-            assert part.numel() * 4 <= max(cache * torch.get_num_threads(), shape[1] * 4)
+            assert part.numel() * 4 <= max(blocks.block_bytes(), part[:, :, :1].numel() * 4)
         assert (x == 1).all()
+
+
+@pytest.mark.parametrize("cache", [1, 100, 200, 400, 10**6])
+def test_a_thread_meets_the_same_images_in_a_block_as_in_the_whole_map(
+    monkeypatch: pytest.MonkeyPatch, cache: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(blocks, "core_cache_bytes", lambda: cache)
+    numbers = torch.arange(16).view(16, 1, 1) * torch.ones(1, 3, 7)
+    for images in blocks.whole_images(numbers):
+        first, second = numbers[images].chunk(2)
+        assert first.max() < 8 <= second.min()
 
 
 def test_the_cache_is_read_from_the_system_or_assumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

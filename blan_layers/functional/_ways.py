@@ -52,8 +52,7 @@ class Blocks:
             maps = blocked.pool_channels(self.x, channel_gate, shift, self.gated)
         else:
             maps, self.x = blocked.PoolChannels.apply(self.x, channel_gate, shift)
-        maps = maps.unflatten(2, self.shape[2:])
-        return _channels_last(maps) if torch.is_grad_enabled() else maps
+        return _channels_last(maps.unflatten(2, self.shape[2:]))
 
     def gate(self, channel_gate: Tensor | None, shift: Tensor | None, spatial_gate: Tensor | None) -> Tensor:
         """Gate the map by what it was pooled with, and add the residual."""

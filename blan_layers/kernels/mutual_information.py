@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from blan_layers.kernels.blocks import cache_bytes
+from blan_layers.kernels.blocks import block_bytes
 from blan_layers.kernels.once import Gradients, once_differentiable
 
 _relu_backward_ = torch.ops.aten.threshold_backward.grad_input
@@ -106,10 +106,10 @@ class ContrastLoss(Function):
 def block_shape(batch: int, locations: int, hidden: int, element_size: int) -> tuple[int, int]:
     """Return the images and the locations of a block.
 
-    A hidden layer of its pairs fills two caches: a matrix product cuts its operands itself, and what it prepares of the
+    A hidden layer of its pairs fills a block: a matrix product cuts its operands itself, and what it prepares of the
     weights is worth it only for many rows.
     """
-    room = max(1, 2 * cache_bytes() // (2 * hidden * element_size))
+    room = max(1, block_bytes() // (2 * hidden * element_size))
     places = min(locations, room)
     return min(batch, max(1, room // places)), places
 
