@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -119,8 +120,8 @@ _MEANING: dict[Kind, str] = {
 
 
 def information_between(
-    x: Array | Tensor,
-    y: Array | Tensor,
+    x: npt.NDArray[Any] | Tensor,
+    y: npt.NDArray[Any] | Tensor,
     *,
     estimator: EstimatorName = "infonce",
     critic: CriticName = "separable",

@@ -1,6 +1,7 @@
 """The staircase picture: every estimator on every task, over the training steps, beside the truth."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -90,8 +91,8 @@ def _draw_panel(axes: Axes, estimates: Estimates, levels: Sequence[float], cap: 
     axes.spines[:].set_visible(False)
 
 
-_TRUTH = {"color": TRUTH, "linewidth": 0.9}
-_CAP = {"color": CAP, "linewidth": 1.0, "linestyle": (0, (4, 2))}
+_TRUTH: dict[str, Any] = {"color": TRUTH, "linewidth": 0.9}
+_CAP: dict[str, Any] = {"color": CAP, "linewidth": 1.0, "linestyle": (0, (4, 2))}
 
 
 def _draw_key(sheet: Sheet) -> None:
