@@ -72,7 +72,10 @@ def measure(settings: Settings, config: Config, console: Console) -> Rates:
 def table_of(rates: Rates) -> Table:
     """Lay out the rates, and who waits with each number of workers."""
     table = Table(title="Training images a second", caption_justify="left")
-    table.caption = f"The model by itself trains on {rates.training:.0f} a second."
+    table.caption = (
+        f"The model by itself trains on {rates.training:.0f} a second. On a CPU both share the cores in a run, "
+        "where each is slower."
+    )
     for column in ("workers", "loading", "per process"):
         table.add_column(column, justify="right")
     table.add_column("who waits")
