@@ -13,11 +13,12 @@ from rich.console import Console
 
 from blan_facial.config import ConfigError
 from blan_facial.data.faces import DataError
-from blan_facial.data.splits import load_splits
+from blan_facial.data.splits import load_split
 from blan_facial.finished import load_run
 from blan_facial.report import draw_sample, write_report
 from blan_facial.report.sample import Sample
 from blan_facial.runs import WEIGHTS, RunError
+from blan_facial.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/report"
 DESCRIPTION = """Write report.html into the folders of runs that train.py wrote, finished or not. Without their data
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sample, reason = _sample(folder, settings.data_root, console)
             path = write_report(folder, sample, without_faces=reason)
         except (RunError, OSError) as error:
-            errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+            print_error(errors, str(error))
             status = 1
         else:
             console.print(f"The report is {path}.", markup=False, highlight=False, soft_wrap=True)
@@ -56,7 +57,7 @@ def _sample(folder: Path, data_root: Path | None, console: Console) -> tuple[Sam
     try:
         config = replace(run.config, data_root=data_root or run.config.data_root)
         config.check()
-        faces = load_splits(config, console).test
+        faces = load_split(config, "test", console)
         return draw_sample(run.model, faces, device="cpu", seed=config.seed), "No face of the test split decodes."
     except (ConfigError, DataError, OSError, ValueError) as error:
         return None, f"The faces are not shown, since the run's data cannot be read: {error}"
