@@ -215,7 +215,7 @@ class TestCommand:
             ),
             (
                 ["--levels", "0.4", "2"],
-                "--levels must be above 0.511 nats for the task student in 20 dimensions, got 0.4 2. Raise them, or "
+                "--levels must be above 0.558 nats for the task student in 20 dimensions, got 0.4 2. Raise them, or "
                 "leave the task out.",
             ),
         ],
