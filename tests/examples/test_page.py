@@ -374,10 +374,8 @@ class TestExperiment:
         drawings = re.findall(r'aria-label="Accuracy of ([\w ]+) in percent: AC1', page.text)
         assert drawings[:2] == ["Bags Under Eyes", "Big Nose"]
         assert "Big Lips" not in drawings  # avatars have no lips to tell
-        assert (
-            str(published()["figure3", "Big_Nose", "best level"])
-            in page.text.split("Big Nose</h3>")[1].split("</li>")[0]
-        )
+        card = page.text.split("Big Nose</h3>")[1].split("</li>")[0]
+        assert f"paper {published()['figure3', 'Big_Nose', 'best level']}" in card
 
     def test_before_any_run_is_finished_there_is_the_paper_alone(self, tmp_path: Path) -> None:
         plan = experiment("table6", "avatars")

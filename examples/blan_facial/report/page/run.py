@@ -100,7 +100,11 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "what knowing nothing gives"),
     ]
     if metrics.get("train_seconds") is not None:
-        tiles.append(("Training", duration(metrics["train_seconds"]), "in training steps"))
+        seconds, waiting = metrics["train_seconds"], metrics.get("waiting_seconds")
+        waited = (
+            "in training steps" if waiting is None else f"{waiting / max(seconds, 1e-9):.0%} of it waiting for images"
+        )
+        tiles.append(("Training", duration(seconds), waited))
         tiles.append(("Throughput", f"{metrics['images_per_second']:,.0f}", "training images a second"))
     return tiles
 
