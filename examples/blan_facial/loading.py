@@ -21,8 +21,9 @@ from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError, FaceDataset
 from blan_facial.data.loading import Batch
 from blan_facial.data.splits import load_split
+from blan_facial.devices import make_fabric
 from blan_facial.terminal import print_error
-from blan_facial.trainer import TrainingStep, make_fabric, training_loader
+from blan_facial.trainer import TrainingStep, training_loader
 
 PROGRAM = "python examples/blan_facial/loading.py"
 DESCRIPTION = """Measure how many training images a second the workers load, and how many the model trains on, each by
