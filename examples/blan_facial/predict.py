@@ -92,12 +92,13 @@ class Settings:
                 raise PredictionError(f"predict: {option} must be at least 1, got {getattr(self, name)}. Raise it.")
         if self.root is not None and not self.root.is_dir():
             raise PredictionError(f"predict: --root must be a folder, got {self.root}. Name one, or leave it out.")
-        for path in self.paths if self.annotate is not None else ():
-            if path.is_dir() and self.annotate.resolve().is_relative_to(path.resolve()):
-                raise PredictionError(
-                    f"predict: --annotate must lie outside the folders that are read, got {self.annotate} in {path}. "
-                    "Name another."
-                )
+        if self.annotate is not None:
+            for path in filter(Path.is_dir, self.paths):
+                if self.annotate.resolve().is_relative_to(path.resolve()):
+                    raise PredictionError(
+                        f"predict: --annotate must lie outside the folders that are read, got {self.annotate} in "
+                        f"{path}. Name another."
+                    )
 
 
 def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) -> bool:
@@ -144,7 +145,9 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
             if not faces:
                 continue
             for face, answers in zip(faces, predict(np.stack([face.image for face in faces])), strict=True):
-                picture = annotator and annotator.write(face.source.name, face.data, answers)
+                picture = None
+                if annotator is not None:
+                    picture = annotator.write(face.source.name, face.data, answers)
                 writer.write(face.source.path, answers, picture)
             stream.flush()
             done += len(faces)

@@ -185,9 +185,10 @@ def test_mean_and_spread_are_over_the_seeds() -> None:
 def test_a_narrow_terminal_shows_every_row_and_value(width: int) -> None:
     plan = experiment("table4", "avatars")
     results = {cell: [Result(METRICS, parse([])), Result(METRICS, parse([]))] for cell in plan.cells.values()}
-    console = Console(width=width, file=StringIO())
+    stream = StringIO()
+    console = Console(width=width, file=stream)
     console.print(terminal(plan, entries(plan, results), "avatars"))
-    shown = "".join(console.file.getvalue().split())
+    shown = "".join(stream.getvalue().split())
     assert "…" not in shown
     for row in plan.rows:
         assert all(word in shown for word in row.split())

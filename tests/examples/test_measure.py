@@ -111,7 +111,7 @@ class TestEstimators:
     def test_no_estimate_passes_its_cap(self) -> None:
         sure = 1e3 * torch.eye(8) + 20
         for name in ("infonce", "alpha"):
-            estimator = ESTIMATORS[name]  # type: ignore[index]
+            estimator = ESTIMATORS[name]
             logits = sure if name == "infonce" else torch.eye(8) * 50 - 10
             assert estimator.estimate(logits).item() <= estimator.cap(8) + 1e-5
         assert ESTIMATORS["infonce"].estimate(sure).item() == pytest.approx(math.log(8))

@@ -234,7 +234,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _upright(resized: Image.Image, image: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # whatever Pillow runs into in broken EXIF
         turn = None
     return resized if turn is None else resized.transpose(turn)
