@@ -360,6 +360,7 @@ class TestExperiment:
             ["Dec + LMIM", NOTHING, "89.83"],
         ]
         assert "4 of 18 runs finished" in page.text
+        assert "the paper's, on CelebA" in page.text
         assert page.table("row", "column", "values")[1] == ["Enc", "accuracy", "80.00, 81.00, 82.00"]
         _, first, second, *others = page.table("run", "options", "seed 2")
         assert first == ["enc", "--no-decoder --no-lmim --no-fusion --no-os", "80.00", "81.00", "82.00"]

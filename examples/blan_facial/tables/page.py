@@ -72,6 +72,7 @@ def write_table_page(
         title=plan.title,
         name=plan.name,
         budget=budget,
+        paper_data=plan.paper_data,
         caption=caption(plan, entries, budget),
         panels=[] if plan.name == "figure3" else _panels(plan, cells),
         multiples=_multiples(plan, cells) if plan.name == "figure3" else [],
