@@ -50,6 +50,7 @@ def folders(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     finally:
         for run in runs:
             run.kill()
+            run.wait()
     for run, (_, errors) in zip(runs, said, strict=True):
         assert run.returncode == 0, errors
     return folder, [output for output, _ in said]
