@@ -26,9 +26,7 @@ Measure: TypeAlias = Callable[[Tensor], Tensor]
 
 ALPHA = 0.01
 
-MAX_NORM = 5.0
-"""What gradients are clipped to. An exponential of one outlier would otherwise fill Adam's second moments for a
-thousand steps, in which the critic hardly moves."""
+_MAX_NORM = 5.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,17 @@ def _starting_at_zero(critic: Critic) -> Critic:
         if name.startswith(last) and not (perceptron and name.startswith("global_encoder.fc2.")):
             nn.init.zeros_(parameter)
     return critic
+
+
+def clip(name: ObjectiveName, critic: nn.Module) -> None:
+    """Clip the critic's gradient, but for MINE.
+
+    The exponential of one outlier would otherwise fill Adam's second moments for a thousand steps, in which the critic
+    hardly moves. MINE's gradient is small in most batches and large in a few that hold the critic down; clipped, the
+    logits run away.
+    """
+    if name != "mine":
+        nn.utils.clip_grad_norm_(critic.parameters(), _MAX_NORM)
 
 
 def score(critic: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from blan_layers.mutual_information import Critic
 from mutual_information.arrays import Array, ArraysError, checked
 from mutual_information.estimators import (
     ESTIMATORS,
-    MAX_NORM,
     OBJECTIVES,
     CriticName,
     Estimator,
@@ -22,6 +21,7 @@ from mutual_information.estimators import (
     Kind,
     build_critic,
     build_objective,
+    clip,
     score,
 )
 from mutual_information.resampling import bootstrap, effective_pairs
@@ -360,7 +360,7 @@ def _train(plan: _Plan, train: tuple[Tensor, Tensor], watched: tuple[Tensor, Ten
         chosen, order = order[:batch], order[batch:]
         optimizer.zero_grad()
         (-objective(score(critic, train[0][chosen], train[1][chosen]))).backward()
-        torch.nn.utils.clip_grad_norm_(critic.parameters(), MAX_NORM)
+        clip(plan.estimator.objective, critic)
         optimizer.step()
         if step % EVERY and step < plan.max_steps:
             continue

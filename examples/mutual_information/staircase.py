@@ -11,12 +11,12 @@ import torch
 
 from mutual_information.estimators import (
     ESTIMATORS,
-    MAX_NORM,
     CriticName,
     EstimatorName,
     ObjectiveName,
     build_critic,
     build_objective,
+    clip,
     score,
 )
 from mutual_information.parallel import each
@@ -82,7 +82,7 @@ def climb(job: Job, staircase: Staircase) -> dict[EstimatorName, Estimates]:
                 values[level, step] = ESTIMATORS[name].estimate(logits.detach())
             optimizer.zero_grad()
             (-objective(logits)).backward()
-            torch.nn.utils.clip_grad_norm_(critic.parameters(), MAX_NORM)
+            clip(job.objective, critic)
             optimizer.step()
     return estimates
 

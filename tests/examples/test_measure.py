@@ -33,7 +33,10 @@ from mutual_information.staircase import Staircase, climb, jobs
 from mutual_information.summary import summarise
 from mutual_information.tasks import DEGREES_OF_FREEDOM, TASKS, TaskName, common_scale_information, correlation
 
-TINY = ["--dimensions", "2", "--levels", "1", "2", "--steps", "150", "--workers", "1", "--tasks", "gaussian", "spatial"]
+TINY = [
+    *("--dimensions", "2", "--levels", "1", "2", "--steps", "200", "--hidden-channels", "64", "--lr", "5e-3"),
+    *("--workers", "1", "--tasks", "gaussian", "spatial"),
+]
 PAIR = Staircase(levels=(1.0,), steps=3, batch_size=8, dimensions=2, critic="separable", hidden_channels=8, lr=1e-3)
 
 
