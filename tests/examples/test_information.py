@@ -19,7 +19,7 @@ from mutual_information.resampling import bootstrap, effective_pairs, weighed
 from mutual_information.tasks import TASKS, correlation
 
 RESAMPLED: list[EstimatorName] = [name for name in get_args(EstimatorName) if name != "alpha"]
-FAST: dict[str, Any] = {"seeds": (0,), "max_steps": 150, "lr": 3e-3, "shuffled": False}
+FAST: dict[str, Any] = {"seeds": (0,), "max_steps": 250, "lr": 3e-3, "shuffled": False}
 
 
 def gaussian(rows: int, dimensions: int, information: float, seed: int = 0) -> tuple[Tensor, Tensor]:
