@@ -31,6 +31,7 @@ class Contender:
         step: Computes; this is what is timed.
         in_our_layout: Puts the results of a step into the order that ours has them in.
         compiled: Whether it goes through ``torch.compile``.
+        compared: Computes what is compared, where that is not what the step returns.
         computes_less: Whether it leaves work out and is no peer: it shows how far ours is from doing nothing.
     """
 
@@ -38,7 +39,12 @@ class Contender:
     step: Callable[[], Results]
     in_our_layout: Callable[[Results], Results] = _as_they_are
     compiled: bool = False
+    compared: Callable[[], Results] | None = None
     computes_less: bool = False
+
+    def results(self) -> Results:
+        """Compute what is compared with that of others."""
+        return self.in_our_layout((self.compared or self.step)())
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,10 @@ Suite: TypeAlias = Callable[[torch.device], Sequence[Case]]
 def differences(contest: Contest) -> Mapping[str, tuple[float, float]]:
     """Return how far each peer's values and gradients are from ours, relative to the largest magnitude of each."""
     ours, *others = contest.contenders
-    expected = ours.step()
+    expected = ours.results()
     errors = {}
     for peer in (other for other in others if not other.computes_less):
-        results = peer.in_our_layout(peer.step())
-        each = [_difference(a, b) for a, b in zip(expected, results, strict=True)]
+        each = [_difference(a, b) for a, b in zip(expected, peer.results(), strict=True)]
         errors[peer.name] = (each[0], max(each[1:], default=0.0))
     return errors
 

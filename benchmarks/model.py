@@ -64,7 +64,20 @@ def training(case: Case, config: Config, batch: int, device: torch.device) -> Co
 
         return train
 
-    return _contest(begin, case)
+    def compare(assemble: Callable[[Config], Assembly]) -> Results:
+        """Return loss and gradients in float64: in float32 rounding decides some of the critics' units."""
+        model, objective = assemble(config)
+        model.double().to(device)
+        objective.double().eval().to(device)
+        torch.manual_seed(0)
+        inputs = normalize(images).double()
+        features = model.forward_features(inputs, reconstruct=model.reconstructs)
+        total = objective(features, inputs, labels).total
+        total.backward()
+        parameters = (*model.parameters(), *objective.parameters())
+        return [total, *(cast("Tensor", parameter.grad) for parameter in parameters)]
+
+    return _contest(begin, case, compare if case.dtype == torch.float32 else None)
 
 
 def inference(case: Case, config: Config, batch: int, device: torch.device) -> Contest:
@@ -143,10 +156,15 @@ class _Begun:
         return self.step()
 
 
-def _contest(begin: Callable[[Callable[[Config], Assembly]], Callable[[], Results]], case: Case) -> Contest:
+def _contest(
+    begin: Callable[[Callable[[Config], Assembly]], Callable[[], Results]],
+    case: Case,
+    compare: Callable[[Callable[[Config], Assembly]], Results] | None = None,
+) -> Contest:
+    ours, plain = (None if compare is None else partial(compare, a) for a in (assemble_ours, assemble_plain))
     contenders = [
-        Contender("ours", _Begun(partial(begin, assemble_ours))),
-        Contender("plain forms", _Begun(partial(begin, assemble_plain))),
+        Contender("ours", _Begun(partial(begin, assemble_ours)), compared=ours),
+        Contender("plain forms", _Begun(partial(begin, assemble_plain)), compared=plain),
         Contender("without LMIM and gates", _Begun(partial(begin, assemble_bare)), computes_less=True),
     ]
     return Contest(contenders, tolerances=TOLERANCES[case.dtype])
