@@ -84,6 +84,23 @@ class FaceDataset(ABC):
     notes: tuple[str, ...]
     shards: np.ndarray | None = None
 
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        attributes: tuple[str, ...],
+        labels: np.ndarray,
+        *,
+        image_size: int,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.attributes = attributes
+        self.labels = labels
+        self.image_size = image_size
+        self.notes = notes
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -119,14 +136,9 @@ class FaceFiles(FaceDataset):
         image_size: int,
         notes: tuple[str, ...] = (),
     ) -> None:
-        self.name = name
-        self.split = split
-        self.attributes = attributes
-        self.labels = labels
+        super().__init__(name, split, attributes, labels, image_size=image_size, notes=notes)
         self.folder = folder
         self.files = files
-        self.image_size = image_size
-        self.notes = notes
 
     def image(self, index: int) -> np.ndarray:
         """Decode file `index`.

@@ -31,9 +31,8 @@ class _Matched(FaceDataset):
     """The same faces, their labels in another order."""
 
     def __init__(self, faces: FaceDataset, attributes: tuple[str, ...]) -> None:
-        self.name, self.split, self.notes = faces.name, faces.split, faces.notes
-        self.attributes, self.image_size = attributes, faces.image_size
-        self.labels = faces.labels[:, [faces.attributes.index(name) for name in attributes]]
+        labels = faces.labels[:, [faces.attributes.index(name) for name in attributes]]
+        super().__init__(faces.name, faces.split, attributes, labels, image_size=faces.image_size, notes=faces.notes)
         self._faces = faces
 
     def image(self, index: int) -> np.ndarray:

@@ -102,13 +102,8 @@ class FaceShards(FaceDataset):
         image_size: int,
         notes: tuple[str, ...] = (),
     ) -> None:
-        self.name = name
-        self.split = split
-        self.attributes = attributes
-        self.labels = labels
+        super().__init__(name, split, attributes, labels, image_size=image_size, notes=notes)
         self.files = files
-        self.image_size = image_size
-        self.notes = notes
         self.paths = shards.paths
         self.members = np.array([shards.members[file] for file in files.tolist()], dtype=np.int64)
         self.shards = self.members[:, 0]

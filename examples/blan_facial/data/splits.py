@@ -99,9 +99,14 @@ class _First(FaceDataset):
     """The first faces of a data set, at most ``count``."""
 
     def __init__(self, faces: FaceDataset, count: int) -> None:
-        self.name, self.split, self.notes = faces.name, faces.split, faces.notes
-        self.attributes, self.image_size = faces.attributes, faces.image_size
-        self.labels = faces.labels[:count]
+        super().__init__(
+            faces.name,
+            faces.split,
+            faces.attributes,
+            faces.labels[:count],
+            image_size=faces.image_size,
+            notes=faces.notes,
+        )
         self.shards = None if faces.shards is None else faces.shards[:count]
         self._faces = faces
 
