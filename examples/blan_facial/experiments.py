@@ -34,6 +34,7 @@ from blan_facial.tables.plan import (
 )
 from blan_facial.tables.results import as_json, entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
+from blan_facial.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/experiments.py"
 DESCRIPTION = """Run a table of the paper: train every row with every seed, or read the runs that are finished, and set
@@ -80,12 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print("\nStopped; the same command goes on from there.")
         return 128 + signal.SIGINT
     except (ConfigError, ExperimentError, RunError, OSError) as error:
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        print_error(errors, str(error))
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
     for failure in failures:
-        errors.print(f"error: {failure}", markup=False, highlight=False, soft_wrap=True)
+        print_error(errors, failure)
     return 1 if failures else 0
 
 

@@ -16,6 +16,7 @@ from rich.progress import track
 from blan_facial.data.celeba import find_texts, load_celeba
 from blan_facial.data.faces import SPLITS, DataError, FaceFiles
 from blan_facial.data.shards import has_shards, write_shard
+from blan_facial.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/shard.py"
 DESCRIPTION = """Write CelebA into tar files in WebDataset's format, for storage that is slow at opening many files:
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         shards = write(settings, console)
     except (DataError, ShardError, OSError) as error:
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        print_error(errors, str(error))
         return 1
     console.print(f"{shards} tar files are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
     return 0
