@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -93,14 +94,8 @@ def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:
     recipe = recipe or RECIPES[case.objective]
     torch.manual_seed(case.seed)
     generator = torch.Generator().manual_seed(case.seed)
-    loss = LMIMLoss(
-        DIMENSIONS,
-        DIMENSIONS,
-        hidden_channels=recipe.hidden_channels,
-        objective=case.objective,
-        negatives=recipe.negatives,
-        num_negatives=recipe.num_negatives,
-    )
+    make = partial(LMIMLoss, DIMENSIONS, DIMENSIONS, objective=case.objective, negatives=recipe.negatives)
+    loss = make(hidden_channels=recipe.hidden_channels, num_negatives=recipe.num_negatives)
     optimizer = torch.optim.Adam(loss.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=recipe.steps)
     for _ in range(recipe.steps):
@@ -109,14 +104,7 @@ def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:
         optimizer.step()
         schedule.step()
     more = None if recipe.num_negatives is None else 16
-    measure = LMIMLoss(
-        DIMENSIONS,
-        DIMENSIONS,
-        critic=loss.critic,
-        objective=case.objective,
-        negatives=recipe.negatives,
-        num_negatives=more,
-    ).eval()
+    measure = make(critic=loss.critic, num_negatives=more).eval()
     unseen = torch.Generator().manual_seed(2**32 + case.seed)
     batches = [_draw(case, CANDIDATES, unseen) for _ in range(HELD_OUT // CANDIDATES)]
     return Outcome(case, float(np.mean([measure.estimate(*b, estimator=recipe.estimator).item() for b in batches])))
