@@ -114,9 +114,6 @@ class Case:
         return ", ".join(words)
 
 
-Suite: TypeAlias = Callable[[torch.device], Sequence[Case]]
-
-
 def differences(contest: Contest) -> Mapping[str, tuple[float, float]]:
     """Return how far each peer's values and gradients are from ours, relative to the largest magnitude of each."""
     ours, *others = contest.contenders
