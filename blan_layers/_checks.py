@@ -1,121 +1,255 @@
 """The mistakes that several parts can meet, worded once: ``Owner: rule, got actual. Remedy``.
 
-Checks of configuration run once, in constructors. Checks of tensors look at shapes and types alone, so that they
-cost no synchronisation and trace away under ``torch.compile`` and ``torch.export``.
+Checks of configuration run once, in constructors and where an option is set. Checks of tensors look at shapes and types
+alone: they cost no synchronisation, and are left out where a compiler or a tracer runs the code.
 """
 
+import inspect
 import operator
+import sys
 from collections.abc import Sequence
 from numbers import Real
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from blan_layers._torch import is_tracing
 
 Backend: TypeAlias = Literal["auto", "reference", "blocked", "triton"]
 
-Way: TypeAlias = Literal["reference", "blocked", "triton"]
-"""What a backend comes down to, for the tensors at hand."""
-
 BACKENDS: tuple[Backend, ...] = ("auto", "reference", "blocked", "triton")
 
+MANY_CHANNELS = 16
+"""An even kernel size from here on is a number of channels that was meant for another layer."""
 
-def positive_int(owner: str, name: str, value: object) -> int:
+
+def said(words: str) -> str:
+    """Return a message in the name of what the user called.
+
+    That is the outermost function or module of this library that stands, with torch alone between, around the call. It
+    is looked up when there is something to say, so that no helper has to be told who asked.
+    """
+    if torch.compiler.is_compiling():
+        return words
+    owner, frame = None, inspect.currentframe()
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        if module == __name__.partition(".")[0]:
+            named = frame.f_locals.get("instance", frame.f_locals.get("self"))
+            owner = _public_name(frame.f_code.co_name, named) or owner
+        elif module not in ("torch", "contextlib"):
+            break
+        frame = frame.f_back
+    return words if owner is None else f"{owner}: {words}"
+
+
+def _public_name(function: str, instance: object) -> str | None:
+    if isinstance(instance, nn.Module):
+        name = type(instance).__name__
+        return f"{name}.{function}" if function == "estimate" else name
+    functional = sys.modules[f"{__name__.partition('.')[0]}.functional"]
+    return function if function in functional.__all__ else None
+
+
+T = TypeVar("T")
+
+
+class Option(Generic[T]):
+    """An attribute that takes one of a few values, whenever it is set: in the constructor or afterwards.
+
+    Args:
+        values: The values.
+        shared_with: Names of children that are set with it, where they have such an option.
+    """
+
+    def __init__(self, values: Sequence[T], shared_with: Sequence[str] = ()) -> None:
+        self.values, self.shared_with = values, shared_with
+
+    if TYPE_CHECKING:  # it is read as any attribute is
+
+        def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __set__(self, instance: nn.Module, value: T) -> None:
+        choice(self.name, value, self.values)
+        instance.__dict__[self.name] = value
+        for name in self.shared_with:
+            child = instance._modules.get(name)
+            if isinstance(getattr(type(child), self.name, None), Option):
+                setattr(child, self.name, value)
+
+
+def positive_int(name: str, value: object) -> int:
     """Return ``value`` as an int if it is an integer, NumPy's included, of at least 1."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # refused below if it is no integer
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise TypeError(f"{owner}: {name} must be an int, got {value!r}. Pass a whole number, 1 or more.")
+        raise TypeError(said(f"{name} must be an int, got {value!r}. Pass a whole number, 1 or more."))
     if number < 1:
-        raise ValueError(f"{owner}: {name} must be at least 1, got {number}. Pass a whole number, 1 or more.")
+        raise ValueError(said(f"{name} must be at least 1, got {number}. Pass a whole number, 1 or more."))
     return int(number)
 
 
-def number(owner: str, name: str, value: object, example: float) -> None:
+def number(name: str, value: object, example: float) -> None:
     """Refuse anything but a real number, NumPy's included."""
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
-        raise TypeError(f"{owner}: {name} must be a number, got {value!r}. Pass, for example, {example}.")
+        raise TypeError(said(f"{name} must be a number, got {value!r}. Pass, for example, {example}."))
 
 
-def odd_int(owner: str, name: str, value: object) -> int:
+def flag(name: str, value: object) -> None:
+    """Refuse anything but a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(said(f"{name} must be a bool, got {value!r}. Pass True or False."))
+
+
+def odd_int(name: str, value: object) -> int:
     """Return ``value`` if it is an odd integer, the kernel sizes that keep a map's size."""
-    number = positive_int(owner, name, value)
-    if number % 2 == 0:
-        raise ValueError(
-            f"{owner}: {name} must be odd to keep the size of the map, got {number}. Use {number - 1} or {number + 1}."
-        )
-    return number
+    number = positive_int(name, value)
+    if number % 2:
+        return number
+    remedy = f"Use {number - 1} or {number + 1}."
+    if number >= MANY_CHANNELS:
+        remedy = "Use 7, for example; it is no number of channels, which this layer is not told."
+    raise ValueError(said(f"{name} must be odd to keep the size of the map, got {number}. {remedy}"))
 
 
-def choice(owner: str, name: str, value: object, options: Sequence[object]) -> None:
+def choice(name: str, value: object, options: Sequence[object]) -> None:
     """Refuse a ``value`` that is not among ``options``, and list them."""
     if value not in options:
         listed = ", ".join(repr(option) for option in options)
-        raise ValueError(f"{owner}: {name} must be one of {listed}, got {value!r}. Pass one of those.")
+        raise ValueError(said(f"{name} must be one of {listed}, got {value!r}. Pass one of those."))
+
+
+def floating_dtype(dtype: object) -> None:
+    """Refuse a dtype of parameters that is no floating one; None means torch's default."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(said(f"dtype must be a torch.dtype, got {dtype!r}. Pass, for example, torch.float32."))
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(said(f"dtype must be floating-point, got {dtype}. Pass, for example, torch.float32."))
 
 
 def hidden_width(
-    owner: str, channels: int, reduction_ratio: int | None, hidden_channels: int | None, default_ratio: int
+    channels: int, reduction_ratio: int | None, hidden_channels: int | None, default_ratio: int = 16
 ) -> int:
     """Return the width of a bottleneck given by its ratio or by its channels, never below 1."""
     if reduction_ratio is not None and hidden_channels is not None:
         raise ValueError(
-            f"{owner}: takes reduction_ratio or hidden_channels, got both "
-            f"({reduction_ratio!r} and {hidden_channels!r}). Drop one of them."
+            said(
+                "takes reduction_ratio or hidden_channels, got both "
+                f"({reduction_ratio!r} and {hidden_channels!r}). Drop one of them."
+            )
         )
     if hidden_channels is not None:
-        return positive_int(owner, "hidden_channels", hidden_channels)
-    ratio = default_ratio if reduction_ratio is None else positive_int(owner, "reduction_ratio", reduction_ratio)
+        return positive_int("hidden_channels", hidden_channels)
+    ratio = default_ratio if reduction_ratio is None else positive_int("reduction_ratio", reduction_ratio)
     return max(1, channels // ratio)
 
 
-def floating(owner: str, name: str, x: object) -> None:
-    """Refuse anything but a floating-point tensor."""
+def traced(*tensors: object) -> bool:
+    """Tell whether a tracer runs the code, to which shapes and types are no numbers and classes."""
+    return is_tracing() or any(isinstance(x, Proxy) for x in tensors)
+
+
+def floating(name: str, x: object) -> None:
+    """Refuse anything but a dense floating-point tensor."""
+    if traced(x):
+        return
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{owner}: {name} must be a tensor, got {type(x).__name__}. Pass a floating-point torch.Tensor."
-        )
+        raise TypeError(said(f"{name} must be a tensor, got {type(x).__name__}. Pass a floating-point torch.Tensor."))
     if not x.is_floating_point():
-        raise TypeError(
-            f"{owner}: {name} must be floating-point, got {x.dtype}. Convert it, for example {name}.float()."
+        raise TypeError(said(f"{name} must be floating-point, got {x.dtype}. Convert it, for example {name}.float()."))
+    if x.is_nested or x.layout != torch.strided:
+        remedy = (
+            "Pad it to one size, for example torch.nested.to_padded_tensor(...)"
+            if x.is_nested
+            else (f"Convert it by {name}.to_dense()")
         )
+        got = "a nested tensor" if x.is_nested else str(x.layout)
+        raise TypeError(said(f"{name} must be dense, got {got}. {remedy}."))
 
 
-def feature_map(owner: str, name: str, x: Tensor, channels: int | None, spatial_dims: int | None = None) -> None:
+def feature_map(name: str, x: Tensor, channels: int | None = None, spatial_dims: int | None = None) -> None:
     """Refuse anything but a floating map of ``channels`` channels and ``spatial_dims`` spatial axes; None means any."""
-    floating(owner, name, x)
+    floating(name, x)
+    if traced(x):
+        return
     axes = "*S" if spatial_dims is None else ", ".join(("D", "H", "W")[-spatial_dims:])
     layout = f"(B, {'C' if channels is None else channels}, {axes})"
     rank_fits = x.ndim >= 3 if spatial_dims is None else x.ndim == spatial_dims + 2
     if not rank_fits:
         rank = "at least 3" if spatial_dims is None else f"{spatial_dims + 2}"
-        remedy = "Build the layer for that many spatial axes"
-        if x.ndim == (spatial_dims or 1) + 1:
-            remedy = f"Add the batch axis, for example {name}.unsqueeze(0), or whichever is missing"
         raise ValueError(
-            f"{owner}: {name} must have {rank} dimensions {layout}, got {x.ndim} in shape {shape(x)}. {remedy}."
+            said(
+                f"{name} must have {rank} dimensions {layout}, got {x.ndim} in shape {shape(x)}. "
+                f"{_remedy_of_rank(name, x, channels, spatial_dims)}."
+            )
         )
     if channels is not None and x.shape[1] != channels:
         raise ValueError(
-            f"{owner}: {name} must have {channels} channels {layout}, got {x.shape[1]} in shape {shape(x)}. "
-            f"Build the layer for the channels of {name}."
+            said(
+                f"{name} must have {channels} channels {layout}, got {x.shape[1]} in shape {shape(x)}. "
+                f"{_remedy_of_channels(name, x, channels)}."
+            )
         )
     if any(size == 0 for size in x.shape[1:]):
         raise ValueError(
-            f"{owner}: {name} must have at least one channel and one location, got shape {shape(x)}. "
-            "Use a larger input or fewer downsampling steps."
+            said(
+                f"{name} must have at least one channel and one location, got shape {shape(x)}. "
+                "Use a larger input or fewer downsampling steps."
+            )
         )
 
 
-def same_layout(owner: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+def _remedy_of_rank(name: str, x: Tensor, channels: int | None, spatial_dims: int | None) -> str:
+    wanted = 1 if spatial_dims is None else spatial_dims
+    tokens = f"{name}.transpose(1, 2).unflatten(2, ({', '.join(('D', 'H', 'W')[-wanted:])}))"
+    if x.ndim == 2 and channels in (None, x.shape[1]):
+        return f"Features (B, C) have no locations: give them some by {name}[:, :{', None' * wanted}]"
+    if x.ndim == 3 and wanted > 1 and channels == x.shape[2] != x.shape[1]:
+        return f"Tokens (B, N, C) become a map by {tokens}"
+    if x.ndim == 3 and wanted == 2 and channels is None:
+        return f"Add the batch axis, {name}.unsqueeze(0); tokens (B, N, C) become a map by {tokens}"
+    if x.ndim == wanted + 1:
+        return f"Add the batch axis, for example {name}.unsqueeze(0), or whichever is missing"
+    return "Build the layer for that many spatial axes"
+
+
+def _remedy_of_channels(name: str, x: Tensor, channels: int) -> str:
+    if x.shape[-1] == channels:
+        kind = "tokens (B, N, C)" if x.ndim == 3 else "a map with its channels last"
+        return f"It looks like {kind}: pass {name}.movedim(-1, 1), and move the result's channels back"
+    return f"Build the layer for the channels of {name}"
+
+
+def same_layout(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two maps whose batch or spatial sizes differ."""
+    if traced(x, other):
+        return
     if x.ndim != other.ndim or x.shape[0] != other.shape[0] or x.shape[2:] != other.shape[2:]:
         raise ValueError(
-            f"{owner}: {name} and {other_name} must agree in batch and spatial sizes, "
-            f"got shapes {shape(x)} and {shape(other)}. Resize one of them first."
+            said(
+                f"{name} and {other_name} must agree in batch and spatial sizes, "
+                f"got shapes {shape(x)} and {shape(other)}. Resize one of them first."
+            )
         )
+
+
+def same_dtype(name: str, x: Tensor, dtype: torch.dtype | None) -> None:
+    """Refuse an input of another dtype than the weights that meet it, if that is known; autocast sees to its own."""
+    if dtype is None or traced(x) or x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+        return
+    raise TypeError(
+        said(
+            f"{name} must have the weights' dtype {dtype}, got {x.dtype}. "
+            f"Convert it by {name}.to({dtype}), convert the module, or use torch.autocast."
+        )
+    )
 
 
 def shape(x: Tensor) -> tuple[int, ...]:
@@ -125,4 +259,4 @@ def shape(x: Tensor) -> tuple[int, ...]:
 
 def reads_values(x: Tensor) -> bool:
     """Tell whether a check may read the values of ``x``: in eager mode alone, and if there are any."""
-    return not torch.compiler.is_compiling() and type(x) is Tensor and not x.is_meta
+    return not (torch.compiler.is_compiling() or traced(x)) and type(x) is Tensor and not x.is_meta

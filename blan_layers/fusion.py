@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks, functional
+from blan_layers._checks import said
+from blan_layers._module import Module
+from blan_layers._torch import is_tracing
+from blan_layers.functional._tracing import whole
 
 
-class AdaptiveScoreFusion(nn.Module):
+class AdaptiveScoreFusion(Module):
     r"""Learned ensemble of K classifiers' scores and of their sum.
 
     ``fused[b, n, c] = sum_i weight[i, n] scores_i[b, n, c] + weight[K, n] sum_i scores_i[b, n, c]``
@@ -58,9 +63,9 @@ class AdaptiveScoreFusion(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        owner = "AdaptiveScoreFusion"
-        self.levels = _checks.positive_int(owner, "levels", levels)
-        self.attributes = _checks.positive_int(owner, "attributes", attributes)
+        self.levels = _checks.positive_int("levels", levels)
+        self.attributes = _checks.positive_int("attributes", attributes)
+        _checks.floating_dtype(dtype)
         shape = (self.levels + 1, self.attributes)
         self._initial_weight = np.array(1 / shape[0]) if initial_weight is None else _start(initial_weight, shape)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -73,53 +78,69 @@ class AdaptiveScoreFusion(nn.Module):
 
     def forward(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
         """Fuse the scores of all levels into (B, N, classes) logits."""
-        return functional.score_fusion(self._stack(scores), self.weight)
-
-    def _stack(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
-        owner = "AdaptiveScoreFusion"
-        if scores.ndim == 0 if isinstance(scores, Tensor) else not isinstance(scores, Sequence):
-            raise TypeError(
-                f"{owner}: scores must be a tensor or a sequence of tensors, got {type(scores).__name__}. "
-                "Pass one (B, N, classes) tensor a level, or all stacked along a first axis."
-            )
-        if len(scores) != self.levels:
-            raise ValueError(
-                f"{owner}: needs the scores of {self.levels} levels, got {len(scores)}. "
-                "Pass one (B, N, classes) tensor a level, or all stacked along a first axis."
-            )
-        for level in scores:
-            _checks.floating(owner, "scores", level)
-            if level.ndim != 3 or level.shape[1] != self.attributes or level.shape != scores[0].shape:
-                raise ValueError(
-                    f"{owner}: every level's scores must be (B, {self.attributes}, classes) and alike, "
-                    f"got shapes {_checks.shape(scores[0])} and {_checks.shape(level)}. "
-                    "Build the layer for the attributes that the classifiers score."
-                )
-        return scores if isinstance(scores, Tensor) else torch.stack(tuple(scores))
+        weight = self.weight
+        return functional.score_fusion(_stacked(scores, weight), weight)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"levels={self.levels}, attributes={self.attributes}"
 
+    if TYPE_CHECKING:
+
+        def __call__(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+@whole
+def _stacked(scores: Tensor | Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Return the scores of all levels along a first axis, as many as the weight has rows for."""
+    levels, attributes = weight.shape[0] - 1, weight.shape[1]
+    if scores.ndim == 0 if isinstance(scores, Tensor) else not isinstance(scores, Sequence):
+        raise TypeError(
+            said(
+                f"scores must be a tensor or a sequence of tensors, got {type(scores).__name__}. "
+                "Pass one (B, N, classes) tensor per level, or all stacked along a first axis."
+            )
+        )
+    if not is_tracing() and len(scores) != levels:
+        raise ValueError(
+            said(
+                f"needs the scores of {levels} levels, got {len(scores)}. "
+                "Pass one (B, N, classes) tensor per level, or all stacked along a first axis."
+            )
+        )
+    for level in () if is_tracing() else scores:
+        _checks.floating("scores", level)
+        if level.ndim != 3 or level.shape[1] != attributes or level.shape != scores[0].shape:
+            raise ValueError(
+                said(
+                    f"every level's scores must be (B, {attributes}, classes) and alike, "
+                    f"got shapes {_checks.shape(scores[0])} and {_checks.shape(level)}. "
+                    "Build the layer for the attributes that the classifiers score."
+                )
+            )
+    return scores if isinstance(scores, Tensor) else torch.stack(tuple(scores))
+
 
 def _start(initial_weight: object, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Return a user's initial weight, a number () or a weight for each (K + 1, N), in float64 and out of reach."""
-    owner = "AdaptiveScoreFusion"
     real = not isinstance(initial_weight, bool | Tensor) and isinstance(initial_weight, Real)
     tensor = isinstance(initial_weight, Tensor) and not initial_weight.is_complex() and not initial_weight.is_meta
     if not real and not tensor:
         raise TypeError(
-            f"{owner}: initial_weight must be a number or a real tensor that holds values, got "
-            f"{type(initial_weight).__name__}. Convert it, for example by torch.as_tensor."
+            said(
+                f"initial_weight must be a number or a real tensor that holds values, got "
+                f"{type(initial_weight).__name__}. Convert it, for example by torch.as_tensor."
+            )
         )
     start = torch.as_tensor(initial_weight).detach().to("cpu", torch.float64, copy=True)
     if start.shape not in ((), shape):
         raise ValueError(
-            f"{owner}: initial_weight must be a number or a tensor (levels + 1, attributes) = {shape}, "
-            f"got shape {_checks.shape(start)}. Give each level and the sum a row."
+            said(
+                f"initial_weight must be a number or a tensor (levels + 1, attributes) = {shape}, "
+                f"got shape {_checks.shape(start)}. Give each level and the sum a row."
+            )
         )
     if not bool(start.isfinite().all()):
-        raise ValueError(
-            f"{owner}: initial_weight must be finite, got {initial_weight!r}. Leave it out for 1 / (K + 1)."
-        )
+        raise ValueError(said(f"initial_weight must be finite, got {initial_weight!r}. Leave it out for 1 / (K + 1)."))
     return start.numpy()

@@ -55,7 +55,7 @@ def use(x: Tensor) -> None:
         pooling.pool_space_sums(x, spatial, pooled, extremes, pools)
     for factors in ((gate, shift), (None, None)):
         maps, map_extremes = pooling.pool_channels(x, *factors)
-        gating.gate(x, *factors, spatial, x)
+        gating.gate(x, *factors, spatial, x, list(x.shape))
         gating.gate_sums(x, x, *factors, spatial)
         gating.map_gradient(x, x, gate, spatial, maps, map_extremes, *factors, pooled, extremes, None, "avg")
     pooling.pool_channels_sums(x, gate, shift, maps, map_extremes)
@@ -66,9 +66,9 @@ def use_loss(local: Tensor, hidden: int) -> None:
     weights = local.new_zeros(2, local.shape[2], dtype=torch.promote_types(local.dtype, torch.float32))
     for given in (weights, None):
         total, *formed = mutual_information.contrast(
-            local, own, own, given, w1, w2, own[0], own[:1], own[0, :1], None if given is None else own[:0, 0]
+            local, own, own, given, w1, w2, own[0], own[:1], own[0, :1], given is not None
         )
-    mutual_information.scale_contrast(total, own[:0, 0], local, *formed[1:])
+    mutual_information.scale_contrast(total, local, *formed[1:])
 
 
 def main(capability: str, dtype: str) -> None:

@@ -15,6 +15,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+# What is not written is NaN: a result that depends on it is not right by chance.
+torch.use_deterministic_algorithms(mode=True)
+torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]  # torch has no stubs for it
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what the tests draw out of the user's cache."""
@@ -24,3 +29,10 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of every size are large to the automatic choice."""
+    monkeypatch.setattr("blan_layers.functional.attention.core_cache_bytes", lambda: 0)
+    monkeypatch.setattr("blan_layers.functional.mutual_information.cache_bytes", lambda: 0)

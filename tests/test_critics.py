@@ -147,7 +147,8 @@ inputs = [local, summaries, *critic.parameters()]
 
 def tiled():
     maps = local.repeat_interleave(batch, 0)
-    return reference.concat_conv_logits(maps, summaries.repeat(batch, 1), *critic.layers).view(batch, batch, *size)
+    logits = reference.concat_conv_logits(maps, summaries.repeat(batch, 1), *critic.parameters())
+    return logits.view(batch, batch, *size)
 
 
 def peak():  # getrusage's mark would begin at that of the process that started this one

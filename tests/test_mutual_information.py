@@ -241,7 +241,7 @@ def test_the_replicated_concatenation_never_exists() -> None:
     loss = LMIMLoss(2, 64, hidden_channels=8)
     with Sizes():
         loss(local, summary)
-    assert max(sizes) == 4 * 16 * 16 * 8  # the hidden layer; the concatenation would be 4 * 16 * 16 * 66
+    assert max(sizes) == 2 * 4 * 16 * 16 * 8  # a hidden layer of both pairs; a concatenation would be 4 * 16 * 16 * 66
 
 
 def test_no_wait_for_the_device_in_a_training_step() -> None:

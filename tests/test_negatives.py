@@ -8,17 +8,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from blan_layers.mutual_information.memory import SummaryQueue
 from blan_layers.mutual_information.negatives import (
     derangements,
     distinct_shifts,
     drawn_indices,
-    permutations_apart,
+    partners_apart,
     shifted_indices,
 )
 
 CPU = torch.device("cpu")
+
+
+def maps(batch: int, *space: int) -> Tensor:
+    return torch.zeros(batch, 1, *space)
 
 
 def chi_square(counts: torch.Tensor) -> float:
@@ -65,14 +70,14 @@ def test_what_is_left_out_is_filled_by_a_shift(batch: int, monkeypatch: pytest.M
 )
 def test_nobody_is_paired_with_itself(batch: int, count: int, space: list[int], kind: Any, random: bool) -> None:
     count = min(count, batch - 1)
-    indices = drawn_indices(kind, (batch, *space), count, None, CPU, random=random)
+    indices = drawn_indices(kind, maps(batch, *space), count, None, random)
     several = (batch, count, *space) if kind == "per-location" else (batch, count)
     assert indices.shape == ((batch,) if several == (batch, 1) else several)
     permutations = indices.reshape(batch, -1)
     assert not (permutations == torch.arange(batch)[:, None]).any()
     assert (permutations.sort(0).values == torch.arange(batch)[:, None]).all()
     if not random:
-        assert torch.equal(indices, drawn_indices(kind, (batch, *space), count, None, CPU, random=False))
+        assert torch.equal(indices, drawn_indices(kind, maps(batch, *space), count, None, False))
 
 
 @settings(deadline=None)
@@ -86,15 +91,34 @@ def test_nobody_is_paired_with_its_own_group(sizes: list[int], kind: Any, random
     generator = torch.Generator().manual_seed(seed)
     groups = torch.repeat_interleave(torch.arange(len(sizes)) - 3, torch.tensor(sizes))
     groups = groups[torch.randperm(sum(sizes), generator=generator)]
-    indices = drawn_indices(kind, (sum(sizes), 2), 3, groups, CPU, random=random).reshape(sum(sizes), -1)
+    indices = drawn_indices(kind, maps(sum(sizes), 2), 3, groups, random).reshape(sum(sizes), -1)
     assert not (groups[indices] == groups[:, None]).any()
-    assert (indices.sort(0).values == torch.arange(sum(sizes))[:, None]).all()
+    shifts = sum(sizes) + 1 - 2 * max(sizes)
+    if random or len(set(sizes)) == 1 or indices.shape[1] <= shifts:
+        assert (indices.sort(0).values == torch.arange(sum(sizes))[:, None]).all()  # permutations
+
+
+@pytest.mark.parametrize("sizes", [[2, 2, 2, 2], [1, 1, 1, 1, 1], [3, 3], [3, 1, 1, 1], [1, 2, 3, 4]])
+def test_partners_in_evaluation_are_every_image_of_other_groups_before_any_comes_again(sizes: list[int]) -> None:
+    groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))[torch.randperm(sum(sizes))]
+    partners = partners_apart(groups, sum(sizes) - 1, random=False)
+    for image, group in enumerate(groups):
+        others = (groups != group).nonzero().flatten()
+        assert torch.equal(partners[: len(others), image].sort().values, others)
+
+
+def test_drawn_partners_go_as_far_as_the_groups_let_them() -> None:
+    """Of four images without groups a shift by two, one of three, is the only one that pairs two with one another."""
+    torch.manual_seed(0)
+    partners = partners_apart(torch.arange(4), 3000, random=True)
+    mutual = (partners.gather(1, partners) == torch.arange(4)).all(1).double().mean().item()
+    assert mutual == pytest.approx(1 / 3, abs=0.04)
 
 
 def test_grouped_partners_reach_every_image_of_other_groups() -> None:
     torch.manual_seed(0)
     groups = torch.tensor([0, 1, 0, 2, 1, 3])
-    partners = permutations_apart(groups, 4000, random=True)
+    partners = partners_apart(groups, 4000, random=True)
     reached = torch.zeros(6, 6, dtype=torch.bool)
     reached[torch.arange(6), partners] = True
     assert torch.equal(reached, groups[:, None] != groups)
@@ -105,7 +129,7 @@ def test_sorted_data_meets_more_than_its_neighbours() -> None:
     labels = torch.arange(40) // 10
     torch.manual_seed(0)
     for kind in ("shift", "derangement", "per-location"):
-        drawn = torch.stack([drawn_indices(kind, (40,), 1, None, CPU, random=True).flatten() for _ in range(200)])
+        drawn = torch.stack([drawn_indices(kind, maps(40), 1, None, True).flatten() for _ in range(200)])
         within = (labels[drawn] == labels).double().mean().item()
         assert within == pytest.approx(9 / 39, abs=0.06)
     assert (labels[shifted_indices(40, CPU, random=False)] == labels).double().mean() == 0.9
@@ -126,8 +150,8 @@ def test_negatives_never_wait_for_the_device() -> None:
     groups = torch.empty(6, dtype=torch.int64, device=meta)
     for kind in ("shift", "derangement", "per-location"):
         for random in (True, False):
-            assert drawn_indices(kind, (6, 2), 2, None, meta, random=random).is_meta
-    assert permutations_apart(groups, 3, random=True).is_meta
+            assert drawn_indices(kind, maps(6, 2).to(meta), 2, None, random).is_meta
+    assert partners_apart(groups, 3, random=True).is_meta
 
 
 @settings(deadline=None)

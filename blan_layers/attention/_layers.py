@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from blan_layers import _checks
+from blan_layers._checks import said
 
 NormFactory: TypeAlias = Callable[[int], nn.Module]
 ActivationFactory: TypeAlias = Callable[[], nn.Module]
@@ -33,7 +34,6 @@ def same_convolution(
 
 
 def build(
-    owner: str,
     name: str,
     factory: Callable[..., nn.Module],
     *args: int,
@@ -44,19 +44,21 @@ def build(
     if not callable(factory) or isinstance(factory, nn.Module):
         called = ", ".join(map(str, args))
         raise TypeError(
-            f"{owner}: {name} must be a callable that makes a module, called as {name}({called}), "
-            f"got {type(factory).__name__}. Pass a class such as torch.nn.{'BatchNorm2d' if args else 'ReLU'}."
+            said(
+                f"{name} must be a callable that makes a module, called as {name}({called}), "
+                f"got {type(factory).__name__}. Pass a class such as torch.nn.{'BatchNorm2d' if args else 'ReLU'}."
+            )
         )
     module = factory(*args)
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"{owner}: {name} must make a torch.nn.Module, got {type(module).__name__}. Wrap the function in a module."
+            said(f"{name} must make a torch.nn.Module, got {type(module).__name__}. Wrap the function in a module.")
         )
     return module.to(device=device, dtype=dtype)
 
 
-def check_spatial_dims(owner: str, spatial_dims: int) -> int:
+def check_spatial_dims(spatial_dims: int) -> int:
     """Return ``spatial_dims`` if there is a convolution for it."""
-    spatial_dims = _checks.positive_int(owner, "spatial_dims", spatial_dims)
-    _checks.choice(owner, "spatial_dims", spatial_dims, (1, 2, 3))
+    spatial_dims = _checks.positive_int("spatial_dims", spatial_dims)
+    _checks.choice("spatial_dims", spatial_dims, (1, 2, 3))
     return spatial_dims

@@ -1,35 +1,27 @@
 """CBAM: channel attention and spatial attention together."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers.attention._layers import NormFactory, check_spatial_dims
-from blan_layers.attention.channel import ChannelAttention
-from blan_layers.attention.spatial import SpatialAttention
-from blan_layers.functional.attention import ARRANGEMENTS, POOLS, Arrangement, Form, Pool, check_pools, gate_both
+from blan_layers._module import runs_forward
+from blan_layers.attention._dual import DualAttention, DualAttentionMaps
+from blan_layers.attention._layers import NormFactory
+from blan_layers.functional.attention import POOLS, Arrangement, Form, Pool
 
 
-class DualAttentionMaps(NamedTuple):
-    """A map gated by channel and by location, and both gates."""
-
-    output: Tensor
-    """(B, C, *S)"""
-    channel_map: Tensor
-    """(B, C, 1, ...), in [0, 1]"""
-    spatial_map: Tensor
-    """(B, 1, *S), in [0, 1]"""
-
-
-class CBAM(nn.Module):
+class CBAM(DualAttention):
     r"""Convolutional block attention module.
 
     ``"channel-spatial"``: ``spatial(channel(x))``; ``"spatial-channel"``: ``channel(spatial(x))``; ``"parallel"``:
-    ``channel(x) * spatial_map(x)``, both gates computed from ``x``. ``channel`` is a :class:`ChannelAttention` and
+    ``spatial(x, channel(x))``, both gates computed from ``x``. ``channel`` is a :class:`ChannelAttention` and
     ``spatial`` a :class:`SpatialAttention`, whose docstrings give the equations.
+
+    The two are called as modules, so that either can be hooked, replaced, wrapped, compiled or sharded. Where nothing
+    watches them, large maps go through passes that fuse both, with the same results.
 
     Args:
         channels: Channels C of the map.
@@ -42,8 +34,8 @@ class CBAM(nn.Module):
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
         bias: Whether the channel MLP has biases; the spatial convolution has none.
-        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
-            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
+        backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
+            (fused kernels on a GPU); all give the same results.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -86,75 +78,35 @@ class CBAM(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.channels = _checks.positive_int("CBAM", "channels", channels)
-        check_dual_attention(
-            "CBAM", channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims
-        )
-        _checks.choice("CBAM", "backend", backend, _checks.BACKENDS)
-        self.arrangement = arrangement
-        self.backend = backend
-        self.channel = ChannelAttention(
+        super().__init__(arrangement, backend)
+        self._build_halves(
             channels,
-            reduction_ratio=reduction_ratio,
-            hidden_channels=hidden_channels,
-            pools=pools,
-            form=form,
-            bias=bias,
+            reduction_ratio,
+            hidden_channels,
+            pools,
+            form,
+            bias,
+            kernel_size,
+            spatial_dims,
+            norm,
             device=device,
             dtype=dtype,
         )
-        self.spatial = SpatialAttention(
-            kernel_size, spatial_dims=spatial_dims, norm=norm, bias=False, device=device, dtype=dtype
-        )
-
-    def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        self.channel.reset_parameters()
-        self.spatial.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``x`` by channel and by location."""
-        return self.forward_with_maps(x).output
+        return self._gate(x)
 
+    @runs_forward
     def forward_with_maps(self, x: Tensor) -> DualAttentionMaps:
         """Gate ``x`` and return both gates as well."""
-        _checks.feature_map("CBAM", "x", x, self.channels, self.spatial.spatial_dims)
-        return apply_dual_attention("CBAM", x, self.channel, self.spatial, self.arrangement, self.backend)
+        return self._gate_with_maps(x)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"channels={self.channels}, arrangement={self.arrangement!r}"
 
+    if TYPE_CHECKING:
 
-def check_dual_attention(
-    owner: str,
-    channels: int,
-    reduction_ratio: int | None,
-    hidden_channels: int | None,
-    pools: Sequence[Pool],
-    kernel_size: int,
-    arrangement: Arrangement,
-    form: Form,
-    spatial_dims: int,
-) -> None:
-    """Refuse a configuration in the name of the module that was given it, not of its parts."""
-    _checks.hidden_width(owner, channels, reduction_ratio, hidden_channels, default_ratio=16)
-    _checks.odd_int(owner, "kernel_size", kernel_size)
-    _checks.choice(owner, "arrangement", arrangement, ARRANGEMENTS)
-    check_spatial_dims(owner, spatial_dims)
-    check_pools(owner, pools, form)
-
-
-def apply_dual_attention(
-    owner: str,
-    x: Tensor,
-    channel: ChannelAttention,
-    spatial: SpatialAttention,
-    arrangement: Arrangement,
-    backend: _checks.Backend,
-    residual: Tensor | None = None,
-) -> DualAttentionMaps:
-    """Gate a map by both modules, add the residual if there is one, and return the gates as well."""
-    gates = channel.mlp, spatial.score, channel.pools
-    return DualAttentionMaps(*gate_both(owner, x, *gates, arrangement, channel.form, residual, backend))
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""

@@ -1,14 +1,16 @@
 """Channel attention: which feature of the map matters."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
+from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_
-from blan_layers.functional.attention import POOLS, Form, Pool, check_pools, gate_channels
+from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, width_of
+from blan_layers.functional.attention import FORMS, POOLS, Form, Pool, channel_factors, check_pools, passes_through
 
 
 class ChannelAttentionMaps(NamedTuple):
@@ -20,7 +22,7 @@ class ChannelAttentionMaps(NamedTuple):
     """(B, C, 1, ...), in [0, 1]"""
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(Module):
     r"""Channel gate of CBAM, for any number of spatial axes.
 
     ``x * sigmoid(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = fc2(relu(fc1(v)))``, one MLP for both pools.
@@ -30,6 +32,7 @@ class ChannelAttention(nn.Module):
     ``x * sigmoid(MLP(avg(x))) + MLP(max(x))``, whose ``channel_map`` is ``sigmoid(MLP(avg(x)))``.
 
     The gradient of the maximum is shared equally among tied maxima. Weights start by He's rule, biases at zero.
+    ``gate`` is the sigmoid, called with the logits (B, C, 1, ...): a forward hook on it sees the gate.
 
     Args:
         channels: Channels C of the map.
@@ -38,8 +41,8 @@ class ChannelAttention(nn.Module):
         pools: Which of "avg" and "max" feed the gate; their branches are added.
         form: "cbam" or "printed"; "printed" needs both pools.
         bias: Whether the MLP's layers have biases.
-        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
-            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
+        backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
+            (fused kernels on a GPU); all give the same results.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -65,6 +68,9 @@ class ChannelAttention(nn.Module):
         torch.Size([2, 64, 1])
     """
 
+    backend = Option(BACKENDS)
+    form = Option(FORMS)
+
     def __init__(
         self,
         channels: int,
@@ -79,16 +85,16 @@ class ChannelAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        owner = type(self).__name__
-        self.channels = _checks.positive_int(owner, "channels", channels)
-        hidden = _checks.hidden_width(owner, self.channels, reduction_ratio, hidden_channels, default_ratio=16)
-        check_pools(owner, pools, form)
-        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
-        self.pools = tuple(pools)
+        self._channels = _checks.positive_int("channels", channels)
+        hidden = _checks.hidden_width(self._channels, reduction_ratio, hidden_channels)
+        _checks.flag("bias", bias)
+        _checks.floating_dtype(dtype)
         self.form = form
+        self.pools = pools
         self.backend = backend
-        self.fc1 = nn.Linear(self.channels, hidden, bias=bias, device=device, dtype=dtype)
-        self.fc2 = nn.Linear(hidden, self.channels, bias=bias, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(self._channels, hidden, bias=bias, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, self._channels, bias=bias, device=device, dtype=dtype)
+        self.gate = nn.Sigmoid()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -96,15 +102,47 @@ class ChannelAttention(nn.Module):
         he_normal_(self.fc1)
         he_normal_(self.fc2)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the map, read off the weights where they show it."""
+        width = width_of(self.fc1)
+        return self._channels if width is None else width
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """Which pools feed the gate."""
+        return self._pools
+
+    @pools.setter
+    def pools(self, pools: Sequence[Pool]) -> None:
+        check_pools(pools, self.form)
+        self._pools = tuple(pools)
+
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels of ``x``."""
-        return self.forward_with_maps(x).output
+        return self._gated(x).output
 
+    @runs_forward
     def forward_with_maps(self, x: Tensor) -> ChannelAttentionMaps:
         """Gate the channels of ``x`` and return the gate as well."""
-        owner = type(self).__name__
-        _checks.feature_map(owner, "x", x, self.channels)
-        return ChannelAttentionMaps(*gate_channels(owner, x, self.mlp, self.pools, self.form, self.backend))
+        return self._gated(x)
+
+    def _gated(self, x: Tensor) -> ChannelAttentionMaps:
+        self.check("x", x)
+        passes = passes_through(x, self.backend, self.pools)
+        gate, shift = self.factors(passes.pool_space(), x)
+        return ChannelAttentionMaps(passes.gate(gate, shift), gate)
+
+    def check(self, name: str, x: Tensor) -> None:
+        """Refuse a map that the weights were not made for, and a form that was set and does not go with the pools."""
+        check_pools(self._pools, self.form)
+        _checks.feature_map(name, x, width_of(self.fc1))
+        _checks.same_dtype(name, x, dtype_of(self.fc1))
+        refuse_shards(self, self.fc1, x)
+
+    def factors(self, pooled: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the gate (B, C, 1, ...) of a map pooled over space (B, pools, C), and the printed form's shift."""
+        return channel_factors(pooled, self.mlp, self.gate, self.pools, self.form, x)
 
     def mlp(self, pooled: Tensor) -> Tensor:
         """Apply the shared perceptron to pooled features (..., C)."""
@@ -114,6 +152,11 @@ class ChannelAttention(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"channels={self.channels}, pools={self.pools}, form={self.form!r}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
 
 
 class SqueezeExcitation(ChannelAttention):
@@ -126,8 +169,8 @@ class SqueezeExcitation(ChannelAttention):
         reduction_ratio: Channels divided by the hidden width, which is never below 1; None means 16.
         hidden_channels: The hidden width itself, instead of its ratio.
         bias: Whether the two layers have biases.
-        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
-            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
+        backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
+            (fused kernels on a GPU); all give the same results.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 

@@ -1,25 +1,26 @@
 """RDAM: an encoder's and a decoder's features interwoven by dual attention."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers._init import he_normal_, reset
+from blan_layers._module import dtype_of, refuse_shards, runs_forward, weight_of
+from blan_layers.attention._dual import DualAttention, DualAttentionMaps
 from blan_layers.attention._layers import (
     ActivationFactory,
     NormFactory,
     build,
+    check_spatial_dims,
     same_convolution,
 )
-from blan_layers.attention.cbam import DualAttentionMaps, apply_dual_attention, check_dual_attention
-from blan_layers.attention.channel import ChannelAttention
-from blan_layers.attention.spatial import SpatialAttention
 from blan_layers.functional.attention import POOLS, Arrangement, Form, Pool
 
 
-class RDAM(nn.Module):
+class RDAM(DualAttention):
     r"""Residual dual attention module: two maps convolved into one, gated by channel and location, plus the first.
 
     ``CBAM(conv_activation(conv_norm(conv([encoder_features; decoder_features])))) + encoder_features``
@@ -42,8 +43,8 @@ class RDAM(nn.Module):
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
         bias: Whether the channel MLP has biases; the joining convolution has one, the spatial one has none.
-        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
-            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
+        backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
+            (fused kernels on a GPU); all give the same results.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -89,52 +90,54 @@ class RDAM(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        owner = "RDAM"
-        self.channels = _checks.positive_int(owner, "channels", channels)
-        self.decoder_channels = (
-            self.channels
-            if decoder_channels is None
-            else _checks.positive_int(owner, "decoder_channels", decoder_channels)
+        super().__init__(arrangement, backend)
+        channels = _checks.positive_int("channels", channels)
+        self._decoder_channels = (
+            channels if decoder_channels is None else _checks.positive_int("decoder_channels", decoder_channels)
         )
-        _checks.odd_int(owner, "conv_kernel_size", conv_kernel_size)
-        check_dual_attention(
-            owner, channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims
-        )
-        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
-        self.arrangement = arrangement
-        self.backend = backend
+        _checks.odd_int("conv_kernel_size", conv_kernel_size)
+        _checks.floating_dtype(dtype)
         self.conv = same_convolution(
-            self.channels + self.decoder_channels,
-            self.channels,
+            channels + self._decoder_channels,
+            channels,
             conv_kernel_size,
-            spatial_dims,
+            check_spatial_dims(spatial_dims),
             bias=True,
             device=device,
             dtype=dtype,
         )
         self.conv_norm = (
-            None if conv_norm is None else build(owner, "conv_norm", conv_norm, channels, device=device, dtype=dtype)
+            None if conv_norm is None else build("conv_norm", conv_norm, channels, device=device, dtype=dtype)
         )
         self.conv_activation = (
-            None
-            if conv_activation is None
-            else build(owner, "conv_activation", conv_activation, device=device, dtype=dtype)
+            None if conv_activation is None else build("conv_activation", conv_activation, device=device, dtype=dtype)
         )
-        self.channel = ChannelAttention(
+        self._build_halves(
             channels,
-            reduction_ratio=reduction_ratio,
-            hidden_channels=hidden_channels,
-            pools=pools,
-            form=form,
-            bias=bias,
+            reduction_ratio,
+            hidden_channels,
+            pools,
+            form,
+            bias,
+            kernel_size,
+            spatial_dims,
+            norm,
             device=device,
             dtype=dtype,
         )
-        self.spatial = SpatialAttention(
-            kernel_size, spatial_dims=spatial_dims, norm=norm, bias=False, device=device, dtype=dtype
-        )
         he_normal_(self.conv)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the encoder's features, read off the convolution's weight where it shows them."""
+        weight = weight_of(self.conv)
+        return self._channels if weight is None else weight.shape[0]
+
+    @property
+    def decoder_channels(self) -> int:
+        """Channels of the decoder's features, read off the convolution's weight where it shows them."""
+        weight = weight_of(self.conv)
+        return self._decoder_channels if weight is None else weight.shape[1] - weight.shape[0]
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, and reset norms and activation if they know how."""
@@ -142,27 +145,41 @@ class RDAM(nn.Module):
         for module in (self.conv_norm, self.conv_activation):
             if module is not None:
                 reset(module)
-        self.channel.reset_parameters()
-        self.spatial.reset_parameters()
+        super().reset_parameters()
 
     def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
         """Interweave the decoder's features with the encoder's."""
-        return self.forward_with_maps(encoder_features, decoder_features).output
+        return self._gate(self._joined(encoder_features, decoder_features), encoder_features)
 
+    @runs_forward
     def forward_with_maps(self, encoder_features: Tensor, decoder_features: Tensor) -> DualAttentionMaps:
         """Interweave the features and return both gates as well."""
-        owner, spatial_dims = "RDAM", self.spatial.spatial_dims
-        _checks.feature_map(owner, "encoder_features", encoder_features, self.channels, spatial_dims)
-        _checks.feature_map(owner, "decoder_features", decoder_features, self.decoder_channels, spatial_dims)
-        _checks.same_layout(owner, "encoder_features", encoder_features, "decoder_features", decoder_features)
-        x = self.conv(torch.cat([encoder_features, decoder_features], 1))
+        return self._gate_with_maps(self._joined(encoder_features, decoder_features), encoder_features)
+
+    def _joined(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+        """Check both maps and make one of them."""
+        weight = weight_of(self.conv)
+        known = weight is not None
+        spatial_dims = None if weight is None else weight.ndim - 2
+        _checks.feature_map("encoder_features", encoder_features, self.channels if known else None, spatial_dims)
+        _checks.feature_map(
+            "decoder_features", decoder_features, self.decoder_channels if known else None, spatial_dims
+        )
+        _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)
+        _checks.same_dtype("encoder_features", encoder_features, dtype_of(self.conv))
+        _checks.same_dtype("decoder_features", decoder_features, dtype_of(self.conv))
+        refuse_shards(self, self.conv, encoder_features)
+        x: Tensor = self.conv(torch.cat([encoder_features, decoder_features], 1))
         for module in (self.conv_norm, self.conv_activation):
             if module is not None:
                 x = module(x)
-        return apply_dual_attention(
-            owner, x, self.channel, self.spatial, self.arrangement, self.backend, encoder_features
-        )
+        return x
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"channels={self.channels}, decoder_channels={self.decoder_channels}, arrangement={self.arrangement!r}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""

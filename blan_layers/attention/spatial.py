@@ -1,14 +1,17 @@
 """Spatial attention: which location of the map matters."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
+from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_, reset
+from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward
 from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, same_convolution
-from blan_layers.functional.attention import gate_locations
+from blan_layers.functional._tracing import whole
+from blan_layers.functional.attention import location_factor, passes_through
 
 
 class SpatialAttentionMaps(NamedTuple):
@@ -20,7 +23,7 @@ class SpatialAttentionMaps(NamedTuple):
     """(B, 1, *S), in [0, 1]"""
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(Module):
     r"""Spatial gate of CBAM, for 1, 2 or 3 spatial axes and any number of channels.
 
     ``x * sigmoid(norm(conv([mean_c(x); max_c(x)])))``
@@ -29,22 +32,25 @@ class SpatialAttention(nn.Module):
     and a batch norm of one channel: swap the two input channels of its weights, and pass ``norm=nn.BatchNorm2d``.
 
     The gradient of the maximum is shared equally among tied maxima. Weights start by He's rule, biases at zero.
+    ``gate`` is the sigmoid, called with the logits (B, 1, *S): a forward hook on it sees the gate.
 
     Args:
         kernel_size: Size of the convolution along every axis, odd.
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm between convolution and sigmoid; None means no norm.
         bias: Whether the convolution has a bias.
-        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (blocks that stay
-            in the CPU's cache, differentiable once) or "triton" (fused kernels on a GPU, differentiable once).
+        backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
+            (fused kernels on a GPU); all give the same results.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
     Shape:
-        (B, C, \*S) -> the same.
+        (B, C, \*S) -> the same; ``target``, if given, is gated in place of ``x``, from which the gate is computed:
+        (B, C', \*S) -> the same.
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, or the input is not a floating-point tensor.
+        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or an input is not
+            a dense floating-point tensor of the weights' dtype.
         ValueError: ``kernel_size`` is even or below 1, ``spatial_dims`` is not 1, 2 or 3, the input does not have
             that many spatial axes, or ``backend`` is unknown or cannot be taken.
 
@@ -61,6 +67,8 @@ class SpatialAttention(nn.Module):
         torch.Size([2, 1, 32, 32])
     """
 
+    backend = Option(BACKENDS)
+
     def __init__(
         self,
         kernel_size: int = 7,
@@ -73,13 +81,14 @@ class SpatialAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        owner = "SpatialAttention"
-        self.kernel_size = _checks.odd_int(owner, "kernel_size", kernel_size)
-        self.spatial_dims = check_spatial_dims(owner, spatial_dims)
-        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
+        self.kernel_size = _checks.odd_int("kernel_size", kernel_size)
+        self.spatial_dims = check_spatial_dims(spatial_dims)
+        _checks.flag("bias", bias)
+        _checks.floating_dtype(dtype)
         self.backend = backend
         self.conv = same_convolution(2, 1, self.kernel_size, self.spatial_dims, bias=bias, device=device, dtype=dtype)
-        self.norm = None if norm is None else build(owner, "norm", norm, 1, device=device, dtype=dtype)
+        self.norm = None if norm is None else build("norm", norm, 1, device=device, dtype=dtype)
+        self.gate = nn.Sigmoid()
         he_normal_(self.conv)
 
     def reset_parameters(self) -> None:
@@ -88,21 +97,52 @@ class SpatialAttention(nn.Module):
         if self.norm is not None:
             reset(self.norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate the locations of ``x``."""
-        return self.forward_with_maps(x).output
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+        """Gate the locations of ``x``, or those of ``target`` by what ``x`` says of them."""
+        return self._gated(x, target).output
 
-    def forward_with_maps(self, x: Tensor) -> SpatialAttentionMaps:
-        """Gate the locations of ``x`` and return the gate as well."""
-        owner = "SpatialAttention"
-        _checks.feature_map(owner, "x", x, None, self.spatial_dims)
-        return SpatialAttentionMaps(*gate_locations(owner, x, self.score, self.backend))
+    @runs_forward
+    def forward_with_maps(self, x: Tensor, target: Tensor | None = None) -> SpatialAttentionMaps:
+        """Gate the locations of ``x``, or of ``target``, and return the gate as well."""
+        return self._gated(x, target)
 
-    def score(self, pooled: Tensor) -> Tensor:
+    def _gated(self, x: Tensor, target: Tensor | None) -> SpatialAttentionMaps:
+        self.check("x", x)
+        if target is not None:
+            _checks.feature_map("target", target, None, self.spatial_dims)
+            _checks.same_layout("x", x, "target", target)
+        passes = passes_through(x, self.backend)
+        gate = self.factor(passes.pool_channels(), x)
+        if target is not None:
+            return SpatialAttentionMaps(_times(x, target, gate), gate)
+        return SpatialAttentionMaps(passes.gate(spatial_gate=gate), gate)
+
+    def check(self, name: str, x: Tensor) -> None:
+        """Refuse a map that the convolution was not made for."""
+        _checks.feature_map(name, x, None, self.spatial_dims)
+        _checks.same_dtype(name, x, dtype_of(self.conv))
+        refuse_shards(self, self.conv, x)
+
+    def factor(self, maps: Tensor, x: Tensor) -> Tensor:
+        """Return the gate (B, 1, *S) of a map pooled over channels (B, 2, *S)."""
+        return location_factor(maps, self.score, self.gate, x)
+
+    def score(self, maps: Tensor) -> Tensor:
         """Apply convolution and norm to the two pooled maps (B, 2, *S), and return the gate's logits (B, 1, *S)."""
-        logits: Tensor = self.conv(pooled)
+        logits: Tensor = self.conv(maps)
         return logits if self.norm is None else self.norm(logits)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"kernel_size={self.kernel_size}, spatial_dims={self.spatial_dims}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+@whole
+def _times(x: Tensor, target: Tensor | None, gate: Tensor) -> Tensor:
+    """Return the gated target, or map; a tracer does not know which of them is given."""
+    return (x if target is None else target) * gate

@@ -3,27 +3,38 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._tracing import whole
+from blan_layers.kernels import contrast
 
 
 def softplus(logits: Tensor) -> Tensor:
     """Return log(1 + exp(logits)), exact for every finite logit, in float32 at least."""
-    return -F.logsigmoid(-at_least_float32(logits))
+    return contrast.softplus(at_least_float32(logits))
 
 
+@whole
+def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return values times their weights, if there are any."""
+    return values if weights is None else values * weights
+
+
+@whole
 def mean(values: Tensor, weights: Tensor | None, dim: int | None = None) -> Tensor:
-    """Return the mean of all or along an axis, weighed if there are weights, in float32 at least."""
+    """Return the mean of all or along an axis, weighted if there are weights, in float32 at least."""
     values = at_least_float32(values)
     if weights is None:
-        return values.mean(dim)
+        return values.mean() if dim is None else values.mean(dim)
     weights = weights.to(values.dtype)
-    return (values * weights).sum(dim) / weights.sum(dim)
+    weighted = values * weights
+    return weighted.sum() / weights.sum() if dim is None else weighted.sum(dim) / weights.sum(dim)
 
 
+@whole
 def log_mean_exp(logits: Tensor, weights: Tensor | None, dim: int | None = None) -> Tensor:
     """Return the log of the mean of exp(logits), which is taken as :func:`mean` takes it."""
     logits = at_least_float32(logits)
@@ -42,6 +53,7 @@ def log_of(count: int, like: Tensor) -> Tensor:
     return like.new_full((), count).log()
 
 
+@whole
 def steady_exp(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """Return exp(exponent), continued by its tangent where it would leave the floating range, and 0 at -inf.
 
@@ -60,7 +72,6 @@ def _exp_up_to(exponent: Tensor, limit: float) -> Tensor:
 
 
 def counted_pairs(
-    owner: str,
     positive: Tensor,
     negative: Tensor,
     positive_weights: Tensor | None,
@@ -73,13 +84,15 @@ def counted_pairs(
     """
     named = ("positive", positive, positive_weights), ("negative", negative, negative_weights)
     for kind, scores, weights in named:
-        _checks.floating(owner, f"{kind}_{noun}", scores)
-        if scores.numel() == 0:
+        _checks.floating(f"{kind}_{noun}", scores)
+        if not _checks.traced(scores) and scores.numel() == 0:
             raise ValueError(
-                f"{owner}: {kind}_{noun} must hold at least one score, got shape {_checks.shape(scores)}. "
-                "Pass the scores of at least one pair."
+                said(
+                    f"{kind}_{noun} must hold at least one score, got shape {_checks.shape(scores)}. "
+                    "Pass the scores of at least one pair."
+                )
             )
-        check_weights(owner, f"{kind}_weights", weights, scores.shape)
+        check_weights(f"{kind}_weights", weights, scores.shape)
     return counted(positive, positive_weights), counted(negative, negative_weights)
 
 
@@ -88,23 +101,27 @@ def counted(scores: Tensor, weights: Tensor | None) -> Tensor:
     return scores if weights is None else scores.masked_fill((weights == 0) & ~scores.isfinite(), 0)
 
 
-def check_weights(owner: str, name: str, weights: object, wanted: torch.Size) -> None:
+def check_weights(name: str, weights: object, wanted: torch.Size) -> None:
     """Refuse anything but None or boolean or non-negative weights of the ``wanted`` shape that can be divided by."""
-    if weights is None:
+    if weights is None or _checks.traced(weights):
         return
     if not isinstance(weights, Tensor) or not (weights.dtype == torch.bool or weights.is_floating_point()):
         got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(
-            f"{owner}: {name} must be a boolean or floating-point tensor, got {got}. Convert it, or leave it out."
+            said(f"{name} must be a boolean or floating-point tensor, got {got}. Convert it, or leave it out.")
         )
     if weights.shape != wanted:
         raise ValueError(
-            f"{owner}: {name} must have a weight for every score, shape {tuple(wanted)}, got {_checks.shape(weights)}. "
-            "Expand it to the scores."
+            said(
+                f"{name} must have a weight for every score, shape {tuple(wanted)}, got {_checks.shape(weights)}. "
+                "Expand it to the scores."
+            )
         )
     wide = at_least_float32(weights)
     if _checks.reads_values(wide) and not (bool((wide >= 0).all()) and 0 < wide.sum().item() < math.inf):
         raise ValueError(
-            f"{owner}: {name} must be at least 0 and have a finite sum above zero, got values from "
-            f"{wide.min().item():g} to {wide.max().item():g}. Clamp them, or skip a batch without any."
+            said(
+                f"{name} must be at least 0 and have a finite sum above zero, got values from "
+                f"{wide.min().item():g} to {wide.max().item():g}. Clamp them, or skip a batch without any."
+            )
         )

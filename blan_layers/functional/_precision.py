@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from blan_layers.functional._tracing import whole
 
+
+@whole
 def at_least_float32(x: Tensor) -> Tensor:
     """Return a half-precision tensor in float32, any other as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -3,13 +3,16 @@
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
 from blan_layers.functional._logits import counted_pairs, log_mean_exp, mean, steady_exp
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._tracing import whole
 
 CLIP = 5.0
 """Where the authors of SMILE clip, if it is not said."""
 
 
+@whole
 def dv_lower_bound(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -45,12 +48,11 @@ def dv_lower_bound(
         >>> dv_lower_bound(torch.full((4,), 3.0), torch.full((4, 2), 1.0))
         tensor(2.)
     """
-    positive, negative = counted_pairs(
-        "dv_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights
-    )
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
     return mean(positive, positive_weights) - log_mean_exp(negative, negative_weights)
 
 
+@whole
 def nwj_lower_bound(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -86,13 +88,12 @@ def nwj_lower_bound(
         >>> nwj_lower_bound(torch.ones(4), torch.ones(4, 2))  # nothing told
         tensor(0.)
     """
-    positive, negative = counted_pairs(
-        "nwj_lower_bound", positive_logits, negative_logits, positive_weights, negative_weights
-    )
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
     exponentials = steady_exp(at_least_float32(negative) - 1, negative.dtype)
     return mean(positive, positive_weights) - mean(exponentials, negative_weights)
 
 
+@whole
 def tuba_lower_bound(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -133,14 +134,14 @@ def tuba_lower_bound(
         >>> tuba_lower_bound(torch.zeros(4), torch.zeros(4, 2), log_baseline=0.0)  # nothing told
         tensor(0.)
     """
-    owner = "tuba_lower_bound"
-    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
-    positive = _less(owner, "positive_logits", positive, log_baseline)
-    negative = _less(owner, "negative_logits", negative, log_baseline)
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
+    positive = _less("positive_logits", positive, log_baseline)
+    negative = _less("negative_logits", negative, log_baseline)
     exponentials = steady_exp(negative, negative_logits.dtype)
     return 1 + mean(positive, positive_weights) - mean(exponentials, negative_weights)
 
 
+@whole
 def smile_estimate(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -182,15 +183,15 @@ def smile_estimate(
         >>> smile_estimate(torch.full((4,), 3.0), torch.full((4,), 9.0), clip=1.0)
         tensor(2.)
     """
-    owner = "smile_estimate"
-    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
-    _checks.number(owner, "clip", clip, CLIP)
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
+    _checks.number("clip", clip, CLIP)
     if not clip > 0:
-        raise ValueError(f"{owner}: clip must be above zero, got {clip!r}. Pass, for example, 5.0.")
+        raise ValueError(said(f"clip must be above zero, got {clip!r}. Pass, for example, 5.0."))
     clipped = at_least_float32(negative).clamp(-clip, clip)
     return mean(positive, positive_weights) - log_mean_exp(clipped, negative_weights)
 
 
+@whole
 def club_upper_bound(
     positive_log_likelihood: Tensor,
     negative_log_likelihood: Tensor,
@@ -230,25 +231,26 @@ def club_upper_bound(
         >>> club_upper_bound(torch.full((4,), -1.0), torch.full((4, 2), -3.0))
         tensor(2.)
     """
-    owner = "club_upper_bound"
     scores = positive_log_likelihood, negative_log_likelihood
-    positive, negative = counted_pairs(owner, *scores, positive_weights, negative_weights, noun="log_likelihood")
+    positive, negative = counted_pairs(*scores, positive_weights, negative_weights, noun="log_likelihood")
     return mean(positive, positive_weights) - mean(negative, negative_weights)
 
 
-def _less(owner: str, name: str, logits: Tensor, log_baseline: Tensor | float) -> Tensor:
+def _less(name: str, logits: Tensor, log_baseline: Tensor | float) -> Tensor:
     """Return the logits less the baseline, which must not enlarge them."""
     logits = at_least_float32(logits)
     if not isinstance(log_baseline, Tensor):
-        _checks.number(owner, "log_baseline", log_baseline, 0.0)
+        _checks.number("log_baseline", log_baseline, 0.0)
         return logits - log_baseline
-    _checks.floating(owner, "log_baseline", log_baseline)
+    _checks.floating("log_baseline", log_baseline)
     fits = log_baseline.ndim <= logits.ndim and all(
         size in (1, wanted) for size, wanted in zip(log_baseline.shape[::-1], logits.shape[::-1], strict=False)
     )
     if not fits:
         raise ValueError(
-            f"{owner}: log_baseline must broadcast to {name}, got shapes {_checks.shape(log_baseline)} and "
-            f"{_checks.shape(logits)}. Subtract it from the logits yourself, and pass log_baseline=0.0."
+            said(
+                f"log_baseline must broadcast to {name}, got shapes {_checks.shape(log_baseline)} and "
+                f"{_checks.shape(logits)}. Subtract it from the logits yourself, and pass log_baseline=0.0."
+            )
         )
     return logits - log_baseline

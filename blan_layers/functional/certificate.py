@@ -34,12 +34,15 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
 from blan_layers.functional._logits import softplus
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._tracing import whole
 
 _STEPS = 8  # two more than bring every float64 to its last digits
 
 
+@whole
 def mutual_information_certificate(mean_bce: Tensor) -> Tensor:
     r"""Lower bound of the mutual information in nats that a mean binary cross entropy certifies.
 
@@ -73,12 +76,13 @@ def mutual_information_certificate(mean_bce: Tensor) -> Tensor:
         >>> mutual_information_certificate(torch.tensor([0.8, 0.5, 0.1, 0.01]))
         tensor([0.0000, 0.6121, 3.0024, 5.8342])
     """
-    owner = "mutual_information_certificate"
-    _checks.floating(owner, "mean_bce", mean_bce)
+    _checks.floating("mean_bce", mean_bce)
     if _checks.reads_values(mean_bce) and bool((mean_bce < 0).any()):
         raise ValueError(
-            f"{owner}: mean_bce must be at least 0, got {mean_bce.min().item():g}. "
-            "Pass bce_loss(positive_logits, negative_logits) / 2."
+            said(
+                f"mean_bce must be at least 0, got {mean_bce.min().item():g}. "
+                "Pass bce_loss(positive_logits, negative_logits) / 2."
+            )
         )
     exact = mean_bce.to(torch.float64)
     target = exact.clamp(max=math.log(2)).log()

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
 from blan_layers.functional._logits import check_weights, counted, log_of, mean, steady_exp
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._tracing import whole
 
 
+@whole
 def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Contrastive lower bound of the mutual information in nats, to be maximised.
 
@@ -40,11 +43,12 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
         >>> infonce_lower_bound(torch.eye(4) * 1e4)  # log 4
         tensor(1.3863)
     """
-    logits = _counted_square("infonce_lower_bound", logits, weights)
+    logits = _counted_square(logits, weights)
     own = at_least_float32(logits).log_softmax(-1).diagonal(dim1=-2, dim2=-1)
     return log_of(logits.shape[-1], own) + mean(own, weights)
 
 
+@whole
 def alpha_lower_bound(
     logits: Tensor, log_baseline: Tensor | float, *, alpha: float, weights: Tensor | None = None
 ) -> Tensor:
@@ -81,13 +85,12 @@ def alpha_lower_bound(
         >>> alpha_lower_bound(torch.zeros(4, 4), 0.0, alpha=0.5)  # nothing told
         tensor(0.)
     """
-    owner = "alpha_lower_bound"
-    logits = _counted_square(owner, logits, weights)
-    _checks.number(owner, "alpha", alpha, 0.5)
+    logits = _counted_square(logits, weights)
+    _checks.number("alpha", alpha, 0.5)
     if not 0 <= alpha <= 1:
-        raise ValueError(f"{owner}: alpha must be from 0 to 1, got {alpha!r}. Pass, for example, 0.5.")
+        raise ValueError(said(f"alpha must be from 0 to 1, got {alpha!r}. Pass, for example, 0.5."))
     wide, items = at_least_float32(logits), logits.shape[-1]
-    mixed = _mixed(_per_item(owner, log_baseline, wide), _log_mean_of_others(wide), alpha)
+    mixed = _mixed(_per_item(log_baseline, wide), _log_mean_of_others(wide), alpha)
     own, left_out = (x.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) for x in (wide, mixed))
     others = 1 - torch.eye(items, dtype=wide.dtype, device=wide.device)
     weights = None if weights is None else weights.to(wide.dtype)
@@ -114,37 +117,45 @@ def _mixed(log_baseline: Tensor, log_mean: Tensor, alpha: float) -> Tensor:
     return torch.logaddexp(log_baseline + math.log(1 - alpha), log_mean + math.log(alpha))
 
 
-def _per_item(owner: str, log_baseline: Tensor | float, logits: Tensor) -> Tensor:
+def _per_item(log_baseline: Tensor | float, logits: Tensor) -> Tensor:
     """Return the log baseline of each row, as a column."""
     if not isinstance(log_baseline, Tensor):
-        _checks.number(owner, "log_baseline", log_baseline, 0.0)
+        _checks.number("log_baseline", log_baseline, 0.0)
         return logits.new_full((1, 1), log_baseline)
-    _checks.floating(owner, "log_baseline", log_baseline)
+    _checks.floating("log_baseline", log_baseline)
     if log_baseline.ndim and log_baseline.shape != logits.shape[:-1]:
         raise ValueError(
-            f"{owner}: log_baseline must be a number or have a value for every item, shape {tuple(logits.shape[:-1])}, "
-            f"got {_checks.shape(log_baseline)}. Expand it to the rows of the logits."
+            said(
+                f"log_baseline must be a number or have a value for every item, shape {tuple(logits.shape[:-1])}, "
+                f"got {_checks.shape(log_baseline)}. Expand it to the rows of the logits."
+            )
         )
     return at_least_float32(log_baseline).unsqueeze(-1)
 
 
-def _counted_square(owner: str, logits: Tensor, weights: Tensor | None) -> Tensor:
+def _counted_square(logits: Tensor, weights: Tensor | None) -> Tensor:
     """Return the logits, of which the rows without weight may be anything."""
-    _checks.floating(owner, "logits", logits)
+    _checks.floating("logits", logits)
     if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
         raise ValueError(
-            f"{owner}: logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
-            f"{_checks.shape(logits)}. Score every item with every candidate."
+            said(
+                f"logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
+                f"{_checks.shape(logits)}. Score every item with every candidate."
+            )
         )
     if logits.shape[-1] < 2:
         raise ValueError(
-            f"{owner}: needs at least 2 items to tell one from another, got logits of shape {_checks.shape(logits)}. "
-            "Use a larger batch."
+            said(
+                f"needs at least 2 items to tell one from another, got logits of shape {_checks.shape(logits)}. "
+                "Use a larger batch."
+            )
         )
     if logits.numel() == 0:
         raise ValueError(
-            f"{owner}: needs at least one batch of items, got logits of shape {_checks.shape(logits)}. "
-            "Leave out an empty leading axis."
+            said(
+                f"needs at least one batch of items, got logits of shape {_checks.shape(logits)}. "
+                "Leave out an empty leading axis."
+            )
         )
-    check_weights(owner, "weights", weights, logits.shape[:-1])
+    check_weights("weights", weights, logits.shape[:-1])
     return logits if weights is None else counted(logits, weights.unsqueeze(-1))

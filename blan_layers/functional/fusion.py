@@ -3,8 +3,11 @@
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
+from blan_layers.functional._tracing import whole
 
 
+@whole
 def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
     r"""Weigh the scores of K classifiers, and their sum, into one set of logits.
 
@@ -34,18 +37,27 @@ def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
         >>> score_fusion(scores, torch.tensor([[0.5], [0.25], [0.1]]))  # 0.5 * 1 + 0.25 * 2 + 0.1 * 3
         tensor([[[1.3000]]])
     """
-    owner = "score_fusion"
-    _checks.floating(owner, "scores", scores)
-    _checks.floating(owner, "weight", weight)
+    _check(scores, weight)
+    return ((weight[:-1] + weight[-1])[:, None, :, None] * scores).sum(0)
+
+
+def _check(scores: Tensor, weight: Tensor) -> None:
+    _checks.floating("scores", scores)
+    _checks.floating("weight", weight)
+    if _checks.traced(scores):
+        return
     if scores.ndim != 4:
         raise ValueError(
-            f"{owner}: scores must have 4 dimensions (K, B, N, classes), got {scores.ndim} in shape "
-            f"{_checks.shape(scores)}. Stack the classifiers' (B, N, classes) scores."
+            said(
+                f"scores must have 4 dimensions (K, B, N, classes), got {scores.ndim} in shape "
+                f"{_checks.shape(scores)}. Stack the classifiers' (B, N, classes) scores."
+            )
         )
     levels, _, attributes, _ = scores.shape
     if weight.ndim != 2 or weight.shape[0] != levels + 1 or weight.shape[1] != attributes:
         raise ValueError(
-            f"{owner}: weight must be (K + 1, N) = ({levels + 1}, {attributes}) for scores of shape "
-            f"{_checks.shape(scores)}, got {_checks.shape(weight)}. Give each classifier and the sum a row."
+            said(
+                f"weight must be (K + 1, N) = ({levels + 1}, {attributes}) for scores of shape "
+                f"{_checks.shape(scores)}, got {_checks.shape(weight)}. Give each classifier and the sum a row."
+            )
         )
-    return ((weight[:-1] + weight[-1])[:, None, :, None] * scores).sum(0)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
 from blan_layers.functional._logits import counted_pairs, log_mean_exp, mean
+from blan_layers.functional._tracing import whole
 
 
 class MINEStep(NamedTuple):
@@ -22,6 +24,7 @@ class MINEStep(NamedTuple):
     running_log_mean: Tensor
 
 
+@whole
 def mine_objective(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -65,15 +68,16 @@ def mine_objective(
         >>> mine_objective(torch.full((4,), 3.0), torch.ones(4, 2), torch.tensor(-torch.inf))
         MINEStep(value=tensor(2.), running_log_mean=tensor(1.))
     """
-    owner = "mine_objective"
-    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
-    _checks.floating(owner, "running_log_mean", running_log_mean)
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
+    _checks.floating("running_log_mean", running_log_mean)
     if running_log_mean.ndim:
         raise ValueError(
-            f"{owner}: running_log_mean must be a scalar, got shape {_checks.shape(running_log_mean)}. "
-            "Pass what the last step returned, or torch.tensor(-torch.inf)."
+            said(
+                f"running_log_mean must be a scalar, got shape {_checks.shape(running_log_mean)}. "
+                "Pass what the last step returned, or torch.tensor(-torch.inf)."
+            )
         )
-    check_momentum(owner, momentum)
+    check_momentum(momentum)
     log_mean = log_mean_exp(negative, negative_weights)
     now, before = log_mean.detach(), running_log_mean.detach().to(log_mean.dtype)
     kept = math.log1p(-momentum) if momentum < 1 else -math.inf
@@ -83,8 +87,8 @@ def mine_objective(
     return MINEStep(mean(positive, positive_weights) - corrected, running)
 
 
-def check_momentum(owner: str, momentum: float) -> None:
+def check_momentum(momentum: float) -> None:
     """Refuse a momentum that is not above 0 and at most 1."""
-    _checks.number(owner, "momentum", momentum, 0.01)
+    _checks.number("momentum", momentum, 0.01)
     if not 0 < momentum <= 1:
-        raise ValueError(f"{owner}: momentum must be above 0 and at most 1, got {momentum!r}. Pass, for example, 0.01.")
+        raise ValueError(said(f"momentum must be above 0 and at most 1, got {momentum!r}. Pass, for example, 0.01."))

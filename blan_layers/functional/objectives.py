@@ -56,6 +56,7 @@ that go on along their tangent once they would leave the floating range (from e^
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from torch import Tensor
@@ -63,10 +64,15 @@ from torch import Tensor
 from blan_layers import _checks
 from blan_layers.functional._logits import counted_pairs, mean, softplus, steady_exp
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._tracing import whole
 
 Divergence: TypeAlias = Literal["gan", "jsd", "kl", "rkl", "chi_squared", "squared_hellinger", "wasserstein"]
+ObjectiveName: TypeAlias = Literal[
+    "bce", "jsd", "nwj", "rkl", "chi_squared", "squared_hellinger", "wasserstein", "infonce", "dv", "mine"
+]
 
 
+@whole
 def bce_loss(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -101,10 +107,11 @@ def bce_loss(
         >>> bce_loss(torch.zeros(8), torch.zeros(8, 3))  # 2 log 2
         tensor(1.3863)
     """
-    positive, negative = counted_pairs("bce_loss", positive_logits, negative_logits, positive_weights, negative_weights)
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
     return mean(softplus(-positive), positive_weights) + mean(softplus(negative), negative_weights)
 
 
+@whole
 def jsd_objective(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -141,13 +148,12 @@ def jsd_objective(
         >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # told apart for certain
         tensor(1.3863)
     """
-    positive, negative = counted_pairs(
-        "jsd_objective", positive_logits, negative_logits, positive_weights, negative_weights
-    )
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
     fooled = mean(softplus(negative), negative_weights)
     return 2 * math.log(2) - mean(softplus(-positive), positive_weights) - fooled
 
 
+@whole
 def f_divergence_objective(
     positive_logits: Tensor,
     negative_logits: Tensor,
@@ -200,11 +206,11 @@ def f_divergence_objective(
         >>> f_divergence_objective(torch.zeros(4), torch.zeros(4), divergence="squared_hellinger")
         tensor(0.)
     """
-    owner = "f_divergence_objective"
-    _checks.choice(owner, "divergence", divergence, tuple(TERMS))
-    positive, negative = counted_pairs(owner, positive_logits, negative_logits, positive_weights, negative_weights)
-    of_positive, of_negative = TERMS[divergence]
-    return mean(of_positive(positive), positive_weights) - mean(of_negative(negative), negative_weights)
+    terms = {record.divergence: record for record in OBJECTIVES.values() if record.divergence is not None}
+    _checks.choice("divergence", divergence, tuple(terms))
+    positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
+    record = terms[divergence]
+    return mean(record.of_positive(positive), positive_weights) - mean(record.of_negative(negative), negative_weights)
 
 
 def _exp(logits: Tensor, sign: int = 1, shift: float = 0.0) -> Tensor:
@@ -216,13 +222,37 @@ def _pearson(logits: Tensor) -> Tensor:
     return wide + wide.square() / 4
 
 
-# g of a positive logit and f*(g) of a negative one: the objective is the mean of the first less that of the second.
-TERMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "gan": (lambda p: -softplus(-p), softplus),
-    "jsd": (lambda p: math.log(2) - softplus(-p), lambda q: softplus(q) - math.log(2)),
-    "kl": (at_least_float32, lambda q: _exp(q, shift=-1.0)),
-    "rkl": (lambda p: -_exp(p, sign=-1), lambda q: at_least_float32(q) - 1),
-    "chi_squared": (at_least_float32, _pearson),
-    "squared_hellinger": (lambda p: 1 - _exp(p, sign=-1), lambda q: _exp(q) - 1),
-    "wasserstein": (at_least_float32, at_least_float32),
+@dataclass(frozen=True)
+class Objective:
+    """What a critic is trained to maximise, and what is known of it.
+
+    The objective of :func:`f_divergence_objective` is the mean of the first term less that of the second.
+    """
+
+    of_positive: Callable[[Tensor], Tensor] = at_least_float32
+    """g of a real pair's logit."""
+    of_negative: Callable[[Tensor], Tensor] = at_least_float32
+    """f*(g) of a fake pair's logit."""
+    divergence: Divergence | None = None
+    """Its name among the divergences."""
+    log_ratio_behind: float | None = None
+    """By how much its best critic is above the log density ratio, where it is that and a constant."""
+    each: Literal["location", "candidates", "batch"] = "location"
+    """What a value of it belongs to: a pair's location, a location among all candidates, or all pairs together."""
+
+
+OBJECTIVES: dict[ObjectiveName, Objective] = {
+    "bce": Objective(lambda p: -softplus(-p), softplus, "gan", log_ratio_behind=0.0),
+    "jsd": Objective(
+        lambda p: math.log(2) - softplus(-p), lambda q: softplus(q) - math.log(2), "jsd", log_ratio_behind=0.0
+    ),
+    "nwj": Objective(at_least_float32, lambda q: _exp(q, shift=-1.0), "kl", log_ratio_behind=1.0),
+    "rkl": Objective(lambda p: -_exp(p, sign=-1), lambda q: at_least_float32(q) - 1, "rkl", log_ratio_behind=0.0),
+    "chi_squared": Objective(at_least_float32, _pearson, "chi_squared"),
+    "squared_hellinger": Objective(lambda p: 1 - _exp(p, sign=-1), lambda q: _exp(q) - 1, "squared_hellinger"),
+    "wasserstein": Objective(divergence="wasserstein"),
+    "infonce": Objective(each="candidates"),
+    "dv": Objective(each="batch"),
+    "mine": Objective(each="batch"),
 }
+"""Every objective of the losses; a new one is a record here, its twin in ``reference`` and a row of the table above."""

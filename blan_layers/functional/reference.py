@@ -22,7 +22,7 @@ def channel_map(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, pools: Sequence[str] = ("avg", "max")
 ) -> Tensor:
     """Return sigmoid(MLP(avg(x)) + MLP(max(x))), (B, C), over the named pools."""
-    pooled = {"avg": reduce(x, "b c ... -> b c", "mean"), "max": x.flatten(2).amax(2)}
+    pooled = {"avg": reduce(x, "b c ... -> b c", "mean"), "max": reduce(x, "b c ... -> b c", "max")}
     return torch.sigmoid(sum((mlp(pooled[pool], w1, b1, w2, b2) for pool in pools), torch.zeros(())))
 
 
@@ -38,7 +38,7 @@ def channel_attention(
     """Return Eq. 2 with the sigmoid around both branches ("cbam") or as it is printed ("printed")."""
     if form == "cbam":
         return torch.einsum("bc...,bc->bc...", x, channel_map(x, w1, b1, w2, b2, pools))
-    added = mlp(x.flatten(2).amax(2), w1, b1, w2, b2)
+    added = mlp(reduce(x, "b c ... -> b c", "max"), w1, b1, w2, b2)
     gated = torch.einsum("bc...,bc->bc...", x, channel_map(x, w1, b1, w2, b2, ("avg",)))
     return gated + added.reshape(*added.shape, *[1] * (x.ndim - 2))
 
@@ -108,7 +108,7 @@ def concat_conv_logits(
     b3: Tensor,
 ) -> Tensor:
     """Replicate the summaries over the map, concatenate, and apply three 1x1 convolutions."""
-    local = local_features.flatten(2)
+    local = rearrange(local_features, "b c ... -> b c (...)")
     pairs = torch.cat([local, repeat(global_features, "b d -> b d u", u=local.shape[2])], 1)
     hidden = F.relu(F.conv1d(pairs, rearrange(w1, "o i -> o i 1"), b1))
     hidden = F.relu(F.conv1d(hidden, rearrange(w2, "o i -> o i 1"), b2))
@@ -127,7 +127,7 @@ def global_logits(
     b3: Tensor,
 ) -> Tensor:
     """Flatten the inputs, concatenate the summaries, and apply three fully connected layers."""
-    hidden = F.relu(F.linear(torch.cat([inputs.flatten(1), global_features], 1), w1, b1))
+    hidden = F.relu(F.linear(torch.cat([rearrange(inputs, "b ... -> b (...)"), global_features], 1), w1, b1))
     return F.linear(F.relu(F.linear(hidden, w2, b2)), w3, b3).squeeze(1)
 
 
@@ -143,7 +143,7 @@ def dot_product_logits(
     *layers, gain, offset = local_weights
     summary = residual_encoder(global_features, *global_weights)
     logits = []
-    for local in local_features.flatten(2).unbind(2):
+    for local in rearrange(local_features, "b c ... -> (...) b c"):
         code = residual_encoder(local, *layers)
         code = (code - code.mean(1, True)) / (code.var(1, correction=0, keepdim=True) + 1e-5).sqrt() * gain + offset
         logits.append((code * summary).sum(1))
@@ -159,7 +159,9 @@ def separable_logits(
         return F.linear(F.relu(mlp(x, w1, b1, w2, b2)), w3, b3)
 
     summary = encode(global_features, *global_weights)
-    logits = [(encode(local, *local_weights) * summary).sum(1) for local in local_features.flatten(2).unbind(2)]
+    logits = [
+        (encode(local, *local_weights) * summary).sum(1) for local in rearrange(local_features, "b c ... -> (...) b c")
+    ]
     return torch.stack(logits, 1).reshape(local_features.shape[0], *local_features.shape[2:])
 
 

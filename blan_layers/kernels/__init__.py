@@ -1,1 +1,1 @@
-"""Faster ways through the library's large passes, with the results of the plain operations, and the choice of way."""
+"""Faster ways through large maps, which nobody can tell from the plain operations but by a clock."""

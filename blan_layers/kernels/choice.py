@@ -1,6 +1,6 @@
 """Which way a computation takes: the plain operations, the blocked ones of the CPU, or the Triton ones of a GPU.
 
-Predicates answer ``(supported, reason)``: the reason says why not, and is what a user reads who forced the way.
+Predicates answer with what speaks against a way, "" if nothing does: a user who forced the way reads it.
 """
 
 import os
@@ -11,15 +11,20 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.fx import Proxy
 
-from blan_layers import _checks
+from blan_layers._checks import Backend, said
+from blan_layers._torch import dispatch_mode_active, forward_mode_active, is_tracing, transforms_active
+from blan_layers.kernels.cpu.attention import BlockedPasses
+from blan_layers.kernels.cpu.mutual_information import ContrastLoss
+from blan_layers.kernels.passes import PlainPasses
 
-Answer: TypeAlias = tuple[bool, str]
+Way: TypeAlias = Literal["reference", "blocked", "triton"]
+"""What a backend comes down to, for the tensors at hand."""
 
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
-AUTOMATIC: tuple[Literal["blocked", "triton"], ...] = ("blocked",)
+AUTOMATIC: tuple[Way, ...] = ("blocked",)
 """The ways that "auto" takes, in this order. "triton" is not among them because no GPU has measured it yet."""
 
 CAPABILITY = (8, 0)
@@ -27,20 +32,18 @@ CAPABILITY = (8, 0)
 
 
 def chosen_way(
-    owner: str,
-    backend: _checks.Backend,
+    backend: Backend,
     tensors: Sequence[Tensor | None],
     worthwhile: Callable[[], bool],
-    refusal: str = "",
-) -> _checks.Way:
+    refusal: Callable[[], str] = lambda: "",
+) -> Way:
     """Return the way to take; refuse a forced one that is not supported.
 
     Args:
-        owner: Who is asked, for the message.
         backend: What the user asked for.
         tensors: What the computation reads; None stands for what is not given.
         worthwhile: Tells whether "auto" leaves the plain operations where it may.
-        refusal: What else speaks against every way but "reference", if anything does.
+        refusal: Says what else speaks against every way but "reference", "" if nothing does.
 
     Raises:
         ValueError: ``backend`` names a way that is not supported.
@@ -48,97 +51,107 @@ def chosen_way(
     if backend == "reference":
         return backend
     if backend == "auto":
-        for way in () if refusal else AUTOMATIC:
-            if PREDICATES[way](*tensors)[0] and worthwhile():
+        for way in AUTOMATIC:
+            if not PREDICATES[way](*tensors) and worthwhile() and not refusal():
                 return way
         return "reference"
-    can, reason = (False, refusal) if refusal else PREDICATES[backend](*tensors)
-    if not can:
+    if reason := refusal() or PREDICATES[backend](*tensors):
         raise ValueError(
-            f"{owner}: backend={backend!r} cannot be taken here, {reason}. Use backend='auto' or backend='reference'."
+            said(f"backend={backend!r} cannot be taken here, {reason}. Use backend='auto' or backend='reference'.")
         )
     return backend
 
 
-def supports_blocks(*tensors: Tensor | None) -> Answer:
-    """Answer whether autograd functions that read storage on the CPU may take these tensors in this state."""
+def passes_of(way: Way) -> type[PlainPasses]:
+    """Return the passes over a map of a way; Triton is imported when its are asked for."""
+    if way == "triton":
+        from blan_layers.kernels.gpu.attention import TritonPasses
+
+        return TritonPasses
+    return BlockedPasses if way == "blocked" else PlainPasses
+
+
+def contrast_sum_of(way: Way) -> Callable[..., Tensor]:
+    """Return :func:`~blan_layers.kernels.contrast.plain_contrast_sum` of a way that is not the plain one.
+
+    It takes one more argument, whether gradients are asked for.
+    """
+    if way == "triton":
+        from blan_layers.kernels.gpu.mutual_information import contrast_loss
+
+        return contrast_loss
+    blocks: Callable[..., Tensor] = ContrastLoss.apply
+    return blocks
+
+
+def against_blocks(*tensors: Tensor | None) -> str:
+    """Say what speaks against autograd functions that read these tensors' memory on the CPU."""
     given = [tensor for tensor in tensors if tensor is not None]
-    if reason := _state_refusal():
-        return False, reason
+    if reason := _against_state(*given):
+        return reason
     if torch.is_autocast_enabled("cpu"):
-        return False, "autocast is enabled"
+        return "autocast is enabled"
     for tensor in given:
-        if reason := _type_refusal(tensor):
-            return False, reason
         if tensor.device.type != "cpu":
-            return False, f"it runs on the CPU and got a tensor on {tensor.device.type}"
+            return f"it runs on the CPU and got a tensor on {tensor.device.type}"
         if tensor.dtype not in (torch.float32, torch.float64):
-            return False, f"it computes in float32 or float64 and got {tensor.dtype}"
+            return f"it computes in float32 or float64 and got {tensor.dtype}"
         if tensor.dtype != given[0].dtype:
-            return False, f"it computes in one dtype and got {given[0].dtype} and {tensor.dtype}"
-        if reason := _layout_refusal(tensor):
-            return False, reason
-    return True, ""
+            return f"it computes in one dtype and got {given[0].dtype} and {tensor.dtype}"
+    return ""
 
 
-def supports_triton(*tensors: Tensor | None) -> Answer:
-    """Answer whether Triton's kernels may take these tensors in this state.
+def against_triton(*tensors: Tensor | None) -> str:
+    """Say what speaks against Triton's kernels for these tensors.
 
-    Autocast is no reason against them: it brings all operands of a product to one dtype, and gates act in the map's.
+    Autocast does not: it brings all operands of a product to one dtype, and gates act in the map's.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     if not _has_triton():
-        return False, "Triton is not installed"
-    if reason := _state_refusal():
-        return False, reason
+        return "Triton is not installed"
+    if reason := _against_state(*given):
+        return reason
     for tensor in given:
-        if reason := _type_refusal(tensor):
-            return False, reason
         if not (tensor.is_cuda or (_interprets() and tensor.device.type == "cpu")):
-            return False, f"it runs on a CUDA device and got a tensor on {tensor.device.type}"
+            return f"it runs on a CUDA device and got a tensor on {tensor.device.type}"
         if tensor.device != given[0].device:
-            return False, f"it runs on one device and got tensors on {given[0].device} and {tensor.device}"
+            return f"it runs on one device and got tensors on {given[0].device} and {tensor.device}"
         if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            return False, f"it computes in float16, bfloat16, float32 or float64 and got {tensor.dtype}"
+            return f"it computes in float16, bfloat16, float32 or float64 and got {tensor.dtype}"
         if tensor.dtype != given[0].dtype and not torch.is_autocast_enabled(tensor.device.type):
-            return False, f"it computes in one dtype and got {given[0].dtype} and {tensor.dtype}"
-        if reason := _layout_refusal(tensor):
-            return False, reason
-        if tensor.is_cuda and (reason := _gpu_refusal(tensor.device)):
-            return False, reason
-    return True, ""
+            return f"it computes in one dtype and got {given[0].dtype} and {tensor.dtype}"
+        if tensor.is_cuda and (reason := _against_gpu(tensor.device)):
+            return reason
+    return ""
 
 
 def capability_refusal(capability: tuple[int, int]) -> str:
-    """Return what speaks against a GPU of this compute capability, if anything does."""
+    """Say what speaks against a GPU of this compute capability."""
     if capability >= CAPABILITY:
         return ""
     asked, got = (".".join(map(str, version)) for version in (CAPABILITY, capability))
     return f"it needs a GPU of compute capability {asked} and got one of {got}"
 
 
-PREDICATES: dict[Literal["blocked", "triton"], Callable[..., Answer]] = {
-    "blocked": supports_blocks,
-    "triton": supports_triton,
-}
+PREDICATES: dict[Way, Callable[..., str]] = {"blocked": against_blocks, "triton": against_triton}
 
 
-def _state_refusal() -> str:
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+def _against_state(*tensors: Tensor) -> str:
+    """Say what watches or rewrites the plain operations, so that these have to run."""
+    if torch.compiler.is_compiling() or is_tracing() or any(isinstance(x, Proxy) for x in tensors):
         return "a compiler traces the call and fuses the plain operations itself"
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         return "a torch.func transform needs the plain operations"
-    if forward_ad._current_level >= 0:  # the weights, which are not seen here, may carry tangents too
+    if forward_mode_active():  # the weights, which are not seen here, may carry tangents too
         return "forward-mode differentiation needs the plain operations"
+    if dispatch_mode_active():
+        return "a dispatch mode sees every operation and needs the plain ones"
+    for tensor in tensors:
+        if type(tensor) not in PLAIN_TENSORS:
+            return f"it takes plain tensors and got {type(tensor).__name__}"
+        if tensor.layout != torch.strided:
+            return f"it takes strided tensors and got {tensor.layout}"
     return ""
-
-
-def _type_refusal(tensor: Tensor) -> str:
-    return "" if type(tensor) in PLAIN_TENSORS else f"it takes plain tensors and got {type(tensor).__name__}"
-
-
-def _layout_refusal(tensor: Tensor) -> str:
-    return "" if tensor.layout == torch.strided else f"it takes strided tensors and got {tensor.layout}"
 
 
 @cache
@@ -152,5 +165,5 @@ def _interprets() -> bool:
 
 
 @cache
-def _gpu_refusal(device: torch.device) -> str:
+def _against_gpu(device: torch.device) -> str:
     return capability_refusal(torch.cuda.get_device_capability(device))

@@ -2,31 +2,41 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from blan_layers import _checks
+from blan_layers._checks import said
 from blan_layers._init import he_normal_
-from blan_layers.functional.mutual_information import check_pair, project_pair, score_sums
+from blan_layers._module import Module, dtype_of, foreign_weight, known, oddity, refuse_shards, watch, width_of
+from blan_layers._torch import transforms_active
+from blan_layers.functional._tracing import whole
+from blan_layers.functional.mutual_information import check_pair
+from blan_layers.mutual_information.encoders import PairLinear
+
+Partners: TypeAlias = Literal["own", "all"] | Tensor
+"""Whose summaries a map is scored with: its own, every one, or those at indices."""
 
 PAIRS_AT_ONCE = 2**14
 """How many pairs all_pairs scores at once, if one summary does not already make more."""
 
 
-class Critic(nn.Module, ABC):
+class Critic(Module, ABC):
     r"""What scores pairs of a local and a global vector: an encoder of each, and a score of two codes.
 
-    A subclass says ``encode`` and ``score``; the three ways of asking for logits follow, and each encodes every map and
-    every summary once:
+    A subclass says ``encode`` and ``score``; the ways of asking for logits follow. Each is one call of the module, so
+    that hooks, compilers and sharding see it, and encodes every map and every summary once:
 
     - ``critic(local, global)``: every location with its own image's summary;
-    - ``critic.contrast(local, global, indices)``: that, and every location with the summaries at ``indices``;
-    - ``critic.all_pairs(local, global)``: every location with every summary.
+    - ``critic(local, global, indices)``: every location with the summaries at ``indices``, (B, K) or (B, K, \*S);
+    - ``critic(local, global, "all")``, or ``critic.all_pairs(local, global)``: every location with every summary;
+    - ``critic.contrast(local, global, indices)``: the first two at once.
 
-    The last two take N >= B summaries, of which the first B belong to the maps and the rest are further candidates.
+    All but the first take N >= B summaries, of which the first B belong to the maps, the rest being further candidates.
     A vector (B, C) stands for a map without spatial axes.
 
     Args:
@@ -34,10 +44,11 @@ class Critic(nn.Module, ABC):
         global_channels: Width D of the summary.
 
     Shape:
-        local_features (B, C, \*S), global_features (B, D) -> logits (B, \*S).
+        local_features (B, C, \*S), global_features (B, D) -> logits (B, \*S); (N, D) -> (B, K, \*S) for K partners,
+        (B, N, \*S) for all.
 
     Raises:
-        TypeError: A number is not an int, or an input is not a floating-point tensor.
+        TypeError: A number is not an int, or an input is not a dense floating-point tensor of the weights' dtype.
         ValueError: A number is below 1, or the inputs are not (B, C, \*S) and (B, D).
 
     Example:
@@ -58,9 +69,8 @@ class Critic(nn.Module, ABC):
 
     def __init__(self, local_channels: int, global_channels: int) -> None:
         super().__init__()
-        owner = type(self).__name__
-        self.local_channels = _checks.positive_int(owner, "local_channels", local_channels)
-        self.global_channels = _checks.positive_int(owner, "global_channels", global_channels)
+        self.local_channels = _checks.positive_int("local_channels", local_channels)
+        self.global_channels = _checks.positive_int("global_channels", global_channels)
 
     @abstractmethod
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,26 +81,41 @@ class Critic(nn.Module, ABC):
         """Score codes (B, U, E) with K summaries' (B, K, E'), or at each location others' (B, K, U, E'): (B, K, U)."""
 
     def score_at(self, local_codes: Tensor, global_codes: Tensor, indices: Tensor) -> Tensor:
-        """Score codes (B, U, E) with the summaries (N, E') at ``indices``, (B, K) or (B, K, U): (B, K, U)."""
-        return self.score(local_codes, global_codes[indices])
+        """Score codes (B, U, E) with the summaries (N, E') at ``indices``, (B, K) or (B, K, *S): (B, K, U)."""
+        return self.score(local_codes, _picked(global_codes, indices))
 
     def score_all(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
         """Score codes (B, U, E) with every summary (N, E'): (B, N, U), keeping the activations of no pair."""
-        batch, locations, _ = local_codes.shape
+        batch = local_codes.shape[0]
 
         def score(chunk: Tensor) -> Tensor:
-            return self.score(local_codes, chunk.expand(batch, *chunk.shape))
+            return self.score(local_codes, chunk.expand(batch, -1, -1))
 
-        if torch.compiler.is_compiling():  # a loop whose length depends on the batch would fix its size
+        tracing = torch.compiler.is_compiling() or _checks.traced(local_codes)  # a loop would fix the batch's size
+        if tracing or any(watch(module) for module in self.modules() if module is not self):
             return score(global_codes)
-        chunks = global_codes.split(max(1, PAIRS_AT_ONCE // max(1, batch * locations)))
-        return torch.cat([_recomputed(score, chunk) if len(chunks) > 1 else score(chunk) for chunk in chunks], 1)
+        chunks = global_codes.split(max(1, PAIRS_AT_ONCE // max(1, batch * local_codes.shape[1])))
+        if len(chunks) == 1 or not torch.is_grad_enabled() or transforms_active():  # no hook on what is kept
+            return torch.cat([score(chunk) for chunk in chunks], 1)
+        return torch.cat([cast(Tensor, checkpoint(score, chunk, use_reentrant=False)) for chunk in chunks], 1)
 
-    def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
-        """Score every location of each map with the map's own summary."""
-        self.check(local_features, global_features)
-        local, own = self.encode(local_features, global_features)
-        return self.score(local, own.unsqueeze(1)).reshape(self.locations(local_features))
+    def forward(self, local_features: Tensor, global_features: Tensor, partners: Partners = "own") -> Tensor:
+        """Score every location of each map with the map's own summary, or with those of its ``partners``."""
+        named = isinstance(partners, str)
+        if named:
+            _checks.choice("partners", partners, ("own", "all"))
+        if named and partners == "own":
+            self.check(local_features, global_features)
+        else:
+            self.check_candidates(local_features, global_features)
+        local, summaries = self.encode(local_features, global_features)
+        if named and partners == "all":
+            logits = self.score_all(local, summaries)
+        elif named or _checks.traced(partners):
+            logits = self.score(local, _picked(summaries, partners))
+        else:
+            logits = self.score_at(local, summaries, cast(Tensor, partners))
+        return _located(logits, local_features, partners)
 
     def contrast(self, local_features: Tensor, global_features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         r"""Score every location with the map's own summary, and with those at ``indices``.
@@ -104,21 +129,14 @@ class Critic(nn.Module, ABC):
             local_features (B, C, \*S), global_features (N, D), indices (B,), (B, K) or (B, K, \*S)
             -> logits (B, \*S) of real pairs, and of fake ones (B, \*S) for indices (B,), (B, K, \*S) for others.
         """
-        self.check_candidates(local_features, global_features)
-        shape = self.locations(local_features)
-        local, summaries = self.encode(local_features, global_features)
-        positive = self.score(local, summaries[: shape[0], None]).reshape(shape)
-        if indices.ndim == 1:
-            return positive, self.score_at(local, summaries, indices.unsqueeze(1)).reshape(shape)
-        negative = self.score_at(local, summaries, indices.flatten(2) if indices.ndim > 2 else indices)
-        return positive, negative.reshape(shape[0], indices.shape[1], *shape[1:])
+        return contrast(self, local_features, global_features, indices)
 
     def all_pairs(self, local_features: Tensor, global_features: Tensor) -> Tensor:
         r"""Score every location with every summary: at [b, n], map b with summary n, real pairs on the diagonal.
 
         Pairs are scored a few summaries at a time, and what a chunk computed is not kept but computed again in the
-        backward: beyond the logits, memory grows with B alone. Compilers, which plan memory themselves, and
-        ``torch.func`` get one plain pass.
+        backward: beyond the logits, memory grows with B alone. Compilers, which plan memory themselves, ``torch.func``
+        and critics whose layers are watched by hooks get one plain pass.
 
         Args:
             local_features: Maps.
@@ -127,26 +145,37 @@ class Critic(nn.Module, ABC):
         Shape:
             local_features (B, C, \*S), global_features (N, D) -> logits (B, N, \*S).
         """
-        self.check_candidates(local_features, global_features)
-        shape = self.locations(local_features)
-        logits = self.score_all(*self.encode(local_features, global_features))
-        return logits.reshape(shape[0], global_features.shape[0], *shape[1:])
+        return self(local_features, global_features, "all")
+
+    def widths(self) -> tuple[int | None, int | None]:
+        """Return the channels of maps and summaries that the weights take, None where they do not show them."""
+        return self.local_channels, self.global_channels
+
+    def first_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers that meet the features: one, or one for the maps and one for the summaries."""
+        return ()
 
     def check(self, local_features: Tensor, global_features: Tensor) -> None:
         """Refuse features that the critic was not built for."""
-        owner = type(self).__name__
+        local_channels, global_channels = self.widths()
         if self.takes_vectors and isinstance(local_features, Tensor) and local_features.ndim == 2:
-            if local_features.shape[1] != self.local_channels:
+            if local_channels is not None and local_channels != local_features.shape[1]:
                 raise ValueError(
-                    f"{owner}: local_features must be (B, {self.local_channels}) or (B, {self.local_channels}, *S), "
-                    f"got shape {_checks.shape(local_features)}. Build the critic for the channels of local_features."
+                    said(
+                        f"local_features must be (B, {local_channels}) or (B, {local_channels}, *S), "
+                        f"got shape {_checks.shape(local_features)}. Build the critic for the channels of "
+                        "local_features."
+                    )
                 )
             local_features = local_features.unsqueeze(-1)
-        check_pair(owner, local_features, global_features, self.local_channels, self.global_channels)
-
-    def locations(self, local_features: Tensor) -> tuple[int, ...]:
-        r"""Return the shape (B, \*S) of the logits."""
-        return local_features.shape[0], *local_features.shape[2:]
+        check_pair(local_features, global_features, local_channels, global_channels)
+        if layers := self.first_layers():
+            for name, features, layer in (
+                ("local_features", local_features, layers[0]),
+                ("global_features", global_features, layers[-1]),
+            ):
+                _checks.same_dtype(name, features, dtype_of(layer))
+                refuse_shards(self, layer, features)
 
     def check_candidates(self, local_features: Tensor, global_features: Tensor) -> None:
         """Refuse features that the critic was not built for; there may be more summaries than maps."""
@@ -156,6 +185,19 @@ class Critic(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"local_channels={self.local_channels}, global_channels={self.global_channels}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, local_features: Tensor, global_features: Tensor, partners: Partners = "own") -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+def contrast(
+    critic: nn.Module, local_features: Tensor, global_features: Tensor, indices: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Ask a critic, or what wraps one, for real and fake logits in one call: see :meth:`Critic.contrast`."""
+    logits: Tensor = critic(local_features, global_features, _with_own(indices))
+    return _split(logits, indices)
 
 
 class ConcatConvCritic(Critic):
@@ -205,8 +247,9 @@ class ConcatConvCritic(Critic):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(local_channels, global_channels)
-        hidden = _checks.positive_int(type(self).__name__, "hidden_channels", hidden_channels)
-        self.fc1 = nn.Linear(self.local_channels + self.global_channels, hidden, device=device, dtype=dtype)
+        hidden = _checks.positive_int("hidden_channels", hidden_channels)
+        _checks.floating_dtype(dtype)
+        self.fc1 = PairLinear(self.local_channels + self.global_channels, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, hidden, device=device, dtype=dtype)
         self.fc3 = nn.Linear(hidden, 1, device=device, dtype=dtype)
         self.reset_parameters()
@@ -217,21 +260,47 @@ class ConcatConvCritic(Critic):
             he_normal_(layer)
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the halves of the first layer."""
-        w1, b1, *_ = self.layers
-        local, per_image = project_pair(local_features, global_features, w1, b1)
-        return local.flatten(1, -2), per_image
+        """Apply the halves of the first layer, where it can be asked for them."""
+        vectors = at_locations(local_features)
+        if self._splits:
+            halves: tuple[Tensor, Tensor] = self.fc1(vectors, global_features)
+            return halves
+        return vectors, global_features
 
     def score(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
-        """Add the halves of the first layer and apply the layers that follow."""
-        per_location = global_codes if global_codes.ndim == 4 else global_codes.unsqueeze(2)
-        _, _, *later = self.layers
-        return score_sums(local_codes.unsqueeze(1) + per_location, *later)
+        """Add the halves of the first layer, or apply it to the pairs, and then the layers that follow."""
+        first = _sums(local_codes, global_codes) if self._splits else self.fc1(_pairs(local_codes, global_codes))
+        logits: Tensor = self.fc3(torch.relu(self.fc2(torch.relu(first))))
+        return logits.squeeze(-1)
 
     @property
-    def layers(self) -> tuple[Tensor, ...]:
-        """Weight and bias of each layer, from the first to the last."""
-        return tuple(tensor for layer in (self.fc1, self.fc2, self.fc3) for tensor in (layer.weight, layer.bias))
+    def _splits(self) -> bool:
+        """Whether the first layer takes halves, and nothing watches it or holds its weight that expects one input."""
+        layer, kind = self.fc1, type(self.fc1)
+        known = issubclass(kind, PairLinear) and kind.forward is PairLinear.forward
+        return known and not watch(layer) and not foreign_weight(layer)
+
+    def widths(self) -> tuple[int | None, int | None]:
+        """Return the widths that it was built for, while the first layer's weight has both."""
+        both = self.local_channels, self.global_channels
+        return both if width_of(self.fc1) == sum(both) else (None, None)
+
+    def first_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layer of pairs."""
+        return (self.fc1,)
+
+    def plain_layers(self) -> tuple[tuple[Tensor, ...], str]:
+        """Return weight and bias of each layer, or what speaks against reading them: a layer replaced or watched."""
+        if odd := oddity(self, PERCEPTRON):
+            return (), odd
+        tensors = [layer._parameters[name] for layer in (self.fc1, self.fc2, self.fc3) for name in ("weight", "bias")]
+        if any(tensor is None for tensor in tensors):
+            return (), "a layer has no bias"
+        return tuple(cast("list[Tensor]", tensors)), ""
+
+
+PERCEPTRON = {"fc1": known(PairLinear), "fc2": known(nn.Linear), "fc3": known(nn.Linear)}
+"""The layers that the fused loss knows."""
 
 
 class GlobalCritic(ConcatConvCritic):
@@ -278,24 +347,26 @@ class GlobalCritic(ConcatConvCritic):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        features = _checks.positive_int("GlobalCritic", "input_features", input_features)
+        features = _checks.positive_int("input_features", input_features)
         super().__init__(features, global_channels, hidden_channels=hidden_channels, device=device, dtype=dtype)
 
-    def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the halves of the first layer to the flattened inputs and to the summaries."""
-        return super().encode(local_features.flatten(1).unsqueeze(-1), global_features)
-
-    def locations(self, local_features: Tensor) -> tuple[int, ...]:
-        """Return the shape (B,) of the logits."""
-        return local_features.shape[:1]
+    def forward(self, local_features: Tensor, global_features: Tensor, partners: Partners = "own") -> Tensor:
+        """Score each input, flattened, with its own summary, or with those of its ``partners``."""
+        flat = not isinstance(local_features, Tensor) or local_features.ndim > 1
+        return super().forward(local_features.flatten(1) if flat else local_features, global_features, partners)
 
     def check(self, local_features: Tensor, global_features: Tensor) -> None:
-        """Refuse features that the critic was not built for."""
-        _checks.floating("GlobalCritic", "local_features", local_features)
-        if local_features.ndim < 2 or math.prod(local_features.shape[1:]) != self.local_channels:
+        """Refuse inputs of another size than the critic was built for."""
+        _checks.floating("local_features", local_features)
+        features, _ = self.widths()
+        if _checks.traced(local_features):
+            return
+        if local_features.ndim < 2 or (features is not None and features != math.prod(local_features.shape[1:])):
             raise ValueError(
-                f"GlobalCritic: local_features must hold {self.local_channels} numbers an image, got shape "
-                f"{_checks.shape(local_features)}. Build the critic for the flattened size of the input."
+                said(
+                    f"local_features must hold {features} numbers per image, got, flattened, shape "
+                    f"{_checks.shape(local_features)}. Build the critic for the flattened size of the input."
+                )
             )
         super().check(local_features.flatten(1), global_features)
 
@@ -304,11 +375,62 @@ class GlobalCritic(ConcatConvCritic):
         return f"input_features={self.local_channels}, global_channels={self.global_channels}"
 
 
-def _recomputed(score: Callable[[Tensor], Tensor], chunk: Tensor) -> Tensor:
-    """Score a chunk and keep none of its activations."""
-    if (
-        not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-    ):  # which take no hooks on what is kept
-        return score(chunk)
-    logits: Tensor = checkpoint(score, chunk, use_reentrant=False)
-    return logits
+@whole
+def at_locations(local_features: Tensor) -> Tensor:
+    """Return maps (B, C, *S), or vectors (B, C), as (B, U, C)."""
+    vectors: Tensor = rearrange(local_features, "b c ... -> b (...) c")
+    return vectors
+
+
+@whole
+def _located(logits: Tensor, local_features: Tensor, partners: Partners) -> Tensor:
+    """Return logits (B, K, U) with the spatial axes of the maps, in memory of their own; the own ones without K."""
+    if isinstance(partners, str) and partners == "own":
+        logits = logits.squeeze(1)
+    return logits.reshape(*logits.shape[:-1], *local_features.shape[2:]).clone()
+
+
+@whole
+def _picked(global_codes: Tensor, partners: Partners) -> Tensor:
+    """Return the codes (N, E) of partners, indices (B, K) or (B, K, *S): (B, K, E) or (B, K, U, E)."""
+    if isinstance(partners, str):
+        return global_codes.unsqueeze(1) if partners == "own" else global_codes.expand(len(global_codes), -1, -1)
+    return global_codes[rearrange(partners, "b k ... -> b k (...)") if partners.ndim > 2 else partners]
+
+
+@whole
+def _per_location(global_codes: Tensor) -> Tensor:
+    """Return codes (B, K, E) or (B, K, U, E) with an axis of locations."""
+    return global_codes if global_codes.ndim == 4 else global_codes.unsqueeze(2)
+
+
+def _sums(local_codes: Tensor, global_codes: Tensor) -> Tensor:
+    """Return the sums of codes (B, U, E) with others (B, K, E) or (B, K, U, E): (B, K, U, E)."""
+    return local_codes.unsqueeze(1) + _per_location(global_codes)
+
+
+@whole
+def _pairs(local_codes: Tensor, global_codes: Tensor) -> Tensor:
+    """Return codes (B, U, E) concatenated with others (B, K, E') or (B, K, U, E'): (B, K, U, E + E')."""
+    local, summaries = local_codes.unsqueeze(1), _per_location(global_codes)
+    pairs = summaries.shape[0], summaries.shape[1], local.shape[2], -1
+    return torch.cat([local.expand(pairs), summaries.expand(pairs)], -1)
+
+
+@whole
+def _with_own(indices: Tensor) -> Tensor:
+    """Return indices (B,), (B, K) or (B, K, *S) with each map's own put first, (B, 1 + K) or (B, 1 + K, *S)."""
+    indices = indices.unsqueeze(1) if indices.ndim == 1 else indices
+    own = torch.arange(indices.shape[0], device=indices.device)
+    own = own.reshape(-1, *(1 for _ in indices.shape[1:])).expand(-1, 1, *indices.shape[2:])
+    return torch.cat([own, indices], 1)
+
+
+def _split(logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits of real pairs and those of fake ones, with the axes of their indices, in their own memory."""
+    return logits[:, 0].clone(), _fake(logits, indices)
+
+
+@whole
+def _fake(logits: Tensor, indices: Tensor) -> Tensor:
+    return (logits[:, 1] if indices.ndim == 1 else logits[:, 1:]).clone()

@@ -2,23 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
 from blan_layers._init import reset
+from blan_layers._module import Module
+from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import Critic
 from blan_layers.mutual_information.global_infomax import GlobalInfoMaxLoss
 from blan_layers.mutual_information.lmim import LMIMLoss
 from blan_layers.mutual_information.negatives import Negatives
-from blan_layers.mutual_information.objectives import Objective
 from blan_layers.mutual_information.prior import Prior, PriorMatchingLoss
 from blan_layers.mutual_information.products import DotProductCritic
 
 
-class DeepInfoMaxLoss(nn.Module):
-    r"""Deep InfoMax: a weighed sum of global information, local information and prior matching.
+class DeepInfoMaxLoss(Module):
+    r"""Deep InfoMax: a weighted sum of global information, local information and prior matching.
 
     ``alpha global_loss(map, summary) + beta local_loss(map, summary) + gamma prior_loss(summary)``
 
@@ -70,7 +73,7 @@ class DeepInfoMaxLoss(nn.Module):
         alpha: float = 0.0,
         beta: float = 1.0,
         gamma: float = 0.1,
-        objective: Objective = "jsd",
+        objective: ObjectiveName = "jsd",
         negatives: Negatives = "all",
         local_critic: Critic | None = None,
         prior: Prior | None = None,
@@ -78,31 +81,28 @@ class DeepInfoMaxLoss(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        owner = "DeepInfoMaxLoss"
         self.alpha, self.beta, self.gamma = (
-            _weight(owner, name, value) for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
+            _weight(name, value) for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
         )
         if self.alpha == self.beta == self.gamma == 0:
-            raise ValueError(f"{owner}: needs a weight above zero, got alpha, beta and gamma of 0. Pass beta=1.0.")
+            raise ValueError(said("needs a weight above zero, got alpha, beta and gamma of 0. Pass beta=1.0."))
         for weight, name, option in (
             ("alpha", "map_size", map_size),
             ("beta", "local_critic", local_critic),
             ("gamma", "prior", prior),
         ):
             if option is not None and getattr(self, weight) == 0:
-                raise ValueError(f"{owner}: {name} is for {weight} above zero, got {weight}=0. Drop {name}.")
+                raise ValueError(said(f"{name} is for {weight} above zero, got {weight}=0. Drop {name}."))
         self.global_loss: GlobalInfoMaxLoss | None = None
         self.local_loss: LMIMLoss | None = None
         self.prior_loss: PriorMatchingLoss | None = None
         if self.alpha:
             if map_size is None:
-                raise ValueError(f"{owner}: alpha above zero needs map_size, got None. Pass the sizes of the map.")
+                raise ValueError(said("alpha above zero needs map_size, got None. Pass the sizes of the map."))
             if not isinstance(map_size, Sequence):
-                raise TypeError(
-                    f"{owner}: map_size must be a sequence of ints, got {map_size!r}. Pass (height, width)."
-                )
-            sizes = [_checks.positive_int(owner, "map_size", size) for size in map_size]
-            features = _checks.positive_int(owner, "local_channels", local_channels) * math.prod(sizes)
+                raise TypeError(said(f"map_size must be a sequence of ints, got {map_size!r}. Pass (height, width)."))
+            sizes = [_checks.positive_int("map_size", size) for size in map_size]
+            features = _checks.positive_int("local_channels", local_channels) * math.prod(sizes)
             self.global_loss = GlobalInfoMaxLoss(
                 features, global_channels, objective=objective, negatives=negatives, device=device, dtype=dtype
             )
@@ -130,7 +130,7 @@ class DeepInfoMaxLoss(nn.Module):
         mask: Tensor | None = None,
         groups: Tensor | None = None,
     ) -> Tensor:
-        """Return the weighed sum.
+        """Return the weighted sum.
 
         ``prior_samples`` take the place of draws from the prior, ``mask`` weighs the locations of the local
         information, and ``groups`` keeps images of one number from making fake pairs.
@@ -156,9 +156,22 @@ class DeepInfoMaxLoss(nn.Module):
         """Return the arguments that repr shows."""
         return f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
 
+    if TYPE_CHECKING:
 
-def _weight(owner: str, name: str, value: float) -> float:
-    _checks.number(owner, name, value, 1.0)
+        def __call__(
+            self,
+            local_features: Tensor,
+            global_features: Tensor,
+            prior_samples: Tensor | None = None,
+            *,
+            mask: Tensor | None = None,
+            groups: Tensor | None = None,
+        ) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+def _weight(name: str, value: float) -> float:
+    _checks.number(name, value, 1.0)
     if not 0 <= value < math.inf:
-        raise ValueError(f"{owner}: {name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0.")
+        raise ValueError(said(f"{name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0."))
     return float(value)

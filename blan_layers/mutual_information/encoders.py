@@ -1,12 +1,37 @@
-"""Encoders of critics: what a local or a global vector becomes before it is scored."""
+"""Layers of critics: what a local or a global vector becomes before it is scored."""
+
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blan_layers._init import he_normal_
+from blan_layers._module import Module
 
 
-class ResidualEncoder(nn.Module):
+class PairLinear(nn.Linear):
+    r"""Linear layer of concatenated pairs [local; global], which also takes the two halves apart.
+
+    ``layer(pairs)`` is that of any ``nn.Linear``. ``layer(local, summaries)`` is ``weight[:, :C] local`` and
+    ``weight[:, C:] summaries + bias``, whose sum is the same for a pair, so that the concatenation need not exist.
+
+    Shape:
+        (..., C + D) -> (..., out), or (..., C) and (..., D) -> two of (..., out).
+    """
+
+    def forward(  # type: ignore[override]  # wider than nn.Linear's
+        self, local: Tensor, summaries: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Apply the layer to pairs, or to their halves."""
+        if summaries is None:
+            return super().forward(local)
+        weight, channels = self.weight, local.shape[-1]
+        halves = weight.narrow(1, 0, channels), weight.narrow(1, channels, summaries.shape[-1])
+        return F.linear(local, halves[0]), F.linear(summaries, halves[1], self.bias)
+
+
+class ResidualEncoder(Module):
     r"""Deep InfoMax's encoder of vectors (..., C): ``fc2(relu(fc1(x))) + shortcut(x)``, then a LayerNorm if ``norm``.
 
     Applied at every location of a map (B, U, C) it is the 1x1 convolutional network, applied to summaries its
@@ -43,8 +68,13 @@ class ResidualEncoder(nn.Module):
         encoded: Tensor = self.norm(self.fc2(torch.relu(self.fc1(x))) + self.shortcut(x))
         return encoded
 
+    if TYPE_CHECKING:
 
-class Perceptron(nn.Module):
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+class Perceptron(Module):
     """Perceptron of vectors (..., C) with two hidden layers and ReLU between: ``fc3(relu(fc2(relu(fc1(x)))))``."""
 
     def __init__(
@@ -72,3 +102,8 @@ class Perceptron(nn.Module):
         """Encode vectors (..., C) as (..., out)."""
         encoded: Tensor = self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
         return encoded
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""

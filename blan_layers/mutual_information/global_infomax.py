@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers.mutual_information.critics import GlobalCritic
+from blan_layers._checks import said
+from blan_layers.functional.objectives import ObjectiveName
+from blan_layers.mutual_information.critics import Critic, GlobalCritic
 from blan_layers.mutual_information.infomax import InfoMaxLoss, Pairs, Reduction, refuse_beside_critic
 from blan_layers.mutual_information.negatives import Negatives
-from blan_layers.mutual_information.objectives import Objective
 
 
 class GlobalInfoMaxLoss(InfoMaxLoss):
@@ -57,12 +58,12 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         global_channels: int,
         *,
         hidden_channels: int | None = None,
-        objective: Objective = "bce",
+        objective: ObjectiveName = "bce",
         negatives: Negatives = "shift",
         num_negatives: int | None = None,
         queue_size: int | None = None,
         gather: bool = False,
-        critic: nn.Module | None = None,
+        critic: Critic | nn.Module | None = None,
         reduction: Reduction = "mean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -75,18 +76,17 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
             gather=gather,
             reduction=reduction,
         )
-        owner = "GlobalInfoMaxLoss"
-        self.input_features = _checks.positive_int(owner, "input_features", input_features)
-        self.global_channels = _checks.positive_int(owner, "global_channels", global_channels)
+        self.input_features = _checks.positive_int("input_features", input_features)
+        self.global_channels = _checks.positive_int("global_channels", global_channels)
         if negatives == "per-location":
             raise ValueError(
-                f"{owner}: negatives must suit inputs without locations, got 'per-location'. Use 'derangement'."
+                said("negatives must suit inputs without locations, got 'per-location'. Use 'derangement'.")
             )
         if critic is None:
-            hidden = 512 if hidden_channels is None else _checks.positive_int(owner, "hidden_channels", hidden_channels)
+            hidden = 512 if hidden_channels is None else _checks.positive_int("hidden_channels", hidden_channels)
             critic = GlobalCritic(input_features, global_channels, hidden_channels=hidden, device=device, dtype=dtype)
         else:
-            refuse_beside_critic(owner, {"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
+            refuse_beside_critic({"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
         self._hold(critic, self.global_channels, queue_size, device, dtype)
 
     def forward(
@@ -97,7 +97,7 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         mask: Tensor | None = None,
         groups: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss, the inputs weighed by ``mask`` (boolean or non-negative weights) if there is one.
+        """Return the loss, the inputs weighted by ``mask`` (boolean or non-negative weights) if there is one.
 
         No input is paired with one of its own number in ``groups``, if they are given.
         """
@@ -114,24 +114,33 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         random: bool,
     ) -> tuple[Tensor, Pairs]:
         """Flatten the inputs first."""
-        flat = isinstance(local_features, Tensor) and local_features.ndim > 2
-        inputs = local_features.flatten(1) if flat else local_features
+        vectors = isinstance(local_features, Tensor) and local_features.ndim < 2
+        inputs = local_features if vectors or not hasattr(local_features, "flatten") else local_features.flatten(1)
         return super()._prepared(inputs, global_features, mask, groups, random=random)
 
     def _check_features(self, local_features: Tensor, global_features: Tensor) -> None:
-        owner = "GlobalInfoMaxLoss"
+        critic = self.critic
+        widths: tuple[int | None, int | None] = self.input_features, self.global_channels
+        if isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
+            widths = critic.widths()
         for name, vectors, width in (
-            ("local_features", local_features, self.input_features),
-            ("global_features", global_features, self.global_channels),
+            ("local_features", local_features, widths[0]),
+            ("global_features", global_features, widths[1]),
         ):
-            _checks.floating(owner, name, vectors)
-            if vectors.ndim != 2 or vectors.shape[1] != width:
+            _checks.floating(name, vectors)
+            if _checks.traced(vectors):
+                return
+            if vectors.ndim != 2 or (width is not None and width != vectors.shape[1]):
                 raise ValueError(
-                    f"{owner}: {name} must hold {width} numbers an image, got, flattened, shape "
-                    f"{_checks.shape(vectors)}. Build the loss for the size of {name}."
+                    said(
+                        f"{name} must hold {width} numbers per image, got, flattened, shape "
+                        f"{_checks.shape(vectors)}. Build the loss for the size of {name}."
+                    )
                 )
         if local_features.shape[0] != global_features.shape[0]:
             raise ValueError(
-                f"{owner}: local_features and global_features must hold the same images, got batches of "
-                f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector an input."
+                said(
+                    "local_features and global_features must hold the same images, got batches of "
+                    f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector per input."
+                )
             )

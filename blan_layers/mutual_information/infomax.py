@@ -3,16 +3,20 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks, functional
+from blan_layers._checks import Option, said
 from blan_layers._init import reset
-from blan_layers.functional._logits import mean
+from blan_layers._module import Module, runs_forward
+from blan_layers.functional._logits import mean, weighted
 from blan_layers.functional._precision import at_least_float32
-from blan_layers.mutual_information.critics import Critic
+from blan_layers.functional._tracing import whole
+from blan_layers.functional.objectives import OBJECTIVES, ObjectiveName
+from blan_layers.mutual_information.critics import Critic, contrast
 from blan_layers.mutual_information.gathering import gathered
 from blan_layers.mutual_information.memory import SummaryQueue
 from blan_layers.mutual_information.mine import MINEObjective
@@ -23,21 +27,13 @@ from blan_layers.mutual_information.negatives import (
     check_groups,
     check_partners,
     drawn_indices,
-    same_group,
+    valid_candidates,
 )
-from blan_layers.mutual_information.objectives import (
-    ESTIMATORS,
-    LOG_RATIO_BEHIND,
-    OBJECTIVES,
-    OF_ALL_PAIRS,
-    Estimator,
-    Objective,
-    PairLogits,
-    estimated,
-    location_losses,
-)
+from blan_layers.mutual_information.objectives import ESTIMATORS, EstimatorName, PairLogits, location_losses
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+
+REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "none")
 
 
 class Pairs(NamedTuple):
@@ -54,13 +50,19 @@ class Pairs(NamedTuple):
     valid: Tensor | None
 
 
-class InfoMaxLoss(nn.Module, ABC):
+class InfoMaxLoss(Module, ABC):
     """Loss over a critic's logits of real and of fake pairs; a subclass says what it takes for features."""
+
+    objective = Option(tuple(OBJECTIVES))
+    negatives = Option(NEGATIVES)
+    reduction = Option(REDUCTIONS)
+
+    critic: Critic | nn.Module
 
     def __init__(
         self,
         *,
-        objective: Objective,
+        objective: ObjectiveName,
         negatives: Negatives,
         num_negatives: int | None,
         queue_size: int | None,
@@ -68,38 +70,41 @@ class InfoMaxLoss(nn.Module, ABC):
         reduction: Reduction,
     ) -> None:
         super().__init__()
-        owner = self._owner
-        _checks.choice(owner, "objective", objective, OBJECTIVES)
-        _checks.choice(owner, "negatives", negatives, NEGATIVES)
-        _checks.choice(owner, "reduction", reduction, ("mean", "sum", "none"))
-        self.objective: Objective = objective
-        self.negatives: Negatives = negatives
+        self.objective = objective
+        self.negatives = negatives
         self.reduction = reduction
+        _checks.flag("gather", gather)
         self.gather = gather
         self.num_negatives = 1
         if num_negatives is not None:
-            self.num_negatives = _checks.positive_int(owner, "num_negatives", num_negatives)
+            self.num_negatives = _checks.positive_int("num_negatives", num_negatives)
             self._needs("num_negatives", negatives in DRAWN, "negatives 'shift', 'derangement' or 'per-location'")
-        if gather:
-            self._needs("gather=True", negatives not in DRAWN, "negatives 'all' or 'queue'")
         if queue_size is not None:
-            _checks.positive_int(owner, "queue_size", queue_size)
+            _checks.positive_int("queue_size", queue_size)
             self._needs("queue_size", negatives == "queue", "negatives 'queue'")
         elif negatives == "queue":
-            raise ValueError(f"{owner}: negatives='queue' needs queue_size, got None. Pass, for example, 4096.")
-        if objective == "infonce":
-            self._needs("objective='infonce'", negatives not in DRAWN, "negatives 'all' or 'queue'")
-        if objective in OF_ALL_PAIRS and reduction != "mean":
+            raise ValueError(said("negatives='queue' needs queue_size, got None. Pass, for example, 4096."))
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuse options that contradict one another, whenever they were set."""
+        if self.gather:
+            self._needs("gather=True", self.negatives not in DRAWN, "negatives 'all' or 'queue'")
+        each = OBJECTIVES[self.objective].each
+        if each == "candidates":
+            self._needs(f"objective={self.objective!r}", self.negatives not in DRAWN, "negatives 'all' or 'queue'")
+        if each == "batch" and self.reduction != "mean":
             raise ValueError(
-                f"{owner}: objective={objective!r} is no sum over locations, got reduction={reduction!r}. "
-                "Use reduction='mean', or another objective."
+                said(
+                    f"objective={self.objective!r} is no sum over locations, got reduction={self.reduction!r}. "
+                    "Use reduction='mean', or another objective."
+                )
             )
 
     def _needs(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
             raise ValueError(
-                f"{self._owner}: {name} needs {wanted}, got negatives={self.negatives!r}. "
-                "Pass one of those, or drop it."
+                said(f"{name} needs {wanted}, got negatives={self.negatives!r}. Pass one of those, or drop it.")
             )
 
     def _hold(
@@ -111,28 +116,31 @@ class InfoMaxLoss(nn.Module, ABC):
         dtype: torch.dtype | None,
     ) -> None:
         """Take in the critic, and what else has a state."""
-        owner = self._owner
         if not isinstance(critic, nn.Module):
             raise TypeError(
-                f"{owner}: critic must be a torch.nn.Module, got {type(critic).__name__}. "
-                "Pass an instance that maps (local_features, global_features) to logits."
+                said(
+                    f"critic must be a torch.nn.Module, got {type(critic).__name__}. "
+                    "Pass an instance that maps (local_features, global_features) to logits."
+                )
             )
-        one_permutation = self.negatives in ("shift", "derangement") and self.num_negatives == 1
-        if not (isinstance(critic, Critic) or one_permutation):
-            raise ValueError(
-                f"{owner}: negatives={self.negatives!r} with num_negatives={self.num_negatives} needs a "
-                f"blan_layers.mutual_information.Critic, got {type(critic).__name__}. Subclass it, or use one "
-                "negative of 'shift' or 'derangement'."
-            )
+        self._check_critic(critic)
         self.critic = critic
         if queue_size is not None:
             self.queue = SummaryQueue(queue_size, global_channels, device=device, dtype=dtype)
         if self.objective == "mine":
             self.mine = MINEObjective(device=device, dtype=dtype)
 
-    @property
-    def _owner(self) -> str:
-        return type(self).__name__
+    def _check_critic(self, critic: nn.Module) -> None:
+        """Refuse a critic that cannot be asked for the logits that the negatives need."""
+        one_permutation = self.negatives in ("shift", "derangement") and self.num_negatives == 1
+        if not (one_permutation or isinstance(_inner(critic), Critic)):
+            raise ValueError(
+                said(
+                    f"negatives={self.negatives!r} with num_negatives={self.num_negatives} needs a "
+                    f"blan_layers.mutual_information.Critic, got {type(critic).__name__}. Subclass it, or use one "
+                    "negative of 'shift' or 'derangement'."
+                )
+            )
 
     def reset_parameters(self) -> None:
         """Draw the critic's weights anew, where it knows how, and forget earlier batches."""
@@ -153,73 +161,91 @@ class InfoMaxLoss(nn.Module, ABC):
         random: bool,
     ) -> tuple[Tensor, Pairs]:
         """Return the features, zero where the mask is, and who is scored with whom."""
+        self._check_options()
         self._check_features(local_features, global_features)
-        locations = (local_features.shape[0], *local_features.shape[2:])
         if mask is not None:
-            self._check_mask(mask, locations)
-            local_features = local_features.masked_fill((mask == 0).unsqueeze(1), 0)  # whatever stands there, NaN too
-        return local_features, self._pairs(locations, global_features, groups, random=random)
+            self._check_mask(mask, local_features)
+            local_features = _masked(local_features, mask)
+        return local_features, self._pairs(local_features, global_features, groups, random=random)
 
-    def _pairs(
-        self, locations: tuple[int, ...], global_features: Tensor, groups: Tensor | None, *, random: bool
-    ) -> Pairs:
-        owner, batch = self._owner, locations[0]
+    def _pairs(self, local_features: Tensor, global_features: Tensor, groups: Tensor | None, *, random: bool) -> Pairs:
         summaries = gathered(global_features) if self.gather else global_features
+        self._check_batch(local_features, summaries, groups)
+        if groups is not None and self.gather:
+            groups = gathered(groups)
+        if groups is not None:
+            check_partners(self.negatives, groups)
+        if self.negatives in DRAWN:
+            indices = drawn_indices(self.negatives, local_features, self.num_negatives, groups, random)
+            return Pairs(summaries, indices, None)
+        queued = self.negatives == "queue"
+        valid = valid_candidates(local_features, summaries, groups, self.queue.filled if queued else None)
+        if queued:
+            summaries = torch.cat([summaries, self.queue.stored.to(summaries.dtype)])
+        return Pairs(summaries, None, valid)
+
+    def _check_batch(self, local_features: Tensor, summaries: Tensor, groups: Tensor | None) -> None:
+        """Refuse a batch that is too small for its fake pairs."""
+        if _checks.traced(local_features, summaries):
+            return
+        batch = local_features.shape[0]
         if summaries.shape[0] < 2:
             raise ValueError(
-                f"{owner}: needs at least 2 images to form negative pairs, got a batch of {batch}. "
-                "Use drop_last=True in the DataLoader."
+                said(
+                    f"needs at least 2 images to form negative pairs, got a batch of {batch}. "
+                    "Use drop_last=True in the DataLoader."
+                )
             )
         if groups is not None:
-            check_groups(owner, self.negatives, groups, batch)
-            groups = gathered(groups) if self.gather else groups
-            check_partners(owner, self.negatives, groups)
-        if self.negatives in DRAWN:
-            if self.num_negatives >= batch:
-                raise ValueError(
-                    f"{owner}: num_negatives must be below the batch, got {self.num_negatives} for a batch of {batch}. "
+            check_groups(self.negatives, groups, batch)
+        if self.negatives in DRAWN and self.num_negatives >= batch:
+            raise ValueError(
+                said(
+                    f"num_negatives must be below the batch, got {self.num_negatives} for a batch of {batch}. "
                     "Use a larger batch, or negatives='all'."
                 )
-            device = global_features.device
-            indices = drawn_indices(self.negatives, locations, self.num_negatives, groups, device, random=random)
-            return Pairs(summaries, indices, None)
-        if groups is None:
-            images = torch.arange(summaries.shape[0], device=summaries.device)
-            valid = images[:batch].unsqueeze(1) != images
-        else:
-            valid = ~same_group(groups)[:batch]
-        if self.negatives == "queue":
-            summaries = torch.cat([summaries, self.queue.stored.to(summaries.dtype)])
-            valid = torch.cat([valid, self.queue.filled.expand(batch, -1)], 1)
-        return Pairs(summaries, None, valid)
+            )
 
     def _logits(self, local_features: Tensor, pairs: Pairs) -> PairLogits:
         """Return the critic's logits of the real pairs and of the fake ones."""
-        batch, *space = local_features.shape[0], *local_features.shape[2:]
-        if pairs.indices is None:
-            logits: Tensor = self.critic.all_pairs(local_features, pairs.summaries)  # type: ignore[operator]  # a Critic
-            self._check_logits("(B, N, *S)", (batch, pairs.summaries.shape[0], *space), logits)
-            own = logits[:, :batch].diagonal().movedim(-1, 0)  # square, so that compilers know its size
-            return PairLogits(own, logits, pairs.valid)
-        indices = pairs.indices
-        if callable(contrast := getattr(self.critic, "contrast", None)):
-            positive, negative = contrast(local_features, pairs.summaries, indices)
+        critic, summaries, indices = self.critic, pairs.summaries, pairs.indices
+        self._check_critic(critic)
+        if indices is None:
+            logits: Tensor = critic(local_features, summaries, "all")
+            self._check_logits("(B, N, *S)", logits, local_features, summaries.shape[0])
+            return PairLogits(_own(logits), logits, pairs.valid)
+        positive: Tensor
+        negative: Tensor
+        if isinstance(_inner(critic), Critic):
+            positive, negative = contrast(critic, local_features, summaries, indices)
+        elif hasattr(type(critic), "contrast"):
+            positive, negative = critic.contrast(local_features, summaries, indices)  # type: ignore[operator]
         else:
-            positive = self.critic(local_features, pairs.summaries)
-            negative = self.critic(local_features, pairs.summaries[indices])
-        self._check_logits("(B, *S)", (batch, *space), positive)
-        if indices.ndim == 1:
-            self._check_logits("(B, *S)", (batch, *space), negative)
+            positive = critic(local_features, summaries)
+            negative = critic(local_features, summaries[indices])
+        self._check_logits("(B, *S)", positive, local_features)
+        if self._one_each:
+            self._check_logits("(B, *S)", negative, local_features)
             negative = negative.unsqueeze(1)
-        self._check_logits("(B, K, *S)", (batch, self.num_negatives, *space), negative)
+        self._check_logits("(B, K, *S)", negative, local_features, self.num_negatives)
         return PairLogits(positive, negative, None)
 
-    def _check_logits(self, axes: str, wanted: tuple[int, ...], logits: Tensor) -> None:
-        _checks.floating(self._owner, "the critic's logits", logits)
+    @property
+    def _one_each(self) -> bool:
+        """Whether each map has one fake pair, the same at all its locations."""
+        return self.negatives in ("shift", "derangement") and self.num_negatives == 1
+
+    def _check_logits(self, axes: str, logits: Tensor, local_features: Tensor, *count: int) -> None:
+        _checks.floating("the critic's logits", logits)
+        if _checks.traced(logits, local_features):
+            return
+        wanted = (local_features.shape[0], *count, *local_features.shape[2:])
         if logits.shape != wanted:
             raise ValueError(
-                f"{self._owner}: the critic must return logits {axes} = {wanted}, got shape "
-                f"{_checks.shape(logits)}. Score every location once."
+                said(
+                    f"the critic must return logits {axes} = {wanted}, got shape {_checks.shape(logits)}. "
+                    "Score every location once."
+                )
             )
 
     def _loss(self, local_features: Tensor, pairs: Pairs, mask: Tensor | None) -> Tensor:
@@ -229,17 +255,16 @@ class InfoMaxLoss(nn.Module, ABC):
         if self.training and self.negatives == "queue":
             self.queue.push(pairs.summaries[: -self.queue.stored.shape[0]])
         if self.objective == "mine":
-            bound: Tensor = self.mine(logits.positive, logits.negative, **logits.weights(weights))
-            return -bound
+            return -self.mine(logits.positive, logits.negative, **logits.weights(weights))
         if self.objective == "dv":
             return -functional.dv_lower_bound(logits.positive, logits.negative, **logits.weights(weights))
         loss = location_losses(self.objective, logits)
         if self.reduction == "mean":
             return mean(loss, weights)
-        if weights is not None:
-            loss = loss * weights
+        loss = weighted(loss, weights)
         return loss if self.reduction == "none" else loss.sum()
 
+    @runs_forward
     @torch.no_grad()
     def estimate(
         self,
@@ -248,7 +273,7 @@ class InfoMaxLoss(nn.Module, ABC):
         *,
         mask: Tensor | None = None,
         groups: Tensor | None = None,
-        estimator: Estimator = "jsd",
+        estimator: EstimatorName = "jsd",
         reduction: Literal["mean", "none"] = "mean",
     ) -> Tensor:
         r"""Estimate the mutual information per location in nats, without gradient, on negatives as in evaluation.
@@ -288,63 +313,75 @@ class InfoMaxLoss(nn.Module, ABC):
             TypeError: As in ``forward``.
             ValueError: As in ``forward``, or a name is unknown, or the estimator does not go with the loss.
         """
-        owner = f"{self._owner}.estimate"
-        _checks.choice(owner, "estimator", estimator, ESTIMATORS)
-        _checks.choice(owner, "reduction", reduction, ("mean", "none"))
-        if estimator == "infonce" and self.negatives in DRAWN:
+        _checks.choice("estimator", estimator, tuple(ESTIMATORS))
+        _checks.choice("reduction", reduction, ("mean", "none"))
+        record, behind = ESTIMATORS[estimator], OBJECTIVES[self.objective].log_ratio_behind
+        if record.of_candidates and self.negatives in DRAWN:
             raise ValueError(
-                f"{owner}: estimator='infonce' needs negatives 'all' or 'queue', got {self.negatives!r}. "
-                "Build the loss with one of those."
+                said(
+                    f"estimator={estimator!r} needs negatives 'all' or 'queue', got {self.negatives!r}. "
+                    "Build the loss with one of those."
+                )
             )
-        if estimator in ("positive_logit", "smile") and self.objective not in LOG_RATIO_BEHIND:
+        if record.of_ratio and behind is None:
             raise ValueError(
-                f"{owner}: estimator={estimator!r} needs a critic trained towards the log density ratio, got "
-                f"objective={self.objective!r}. Use 'certificate', or train with 'bce', 'jsd', 'nwj' or 'rkl'."
+                said(
+                    f"estimator={estimator!r} needs a critic trained towards the log density ratio, got "
+                    f"objective={self.objective!r}. Use 'certificate', or train with 'bce', 'jsd', 'nwj' or 'rkl'."
+                )
             )
         local_features, pairs = self._prepared(local_features, global_features, mask, groups, random=False)
         logits = self._logits(local_features, pairs)
         weights = self._weights(mask, logits.positive, divides=True)
-        if behind := LOG_RATIO_BEHIND.get(self.objective):
+        if behind:
             logits = logits.plus(-behind)
         if reduction == "mean":
-            return estimated(estimator, logits, weights)
+            return record.measure(logits, weights, None)
         if weights is None:
-            return estimated(estimator, logits, None, by_location=True)
+            return record.measure(logits, None, 0)
         unseen = (weights == 0).all(0)
-        weights = weights.masked_fill(unseen, 1)
-        return estimated(estimator, logits, weights, by_location=True).masked_fill(unseen, math.nan)
+        return record.measure(logits, weights.masked_fill(unseen, 1), 0).masked_fill(unseen, math.nan)
 
-    def _check_mask(self, mask: object, locations: tuple[int, ...]) -> None:
-        owner = self._owner
+    def _check_mask(self, mask: object, local_features: Tensor) -> None:
+        if _checks.traced(mask, local_features):
+            return
         if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise TypeError(
-                f"{owner}: mask must be a boolean or floating-point tensor, got {got}. "
-                "Pass mask.bool(), or mask.float() if it holds weights."
+                said(
+                    f"mask must be a boolean or floating-point tensor, got {got}. "
+                    "Pass mask.bool(), or mask.float() if it holds weights."
+                )
             )
+        locations = (local_features.shape[0], *local_features.shape[2:])
         if mask.shape != locations:
             raise ValueError(
-                f"{owner}: mask must have a weight for every location, shape {locations}, "
-                f"got {_checks.shape(mask)}. Resize or expand it to the map."
+                said(
+                    f"mask must have a weight for every location, shape {locations}, "
+                    f"got {_checks.shape(mask)}. Resize or expand it to the map."
+                )
             )
 
     def _weights(self, mask: Tensor | None, logits: Tensor, *, divides: bool) -> Tensor | None:
         """Return the mask as weights in the precision of the loss, after checking their values."""
-        if mask is None:
+        weights = _precise(mask, logits)
+        if weights is None:
             return None
-        owner = self._owner
-        weights = mask.to(at_least_float32(logits).dtype)
         if _checks.reads_values(weights):
             if not bool(((weights >= 0) & weights.isfinite()).all()):
                 raise ValueError(
-                    f"{owner}: mask must hold finite weights of at least 0, got values from {weights.min().item():g} "
-                    f"to {weights.max().item():g}. Clamp it, or pass a boolean mask."
+                    said(
+                        f"mask must hold finite weights of at least 0, got values from {weights.min().item():g} "
+                        f"to {weights.max().item():g}. Clamp it, or pass a boolean mask."
+                    )
                 )
             if divides and not 0 < weights.sum().item() < math.inf:
                 raise ValueError(
-                    f"{owner}: mask must have a finite sum above zero to take a mean over, got "
-                    f"{weights.sum().item():g} for a mask of shape {_checks.shape(mask)}. "
-                    "Skip the batch, scale the weights, or use reduction='sum'."
+                    said(
+                        f"mask must have a finite sum above zero to take a mean over, got {weights.sum().item():g} "
+                        f"for a mask of shape {_checks.shape(weights)}. "
+                        "Skip the batch, scale the weights, or use reduction='sum'."
+                    )
                 )
         return weights
 
@@ -352,12 +389,55 @@ class InfoMaxLoss(nn.Module, ABC):
         """Return the arguments that repr shows."""
         return f"objective={self.objective!r}, negatives={self.negatives!r}, reduction={self.reduction!r}"
 
+    if TYPE_CHECKING:
 
-def refuse_beside_critic(owner: str, options: Mapping[str, object]) -> None:
+        def __call__(
+            self,
+            local_features: Tensor,
+            global_features: Tensor,
+            *,
+            mask: Tensor | None = None,
+            groups: Tensor | None = None,
+        ) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+def refuse_beside_critic(options: Mapping[str, object]) -> None:
     """Refuse options of the critic that a loss would build, where it is given one."""
     for name, value in options.items():
         if value is not None:
             raise ValueError(
-                f"{owner}: {name} belongs to the critic that {owner} would build, got {name}={value!r} beside "
-                f"critic=. Give it to the critic's own constructor."
+                said(
+                    f"{name} belongs to the critic that the loss would build, got {name}={value!r} beside critic=. "
+                    "Give it to the critic's own constructor."
+                )
             )
+
+
+def _inner(critic: nn.Module) -> nn.Module:
+    """Return the critic that compilers and data parallelism have wrapped, which hand on what they are called with."""
+    while not isinstance(critic, Critic):
+        inner = critic._modules.get("_orig_mod", critic._modules.get("module"))
+        if inner is None:
+            break
+        critic = inner
+    return critic
+
+
+@whole
+def _masked(local_features: Tensor, mask: Tensor | None) -> Tensor:
+    """Return maps with zeros where the mask has them, whatever stands there, NaN too."""
+    return local_features if mask is None else local_features.masked_fill((mask == 0).unsqueeze(1), 0)
+
+
+@whole
+def _precise(mask: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Return a mask as weights in the precision of the loss."""
+    return None if mask is None else mask.to(at_least_float32(logits).dtype)
+
+
+@whole
+def _own(logits: Tensor) -> Tensor:
+    """Return the logits (B, *S) of real pairs among those of all (B, N, *S)."""
+    own = logits[:, : logits.shape[0]]  # square, so that compilers know its size
+    return own.diagonal().movedim(-1, 0)

@@ -1,16 +1,19 @@
 """Local mutual information maximisation, Eq. 5 of BLAN."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
+from blan_layers._checks import BACKENDS, Option
+from blan_layers._module import known, oddity
 from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrast_way
-from blan_layers.mutual_information.critics import ConcatConvCritic
-from blan_layers.mutual_information.infomax import InfoMaxLoss, Pairs, Reduction, refuse_beside_critic
+from blan_layers.functional.objectives import ObjectiveName
+from blan_layers.mutual_information.critics import ConcatConvCritic, Critic
+from blan_layers.mutual_information.infomax import InfoMaxLoss, Reduction, refuse_beside_critic
 from blan_layers.mutual_information.negatives import Negatives
-from blan_layers.mutual_information.objectives import Objective
 
 
 class LMIMLoss(InfoMaxLoss):
@@ -83,13 +86,13 @@ class LMIMLoss(InfoMaxLoss):
         queue_size: Summaries that the queue holds; for "queue" alone, which needs it.
         gather: Whether the summaries of all processes are candidates; for "all" and "queue".
         critic: A module (local_features (B, C, \*S), global_features (B, D)) -> logits (B, \*S) to use instead of
-            :class:`ConcatConvCritic`. One that also has ``contrast(local_features, global_features, indices)``, as
-            that class has, is asked for real and fake logits together. Other negatives than one of "shift" or
-            "derangement" need a :class:`~blan_layers.mutual_information.Critic`.
+            :class:`ConcatConvCritic`. One that also has ``contrast(local_features, global_features, indices)`` is asked
+            for real and fake logits together. Other negatives than one of "shift" or "derangement" need a
+            :class:`~blan_layers.mutual_information.Critic`.
         reduction: "mean" and "sum" give a scalar, "none" the loss at each location (B, \*S).
-        backend: "auto", "reference" (plain operations, differentiable any number of times), "blocked" (one pass over
-            blocks of locations that keeps no activation, differentiable once; for :class:`ConcatConvCritic` itself and
-            a scalar loss) or "triton" (the same on a GPU).
+        backend: "auto", "reference" (plain operations), "blocked" (one pass over blocks of locations that keeps no
+            activation, for :class:`ConcatConvCritic` whose layers nothing watches or replaces, and a scalar loss) or
+            "triton" (the same on a GPU); all give the same results.
         device: Device of the critic's parameters.
         dtype: Floating dtype of the critic's parameters.
 
@@ -122,18 +125,20 @@ class LMIMLoss(InfoMaxLoss):
         tensor(True)
     """
 
+    backend = Option(BACKENDS)
+
     def __init__(
         self,
         local_channels: int,
         global_channels: int,
         *,
         hidden_channels: int | None = None,
-        objective: Objective = "bce",
+        objective: ObjectiveName = "bce",
         negatives: Negatives = "shift",
         num_negatives: int | None = None,
         queue_size: int | None = None,
         gather: bool = False,
-        critic: nn.Module | None = None,
+        critic: Critic | nn.Module | None = None,
         reduction: Reduction = "mean",
         backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
@@ -147,18 +152,16 @@ class LMIMLoss(InfoMaxLoss):
             gather=gather,
             reduction=reduction,
         )
-        owner = "LMIMLoss"
-        self.local_channels = _checks.positive_int(owner, "local_channels", local_channels)
-        self.global_channels = _checks.positive_int(owner, "global_channels", global_channels)
-        _checks.choice(owner, "backend", backend, _checks.BACKENDS)
+        self.local_channels = _checks.positive_int("local_channels", local_channels)
+        self.global_channels = _checks.positive_int("global_channels", global_channels)
         self.backend = backend
         if critic is None:
-            hidden = 512 if hidden_channels is None else _checks.positive_int(owner, "hidden_channels", hidden_channels)
+            hidden = 512 if hidden_channels is None else _checks.positive_int("hidden_channels", hidden_channels)
             critic = ConcatConvCritic(
                 local_channels, global_channels, hidden_channels=hidden, device=device, dtype=dtype
             )
         else:
-            refuse_beside_critic(owner, {"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
+            refuse_beside_critic({"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
         self._hold(critic, self.global_channels, queue_size, device, dtype)
 
     def forward(
@@ -169,36 +172,38 @@ class LMIMLoss(InfoMaxLoss):
         mask: Tensor | None = None,
         groups: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss, weighed by ``mask`` (boolean or non-negative weights) if there is one.
+        """Return the loss, weighted by ``mask`` (boolean or non-negative weights) if there is one.
 
         No image is paired with one of its own number in ``groups``, if they are given.
         """
         local_features, pairs = self._prepared(local_features, global_features, mask, groups, random=self.training)
-        way, layers = self._fused_way(local_features, global_features, pairs, mask)
-        if way != "reference" and pairs.indices is not None:
-            weights = self._weights(mask, local_features, divides=self.reduction == "mean")
-            total = contrast_sum(way, local_features, global_features, pairs.indices, weights, *layers)
-            return self._reduced(total, local_features, weights)
-        return self._loss(local_features, pairs, mask)
-
-    def _fused_way(
-        self, local_features: Tensor, global_features: Tensor, pairs: Pairs, mask: Tensor | None
-    ) -> tuple[_checks.Way, tuple[Tensor, ...]]:
-        """Return the way that the loss takes, and the critic's layers if it is one pass over all of them."""
-        one_each = pairs.indices is not None and pairs.indices.ndim == 1 and self.objective in ("bce", "jsd")
-        critic = self.critic if type(self.critic) is ConcatConvCritic and one_each else None
-        layers = () if critic is None else critic.layers
-        features = local_features, global_features
-        way = contrast_way("LMIMLoss", *features, mask, layers, self.reduction, self.backend)
-        if way != "reference" and critic is not None:  # one that was built for other channels says so, as the plain way
-            critic.check(*features)
-        return way, layers
-
-    def _reduced(self, total: Tensor, local_features: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the loss of this objective and reduction from the sum of the binary cross entropy."""
+        layers, odd = self._layers(mask)
+        way = contrast_way(self.backend, local_features, global_features, layers, lambda: odd)
+        if way == "reference" or pairs.indices is None:
+            return self._loss(local_features, pairs, mask)
+        cast(ConcatConvCritic, self.critic).check(local_features, global_features)
+        weights = self._weights(mask, local_features, divides=self.reduction == "mean")
+        total = contrast_sum(way, local_features, global_features, pairs.indices, weights, *layers)
         count = local_features[:, 0].numel() if weights is None else weights.sum()
         offset = 2 * math.log(2) if self.objective == "jsd" else 0.0
         return total / count - offset if self.reduction == "mean" else total - offset * count
 
+    def _layers(self, mask: Tensor | None) -> tuple[tuple[Tensor, ...], str]:
+        """Return the critic's layers for a loss in one pass over all of them, or what speaks against one."""
+        if not self._one_each or self.objective not in ("bce", "jsd"):
+            return (), "it knows 'bce' and 'jsd' with one negative per map alone"
+        if self.reduction == "none":
+            return (), "it forms gradients of a scalar and got reduction='none'"
+        if isinstance(mask, Tensor) and mask.requires_grad:
+            return (), "it has no gradient for the mask"
+        if odd := oddity(self, {"critic": known(ConcatConvCritic)}):
+            return (), f"it knows ConcatConvCritic alone, and {odd}"
+        layers, odd = cast(ConcatConvCritic, self.critic).plain_layers()
+        return layers, f"critic.{odd}" if odd else ""
+
     def _check_features(self, local_features: Tensor, global_features: Tensor) -> None:
-        check_pair("LMIMLoss", local_features, global_features, self.local_channels, self.global_channels)
+        critic = self.critic
+        widths: tuple[int | None, int | None] = self.local_channels, self.global_channels
+        if isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
+            widths = critic.widths()
+        check_pair(local_features, global_features, *widths)

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from blan_layers import functional
+from blan_layers import _checks, functional
+from blan_layers._module import Module
 from blan_layers.functional.mine import check_momentum
 
 
-class MINEObjective(nn.Module):
+class MINEObjective(Module):
     r"""Donsker-Varadhan bound in nats with the gradient of mutual information neural estimation, to be maximised.
 
     ``mean positive_logits - log mean exp(negative_logits)``
@@ -57,7 +59,8 @@ class MINEObjective(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_momentum("MINEObjective", momentum)
+        check_momentum(momentum)
+        _checks.floating_dtype(dtype)
         self.momentum = momentum
         dtype = torch.promote_types(torch.get_default_dtype() if dtype is None else dtype, torch.float32)
         self.register_buffer("running_log_mean", torch.full((), -math.inf, device=device, dtype=dtype))
@@ -74,12 +77,12 @@ class MINEObjective(nn.Module):
         positive_weights: Tensor | None = None,
         negative_weights: Tensor | None = None,
     ) -> Tensor:
-        """Return the bound, of weighed means where there are weights."""
+        """Return the bound, of weighted means where there are weights."""
         if not self.training:
             return functional.dv_lower_bound(
                 positive_logits, negative_logits, positive_weights=positive_weights, negative_weights=negative_weights
             )
-        value, running = functional.mine_objective(
+        step = functional.mine_objective(
             positive_logits,
             negative_logits,
             self.running_log_mean,
@@ -87,8 +90,8 @@ class MINEObjective(nn.Module):
             positive_weights=positive_weights,
             negative_weights=negative_weights,
         )
-        self.running_log_mean.copy_(running)
-        return value
+        self.running_log_mean.copy_(step.running_log_mean)
+        return step.value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MINEObjective":
         """Follow to another device or a wider dtype, never to half precision, where the mean would stop moving."""
@@ -101,3 +104,15 @@ class MINEObjective(nn.Module):
     def extra_repr(self) -> str:
         """Return the argument that repr shows."""
         return f"momentum={self.momentum}"
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            positive_logits: Tensor,
+            negative_logits: Tensor,
+            *,
+            positive_weights: Tensor | None = None,
+            negative_weights: Tensor | None = None,
+        ) -> Tensor:
+            """Call ``forward``, and the hooks around it."""

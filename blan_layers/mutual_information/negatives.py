@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import said
+from blan_layers.functional._tracing import whole
 
 Negatives: TypeAlias = Literal["shift", "derangement", "per-location", "all", "queue"]
 
@@ -24,14 +26,21 @@ def shifted_indices(batch: int, device: torch.device, *, random: bool) -> Tensor
     The shift is one, or, if ``random``, drawn uniformly from 1 .. batch - 1 by the device's default generator. It
     stays a tensor, so that the device is never waited for.
     """
-    shift = torch.randint(1, batch, (), device=device) if random else 1
-    return (torch.arange(batch, device=device) + shift) % batch
+    images = torch.arange(batch, device=device)
+    if not random:
+        return images.roll(-1)
+    return _around(images + torch.randint(1, batch, (), device=device), batch)
 
 
 def distinct_shifts(batch: int, count: int, device: torch.device, *, random: bool) -> Tensor:
     """Return ``count`` cyclic shifts (count, batch) by 1, 2, ... or drawn without repetition, then fewer than batch."""
     steps = torch.randperm(batch - 1, device=device)[:count] if random else torch.arange(count, device=device)
-    return (torch.arange(batch, device=device) + 1 + steps.unsqueeze(1) % (batch - 1)) % batch
+    return _around(torch.arange(batch, device=device) + 1 + steps.unsqueeze(1) % (batch - 1), batch)
+
+
+def _around(images: Tensor, batch: int) -> Tensor:
+    """Return numbers below twice the batch, counted on from its start where they pass its end."""
+    return torch.where(images >= batch, images - batch, images)
 
 
 def derangements(batch: int, count: int, device: torch.device) -> Tensor:
@@ -47,26 +56,35 @@ def derangements(batch: int, count: int, device: torch.device) -> Tensor:
     return torch.where(deranged[chosen, None], permutations[chosen], (images + 1) % batch)
 
 
-def permutations_apart(groups: Tensor, count: int, *, random: bool) -> Tensor:
-    """Return ``count`` permutations (count, batch) that pair no image with one of its own group.
+def partners_apart(groups: Tensor, count: int, *, random: bool) -> Tensor:
+    """Return ``count`` partners of each image (count, batch), none of its own group.
 
-    The images are lined up group by group and shifted by the size of the largest group at least, and by so much less
-    than all of them at most. Drawn are the order of groups and images and the shift.
+    The images are lined up group by group. From an image on, the images of other groups are as many as the batch less
+    its group, and lie ``after`` it at distances from its group's end on; the first partner is as far as the largest
+    group is wide, each further one the next of them. While these distances are the same for all, a row is a
+    permutation, and where all groups are of one size, every row is. Drawn are the order of groups and of their images,
+    anew for each row, and a distance that is the same for all.
     """
     batch, device = groups.shape[0], groups.device
     same = same_group(groups)
     first = same.byte().argmax(1)  # the first image of a group stands for it
-    largest = same.sum(1).max()
-    room = (batch + 1 - 2 * largest).clamp(min=1)
+    sizes = same.sum(1)
+    largest = sizes.max()
+    places = torch.arange(batch, device=device)
     if random:
         shuffled = torch.rand(count, batch, device=device).argsort(1)
         rank = torch.rand(count, batch, device=device).argsort(1)[:, first]
         line = shuffled.gather(1, rank.gather(1, shuffled).argsort(dim=1, stable=True))
+        room = (batch + 1 - 2 * largest).clamp(min=1)
         step = (torch.rand(count, 1, device=device) * room).long().clamp(max=room - 1)
     else:
         line = first.argsort(dim=0, stable=True).expand(count, -1)
-        step = torch.arange(count, device=device).unsqueeze(1) % room
-    partner = line.gather(1, (torch.arange(batch, device=device) + largest + step) % batch)
+        step = torch.arange(count, device=device).unsqueeze(1)
+    group, size = first[line], sizes[line]
+    start = (group.unsqueeze(1) == group.unsqueeze(2)).byte().argmax(2)
+    rest = start + size - places
+    after = rest + (largest - rest + step) % (batch - size).clamp(min=1)
+    partner = line.gather(1, (places + after) % batch)
     return torch.empty_like(line).scatter(1, line, partner)
 
 
@@ -75,35 +93,28 @@ def same_group(groups: Tensor) -> Tensor:
     return groups.unsqueeze(1) == groups
 
 
-def drawn_indices(
-    kind: Negatives,
-    locations: tuple[int, ...],
-    count: int,
-    groups: Tensor | None,
-    device: torch.device,
-    *,
-    random: bool,
-) -> Tensor:
-    r"""Return whose summaries make the fake pairs of maps with these ``locations`` (B, \*S).
+@whole
+def drawn_indices(kind: Negatives, local_features: Tensor, count: int, groups: Tensor | None, random: bool) -> Tensor:
+    r"""Return whose summaries make the fake pairs of maps (B, C, \*S).
 
     Args:
         kind: One of those that are drawn.
-        locations: Shape of the logits.
+        local_features: The maps.
         count: Fake pairs K of each location.
         groups: Group of each image (B,), none of which is paired with its own, or None.
-        device: Where.
         random: Whether to draw; if not, the pairs are the same at every call.
 
     Shape:
         -> (B,) for one permutation of all, (B, K) for several, (B, K, \*S) for "per-location".
     """
-    batch, *space = locations
+    batch, _, *space = local_features.shape
+    device = local_features.device
     if kind == "shift" and count == 1:
         return shifted_indices(batch, device, random=random)
     spread = (count, *space) if kind == "per-location" else (count,)
     total = torch.Size(spread).numel()
     if groups is not None:
-        rows = permutations_apart(groups, total, random=random)
+        rows = partners_apart(groups, total, random=random)
     elif kind == "shift" or not random:
         rows = distinct_shifts(batch, total, device, random=random)
     else:
@@ -111,34 +122,59 @@ def drawn_indices(
     return rows[0] if spread == (1,) else rows.reshape(*spread, batch).movedim(-1, 0)
 
 
-def check_groups(owner: str, kind: Negatives, groups: object, batch: int) -> None:
+@whole
+def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor | None, filled: Tensor | None) -> Tensor:
+    """Tell which of all candidates make fake pairs with each map, (B, N).
+
+    Args:
+        local_features: The maps (B, ...).
+        summaries: The batch's own and what other processes gathered.
+        groups: Group of each summary, none of which is paired with its own, or None.
+        filled: Which places of a queue, that is put behind the summaries, hold one.
+    """
+    batch = local_features.shape[0]
+    if groups is None:
+        images = torch.arange(summaries.shape[0], device=summaries.device)
+        valid = images[:batch].unsqueeze(1) != images
+    else:
+        valid = ~same_group(groups)[:batch]
+    return valid if filled is None else torch.cat([valid, filled.expand(batch, -1)], 1)
+
+
+def check_groups(kind: Negatives, groups: object, batch: int) -> None:
     """Refuse groups that are no integers (B,), or negatives that cannot keep them apart."""
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
         got = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
-        raise TypeError(f"{owner}: groups must be an integer tensor, got {got}. Number the groups.")
+        raise TypeError(said(f"groups must be an integer tensor, got {got}. Number the groups."))
     if groups.shape != (batch,):
         raise ValueError(
-            f"{owner}: groups must have a number for every image, shape ({batch},), got {_checks.shape(groups)}. "
-            "Pass one integer an image."
+            said(
+                f"groups must have a number for every image, shape ({batch},), got {_checks.shape(groups)}. "
+                "Pass one integer per image."
+            )
         )
     if kind in ("shift", "queue"):
         raise ValueError(
-            f"{owner}: groups needs negatives that can keep them apart, got negatives={kind!r}. "
-            "Use 'derangement', 'per-location' or 'all'."
+            said(
+                f"groups needs negatives that can keep them apart, got negatives={kind!r}. "
+                "Use 'derangement', 'per-location' or 'all'."
+            )
         )
 
 
-def check_partners(owner: str, kind: Negatives, groups: Tensor) -> None:
+def check_partners(kind: Negatives, groups: Tensor) -> None:
     """Refuse groups that leave an image without a partner, where values may be read."""
     if not _checks.reads_values(groups):
         return
     batch, largest = groups.shape[0], int(same_group(groups).sum(1).max())
     if largest == batch:
         raise ValueError(
-            f"{owner}: groups must be at least 2, got one of all {batch} images. Draw batches from several groups."
+            said(f"groups must be at least 2, got one of all {batch} images. Draw batches from several groups.")
         )
     if kind != "all" and 2 * largest > batch:
         raise ValueError(
-            f"{owner}: groups of more than half the batch cannot be paired with others, got one of {largest} "
-            f"in a batch of {batch}. Use negatives='all', or draw batches from more groups."
+            said(
+                f"groups of more than half the batch cannot be paired with others, got one of {largest} "
+                f"in a batch of {batch}. Use negatives='all', or draw batches from more groups."
+            )
         )

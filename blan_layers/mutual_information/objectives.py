@@ -1,43 +1,21 @@
-"""What a loss makes of its pairs' logits, by the objective's name."""
+"""What a loss makes of its pairs' logits."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, cast
 
+import torch
 from torch import Tensor
 
 from blan_layers import functional
 from blan_layers.functional._logits import log_mean_exp, mean
 from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._tracing import whole
 from blan_layers.functional.bounds import CLIP
-from blan_layers.functional.objectives import TERMS
+from blan_layers.functional.objectives import OBJECTIVES, ObjectiveName
 
-Objective: TypeAlias = Literal[
-    "bce", "jsd", "nwj", "rkl", "chi_squared", "squared_hellinger", "wasserstein", "infonce", "dv", "mine"
-]
-Estimator: TypeAlias = Literal["jsd", "positive_logit", "certificate", "nwj", "dv", "smile", "infonce"]
-
-OF_ALL_PAIRS = ("dv", "mine")
-"""Objectives with a logarithm of a mean over all fake pairs, which no location has by itself."""
-
-OBJECTIVES: tuple[Objective, ...] = (
-    "bce",
-    "jsd",
-    "nwj",
-    "rkl",
-    "chi_squared",
-    "squared_hellinger",
-    "wasserstein",
-    "infonce",
-    "dv",
-    "mine",
-)
-ESTIMATORS: tuple[Estimator, ...] = ("jsd", "positive_logit", "certificate", "nwj", "dv", "smile", "infonce")
-
-LOG_RATIO_BEHIND = {"bce": 0.0, "jsd": 0.0, "rkl": 0.0, "nwj": 1.0}
-"""By how much the best critic of an objective is above the log density ratio, where it is that and a constant."""
-
-DIVERGENCES = {"bce": "gan", "jsd": "gan", "nwj": "kl"}
-"""The f-divergence of an objective, where it goes by another name."""
+EstimatorName: TypeAlias = Literal["jsd", "positive_logit", "certificate", "nwj", "dv", "smile", "infonce"]
 
 
 class PairLogits(NamedTuple):
@@ -59,62 +37,81 @@ class PairLogits(NamedTuple):
 
     def weights(self, mask: Tensor | None) -> dict[str, Tensor | None]:
         """Return the weights of every score: a location's own, and a K-th of it, or its share, for each fake pair."""
-        if self.valid is None:
-            spread = None if mask is None else mask.unsqueeze(1).expand_as(self.negative)
-            return {"positive_weights": mask, "negative_weights": spread}
-        share = over_locations(self.valid, self.negative).to(at_least_float32(self.negative).dtype)
-        share = (share / share.sum(1, keepdim=True)).expand_as(self.negative)
-        return {"positive_weights": mask, "negative_weights": share if mask is None else share * mask.unsqueeze(1)}
+        return {"positive_weights": mask, "negative_weights": _of_fakes(self.negative, self.valid, mask)}
 
 
+@whole
+def _of_fakes(negative: Tensor, valid: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Return the weights (B, K, *S) of fake pairs, which weigh together as much as the real one."""
+    if valid is None:
+        return None if mask is None else mask.unsqueeze(1).expand_as(negative)
+    share = over_locations(valid, negative).to(at_least_float32(negative).dtype)
+    share = (share / share.sum(1, keepdim=True)).expand_as(negative)
+    return share if mask is None else share * mask.unsqueeze(1)
+
+
+@whole
 def over_locations(valid: Tensor, negative: Tensor) -> Tensor:
     """Return (B, K) as (B, K, 1, ...), to go with (B, K, *S)."""
     return valid.reshape(*valid.shape, *(1 for _ in negative.shape[2:]))
 
 
-def location_losses(objective: str, logits: PairLogits) -> Tensor:
-    r"""Return the loss (B, \*S) of each location, for an objective that is a mean of them."""
-    if objective == "infonce":
+def location_losses(name: ObjectiveName, logits: PairLogits) -> Tensor:
+    r"""Return the loss (B, \*S) of each location, for an objective that has one there."""
+    objective = OBJECTIVES[name]
+    if objective.each == "candidates":
         return -_infonce(logits)
-    of_positive, of_negative = TERMS[DIVERGENCES.get(objective, objective)]
-    real, negative = -of_positive(logits.positive), logits.negative
+    real, negative = -objective.of_positive(logits.positive), logits.negative
     if logits.valid is None:
-        fake = of_negative(negative).mean(1)
-    else:
-        valid = over_locations(logits.valid, negative)
-        terms = of_negative(negative.masked_fill(~valid, 0)) * valid
-        fake = terms.sum(1) / valid.sum(1)
-    loss = real + fake
-    return loss - 2 * math.log(2) if objective == "jsd" else loss
-
-
-def estimated(estimator: str, logits: PairLogits, mask: Tensor | None, *, by_location: bool = False) -> Tensor:
-    r"""Return an estimate in nats from logits that are the log density ratio at their best.
-
-    It is over all pairs, or, by location, over those at each by itself: (\*S).
-    """
-    images = 0 if by_location else None
-    if estimator == "positive_logit":
-        return mean(logits.positive, mask, images)
-    if estimator == "infonce":
-        return mean(_infonce(logits), mask, images)
-    if estimator in ("jsd", "certificate"):
-        bce = mean(location_losses("bce", logits), mask, images)
-        return 2 * math.log(2) - bce if estimator == "jsd" else functional.mutual_information_certificate(bce / 2)
-    if estimator == "nwj":
-        return -mean(location_losses("nwj", logits.plus(1.0)), mask, images)
-    negative, weights = logits.negative, logits.weights(mask)["negative_weights"]
-    if estimator == "smile":
-        negative = negative.clamp(-CLIP, CLIP)
-    if by_location:  # the axis of images and of their fake pairs
-        negative, weights = negative.flatten(0, 1), None if weights is None else weights.flatten(0, 1)
-    return mean(logits.positive, mask, images) - log_mean_exp(negative, weights, images)
+        return real + objective.of_negative(negative).mean(1)
+    valid = over_locations(logits.valid, negative)
+    terms = objective.of_negative(negative.masked_fill(~valid, 0)) * valid
+    return real + terms.sum(1) / valid.sum(1)
 
 
 def _infonce(logits: PairLogits) -> Tensor:
     """Return the log of how much more than by chance each location tells its own summary among all candidates."""
     positive, negative = at_least_float32(logits.positive), at_least_float32(logits.negative)
     valid = over_locations(cast(Tensor, logits.valid), negative)  # given with all candidates, which it needs
-    negative = negative.masked_fill(~valid, -math.inf)
-    candidates = (1 + valid.sum(1)).to(positive.dtype)
-    return candidates.log() + positive - positive.logaddexp(negative.logsumexp(1))
+    candidates = torch.cat([positive.unsqueeze(1), negative.masked_fill(~valid, -math.inf)], 1)
+    return (1 + valid.sum(1)).to(positive.dtype).log() + candidates.log_softmax(1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How information is read off logits that are the log density ratio at their best."""
+
+    measure: Callable[[PairLogits, Tensor | None, int | None], Tensor]
+    """Takes logits, the weights of locations and the axis of images, None for all axes, to nats."""
+    of_ratio: bool = False
+    """Whether the critic has to be trained towards the log density ratio."""
+    of_candidates: bool = False
+    """Whether it needs all candidates."""
+
+
+def _bce(logits: PairLogits, mask: Tensor | None, images: int | None) -> Tensor:
+    return mean(location_losses("bce", logits), mask, images)
+
+
+def _log_mean(logits: PairLogits, mask: Tensor | None, images: int | None, clip: float = math.inf) -> Tensor:
+    """Return Donsker and Varadhan's bound, with fake pairs clipped."""
+    negative, weights = logits.negative, logits.weights(mask)["negative_weights"]
+    if clip < math.inf:
+        negative = negative.clamp(-clip, clip)
+    if images is not None:  # the axis of images and of their fake pairs
+        negative, weights = negative.flatten(0, 1), None if weights is None else weights.flatten(0, 1)
+    return mean(logits.positive, mask, images) - log_mean_exp(negative, weights, images)
+
+
+ESTIMATORS: dict[EstimatorName, Estimator] = {
+    "jsd": Estimator(lambda logits, mask, images: 2 * math.log(2) - _bce(logits, mask, images)),
+    "positive_logit": Estimator(lambda logits, mask, images: mean(logits.positive, mask, images), of_ratio=True),
+    "certificate": Estimator(
+        lambda logits, mask, images: functional.mutual_information_certificate(_bce(logits, mask, images) / 2)
+    ),
+    "nwj": Estimator(lambda logits, mask, images: -mean(location_losses("nwj", logits.plus(1.0)), mask, images)),
+    "dv": Estimator(_log_mean),
+    "smile": Estimator(lambda logits, mask, images: _log_mean(logits, mask, images, CLIP), of_ratio=True),
+    "infonce": Estimator(lambda logits, mask, images: mean(_infonce(logits), mask, images), of_candidates=True),
+}
+"""Every estimator of the losses."""

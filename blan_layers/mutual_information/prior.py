@@ -1,17 +1,24 @@
 """Adversarial matching of summaries to a prior."""
 
-from typing import Literal, NamedTuple, TypeAlias
+import sys
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blan_layers import _checks
+from blan_layers._checks import Option, said
+from blan_layers._module import Module, dtype_of, known, oddity, runs_forward, width_of
 from blan_layers.functional import bce_loss
 from blan_layers.functional._logits import softplus
 from blan_layers.mutual_information.encoders import Perceptron
 
 Prior: TypeAlias = Literal["uniform", "gaussian"]
+
+PRIORS: tuple[Prior, ...] = ("uniform", "gaussian")
+
+LAYERS = {name: known(nn.Linear) for name in ("fc1", "fc2", "fc3")}
+"""Of a discriminator whose weights are read, so that they can be held."""
 
 
 class PriorTerms(NamedTuple):
@@ -26,7 +33,7 @@ class PriorTerms(NamedTuple):
     encoder: Tensor
 
 
-class PriorMatchingLoss(nn.Module):
+class PriorMatchingLoss(Module):
     r"""Loss that makes the distribution of summaries that of a prior, by a discriminator held here.
 
     ``mean softplus(-d(prior)) + mean softplus(d(summary))``, minimised by the discriminator d alone, plus
@@ -67,6 +74,8 @@ class PriorMatchingLoss(nn.Module):
         torch.Size([])
     """
 
+    prior = Option(PRIORS)
+
     def __init__(
         self,
         channels: int,
@@ -77,17 +86,24 @@ class PriorMatchingLoss(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        owner = "PriorMatchingLoss"
-        self.channels = _checks.positive_int(owner, "channels", channels)
+        self._channels = _checks.positive_int("channels", channels)
+        _checks.floating_dtype(dtype)
         if not isinstance(hidden_channels, tuple | list) or len(hidden_channels) != 2:
             raise ValueError(
-                f"{owner}: hidden_channels must be the widths of two layers, got {hidden_channels!r}. "
-                "Pass, for example, (1000, 200)."
+                said(
+                    f"hidden_channels must be the widths of two layers, got {hidden_channels!r}. "
+                    "Pass, for example, (1000, 200)."
+                )
             )
-        first, second = (_checks.positive_int(owner, "hidden_channels", width) for width in hidden_channels)
-        _checks.choice(owner, "prior", prior, ("uniform", "gaussian"))
-        self.prior: Prior = prior
-        self.discriminator = Perceptron(self.channels, (first, second), 1, device=device, dtype=dtype)
+        first, second = (_checks.positive_int("hidden_channels", width) for width in hidden_channels)
+        self.prior = prior
+        self.discriminator = Perceptron(self._channels, (first, second), 1, device=device, dtype=dtype)
+
+    @property
+    def channels(self) -> int:
+        """Width of the summaries, read off the weights where they show it."""
+        width = width_of(getattr(self.discriminator, "fc1", self.discriminator))
+        return self._channels if width is None else width
 
     def reset_parameters(self) -> None:
         """Draw the discriminator's weights anew."""
@@ -102,8 +118,9 @@ class PriorMatchingLoss(nn.Module):
         discriminator, encoder = self.terms(global_features, prior_samples)
         return discriminator + encoder
 
+    @runs_forward
     def terms(self, global_features: Tensor, prior_samples: Tensor | None = None) -> PriorTerms:
-        """Return the discriminator's term and the encoder's, to weigh or to optimise apart."""
+        """Return the discriminator's term and the encoder's, to weight or to optimise apart."""
         self._check("global_features", global_features)
         summaries = global_features.sigmoid() if self.prior == "uniform" else global_features
         if prior_samples is None:
@@ -111,21 +128,57 @@ class PriorMatchingLoss(nn.Module):
             prior_samples = draw(summaries)
         else:
             self._check("prior_samples", prior_samples)
+        discriminator = bce_loss(self.discriminator(prior_samples), self.discriminator(summaries.detach()))
+        return PriorTerms(discriminator, softplus(-self._held(summaries)).mean())
+
+    def _held(self, summaries: Tensor) -> Tensor:
+        """Return the discriminator's logits, with no gradient for its weights."""
         net = self.discriminator
-        discriminator = bce_loss(net(prior_samples), net(summaries.detach()))
-        w1, b1, w2, b2, w3, b3 = (parameter.detach() for parameter in net.parameters())
-        logits = F.linear(F.relu(F.linear(F.relu(F.linear(summaries, w1, b1)), w2, b2)), w3, b3)
-        return PriorTerms(discriminator, softplus(-logits).mean())
+        odd = oddity(self, {"discriminator": known(Perceptron)}) or oddity(net, LAYERS)
+        if not odd:  # what calling it means, in a form that tracers can follow
+            x = summaries
+            for layer in (net.fc1, net.fc2, net.fc3):
+                x = torch.relu(x) if layer is not net.fc1 else x
+                x = nn.functional.linear(x, layer.weight.detach(), layer.bias.detach())
+            return x
+        if _checks.traced(summaries):
+            raise TypeError(
+                said(
+                    f"a tracer cannot hold the weights of a discriminator that is watched or replaced, got: {odd}. "
+                    "Trace it without, or use torch.export."
+                )
+            )
+        held = {name: parameter.detach() for name, parameter in net.named_parameters()}
+        tensors = sys.modules.get("torch.distributed.tensor")
+        sharded = [name for name, parameter in held.items() if tensors and isinstance(parameter, tensors.DTensor)]
+        if sharded:
+            raise TypeError(
+                said(
+                    f"the encoder's term needs discriminator weights that it can hold, got {sharded[0]} in shards. "
+                    "Leave the discriminator out of fully_shard, or shard this loss as a whole."
+                )
+            )
+        logits: Tensor = torch.func.functional_call(net, held, (summaries,))
+        return logits
 
     def _check(self, name: str, x: Tensor) -> None:
-        owner = "PriorMatchingLoss"
-        _checks.floating(owner, name, x)
+        _checks.floating(name, x)
+        if _checks.traced(x):
+            return
         if x.ndim != 2 or x.shape[1] != self.channels or x.shape[0] == 0:
             raise ValueError(
-                f"{owner}: {name} must be (B, {self.channels}) with B >= 1, got shape {_checks.shape(x)}. "
-                "Pass one vector an image, of the width that the loss was built for."
+                said(
+                    f"{name} must be (B, {self.channels}) with B >= 1, got shape {_checks.shape(x)}. "
+                    "Pass one vector per image, of the width that the loss was built for."
+                )
             )
+        _checks.same_dtype(name, x, dtype_of(getattr(self.discriminator, "fc1", self.discriminator)))
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"channels={self.channels}, prior={self.prior!r}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, global_features: Tensor, prior_samples: Tensor | None = None) -> Tensor:
+            """Call ``forward``, and the hooks around it."""

@@ -1,11 +1,14 @@
 """Critics that score a pair by the inner product of two codes, so that all pairs cost one matrix product."""
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._init import he_normal_, reset
-from blan_layers.mutual_information.critics import Critic
+from blan_layers._module import weight_of, width_of
+from blan_layers.functional._tracing import whole
+from blan_layers.mutual_information.critics import Critic, at_locations
 from blan_layers.mutual_information.encoders import Perceptron, ResidualEncoder
 
 
@@ -22,24 +25,41 @@ class ProductCritic(Critic):
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the map location by location, and the summaries."""
-        vectors = local_features.unsqueeze(-1).flatten(2).mT
-        return self.local_encoder(vectors), self.global_encoder(global_features)
+        return self.local_encoder(at_locations(local_features)), self.global_encoder(global_features)
 
     def score(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
         """Multiply the codes."""
-        if global_codes.ndim == 3:
-            return global_codes @ local_codes.mT
-        return torch.einsum("bue,bkue->bku", local_codes, global_codes)
+        return _products(local_codes, global_codes)
 
     def score_at(self, local_codes: Tensor, global_codes: Tensor, indices: Tensor) -> Tensor:
         """Multiply the codes; where each location has partners of its own, pick them from the logits of all pairs."""
-        if indices.ndim == 2:
+        if _checks.traced(indices) or indices.ndim == 2:
             return super().score_at(local_codes, global_codes, indices)
-        return self.score_all(local_codes, global_codes).gather(1, indices)
+        logits = self.score_all(local_codes, global_codes)
+        return logits.gather(1, rearrange(indices, "b k ... -> b k (...)"))
 
     def score_all(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
         """Multiply all codes at once: there is no activation beside the logits."""
         return torch.einsum("bue,ne->bnu", local_codes, global_codes)
+
+    def first_layers(self) -> tuple[nn.Module, ...]:
+        """Return the first layers of the encoders."""
+        return getattr(self.local_encoder, "fc1", self.local_encoder), getattr(
+            self.global_encoder, "fc1", self.global_encoder
+        )
+
+    def widths(self) -> tuple[int | None, int | None]:
+        """Return the widths of the encoders' first layers."""
+        local, summary = self.first_layers()
+        return width_of(local), width_of(summary)
+
+
+@whole
+def _products(local_codes: Tensor, global_codes: Tensor) -> Tensor:
+    """Multiply codes (B, U, E) with others (B, K, E) or (B, K, U, E): (B, K, U)."""
+    if global_codes.ndim == 3:
+        return torch.einsum("bue,bke->bku", local_codes, global_codes)
+    return torch.einsum("bue,bkue->bku", local_codes, global_codes)
 
 
 class DotProductCritic(ProductCritic):
@@ -87,7 +107,8 @@ class DotProductCritic(ProductCritic):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(local_channels, global_channels)
-        hidden = _checks.positive_int("DotProductCritic", "hidden_channels", hidden_channels)
+        hidden = _checks.positive_int("hidden_channels", hidden_channels)
+        _checks.floating_dtype(dtype)
         self.local_encoder = ResidualEncoder(self.local_channels, hidden, norm=True, device=device, dtype=dtype)
         self.global_encoder = ResidualEncoder(self.global_channels, hidden, norm=False, device=device, dtype=dtype)
 
@@ -134,8 +155,9 @@ class SeparableCritic(ProductCritic):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(local_channels, global_channels)
-        hidden = _checks.positive_int("SeparableCritic", "hidden_channels", hidden_channels)
-        width = _checks.positive_int("SeparableCritic", "embedding_channels", embedding_channels)
+        hidden = _checks.positive_int("hidden_channels", hidden_channels)
+        _checks.floating_dtype(dtype)
+        width = _checks.positive_int("embedding_channels", embedding_channels)
         self.local_encoder = Perceptron(self.local_channels, (hidden, hidden), width, device=device, dtype=dtype)
         self.global_encoder = Perceptron(self.global_channels, (hidden, hidden), width, device=device, dtype=dtype)
 
@@ -177,6 +199,7 @@ class BilinearCritic(ProductCritic):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(local_channels, global_channels)
+        _checks.floating_dtype(dtype)
         self.local_encoder = nn.Identity()
         self.global_encoder = nn.Linear(global_channels, local_channels, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
@@ -184,3 +207,8 @@ class BilinearCritic(ProductCritic):
     def reset_parameters(self) -> None:
         """Draw the weight anew."""
         he_normal_(self.global_encoder)
+
+    def widths(self) -> tuple[int | None, int | None]:
+        """Return the sides of the weight."""
+        weight = weight_of(self.global_encoder)
+        return (None, None) if weight is None else (weight.shape[0], weight.shape[1])

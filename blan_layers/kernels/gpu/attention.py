@@ -21,16 +21,15 @@ that is given no slots forms the gradient of its map itself.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from blan_layers.kernels.derivatives import Gradients, needs_plain, plain_gradients
 from blan_layers.kernels.gpu.gating import Slots, branch, gate, gate_sums, map_gradient, output_dtype
-from blan_layers.kernels.gpu.once import refuse_batches
 from blan_layers.kernels.gpu.pooling import pool_channels, pool_channels_sums, pool_space, pool_space_sums
-
-Gradients: TypeAlias = tuple[Tensor | None, ...]
+from blan_layers.kernels.passes import PlainPasses
 
 
 def _keep_pool_space(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -39,24 +38,24 @@ def _keep_pool_space(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
 
 
 def _differentiate_pool_space(ctx: Any, d_pooled: Tensor | None, _: None) -> Gradients:
-    refuse_batches(d_pooled)
     if d_pooled is None:
         return (None,) * 6
     x, gate, extremes = ctx.saved_tensors
+    if needs_plain(d_pooled):
+        pools = ctx.pools.split(",")
+
+        def plain(x: Tensor, gate: Tensor | None) -> Tensor:
+            return PlainPasses(x, pools).pool_space(gate).transpose(0, 1)
+
+        return *plain_gradients(plain, (x, gate), ctx.needs_input_grad[:2], (d_pooled,)), None, None, None, None
     d_gate = None
     if gate is not None and ctx.needs_input_grad[1]:
         d_gate = pool_space_sums(x, gate, d_pooled, extremes, ctx.pools)
     terms = d_pooled, extremes if "max" in ctx.pools else None, gate
     if ctx.has_slots:
         return None, d_gate, None, *terms
-    return (
-        _own_gradient(ctx, x, Slots(None, None, None, None, None, None, None, *terms)),
-        d_gate,
-        None,
-        None,
-        None,
-        None,
-    )
+    slots = Slots(None, None, None, None, None, None, None, *terms)
+    return _own_gradient(ctx, x, slots), d_gate, None, None, None, None
 
 
 pool_space.register_autograd(_differentiate_pool_space, setup_context=_keep_pool_space)
@@ -69,10 +68,16 @@ def _keep_pool_channels(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _differentiate_pool_channels(ctx: Any, d_maps: Tensor | None, _: None) -> Gradients:
-    refuse_batches(d_maps)
     if d_maps is None:
         return (None,) * 7
     x, gate, shift, extremes = ctx.saved_tensors
+    if needs_plain(d_maps):
+
+        def plain(x: Tensor, gate: Tensor | None, shift: Tensor | None) -> Tensor:
+            return PlainPasses(x).pool_channels(gate, shift)
+
+        found = plain_gradients(plain, (x, gate, shift), ctx.needs_input_grad[:3], (d_maps,))
+        return *found, None, None, None, None
     d_gate = d_shift = None
     if gate is not None and any(ctx.needs_input_grad[1:3]):
         d_gate, d_shift = pool_channels_sums(x, gate, shift, d_maps, extremes)
@@ -87,26 +92,33 @@ pool_channels.register_autograd(_differentiate_pool_channels, setup_context=_kee
 
 
 def _keep_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, gate, shift, spatial, residual, slot, *_ = inputs
+    x, gate, shift, spatial, residual, ctx.shape, slot, *_ = inputs
     ctx.pools = ""
     ctx.residual_dtype = None if residual is None else residual.dtype
     _keep(ctx, slot, None, x, gate, shift, spatial)
 
 
-def _differentiate_gate(ctx: Any, d_output: Tensor | None) -> Gradients:
-    refuse_batches(d_output)
-    if d_output is None:
-        return (None,) * 8
+def _differentiate_gate(ctx: Any, d_map: Tensor | None) -> Gradients:
+    if d_map is None:
+        return (None,) * 9
     x, *factors = ctx.saved_tensors
+    d_output = d_map.reshape(x.shape)
+    d_residual = d_output.to(ctx.residual_dtype) if ctx.needs_input_grad[4] else None
+    if needs_plain(d_map):
+
+        def plain(x: Tensor, gate: Tensor | None, shift: Tensor | None, spatial: Tensor | None) -> Tensor:
+            return PlainPasses(x).gate(gate, shift, spatial).to(d_map.dtype)
+
+        found = plain_gradients(plain, (x, *factors), ctx.needs_input_grad[:4], (d_output,))
+        return *found, d_residual, None, None, None, None
     sums: Gradients = None, None, None
     if any(ctx.needs_input_grad[1:4]):
         sums = gate_sums(x, d_output, *factors)
     d_factors = (None if factor is None else d for factor, d in zip(factors, sums, strict=True))
-    d_residual = d_output.to(ctx.residual_dtype) if ctx.needs_input_grad[4] else None
     terms = d_output, factors[0], factors[2]
     if ctx.has_slots:
-        return None, *d_factors, d_residual, *terms
-    return _own_gradient(ctx, x, Slots(*terms)), *d_factors, d_residual, None, None, None
+        return None, *d_factors, d_residual, None, *terms
+    return _own_gradient(ctx, x, Slots(*terms)), *d_factors, d_residual, None, None, None, None
 
 
 gate.register_autograd(_differentiate_gate, setup_context=_keep_gate)
@@ -119,40 +131,55 @@ def _keep_branch(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
 
 def _differentiate_branch(ctx: Any, *terms: Tensor | None) -> Gradients:
     (x,) = ctx.saved_tensors
+    if all(term is None for term in terms):  # plain operations gave the map its gradient
+        return None, None, None
     return _own_gradient(ctx, x, Slots(*terms)), None, None
 
 
 branch.register_autograd(_differentiate_branch, setup_context=_keep_branch)
 
 
-class TritonPasses:
-    """The passes over one map, (B, C, *S): pools, and the gating that ends them."""
+class TritonPasses(PlainPasses):
+    """The passes of Triton's kernels, over a map (B, C, *S)."""
+
+    plain = False
 
     def __init__(self, x: Tensor, pools: Sequence[str] = (), residual: Tensor | None = None) -> None:
-        self.shape, self.x, self.pools = x.shape, x.flatten(2), ",".join(pools)
-        self.residual = None if residual is None else residual.flatten(2)
+        super().__init__(x, pools, residual)
+        self.flat, self.names = x.flatten(2), ",".join(pools)
         self.slots = Slots()
         if torch.is_grad_enabled() and x.requires_grad:
-            self.slots = Slots(*branch(self.x, self.pools, output_dtype(x, residual)))
+            self.slots = Slots(*branch(self.flat, self.names, output_dtype(x, residual)))
 
-    def pool_space(self, spatial_gate: Tensor | None) -> Tensor:
-        """Return the pools of the map, or of the gated one, over space: (pools, B, C)."""
-        gate = None if spatial_gate is None else spatial_gate.flatten(2)
+    def pool_space(self, spatial_gate: Tensor | None = None) -> Tensor:
+        """Return the pools of the map over space: (B, pools, C)."""
+        if not self.fit(spatial_gate=spatial_gate):
+            return super().pool_space(spatial_gate)
         pooled: Tensor
-        pooled, _ = pool_space(self.x, gate, self.pools, *self.slots[7:])
-        return pooled
+        pooled, _ = pool_space(self.flat, _flat(spatial_gate), self.names, *self.slots[7:])
+        return pooled.transpose(0, 1)
 
-    def pool_channels(self, channel_gate: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Return mean and maximum of the map, or of ``x * channel_gate + shift``, over channels: (B, 2, *S)."""
+    def pool_channels(self, channel_gate: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """Return mean and maximum of the map over channels: (B, 2, *S)."""
+        if not self.fit(channel_gate, shift):
+            return super().pool_channels(channel_gate, shift)
         maps: Tensor
-        maps, _ = pool_channels(self.x, channel_gate, shift, *self.slots[3:7])
-        return maps.view(*maps.shape[:2], *self.shape[2:])
+        maps, _ = pool_channels(self.flat, _flat(channel_gate), _flat(shift), *self.slots[3:7])
+        return maps.view(*maps.shape[:2], *self.x.shape[2:])
 
-    def gate(self, channel_gate: Tensor | None, shift: Tensor | None, spatial_gate: Tensor | None) -> Tensor:
+    def gate(
+        self, channel_gate: Tensor | None = None, shift: Tensor | None = None, spatial_gate: Tensor | None = None
+    ) -> Tensor:
         """Return ``(x * channel_gate + shift) * spatial_gate + residual``."""
-        spatial = None if spatial_gate is None else spatial_gate.flatten(2)
-        output: Tensor = gate(self.x, channel_gate, shift, spatial, self.residual, *self.slots[:3])
-        return output.view(self.shape)
+        if not self.fit(channel_gate, shift, spatial_gate):
+            return super().gate(channel_gate, shift, spatial_gate)
+        factors = _flat(channel_gate), _flat(shift), _flat(spatial_gate)
+        output: Tensor = gate(self.flat, *factors, _flat(self.residual), list(self.x.shape), *self.slots[:3])
+        return output
+
+
+def _flat(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.flatten(2)
 
 
 def _keep(ctx: Any, slot: Tensor | None, constant: Tensor | None, *tensors: Tensor | None) -> None:

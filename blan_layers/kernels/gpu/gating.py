@@ -1,5 +1,6 @@
 """The gating of a map, the gradients of its gates, and the one place where the map's own gradient is written."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,8 +9,8 @@ from torch.library import custom_op
 
 from blan_layers.kernels.gpu.factors import dense, empty_sums, like, planes, summed
 from blan_layers.kernels.gpu.gating_kernels import gate_kernel, gate_sums_kernel, map_gradient_kernel
-from blan_layers.kernels.gpu.once import refuse_second_derivative
 from blan_layers.kernels.gpu.tiles import accumulator, blocks, launch, splits, tile
+from blan_layers.kernels.passes import empty_map
 
 
 class Slots(NamedTuple):
@@ -44,12 +45,17 @@ def gate(
     shift: Tensor | None,
     spatial: Tensor | None,
     residual: Tensor | None,
+    shape: Sequence[int],
     d_output: Tensor | None = None,
     slot_gate: Tensor | None = None,
     slot_spatial: Tensor | None = None,
 ) -> Tensor:
-    """Return ``(x * gate + shift) * spatial + residual``, whatever of these is given; the last three are slots."""
-    output = _empty_output(x, residual)
+    """Return ``(x * gate + shift) * spatial + residual``, whatever of these is given, as a map of the ``shape``.
+
+    The last three arguments are slots.
+    """
+    result = _empty_output(x, residual, shape)
+    output = result.flatten(2)
     batch, channels, locations = x.shape
     width, length = tile(x, along=0)
     strides = (0, 0, 0) if residual is None else residual.stride()
@@ -58,7 +64,7 @@ def gate(
         dense(spatial), residual, output, channels, locations, *x.stride(), *strides, *output.stride(),
         BC=width, BN=length,
     )  # fmt: skip
-    return output
+    return result
 
 
 @custom_op("blan_layers::gate_sums", mutates_args=())
@@ -120,13 +126,10 @@ def map_gradient(
     return d_x
 
 
-gate.register_fake(lambda x, gate, shift, spatial, residual, *_: _empty_output(x, residual))
+gate.register_fake(lambda x, gate, shift, spatial, residual, shape, *_: _empty_output(x, residual, shape))
 gate_sums.register_fake(lambda x, d_output, *factors: tuple(like(factor, x) for factor in factors))
 branch.register_fake(lambda x, pools, dtype: tuple(_empty_slots(x, pools, dtype)))
 map_gradient.register_fake(lambda x, *_: torch.empty_like(x))
-
-for _operation in (gate_sums, map_gradient):
-    _operation.register_autograd(refuse_second_derivative)
 
 
 def output_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
@@ -134,8 +137,8 @@ def output_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
     return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
 
 
-def _empty_output(x: Tensor, residual: Tensor | None) -> Tensor:
-    return torch.empty_like(x, dtype=output_dtype(x, residual))
+def _empty_output(x: Tensor, residual: Tensor | None, shape: Sequence[int]) -> Tensor:
+    return empty_map(x, shape, output_dtype(x, residual))
 
 
 def _empty_slots(x: Tensor, pools: str, dtype: torch.dtype) -> Slots:

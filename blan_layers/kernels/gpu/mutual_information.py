@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from blan_layers.kernels.contrast import plain_contrast_sum
+from blan_layers.kernels.derivatives import Gradients, needs_plain, plain_gradients
 from blan_layers.kernels.gpu.critic_kernels import (
     add_projections_kernel,
     first_layer_kernel,
     scale_kernel,
     score_kernel,
 )
-from blan_layers.kernels.gpu.once import refuse_batches, refuse_second_derivative
 from blan_layers.kernels.gpu.tiles import TILE, accumulator, blocks, launch
 
 Formed: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -46,35 +47,35 @@ def contrast(
     b2: Tensor,
     w3: Tensor,
     b3: Tensor,
-    link: Tensor | None,
+    differentiates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Sum ``weights[b, u] (softplus(-real) + softplus(fake))`` over images b and locations u, and form its gradients.
 
     The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``, of fake pairs with ``other`` for ``own``.
-    The gradients, to local, (own, other) and the layers, are formed if there is a ``link``, an empty tensor that
-    depends on whatever they depend on, and empty otherwise.
+    The gradients, to local, (own, other) and the layers, are formed if it ``differentiates``, and empty otherwise.
 
     Shape:
         local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
-        (1, hidden), link (0,) or None -> scalar and gradients.
+        (1, hidden) -> scalar and gradients.
     """
     with torch.autocast(local.device.type, enabled=False):
-        return _contrast(local, torch.stack([own, other]), weights, w1, w2, b2.contiguous(), w3.contiguous(), b3, link)
+        return _contrast(
+            local, torch.stack([own, other]), weights, w1, w2, b2.contiguous(), w3.contiguous(), b3, differentiates
+        )
 
 
 @contrast.register_fake
 def _(
     local: Tensor, own: Tensor, other: Tensor, weights: Tensor | None, w1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor,
-    b3: Tensor, link: Tensor | None,
+    b3: Tensor, differentiates: bool,
 ) -> Formed:  # fmt: skip
     per_image = own.new_empty(2, *own.shape)
-    return _total(local), *_gradients(local, per_image, w1, w2, b2, w3, b3, form=link is not None)
+    return _total(local), *_gradients(local, per_image, w1, w2, b2, w3, b3, form=differentiates)
 
 
 @custom_op("blan_layers::scale_contrast", mutates_args=())
 def scale_contrast(
     factor: Tensor,
-    link: Tensor,
     d_local: Tensor,
     d_per_image: Tensor,
     d_w1: Tensor,
@@ -83,7 +84,7 @@ def scale_contrast(
     d_w3: Tensor,
     d_b3: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients times the loss's own, in the dtype of the map's; ``link`` is what they depend on."""
+    """Return the gradients times the loss's own, in the dtype of the map's."""
     scaled = torch.empty_like(d_local)
     flat, target = _storage(d_local), _storage(scaled)
     launch(scale_kernel, blocks(flat.numel(), TILE), flat, factor, target, flat.numel(), BLOCK=TILE)
@@ -92,41 +93,38 @@ def scale_contrast(
 
 
 @scale_contrast.register_fake
-def _(factor: Tensor, link: Tensor, d_local: Tensor, *small: Tensor) -> tuple[Tensor, ...]:
+def _(factor: Tensor, d_local: Tensor, *small: Tensor) -> tuple[Tensor, ...]:
     return torch.empty_like(d_local), *(torch.empty_like(d, dtype=d_local.dtype) for d in small)
 
 
-scale_contrast.register_autograd(refuse_second_derivative)
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor | None, ...], output: Formed) -> None:
-    link = inputs[-1]
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Formed) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
-    if link is not None:
-        ctx.save_for_backward(link, *output[1:])
+    ctx.save_for_backward(*inputs[:9], *output[1:])
 
 
-def _differentiate(ctx: Any, d_total: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    refuse_batches(d_total)
+def _differentiate(ctx: Any, d_total: Tensor | None, *_: None) -> Gradients:
     if d_total is None:
         return (None,) * 10
-    d_local, d_per_image, *d_weights = scale_contrast(d_total, *ctx.saved_tensors)
+    inputs, formed = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+    if needs_plain(d_total):
+        return *plain_gradients(plain_contrast_sum, inputs, ctx.needs_input_grad[:9], (d_total,)), None
+    d_local, d_per_image, *d_weights = scale_contrast(d_total, *formed)
     return d_local, *d_per_image, None, *d_weights, None
 
 
 contrast.register_autograd(_differentiate, setup_context=_keep)
 
 
-def contrast_loss(*arguments: Tensor | None) -> Tensor:
-    """Return the loss alone, differentiable once."""
+def contrast_loss(*arguments: Any) -> Tensor:
+    """Return the loss alone."""
     total: Tensor = contrast(*arguments)[0]
     return total
 
 
 def _contrast(
     local: Tensor, per_image: Tensor, weights: Tensor | None, w1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor,
-    b3: Tensor, link: Tensor | None,
+    b3: Tensor, differentiates: bool,
 ) -> Formed:  # fmt: skip
     batch, channels, locations = local.shape
     hidden = w2.shape[0]
@@ -134,7 +132,7 @@ def _contrast(
     most = images * places
     projection = local.new_empty(most, hidden)
     first, second, third = local.new_empty(3, 2 * most, hidden)
-    form = link is not None
+    form = differentiates
     gradients = _gradients(local, per_image, w1, w2, b2, w3, b3, form=form)
     d_local, _, d_w1, d_w2, *_ = gradients
     for gradient in (d_w1, d_w2):

@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.library import custom_op
 
 from blan_layers.kernels.gpu.factors import dense, empty_sums, like, planes, summed
-from blan_layers.kernels.gpu.once import refuse_second_derivative
 from blan_layers.kernels.gpu.pooling_kernels import (
     gather_kernel,
     pool_channels_kernel,
@@ -114,9 +113,6 @@ pool_space.register_fake(lambda x, gate, pools, *_: _empty_pools(x, pools))
 pool_channels.register_fake(lambda x, *_: _empty_maps(x))
 pool_channels_sums.register_fake(lambda x, gate, shift, *_: (like(gate, x), like(shift, x)))
 pool_space_sums.register_fake(lambda x, gate, *_: like(gate, x))
-
-for _operation in (pool_channels_sums, pool_space_sums):
-    _operation.register_autograd(refuse_second_derivative)
 
 
 def _gather(

@@ -71,7 +71,7 @@ def whole_images(x: Tensor) -> Iterator[slice]:
 class _Workspace(threading.local):
     """Memory that a thread keeps, since the system takes longer to give a fresh page than a block takes to compute."""
 
-    memory = torch.empty(0, dtype=torch.uint8)
+    memory = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 _workspace = _Workspace()
@@ -84,7 +84,7 @@ def scratch(part: Tensor) -> Tensor:
     """
     size = part.numel() * part.element_size()
     if _workspace.memory.numel() < size:
-        with torch.inference_mode(mode=False):  # such a tensor could not be written to outside
-            _workspace.memory = torch.empty(size, dtype=torch.uint8)
+        with torch.inference_mode(mode=False):  # it belongs to no mode, whichever is on: neither this one nor a device
+            _workspace.memory = torch.empty(size, dtype=torch.uint8, device="cpu")
     room = _workspace.memory[:size].view(part.dtype)
     return room.view(part.mT.shape).mT if part.stride(1) < part.stride(2) else room.view(part.shape)

@@ -3,30 +3,22 @@
 The loss is a scalar, so that its gradients are formed beside it, block by block, and only scaled in the backward.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from blan_layers.kernels.blocks import block_bytes
-from blan_layers.kernels.once import Gradients, once_differentiable
+from blan_layers.kernels.contrast import plain_contrast_sum, softplus
+from blan_layers.kernels.cpu.blocks import block_bytes
+from blan_layers.kernels.derivatives import Gradients, any_order
 
 _relu_backward_ = torch.ops.aten.threshold_backward.grad_input
 
 
 class ContrastLoss(Function):
-    """Sum over images b and locations u of ``weights[b, u] (softplus(-real) + softplus(fake))``.
-
-    The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``, of fake pairs with ``other`` for ``own``.
-
-    Shape:
-        local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
-        (1, hidden), link (0,) or None -> scalar.
-
-    Gradients are formed if there is a ``link``: an empty tensor that depends on whatever they depend on.
-    """
+    """:func:`~blan_layers.kernels.contrast.plain_contrast_sum`, with its gradients beside it if ``differentiates``."""
 
     @staticmethod
     def forward(
@@ -40,7 +32,7 @@ class ContrastLoss(Function):
         b2: Tensor,
         w3: Tensor,
         b3: Tensor,
-        link: Tensor | None,
+        differentiates: bool,
     ) -> Tensor:
         batch, _, locations = local.shape
         hidden = w2.shape[0]
@@ -50,8 +42,8 @@ class ContrastLoss(Function):
         projection = local.new_empty(size // 2)
         per_image = torch.stack([own, other])
         signs = local.new_tensor([-1.0, 1.0])[:, None]
-        gradients = [torch.zeros_like(t) for t in (per_image, w1, w2, b2, w3, b3)] if link is not None else []
-        d_local = torch.empty_like(local) if link is not None else None
+        gradients = [torch.zeros_like(t) for t in (per_image, w1, w2, b2, w3, b3)] if differentiates else []
+        d_local = torch.empty_like(local) if differentiates else None
         total = local.new_zeros(())
         for image in range(0, batch, images):
             for place in range(0, locations, places):
@@ -66,7 +58,7 @@ class ContrastLoss(Function):
                 h1 = h1.view(rows, hidden)
                 h2 = torch.addmm(b2, h1, w2.t(), out=second[: rows * hidden].view(rows, hidden)).relu_()
                 losing = torch.addmv(b3, h2, w3[0]).view(2, n * m).mul_(signs)
-                loss = F.softplus(losing)
+                loss = softplus(losing)
                 weight = None if weights is None else weights[of_image, place : place + places].reshape(-1)
                 total += (loss if weight is None else loss * weight).sum()
                 if d_local is None:
@@ -92,14 +84,15 @@ class ContrastLoss(Function):
                     d_w1.addmm_(d_projected[i].t(), x[i].t())
                 _matmul(w1.t(), d_projected.mT, d_local[of_image, :, place : place + places])
         if d_local is not None:
-            ctx.save_for_backward(link, d_local, *gradients)
+            ctx.tensors, ctx.options = 9, ()
+            ctx.save_for_backward(local, own, other, weights, w1, w2, b2, w3, b3, d_local, *gradients)
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Gradients:
-        (d_total,) = gradients
-        d_local, d_per_image, *d_weights = (gradient * d_total for gradient in ctx.saved_tensors[1:])
+    @any_order(plain_contrast_sum)
+    def backward(ctx: Any, saved: Sequence[Tensor | None], d_total: Tensor) -> Gradients:
+        formed = [gradient for gradient in saved[ctx.tensors :] if gradient is not None]
+        d_local, d_per_image, *d_weights = (gradient * d_total for gradient in formed)
         return d_local, *d_per_image, None, *d_weights, None
 
 

@@ -1,0 +1,206 @@
+"""What all modules of the library share, and how they see whether anything watches or replaces their children."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers._checks import said
+from blan_layers._torch import compiled_by_itself, global_hooks_registered, has_hooks, is_tracing
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Known: TypeAlias = Mapping[type[nn.Module], Callable[..., Any]]
+"""Classes of children whose computation a faster way may take over, each with its own ``forward``."""
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+PLAIN = (Tensor, nn.Parameter)
+
+FOREIGN = {
+    "ratio": "reduction_ratio",
+    "reduction": "reduction_ratio",
+    "rd_ratio": "reduction_ratio",
+    "reduction_rate": "reduction_ratio",
+    "squeeze_factor": "reduction_ratio",
+    "rd_channels": "hidden_channels",
+    "squeeze_channels": "hidden_channels",
+    "mid_channels": "hidden_channels",
+    "hidden_dim": "hidden_channels",
+    "hidden_size": "hidden_channels",
+    "pool_types": "pools",
+    "spatial_kernel_size": "kernel_size",
+    "norm_layer": "norm",
+    "use_bias": "bias",
+    "skip_channels": "decoder_channels",
+    "local_dim": "local_channels",
+    "global_dim": "global_channels",
+    "embedding_dim": "embedding_channels",
+    "measure": "objective",
+    "loss_type": "objective",
+    "negative_mode": "negatives",
+    "n_negatives": "num_negatives",
+    "num_neg": "num_negatives",
+    "in_channels": "channels",
+    "in_planes": "channels",
+    "inplanes": "channels",
+    "num_channels": "channels",
+    "gate_channels": "channels",
+    "in_chs": "channels",
+    "dim": "channels",
+}
+"""What arguments are called elsewhere, and here."""
+
+
+class Module(nn.Module):
+    """A module that names our argument where another was given, and says that it cannot be scripted."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _naming_arguments(cls.__init__)  # type: ignore[method-assign]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse ``torch.jit.script``, which asks for this."""
+        raise TypeError(
+            f"{type(self).__name__}: cannot be compiled by torch.jit.script, which PyTorch has deprecated. "
+            "Use torch.export.export, torch.compile or torch.jit.trace."
+        )
+
+
+def runs_forward(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method other than ``forward`` have FSDP2 gather the weights, as ``forward`` has, where that shards them."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        module: Any = args[0]
+        fsdp = None if torch.compiler.is_compiling() else sys.modules.get("torch.distributed.fsdp")
+        if fsdp is None or not isinstance(module, fsdp.FSDPModule) or method.__name__ in module.__dict__:
+            return method(*args, **kwargs)
+        fsdp.register_fsdp_forward_method(module, method.__name__)
+        found: R = getattr(module, method.__name__)(*args[1:], **kwargs)
+        return found
+
+    return call
+
+
+def known(*classes: type[nn.Module]) -> Known:
+    """Return classes as those whose computation may be taken over."""
+    return {kind: kind.forward for kind in classes}
+
+
+def oddity(parent: nn.Module, children: Mapping[str, Known]) -> str:
+    """Say which child is not to be passed over, and why: it is replaced or watched. "" if there is none."""
+    for name, classes in children.items():
+        child = parent._modules[name]
+        if child is None:
+            return f"{name} is None"
+        if classes.get(type(child)) is not type(child).forward:
+            return f"{name} is a {type(child).__name__}" if type(child) not in classes else f"{name} has a new forward"
+        if reason := watch(child) or foreign_weight(child):
+            return f"{name} {reason}"
+    return ""
+
+
+def watch(module: nn.Module) -> str:
+    """Say what sees or changes a call of a module, "" if nothing does."""
+    if has_hooks(module):
+        return "has hooks"
+    if "forward" in module.__dict__:
+        return "has a forward of its own"
+    if compiled_by_itself(module):
+        return "is compiled by itself"
+    return "is watched by a hook on every module" if global_hooks_registered() else ""
+
+
+def foreign_weight(layer: nn.Module) -> str:
+    """Say what a layer's own parameters are, "" if they are plain tensors: quantised or sharded ones are others."""
+    for parameter in layer._parameters.values():
+        if parameter is not None and type(parameter) not in PLAIN:
+            return f"holds a {type(parameter).__name__}"
+    return ""
+
+
+def weight_of(layer: nn.Module) -> Tensor | None:
+    """Return the weight of a linear layer or a convolution, or None where it is made from something else.
+
+    Nothing is computed for it: a parametrised weight is not asked for.
+    """
+    weight = layer._parameters.get("weight") if isinstance(layer, LAYERS) else None
+    return weight if weight is not None and weight.is_floating_point() and weight.ndim > 1 else None
+
+
+def width_of(layer: nn.Module) -> int | None:
+    """Return the channels that a layer takes, read off its weight, or None where they cannot be."""
+    weight = weight_of(layer)
+    return None if weight is None or is_tracing() else weight.shape[1]
+
+
+def refuse_shards(module: nn.Module, layer: nn.Module, x: object) -> None:
+    """Refuse a layer's weight that lies in shards which no part of the module gathers, if a whole tensor meets it."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    weight = weight_of(layer)
+    if tensors is None or not isinstance(weight, tensors.DTensor) or isinstance(x, tensors.DTensor):
+        return
+    if not any(has_hooks(part) for part in module.modules()):
+        raise RuntimeError(
+            said(
+                "its weights are sharded by a module around it that was not called, got a whole tensor. "
+                "Call it through that module, or shard it by itself with fully_shard."
+            )
+        )
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype | None:
+    """Return the dtype that a layer computes in, or None where a hook may change it."""
+    weight = weight_of(layer)
+    return None if weight is None or type(weight) not in PLAIN or watch(layer) else weight.dtype
+
+
+def _naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    @wraps(init)
+    def construct(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except TypeError:
+            if mistake := _mistake(init, args, kwargs):
+                raise TypeError(f"{type(self).__name__}: {mistake}") from None
+            raise
+
+    return construct
+
+
+def _mistake(init: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Say what is wrong with the arguments' names and number, "" if nothing is."""
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return ""
+    names = [p.name for p in parameters]
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    beside = [name for name in names if name not in positional]
+    for name in kwargs:
+        if name not in names:
+            ours = FOREIGN.get(name, "")
+            close = [ours] if ours in names else get_close_matches(name, names, 1)
+            remedy = f"Use {close[0]}" if close else f"It takes {', '.join(names)}"
+            if name == "rd_ratio" and close == ["reduction_ratio"]:
+                remedy = "Use reduction_ratio, its inverse"
+            return f"there is no argument {name!r}, got {name}={kwargs[name]!r}. {remedy}."
+    if len(args) > len(positional):
+        extra = args[len(positional)]
+        taken = " and ".join(positional) if positional else "nothing"
+        return (
+            f"takes {taken} by position and all else by name, got {len(args)} by position. "
+            f"Name the others, for example {beside[0]}={extra!r}."
+        )
+    given = {*positional[: len(args)], *kwargs}
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]
+    if missing:
+        return f"needs {' and '.join(missing)}, got none. Pass {'it' if len(missing) == 1 else 'them'} first."
+    twice = [name for name in positional[: len(args)] if name in kwargs]
+    return f"{twice[0]} is given twice, by position and by name. Drop one of them." if twice else ""

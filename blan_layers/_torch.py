@@ -1,0 +1,71 @@
+"""What the library asks torch in private: whether something watches or rewrites the operations that it runs.
+
+Every question is answered yes where torch no longer has the function that answered it. The plain operations are then
+taken, which is slower and never wrong.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _modules
+
+
+def _found(owner: object, name: str) -> Callable[..., Any]:
+    """Return a private function, or one that answers yes where it is missing."""
+    for part in name.split("."):
+        owner = getattr(owner, part, None)
+    return owner if callable(owner) else lambda *_: True
+
+
+transforms_active: Callable[[], bool] = _found(torch._C, "_are_functorch_transforms_active")
+"""Tells whether a torch.func transform runs."""
+
+global_hooks_registered: Callable[[], bool] = _found(_modules, "_has_any_global_hook")
+"""Tells whether a hook on every module is registered."""
+
+_dispatch_modes: Callable[[], int] = _found(torch._C, "_len_torch_dispatch_stack")
+_is_batched: Callable[[Tensor], bool] = _found(torch._C, "_functorch.is_batchedtensor")
+_is_legacy_batched: Callable[[Tensor], bool] = _found(torch._C, "_functorch.is_legacy_batchedtensor")
+
+
+_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+_HOOKS_ARE_THERE = all(name in nn.Module().__dict__ for name in _HOOKS) and hasattr(nn.Module, "_compiled_call_impl")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether a module has hooks that see its calls or its gradients."""
+    state = module.__dict__
+    return not _HOOKS_ARE_THERE or bool(
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+    )
+
+
+def compiled_by_itself(module: nn.Module) -> bool:
+    """Tell whether ``module.compile()`` was called."""
+    return not _HOOKS_ARE_THERE or module._compiled_call_impl is not None
+
+
+def is_tracing() -> bool:
+    """Tell whether ``torch.jit.trace``, or the exporter that is built on it, runs."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]  # public, and not typed
+
+
+def dispatch_mode_active() -> bool:
+    """Tell whether a mode sees every operation: fake tensors, ``make_fx``, selective checkpointing, counters."""
+    return bool(_dispatch_modes())
+
+
+def forward_mode_active() -> bool:
+    """Tell whether forward-mode differentiation runs."""
+    level: int = getattr(torch.autograd.forward_ad, "_current_level", 0)
+    return level >= 0
+
+
+def is_batched(gradient: Tensor) -> bool:
+    """Tell whether vmap, or ``is_grads_batched=True``, runs a backward pass for many gradients at once."""
+    return _is_batched(gradient) or _is_legacy_batched(gradient)

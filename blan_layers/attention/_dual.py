@@ -1,0 +1,195 @@
+"""What CBAM and RDAM share: two halves, and the three ways in which they are arranged."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._checks import BACKENDS, Option, said
+from blan_layers._init import reset
+from blan_layers._module import Module, known, oddity, width_of
+from blan_layers.attention._layers import NormFactory
+from blan_layers.attention.channel import ChannelAttention, SqueezeExcitation
+from blan_layers.attention.spatial import SpatialAttention
+from blan_layers.functional.attention import (
+    ARRANGEMENTS,
+    Arrangement,
+    Form,
+    Passes,
+    Pool,
+    gate_both,
+    passes_through,
+)
+
+HALVES = {"channel": known(ChannelAttention, SqueezeExcitation), "spatial": known(SpatialAttention)}
+"""The children that the fused passes know."""
+
+
+class DualAttentionMaps(NamedTuple):
+    """A map gated by channel and by location, and both gates."""
+
+    output: Tensor
+    """(B, C, *S)"""
+    channel_map: Tensor
+    """(B, C, 1, ...), in [0, 1]"""
+    spatial_map: Tensor
+    """(B, 1, *S), in [0, 1]"""
+
+
+class DualAttention(Module):
+    """Two halves, ``channel`` and ``spatial``, called one after the other; fused where nobody can tell."""
+
+    backend = Option(BACKENDS, shared_with=tuple(HALVES))
+    arrangement = Option(ARRANGEMENTS)
+
+    channel: ChannelAttention
+    spatial: SpatialAttention
+
+    def __init__(self, arrangement: Arrangement, backend: _checks.Backend) -> None:
+        super().__init__()
+        self.arrangement = arrangement
+        self.backend = backend
+
+    def _build_halves(
+        self,
+        channels: int,
+        reduction_ratio: int | None,
+        hidden_channels: int | None,
+        pools: Sequence[Pool],
+        form: Form,
+        bias: bool,
+        kernel_size: int,
+        spatial_dims: int,
+        norm: NormFactory | None,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self._channels = channels
+        self.channel = ChannelAttention(
+            channels,
+            reduction_ratio=reduction_ratio,
+            hidden_channels=hidden_channels,
+            pools=pools,
+            form=form,
+            bias=bias,
+            backend=self.backend,
+            device=device,
+            dtype=dtype,
+        )
+        self.spatial = SpatialAttention(
+            kernel_size,
+            spatial_dims=spatial_dims,
+            norm=norm,
+            bias=False,
+            backend=self.backend,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map, read off the weights where they show it."""
+        return getattr(self.channel, "channels", self._channels)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, where the halves know how."""
+        reset(self.channel)
+        reset(self.spatial)
+
+    def _gate(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Gate ``x`` by both halves and add the residual."""
+        passes = self._passes(x, residual)
+        if not passes.plain:
+            return self._in_passes(passes, x).output
+        if self.arrangement == "spatial-channel":
+            output = self.channel(self.spatial(x))
+        elif self.arrangement == "parallel":
+            self._check_parallel()
+            output = self.spatial(x, self.channel(x))
+        else:
+            output = self.spatial(self.channel(x))
+        return output if residual is None else output + residual
+
+    def _gate_with_maps(self, x: Tensor, residual: Tensor | None = None) -> DualAttentionMaps:
+        """Gate ``x`` and return both gates as well: halves that are watched or replaced are called and listened to."""
+        passes = self._passes(x, residual)
+        if not self._oddity():
+            return self._in_passes(passes, x)
+        with _heard(self, "channel") as channel_map, _heard(self, "spatial") as spatial_map:
+            output = self._gate(x, residual)
+        return DualAttentionMaps(output, channel_map().to(x.dtype), spatial_map().to(x.dtype))
+
+    def _oddity(self) -> str:
+        return oddity(self, HALVES)
+
+    def _passes(self, x: Tensor, residual: Tensor | None) -> Passes:
+        """Return the passes through the map: plain ones where a half has to be called."""
+        channels = width_of(self.channel.fc1) if isinstance(self.channel, ChannelAttention) else None
+        spatial_dims = self.spatial.spatial_dims if isinstance(self.spatial, SpatialAttention) else None
+        _checks.feature_map("x", x, channels, spatial_dims)
+        return passes_through(x, self.backend, getattr(self.channel, "pools", ()), residual, self._oddity)
+
+    def _in_passes(self, passes: Passes, x: Tensor) -> DualAttentionMaps:
+        """Return what calling the halves means, as passes over the map."""
+        self.channel.check("x", x)
+        self.spatial.check("x", x)
+        return DualAttentionMaps(
+            *gate_both(
+                passes,
+                lambda pooled: self.channel.factors(pooled, x),
+                lambda maps: self.spatial.factor(maps, x),
+                self.arrangement,
+            )
+        )
+
+    def _check_parallel(self) -> None:
+        """Refuse a spatial half that cannot be told what to gate."""
+        spatial = self.spatial
+        if type(spatial).forward is SpatialAttention.forward:
+            return
+        try:
+            inspect.signature(spatial.forward).bind(None, None)
+        except TypeError:
+            raise TypeError(
+                said(
+                    "arrangement='parallel' calls spatial(x, channel(x)), got a spatial of type "
+                    f"{type(spatial).__name__} that takes x alone. Give its forward a second input, the map to be "
+                    "gated, or use another arrangement."
+                )
+            ) from None
+
+
+@contextmanager
+def _heard(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
+    """Listen to the gate of a child; what comes back returns the gate that was last heard."""
+    child = parent.get_submodule(name)
+    gate = getattr(child, "gate", None)
+    if not isinstance(gate, nn.Module):
+        raise TypeError(
+            said(
+                f"maps need a gate in {name}, got a {type(child).__name__} without one. "
+                "Give it a submodule of that name, called with the gate's logits, or call the module itself."
+            )
+        )
+    heard: list[Tensor] = []
+    listener = gate.register_forward_hook(lambda _, __, output: heard.append(output))
+
+    def last() -> Tensor:
+        if not heard:
+            raise RuntimeError(
+                said(
+                    f"maps are what {name}.gate returns, got no call of it: {name} is a {type(child).__name__} that "
+                    "does without. Call the module itself, or undo what compiled or replaced its half."
+                )
+            )
+        return heard[-1]
+
+    try:
+        yield last
+    finally:
+        listener.remove()

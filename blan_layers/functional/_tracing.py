@@ -1,0 +1,24 @@
+"""What ``torch.fx`` keeps whole: functions that look at shapes and types."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from torch.fx import Proxy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def whole(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a call of ``function`` with traced arguments one node of the graph, which looks at them when it runs."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for argument in (*args, *kwargs.values()):
+            if isinstance(argument, Proxy):
+                node: R = argument.tracer.create_proxy("call_function", call, args, kwargs)  # type: ignore[assignment]
+                return node
+        return function(*args, **kwargs)
+
+    return call

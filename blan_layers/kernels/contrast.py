@@ -1,0 +1,39 @@
+"""The concat-and-convolve loss of real and fake pairs by plain operations, the meaning of the passes over it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LINEAR = 40.0
+"""From here on the softplus of a number is the number to the last digit, in float64 too."""
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Return log(1 + exp(x)), exact for every finite number, in exported graphs too."""
+    return F.softplus(x, threshold=LINEAR)
+
+
+def plain_contrast_sum(
+    local: Tensor,
+    own: Tensor,
+    other: Tensor,
+    weights: Tensor | None,
+    w1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    """Return the sum over images b and locations u of ``weights[b, u] (softplus(-real) + softplus(fake))``.
+
+    The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``, of fake pairs with ``other`` for ``own``.
+
+    Shape:
+        local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
+        (1, hidden) -> scalar.
+    """
+    first = F.linear(local.mT, w1).unsqueeze(1) + torch.stack([own, other], 1).unsqueeze(2)
+    logits = F.linear(torch.relu(F.linear(torch.relu(first), w2, b2)), w3, b3).squeeze(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = softplus(-logits[:, 0]) + softplus(logits[:, 1])
+    return (losses if weights is None else losses * weights).sum()

@@ -1,0 +1,1 @@
+"""The blocked way through large maps on a CPU."""

@@ -1,0 +1,734 @@
+"""What PyTorch's tools do to a module: it works, the same on every way, or is refused by name.
+
+Every test runs on every module that has children. The reference way calls the children one after another, which is what
+a module means; the automatic one is made to take its passes on maps of any size, and must be no other by any sign.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.utils import parametrizations, prune
+
+from blan_layers import (
+    CBAM,
+    RDAM,
+    ChannelAttention,
+    ConcatConvCritic,
+    GlobalCritic,
+    LMIMLoss,
+    PriorMatchingLoss,
+    SpatialAttention,
+)
+from tests.cases import CASES, Case
+from tests.ways import CHOOSING, in_blocks, with_gradients
+
+WITH_CHILDREN = [case for case in CASES if list(case.module().children())]
+LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+every_case = pytest.mark.parametrize("case", WITH_CHILDREN, ids=lambda case: case.name)
+choosing_cases = pytest.mark.parametrize("case", CHOOSING, ids=lambda case: case.name)
+
+pytestmark = pytest.mark.usefixtures("auto")
+
+
+def module_of(case: Case, backend: str = "auto") -> Any:
+    module = case.module(torch.float64)
+    for parameter in module.parameters():  # no unit is off everywhere, so that nothing is without effect
+        nn.init.uniform_(parameter, 0.01, 0.15)
+    for part in module.modules():
+        if hasattr(part, "backend"):
+            part.backend = backend
+    return module
+
+
+def inputs_of(case: Case) -> list[Tensor]:
+    return [x.requires_grad_() for x in case.inputs(torch.float64)]
+
+
+def children_of(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_modules() if name]
+
+
+def layers_of(module: nn.Module) -> list[str]:
+    return [name for name, part in module.named_modules() if isinstance(part, LAYERS)]
+
+
+def put(module: nn.Module, name: str, child: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, child)
+
+
+def agree(ours: list[Tensor], truth: list[Tensor]) -> None:
+    for our, true in zip(ours, truth, strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-9, atol=1e-11)
+
+
+def on_both_ways(case: Case, change: Callable[[Any], object]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return output and gradients of a changed module on the automatic way and on the reference one."""
+    results = []
+    for backend in ("auto", "reference"):
+        module = module_of(case, backend)
+        change(module)
+        inputs = inputs_of(case)
+        wanted = [*inputs, *(p for p in module.parameters() if p.requires_grad)]
+        output = module(*inputs)
+        found = torch.autograd.grad(output.square().sum(), wanted, allow_unused=True)
+        results.append([output, *(torch.zeros(()) if g is None else g for g in found)])
+    return results[0], results[1]
+
+
+# Hooks
+
+
+@every_case
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # where a child's inputs need no gradient
+def test_a_hook_of_every_kind_on_every_child_sees_the_same_on_every_way(case: Case) -> None:
+    seen: list[dict[str, list[Tensor]]] = []
+    for backend in ("auto", "reference"):
+        for name in children_of(module_of(case)):
+            module, heard = module_of(case, backend), dict[str, list[Tensor]]()
+
+            def listen(kind: str, _: nn.Module, *values: Any, heard: Any = heard) -> None:
+                tensors = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+                heard.setdefault(kind, []).extend(v.detach().clone() for v in tensors if isinstance(v, Tensor))
+
+            child = module.get_submodule(name)
+            child.register_forward_pre_hook(partial(listen, "before"))
+            child.register_forward_hook(partial(listen, "after"))
+            child.register_full_backward_pre_hook(partial(listen, "backward before"))
+            child.register_full_backward_hook(partial(listen, "backward"))
+            module(*inputs_of(case)).square().sum().backward()
+            seen.append(heard | {name: []})
+    half = len(seen) // 2
+    for ours, truth in zip(seen[:half], seen[half:], strict=True):
+        assert len(ours) == 5, list(ours)[-1]
+        assert ours.keys() == truth.keys()
+        for kind in ours:
+            agree(ours[kind], truth[kind])
+
+
+def halve(module: nn.Module, name: str) -> None:
+    module.get_submodule(name).register_forward_hook(lambda _, __, output: 0.5 * output)
+
+
+@every_case
+def test_a_hook_that_changes_what_a_child_returns_is_honoured(case: Case) -> None:
+    plain = module_of(case)(*inputs_of(case))
+    for name in children_of(module_of(case)):
+        ours, truth = on_both_ways(case, partial(halve, name=name))
+        agree(ours, truth)
+        assert not torch.equal(ours[0], plain), name
+
+
+@every_case
+def test_a_hook_on_every_module_of_the_process_sees_every_child(case: Case) -> None:
+    seen: list[list[str]] = []
+    for backend in ("auto", "reference"):
+        module, called = module_of(case, backend), list[str]()
+        names = {part: name for name, part in module.named_modules()}
+        hook = nn.modules.module.register_module_forward_hook(
+            lambda part, *_, called=called, names=names: called.append(names[part])
+        )
+        try:
+            module(*inputs_of(case))
+        finally:
+            hook.remove()
+        seen.append(called)
+    assert seen[0] == seen[1]
+    assert set(seen[0]) >= set(children_of(module_of(case)))
+
+
+@choosing_cases
+def test_the_gates_are_called_with_their_logits_and_hooked_without_leaving_the_passes(case: Case) -> None:
+    if case.name.startswith("LMIM"):
+        return
+    module, heard = module_of(case), list[tuple[Tensor, Tensor]]()
+    for part in module.modules():
+        if isinstance(part, nn.Sigmoid):
+            part.register_forward_hook(lambda _, inputs, output: heard.append((inputs[0], output)))
+    inputs = inputs_of(case)
+    maps = module.forward_with_maps(*inputs)
+    assert in_blocks(maps.output)
+    for logits, gate in heard:
+        torch.testing.assert_close(gate, logits.sigmoid())
+    expected = list(maps[1:])
+    if getattr(module, "arrangement", "") == "spatial-channel":
+        expected.reverse()
+    agree([gate for _, gate in heard], expected)
+
+
+# Children that are another class, wrapped, or altered
+
+
+def derive(module: Any, name: str) -> None:
+    child = module.get_submodule(name)
+
+    def forward(self: Any, *inputs: Any, **options: Any) -> Any:
+        return 0.5 * super(type(child), self).forward(*inputs, **options)
+
+    child.__class__ = type("Halved", (type(child),), {"forward": forward})
+
+
+@every_case
+def test_a_subclass_in_a_child_s_place_is_honoured(case: Case) -> None:
+    plain = module_of(case)(*inputs_of(case))
+    for name in children_of(module_of(case)):
+        ours, truth = on_both_ways(case, partial(derive, name=name))
+        agree(ours, truth)
+        assert not torch.equal(ours[0], plain), name
+
+
+class Wrapper(nn.Module):
+    """What adapters do: the wrapped layer, plus something learnt."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = nn.Parameter(torch.tensor(0.25, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        return y + self.scale * y
+
+
+@every_case
+def test_an_adapter_around_a_layer_learns(case: Case) -> None:
+    plain = module_of(case)(*inputs_of(case))
+    for name in layers_of(module_of(case)):
+        wrappers: list[Wrapper] = []
+
+        def wrap(module: Any, name: str = name, wrappers: list[Wrapper] = wrappers) -> None:
+            wrappers.append(Wrapper(module.get_submodule(name)))
+            put(module, name, wrappers[-1])
+
+        ours, truth = on_both_ways(case, wrap)
+        agree(ours, truth)
+        assert not torch.equal(ours[0], plain), name
+        module = module_of(case)
+        wrap(module)
+        module(*inputs_of(case)).square().sum().backward()
+        assert wrappers[-1].scale.grad is not None
+        assert wrappers[-1].scale.grad != 0
+
+
+def altered(kind: str, layer: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the old forms are deprecated, and in use
+        {
+            "spectral norm, old": lambda: nn.utils.spectral_norm(layer, n_power_iterations=20),
+            "spectral norm": lambda: parametrizations.spectral_norm(layer),
+            "weight norm, old": lambda: nn.utils.weight_norm(layer),
+            "weight norm": lambda: parametrizations.weight_norm(layer),
+            "pruned": lambda: prune.l1_unstructured(layer, "weight", 0.5),
+        }[kind]()
+    if kind == "spectral norm, old":  # whose iteration starts with the first call in training
+        layer.train()
+        layer(torch.ones(1, *layer.weight.shape[1:], dtype=torch.float64))
+        layer.eval()
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["spectral norm, old", "spectral norm", "weight norm, old", "weight norm", "pruned"])
+def test_a_layer_whose_weight_is_made_from_others_trains_them_and_computes_with_it(case: Case, kind: str) -> None:
+    for name in layers_of(module_of(case)):
+        module = module_of(case).eval()
+        layer: Any = module.get_submodule(name)
+        altered(kind, layer)
+        sources = [p for p in layer.parameters() if p is not layer.bias]
+        output = module(*inputs_of(case))
+        assert all(g.any() for g in torch.autograd.grad(output.square().sum(), sources)), name
+        twin = module_of(case, "reference").eval()
+        with torch.no_grad():
+            twin.get_submodule(name).weight.copy_(layer.weight)
+        torch.testing.assert_close(output, twin(*inputs_of(case)), rtol=1e-9, atol=1e-11)
+
+
+@every_case
+def test_a_quantised_layer_is_called(case: Case) -> None:
+    module = case.module().eval()
+    plain = [name for name, part in module.named_modules() if type(part) is nn.Linear]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao moves to a package of its own
+        quantised = torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+        calls: list[str] = []
+        for name in plain:
+            quantised.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+        inputs = case.inputs()
+        output = quantised(*inputs)
+    assert set(calls) == set(plain)
+    assert (output - module(*inputs)).abs().max() < 0.2 * module(*inputs).abs().max().clamp_min(1)
+
+
+@every_case
+def test_a_forward_of_its_own_on_a_child_is_called(case: Case) -> None:
+    """As offloading does, which fetches the weights there and takes them away again."""
+    for name in children_of(module_of(case)):
+        calls: list[str] = []
+
+        def offload(module: Any, name: str = name, calls: list[str] = calls) -> None:
+            child = module.get_submodule(name)
+            original = child.forward
+
+            def forward(*inputs: Any, **options: Any) -> Any:
+                calls.append(name)
+                return original(*inputs, **options)
+
+            child.forward = forward
+
+        agree(*on_both_ways(case, offload))
+        assert len(calls) % 2 == 0
+        assert calls, name
+
+
+@every_case
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # read by torch's compiler
+def test_a_child_that_is_compiled_by_itself_is_run_compiled(case: Case) -> None:
+    for name in children_of(module_of(case)):
+        ours = type(module_of(case).get_submodule(name)).__module__.startswith("blan_layers")
+        runs: list[str] = []
+
+        def backend(graph: Any, _: object, runs: list[str] = runs, name: str = name) -> Callable[..., Any]:
+            def run(*inputs: Any) -> Any:
+                runs.append(name)
+                return graph.forward(*inputs)
+
+            return run
+
+        def compile_it(module: nn.Module, name: str = name, backend: Any = backend) -> None:
+            module.get_submodule(name).compile(backend=backend)
+
+        torch._dynamo.reset()
+        agree(*on_both_ways(case, compile_it))
+        assert runs or not ours, name  # torch compiles no layer of its own that is asked by itself
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """One process that shards among itself."""
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@every_case
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")  # nn.Linear's own
+def test_a_module_and_every_child_can_be_sharded(case: Case, mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    plain = module_of(case, "reference")
+    for name in ["", *children_of(plain)]:
+        if name and not list(plain.get_submodule(name).parameters()):
+            continue
+        module, twin = module_of(case), copy.deepcopy(plain)
+        fully_shard(module.get_submodule(name), mesh=mesh)
+        results = []
+        for m in (module, twin):
+            inputs = [x.detach() for x in inputs_of(case)]
+            output = m(*inputs)
+            output += 1  # in place, on what may be no view
+            output.square().mean().backward()
+            results.append([output, *(gathered(p.grad) for p in m.parameters())])
+        agree(*results)
+        for entry in ("forward_with_maps", "estimate"):
+            if hasattr(module, entry):
+                ours, true = (getattr(m, entry)(*inputs_of(case)) for m in (module.eval(), twin.eval()))
+                agree([*ours] if isinstance(ours, tuple) else [ours], [*true] if isinstance(true, tuple) else [true])
+
+
+def test_weights_that_nobody_gathered_are_refused_in_words(mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    net = nn.Sequential(CBAM(8), nn.Conv2d(8, 8, 1))
+    fully_shard(net, mesh=mesh)
+    message = (
+        r"^CBAM: its weights are sharded by a module around it that was not called, got a whole tensor\. "
+        r"Call it through that module, or shard it by itself with fully_shard\.$"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        net[0](torch.randn(2, 8, 4, 4))
+    prior = PriorMatchingLoss(4, hidden_channels=(3, 2))
+    fully_shard(prior.discriminator, mesh=mesh, reshard_after_forward=True)
+    with pytest.raises(TypeError, match=r"^PriorMatchingLoss: the encoder's term needs discriminator weights"):
+        prior(torch.randn(5, 4))
+
+
+# What a replaced half means, and what it cannot mean
+
+
+@pytest.mark.parametrize("kind", [CBAM, RDAM])
+def test_a_half_can_be_replaced_by_anything(kind: Any) -> None:
+    x = torch.randn(2, 8, 5, 6)
+    module = kind(8)
+    inputs = (x,) if kind is CBAM else (x, x)
+    channel = module.channel
+    joined = x if kind is CBAM else module.conv(torch.cat([x, x], 1))
+    module.spatial = nn.Identity()
+    torch.testing.assert_close(module(*inputs), channel(joined) + (0 if kind is CBAM else x))
+    module.channel = nn.Identity()
+    torch.testing.assert_close(module(*inputs), joined + (0 if kind is CBAM else x))
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}: maps need a gate in channel, got a Identity without one"):
+        module.forward_with_maps(*inputs)
+    module.arrangement = "parallel"
+    message = (
+        rf"^{kind.__name__}: arrangement='parallel' calls spatial\(x, channel\(x\)\), got a spatial of type Identity"
+    )
+    with pytest.raises(TypeError, match=message):
+        module(*inputs)
+
+
+@pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
+def test_maps_of_watched_halves_are_those_of_unwatched_ones(arrangement: Any) -> None:
+    x, cbam = torch.randn(2, 8, 5, 6).double(), CBAM(8, arrangement=arrangement, dtype=torch.float64)
+    expected = cbam.forward_with_maps(x)
+    cbam.channel.register_forward_hook(lambda *_: None)
+    cbam.spatial.register_forward_hook(lambda *_: None)
+    agree([*cbam.forward_with_maps(x)], [*expected])
+    assert len(cbam.spatial.gate._forward_hooks) == 0
+
+
+def test_maps_that_are_computed_without_the_gate_are_refused() -> None:
+    class Other(SpatialAttention):
+        def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+            return x
+
+    cbam = CBAM(8)
+    cbam.spatial = Other()
+    with pytest.raises(
+        RuntimeError, match=r"^CBAM: maps are what spatial.gate returns, got no call of it: spatial is a O"
+    ):
+        cbam.forward_with_maps(torch.randn(2, 8, 5, 6))
+
+
+REFUSALS: list[tuple[Callable[[Any], object], str]] = [
+    (lambda m: m.spatial.register_forward_hook(lambda *_: None), "spatial has hooks"),
+    (lambda m: setattr(m, "channel", nn.Identity()), "channel is a Identity"),
+    (lambda m: setattr(m.channel, "forward", m.channel.forward), "channel has a forward of its own"),
+    (lambda m: m.spatial.compile(), "spatial is compiled by itself"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSALS, ids=[reason for _, reason in REFUSALS])
+@pytest.mark.parametrize("backend", ["blocked", "triton"])
+def test_a_forced_way_is_refused_in_the_child_s_name(change: Any, reason: str, backend: Any) -> None:
+    cbam = CBAM(8, backend=backend)
+    change(cbam)
+    message = (
+        rf"^CBAM: backend='{backend}' cannot be taken here, {reason}\. Use backend='auto' or backend='reference'\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        cbam(torch.randn(2, 8, 5, 6))
+
+
+LOSS_REFUSALS: list[tuple[Callable[[Any], object], str]] = [
+    (lambda m: m.critic.fc2.register_forward_hook(lambda *_: None), "critic.fc2 has hooks"),
+    (
+        lambda m: m.critic.register_forward_pre_hook(lambda *_: None),
+        "it knows ConcatConvCritic alone, and critic has hooks",
+    ),
+    (lambda m: put(m, "critic.fc1", nn.Linear(12, 3)), "critic.fc1 is a Linear"),
+    (lambda m: parametrizations.weight_norm(m.critic.fc3), "critic.fc3 is a ParametrizedLinear"),
+    (lambda m: setattr(m.critic.fc2, "bias", None), "critic.a layer has no bias"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), LOSS_REFUSALS, ids=[reason for _, reason in LOSS_REFUSALS])
+def test_a_forced_loss_is_refused_in_the_layer_s_name(change: Any, reason: str) -> None:
+    loss = LMIMLoss(8, 4, hidden_channels=3, backend="blocked")
+    change(loss)
+    message = (
+        rf"^LMIMLoss: backend='blocked' cannot be taken here, {reason}\. Use backend='auto' or backend='reference'\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        loss(torch.randn(2, 8, 5, 6), torch.randn(2, 4))
+    loss.backend = "auto"
+    loss(torch.randn(2, 8, 5, 6), torch.randn(2, 4)).backward()
+
+
+def test_a_subclassed_critic_is_not_taken_for_ours() -> None:
+    class Doubled(ConcatConvCritic):
+        def score(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
+            return 2 * super().score(local_codes, global_codes)
+
+    critic = Doubled(8, 4, hidden_channels=3)
+    loss = LMIMLoss(8, 4, critic=critic).eval()
+    x, t = torch.randn(3, 8, 5, 6), torch.randn(3, 4)
+    truth = nn.functional.softplus(-critic(x, t)).mean() + nn.functional.softplus(critic(x, t.roll(-1, 0))).mean()
+    torch.testing.assert_close(loss(x, t), truth)
+
+
+@pytest.mark.parametrize("negatives", ["shift", "all"])
+def test_a_critic_inside_a_compiler_s_wrapper_is_run_compiled(negatives: Any) -> None:
+    loss: Any = LMIMLoss(8, 4, hidden_channels=3, negatives=negatives).eval()
+    x, t = torch.randn(3, 8, 5), torch.randn(3, 4)
+    truth, runs = loss(x, t), []
+
+    def backend(graph: Any, _: object) -> Callable[..., Any]:
+        runs.append(graph)
+        return graph.forward
+
+    loss.critic = torch.compile(loss.critic, backend=backend)
+    torch.testing.assert_close(loss(x, t), truth)
+    assert runs
+    torch._dynamo.reset()
+
+
+def test_setting_the_backend_sets_that_of_the_halves() -> None:
+    cbam = CBAM(8, backend="blocked")
+    assert cbam.channel.backend == cbam.spatial.backend == "blocked"
+    cbam.backend = "reference"
+    assert cbam.channel.backend == cbam.spatial.backend == "reference"
+
+
+# Results, batches, derivatives
+
+
+@every_case
+def test_results_may_be_changed_in_place_and_are_no_views(case: Case) -> None:
+    module, inputs = module_of(case), inputs_of(case)
+    outputs: list[Tensor] = []
+    for output in (
+        module(*inputs),
+        *(module.forward_with_maps(*inputs) if hasattr(module, "forward_with_maps") else ()),
+    ):
+        assert not output._is_view()
+        outputs.append(output)
+    expected = torch.autograd.grad((module(*inputs) * 3).square().sum(), inputs, allow_unused=True)
+    output = outputs[0]
+    output *= 3
+    ours = torch.autograd.grad(output.square().sum(), inputs, allow_unused=True)
+    agree([g for g in ours if g is not None], [g for g in expected if g is not None])
+
+
+@every_case
+def test_the_batch_is_the_first_axis_of_what_a_child_with_parameters_is_given(case: Case) -> None:
+    module, seen = module_of(case), list[tuple[str, Tensor]]()
+    for name in layers_of(module):
+        module.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: seen.append((name, x[0])))
+    module(*inputs_of(case))
+    assert seen
+    assert all(x.shape[0] == 3 for _, x in seen), [(name, tuple(x.shape)) for name, x in seen]
+
+
+PER_SAMPLE = [case for case in WITH_CHILDREN if case.permutes]
+
+
+@pytest.mark.parametrize("case", PER_SAMPLE, ids=lambda case: case.name)
+def test_per_sample_gradients_are_those_of_batches_of_one_image(case: Case) -> None:
+    module = module_of(case)
+    inputs = [x.detach() for x in inputs_of(case)]
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], *image: Tensor) -> Tensor:
+        batch = tuple(x.unsqueeze(0) for x in image)
+        return torch.func.functional_call(module, weights, batch).square().sum()
+
+    axes = (None, *(0 for _ in inputs))
+    ours = torch.func.vmap(torch.func.grad(loss), in_dims=axes)(weights, *inputs)
+    for image in range(3):
+        module.zero_grad()
+        module(*(x[image : image + 1] for x in inputs)).square().sum().backward()
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(ours[name][image], parameter.grad, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", PER_SAMPLE, ids=lambda case: case.name)
+def test_hooks_on_layers_find_per_sample_gradients(case: Case) -> None:
+    """As private training does: of what a linear layer was given, and of the gradient of what it returned."""
+    module, inputs = module_of(case), inputs_of(case)
+    linear = [name for name in layers_of(module) if isinstance(module.get_submodule(name), nn.Linear)]
+    given: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    for name in linear:
+        layer = module.get_submodule(name)
+        layer.register_forward_hook(lambda _, x, y, name=name: given.__setitem__(name, x[0].detach()))
+        layer.register_full_backward_hook(lambda _, d_in, d, name=name: found.__setitem__(name, d[0].detach()))
+    module(*inputs).square().sum().backward()
+    for image in range(3):
+        twin = module_of(case, "reference")
+        twin(*(x[image : image + 1] for x in inputs)).square().sum().backward()
+        for name in linear:
+            x, d = given[name][image], found[name][image]
+            ours = torch.einsum("...o,...i->oi", d, x)
+            torch.testing.assert_close(ours, twin.get_submodule(name).weight.grad, rtol=1e-9, atol=1e-11)
+
+
+@choosing_cases
+def test_second_derivatives_are_those_of_the_literal_twin(case: Case) -> None:
+    module, inputs = module_of(case), inputs_of(case)
+    wanted = [*inputs, *module.parameters()]
+    results = []
+    for run in (module, lambda *x: case.reference(module, *x)):
+        output = run(*inputs)
+        first = torch.autograd.grad(output.square().sum(), wanted, create_graph=True)
+        penalty = torch.stack([g.square().sum() for g in first]).sum()
+        results.append([output, *first, *torch.autograd.grad(penalty, wanted)])
+        if run is module:
+            assert in_blocks(output)
+    for our, true in zip(*results, strict=True):
+        assert (our - true).norm() <= 1e-8 * true.norm().clamp_min(1e-6)
+
+
+@choosing_cases
+def test_a_third_derivative_is_that_of_the_literal_twin(case: Case) -> None:
+    module, inputs = module_of(case), inputs_of(case)
+    results = []
+    for run in (module, lambda *x: case.reference(module, *x)):
+        value = run(*inputs).square().sum()
+        for _ in range(3):
+            (gradient,) = torch.autograd.grad(value, inputs[0], create_graph=True)
+            value = gradient.square().sum()
+        results.append(gradient)
+    ours, true = results
+    assert (ours - true).norm() <= 1e-8 * true.norm()
+
+
+@choosing_cases
+def test_a_batch_of_gradients_is_each_of_them(case: Case) -> None:
+    module, inputs = module_of(case), inputs_of(case)
+    output = module(*inputs)
+    wanted = [*inputs, *module.parameters()]
+    several = torch.stack([torch.ones_like(output), 2 * output.detach() - 1])
+    alone = [torch.autograd.grad(output, wanted, one, retain_graph=True) for one in several]
+    expected = [torch.stack(pair) for pair in zip(*alone, strict=True)]
+    agree([*torch.autograd.grad(output, wanted, several, is_grads_batched=True, retain_graph=True)], expected)
+    mapped = torch.func.vmap(lambda one: torch.autograd.grad(output, wanted, one, retain_graph=True))(several)
+    agree([*mapped], expected)
+
+
+@choosing_cases
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_checkpointing_gives_first_and_second_derivatives(case: Case, create_graph: bool) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    module = module_of(case)
+    results = []
+    for run in (module, lambda *x: checkpoint(module, *x, use_reentrant=False)):
+        inputs = inputs_of(case)
+        found = torch.autograd.grad(run(*inputs).square().sum(), inputs, create_graph=create_graph)
+        if create_graph:
+            found = torch.autograd.grad(torch.stack([g.square().sum() for g in found]).sum(), inputs)
+        results.append([*found])
+    agree(*results)
+
+
+# What a mode leaves behind
+
+
+def fake_probe(case: Case) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module = case.factory(device="cpu", dtype=torch.float64)
+        inputs = [torch.empty(x.shape, dtype=x.dtype, requires_grad=True) for x in case.inputs(torch.float64)]
+        module(*inputs).sum().backward()
+
+
+def meta_probe(case: Case) -> None:
+    torch.set_default_device("meta")
+    try:
+        module, inputs = case.factory(device="cpu", dtype=torch.float64), inputs_of_cpu(case)
+        module(*inputs).sum().backward()
+    finally:
+        torch.set_default_device(None)
+
+
+def inputs_of_cpu(case: Case) -> list[Tensor]:
+    with torch.device("cpu"):
+        return [x.requires_grad_() for x in case.inputs(torch.float64)]
+
+
+def inference_probe(case: Case) -> None:
+    with torch.inference_mode():
+        case.factory(device="cpu", dtype=torch.float64)(*case.inputs(torch.float64))
+
+
+@choosing_cases
+@pytest.mark.parametrize("probe", [fake_probe, meta_probe, inference_probe], ids=lambda probe: probe.__name__)
+def test_a_mode_leaves_nothing_behind(
+    case: Case, probe: Callable[[Case], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blan_layers.kernels.cpu import blocks
+
+    monkeypatch.setattr(blocks, "_workspace", blocks._Workspace())
+    probe(case)
+    module = module_of(case)
+    truth = with_gradients(lambda *x: case.reference(module, *x), module, inputs_of(case))
+    agree(with_gradients(module, module, inputs_of(case)), truth)
+
+
+@choosing_cases
+def test_a_mode_that_sees_every_operation_sees_the_plain_ones(case: Case) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    seen = []
+    for backend in ("auto", "reference"):
+        module, inputs = module_of(case, backend), inputs_of(case)
+        with Names() as mode:
+            module(*inputs).square().sum().backward()
+        seen.append(mode.seen)
+    assert seen[0] == seen[1]
+    module = module_of(case, "blocked")
+    with Names(), pytest.raises(ValueError, match="a dispatch mode sees every operation and needs the plain ones"):
+        module(*inputs_of(case))
+
+
+@choosing_cases
+def test_a_mode_around_the_backward_alone_gets_the_same_gradients(case: Case) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module = module_of(case)
+    results = []
+    for mode in (nullcontext(), FlopCounterMode(display=False)):
+        inputs = inputs_of(case)
+        value = module(*inputs).square().sum()
+        with mode:
+            results.append([*torch.autograd.grad(value, [*inputs, *module.parameters()])])
+    agree(*results)
+
+
+# Widths
+
+
+def test_widths_are_read_off_the_weights() -> None:
+    cut = nn.Linear(5, 2, dtype=torch.float64)
+    attention = ChannelAttention(8, hidden_channels=2, dtype=torch.float64)
+    attention.fc1, attention.fc2 = cut, nn.Linear(2, 5, dtype=torch.float64)
+    assert attention(torch.randn(2, 5, 4, 4, dtype=torch.float64)).shape == (2, 5, 4, 4)
+    assert attention.channels == 5
+    assert "channels=5" in repr(attention)
+    with pytest.raises(ValueError, match=r"x must have 5 channels"):
+        attention(torch.randn(2, 8, 4, 4, dtype=torch.float64))
+    rdam = RDAM(8, decoder_channels=4)
+    rdam.conv = nn.Conv2d(6 + 3, 6, 3, padding=1)
+    rdam.channel = ChannelAttention(6)
+    assert (rdam.channels, rdam.decoder_channels) == (6, 3)
+    assert rdam(torch.randn(2, 6, 4, 4), torch.randn(2, 3, 4, 4)).shape == (2, 6, 4, 4)
+    critic: Any
+    for critic in (ConcatConvCritic(8, 4, hidden_channels=3), GlobalCritic(8, 4, hidden_channels=3)):
+        critic.fc1 = nn.Linear(5 + 4, 3)
+        shape = (2, 5, 6) if type(critic) is ConcatConvCritic else (2, 5)
+        assert critic(torch.randn(shape), torch.randn(2, 4)).shape[0] == 2
+    loss: Any = LMIMLoss(8, 4, hidden_channels=3)
+    loss.critic.fc1 = nn.Linear(5 + 4, 3)
+    assert loss(torch.randn(2, 5, 6), torch.randn(2, 4)).isfinite()
