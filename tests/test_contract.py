@@ -3,7 +3,11 @@
 import copy
 import io
 import shutil
+import warnings
+from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -179,19 +183,135 @@ def test_compiles_to_machine_code(case: Case) -> None:
     torch._dynamo.reset()
 
 
+def dynamic_shapes(case: Case) -> tuple[dict[int, Any], ...]:
+    """Return which axes of the inputs are of any size: the batch, and those of the map."""
+    batch_axis = 1 if case.name in ("AdaptiveScoreFusion", "MINEObjective") else 0
+    batch = torch.export.Dim("batch", min=2)
+    axes = [torch.export.Dim(f"axis{i}", min=2) for i in range(case.spatial_dims)]
+    spatial = {i + 2: axis for i, axis in enumerate(axes)} if case.resizes else {}
+    return tuple({batch_axis: batch} | (spatial if x.ndim > 2 else {}) for x in case.inputs())
+
+
 @every_case
 def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
     module, inputs = case.module().eval(), case.inputs()
-    batch_axis = 1 if isinstance(module, blan_layers.AdaptiveScoreFusion | blan_layers.MINEObjective) else 0
-    batch = torch.export.Dim("batch", min=2)
-    axes = [torch.export.Dim(f"axis{i}", min=2) for i in range(case.spatial_dims)]
-    dynamic = [
-        {batch_axis: batch} | ({i + 2: axis for i, axis in enumerate(axes)} if x.ndim > 2 and case.resizes else {})
-        for x in inputs
-    ]
-    program = torch.export.export(module, tuple(inputs), dynamic_shapes=tuple(dynamic))
+    program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic_shapes(case))
     other = case.inputs(batch=5, size=tuple(s + 4 for s in case.size))
     torch.testing.assert_close(program.module()(*other), module(*other))
+
+
+FIRST_CASES = [*{case.name.split("-")[0]: case for case in reversed(CASES)}.values()]
+FURTHER = ("CBAM-3d", "RDAM-parallel-printed", "CBAM-spatial-channel-printed", "LMIMLoss-jsd-1d", "LMIMLoss-infonce")
+onnx_cases = pytest.mark.parametrize(
+    "case", [*FIRST_CASES, *(case for case in CASES if case.name in FURTHER)], ids=lambda case: case.name
+)
+
+
+class WithMaps(nn.Module):
+    """A module that returns what ``forward_with_maps`` does."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.module.forward_with_maps(*inputs))
+
+
+@onnx_cases
+def test_onnx_gives_the_same_for_any_batch_and_size(case: Case, tmp_path: Path) -> None:
+    module: nn.Module = case.module().eval()
+    if hasattr(module, "forward_with_maps"):
+        module = WithMaps(module)
+    shapes = dynamic_shapes(case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter remarks on itself
+        program = torch.onnx.export(
+            module,
+            tuple(case.inputs()),
+            dynamo=True,
+            dynamic_shapes=(shapes,) if isinstance(module, WithMaps) else shapes,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(tmp_path / "module.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "module.onnx", providers=["CPUExecutionProvider"])
+    larger = case.inputs(batch=5, size=tuple(s + 4 for s in case.size))
+    for inputs in (case.inputs(), larger, [40 * x for x in larger]):  # logits far from zero too
+        fed = {x.name: value.numpy() for x, value in zip(session.get_inputs(), inputs, strict=True)}
+        expected = module(*inputs)
+        for ours, true in zip(
+            session.run(None, fed), expected if isinstance(expected, tuple) else [expected], strict=True
+        ):
+            assert (torch.from_numpy(ours) - true).abs().max() <= 1e-5 * true.abs().max().clamp_min(1)
+
+
+@pytest.mark.parametrize("name", ["CBAM", "RDAM"])
+def test_the_older_onnx_exporter_gives_the_same(name: str, tmp_path: Path) -> None:
+    (case,) = (case for case in CASES if case.name == name)
+    module, inputs, path = case.module().eval(), case.inputs(), tmp_path / "module.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(module, tuple(inputs), path, dynamo=False, opset_version=18)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (ours,) = session.run(None, {x.name: v.numpy() for x, v in zip(session.get_inputs(), inputs, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(ours), module(*inputs), rtol=1e-5, atol=1e-5)
+
+
+class Inside(nn.Module):
+    """A network of somebody's with one of our modules in it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.ours = nn.ReLU(), module
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        output: Tensor = self.ours(self.stem(first), *others)
+        return output
+
+
+@every_case
+def test_symbolic_tracing_takes_it_as_it_stands_and_inside_a_network(case: Case) -> None:
+    module = case.module().eval()
+    names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear | nn.Sigmoid | nn.Conv2d)]
+    for net, prefix in ((module, ""), (Inside(module), "ours.")):
+        traced = torch.fx.symbolic_trace(net) if not prefix else traced_with_inputs(net, len(case.inputs()))
+        for inputs in (case.inputs(), case.inputs(batch=5, size=tuple(s + 2 for s in case.size))):
+            torch.testing.assert_close(traced(*inputs), net(*inputs))
+        called = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+        read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+        for name in names:  # a tap for those who extract features, or the weights of a layer that takes halves
+            assert prefix + name in called or f"{prefix}{name}.weight" in read, name
+
+
+def traced_with_inputs(net: nn.Module, count: int) -> torch.fx.GraphModule:
+    """Trace a network that takes any number of inputs for as many as these."""
+    arguments = ", ".join(f"x{i}" for i in range(count))
+    namespace: dict[str, Any] = {"net": net}
+    exec(f"def forward(self, {arguments}): return self.net({arguments})", namespace)
+    outer = type("Outer", (nn.Module,), {"forward": namespace["forward"]})()
+    outer.net = net
+    graph = torch.fx.symbolic_trace(outer)
+    for node in graph.graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix("net.")
+    return torch.fx.GraphModule(net, graph.graph)
+
+
+@every_case
+def test_torch_jit_traces_without_a_word_and_refuses_to_script_in_one(case: Case) -> None:
+    module, inputs = case.module().eval(), case.inputs()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        traced = torch.jit.trace(module, tuple(inputs))
+        torch.testing.assert_close(traced(*inputs), module(*inputs))
+        message = (
+            rf"^{type(module).__name__}: cannot be compiled by torch.jit.script, which PyTorch has deprecated\. "
+            r"Use torch.export.export, torch.compile or torch.jit.trace\.$"
+        )
+        for net in (module, nn.Sequential(module)):
+            with pytest.raises(TypeError, match=message):
+                torch.jit.script(net)
 
 
 @every_case
