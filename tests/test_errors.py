@@ -39,6 +39,13 @@ def masked(mask: Any, **options: Any) -> Tensor:
     return loss(**options)(X, T, mask=mask)
 
 
+def afterwards(module: Any, **options: Any) -> Any:
+    """Set options that a module was not built with."""
+    for name, value in options.items():
+        setattr(module, name, value)
+    return module
+
+
 class PooledCritic(nn.Module):
     """Forgets to score every location."""
 
@@ -105,7 +112,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: ChannelAttention(8)(X[:, :, 0, 0]),
         "ChannelAttention: x must have at least 3 dimensions (B, 8, *S), got 2 in shape (2, 8). "
-        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
+        "Features (B, C) have no locations: give them some by x[:, :, None].",
     ),
     (
         lambda: ChannelAttention(8)(X[:, :, :0]),
@@ -115,7 +122,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: SpatialAttention(spatial_dims=2)(X[0]),
         "SpatialAttention: x must have 4 dimensions (B, C, H, W), got 3 in shape (8, 5, 6). "
-        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
+        "Add the batch axis, x.unsqueeze(0); tokens (B, N, C) become a map by x.transpose(1, 2).unflatten(2, (H, W)).",
     ),
     (
         lambda: CBAM(8, spatial_dims=3)(X),
@@ -173,7 +180,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: LMIMLoss(8, 4, hidden_channels=3, critic=ConcatConvCritic(8, 4)),
-        "LMIMLoss: hidden_channels belongs to the critic that LMIMLoss would build, got hidden_channels=3 beside "
+        "LMIMLoss: hidden_channels belongs to the critic that the loss would build, got hidden_channels=3 beside "
         "critic=. Give it to the critic's own constructor.",
     ),
     (
@@ -189,17 +196,17 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: loss()(X, torch.zeros(3, 4)),
         "LMIMLoss: local_features and global_features must hold the same images, got batches of 2 and 3. "
-        "Pass one global vector a map.",
+        "Pass one global vector per map.",
     ),
     (
         lambda: loss()(X, torch.zeros(2, 5)),
         "LMIMLoss: global_features must be (B, 4), got shape (2, 5). "
-        "Pass one vector an image, of the width that the critic was built for.",
+        "Pass one vector per image, of the width that the critic was built for.",
     ),
     (
         lambda: ConcatConvCritic(8, 4)(X, torch.zeros(2, 4, 1)),
         "ConcatConvCritic: global_features must be (B, 4), got shape (2, 4, 1). "
-        "Pass one vector an image, of the width that the critic was built for.",
+        "Pass one vector per image, of the width that the critic was built for.",
     ),
     (
         lambda: loss(num_negatives=2, negatives="all"),
@@ -244,8 +251,8 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(objective="nwj", backend="blocked")(X, T),
-        "LMIMLoss: backend='blocked' cannot be taken here, it knows 'bce' and 'jsd' with one negative a map, of "
-        "ConcatConvCritic, alone. Use backend='auto' or backend='reference'.",
+        "LMIMLoss: backend='blocked' cannot be taken here, it knows 'bce' and 'jsd' with one negative per map "
+        "alone. Use backend='auto' or backend='reference'.",
     ),
     (
         lambda: loss().estimate(X, T, estimator="infonce"),
@@ -272,7 +279,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(negatives="all")(X, T, groups=torch.tensor([3])),
-        "LMIMLoss: groups must have a number for every image, shape (2,), got (1,). Pass one integer an image.",
+        "LMIMLoss: groups must have a number for every image, shape (2,), got (1,). Pass one integer per image.",
     ),
     (
         lambda: loss(negatives="derangement")(torch.zeros(3, 8, 2), torch.zeros(3, 4), groups=torch.tensor([0, 0, 1])),
@@ -281,18 +288,18 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: GlobalInfoMaxLoss(100, 4)(X, T),
-        "GlobalInfoMaxLoss: local_features must hold 100 numbers an image, got, flattened, shape (2, 240). "
+        "GlobalInfoMaxLoss: local_features must hold 100 numbers per image, got, flattened, shape (2, 240). "
         "Build the loss for the size of local_features.",
     ),
     (
         lambda: GlobalInfoMaxLoss(240, 4)(X, torch.zeros(2, 5)),
-        "GlobalInfoMaxLoss: global_features must hold 4 numbers an image, got, flattened, shape (2, 5). "
+        "GlobalInfoMaxLoss: global_features must hold 4 numbers per image, got, flattened, shape (2, 5). "
         "Build the loss for the size of global_features.",
     ),
     (
         lambda: GlobalInfoMaxLoss(240, 4)(X, T[:1]),
         "GlobalInfoMaxLoss: local_features and global_features must hold the same images, got batches of 2 and 1. "
-        "Pass one global vector an input.",
+        "Pass one global vector per input.",
     ),
     (
         lambda: GlobalInfoMaxLoss(240, 4)(X[:1], T[:1]),
@@ -315,12 +322,12 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: PriorMatchingLoss(4)(T, torch.zeros(2, 5)),
         "PriorMatchingLoss: prior_samples must be (B, 4) with B >= 1, got shape (2, 5). "
-        "Pass one vector an image, of the width that the loss was built for.",
+        "Pass one vector per image, of the width that the loss was built for.",
     ),
     (
         lambda: PriorMatchingLoss(4)(T[:0]),
         "PriorMatchingLoss: global_features must be (B, 4) with B >= 1, got shape (0, 4). "
-        "Pass one vector an image, of the width that the loss was built for.",
+        "Pass one vector per image, of the width that the loss was built for.",
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, alpha=-1.0),
@@ -344,7 +351,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: GlobalCritic(100, 4)(X, T),
-        "GlobalCritic: local_features must hold 100 numbers an image, got shape (2, 8, 5, 6). "
+        "GlobalCritic: local_features must hold 100 numbers per image, got, flattened, shape (2, 240). "
         "Build the critic for the flattened size of the input.",
     ),
     (
@@ -363,12 +370,12 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: BilinearCritic(8, 4).all_pairs(X, T[:1]),
         "BilinearCritic: local_features and global_features must hold the same images, got batches of 2 and 1. "
-        "Pass one global vector a map.",
+        "Pass one global vector per map.",
     ),
     (
         lambda: DotProductCritic(8, 4)(X, torch.zeros(3, 4)),
         "DotProductCritic: local_features and global_features must hold the same images, got batches of 2 and 3. "
-        "Pass one global vector a map.",
+        "Pass one global vector per map.",
     ),
     (
         lambda: F.concat_conv_logits(X, T, torch.zeros(3, 11), *LATER),
@@ -536,7 +543,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: AdaptiveScoreFusion(3, 5)(torch.zeros(4, 2, 5, 2)),
         "AdaptiveScoreFusion: needs the scores of 3 levels, got 4. "
-        "Pass one (B, N, classes) tensor a level, or all stacked along a first axis.",
+        "Pass one (B, N, classes) tensor per level, or all stacked along a first axis.",
     ),
     (
         lambda: AdaptiveScoreFusion(2, 5)([torch.zeros(2, 5, 2), torch.zeros(2, 6, 2)]),
@@ -561,6 +568,69 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
 ]
 
+VALUE_ERRORS += [
+    (
+        lambda: SpatialAttention(64),
+        "SpatialAttention: kernel_size must be odd to keep the size of the map, got 64. Use 7, for example; it is no "
+        "number of channels, which this layer is not told.",
+    ),
+    (
+        lambda: CBAM(8)(torch.zeros(2, 30, 8)),
+        "CBAM: x must have 4 dimensions (B, 8, H, W), got 3 in shape (2, 30, 8). "
+        "Tokens (B, N, C) become a map by x.transpose(1, 2).unflatten(2, (H, W)).",
+    ),
+    (
+        lambda: ChannelAttention(8)(torch.zeros(2, 30, 8)),
+        "ChannelAttention: x must have 8 channels (B, 8, *S), got 30 in shape (2, 30, 8). "
+        "It looks like tokens (B, N, C): pass x.movedim(-1, 1), and move the result's channels back.",
+    ),
+    (
+        lambda: RDAM(8)(X.movedim(1, -1), X.movedim(1, -1)),
+        "RDAM: encoder_features must have 8 channels (B, 8, H, W), got 5 in shape (2, 5, 6, 8). It looks like a map "
+        "with its channels last: pass encoder_features.movedim(-1, 1), and move the result's channels back.",
+    ),
+    (
+        lambda: SpatialAttention()(X[:, :, 0, 0]),
+        "SpatialAttention: x must have 4 dimensions (B, C, H, W), got 2 in shape (2, 8). "
+        "Features (B, C) have no locations: give them some by x[:, :, None, None].",
+    ),
+    (
+        lambda: setattr(CBAM(8), "backend", "cuda"),
+        "CBAM: backend must be one of 'auto', 'reference', 'blocked', 'triton', got 'cuda'. Pass one of those.",
+    ),
+    (
+        lambda: setattr(RDAM(8), "arrangement", "serial"),
+        "RDAM: arrangement must be one of 'channel-spatial', 'spatial-channel', 'parallel', got 'serial'. "
+        "Pass one of those.",
+    ),
+    (
+        lambda: setattr(ChannelAttention(8, form="printed"), "pools", ("avg",)),
+        "ChannelAttention: form='printed' needs both pools, got ('avg',). Pass pools=('avg', 'max').",
+    ),
+    (
+        lambda: afterwards(ChannelAttention(8, pools=("max",)), form="printed")(X),
+        "ChannelAttention: form='printed' needs both pools, got ('max',). Pass pools=('avg', 'max').",
+    ),
+    (
+        lambda: afterwards(loss(), objective="infonce")(X, T),
+        "LMIMLoss: objective='infonce' needs negatives 'all' or 'queue', got negatives='shift'. "
+        "Pass one of those, or drop it.",
+    ),
+    (
+        lambda: afterwards(loss(), reduction="max"),
+        "LMIMLoss: reduction must be one of 'mean', 'sum', 'none', got 'max'. Pass one of those.",
+    ),
+    (
+        lambda: ConcatConvCritic(8, 4)(X, T, "any"),  # type: ignore[arg-type]
+        "ConcatConvCritic: partners must be one of 'own', 'all', got 'any'. Pass one of those.",
+    ),
+    (
+        lambda: loss().estimate(X, T[:1]),
+        "LMIMLoss.estimate: local_features and global_features must hold the same images, got batches of 2 and 1. "
+        "Pass one global vector per map.",
+    ),
+]
+
 TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: ChannelAttention(64.0),  # type: ignore[arg-type]
@@ -576,7 +646,7 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "Convert it, for example decoder_features.float().",
     ),
     (
-        lambda: SpatialAttention()(X.numpy()),
+        lambda: SpatialAttention()(X.numpy()),  # type: ignore[arg-type]
         "SpatialAttention: x must be a tensor, got ndarray. Pass a floating-point torch.Tensor.",
     ),
     (
@@ -672,13 +742,106 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "Convert it, for example by torch.as_tensor.",
     ),
     (
-        lambda: AdaptiveScoreFusion(2, 5)(None),
+        lambda: AdaptiveScoreFusion(2, 5)(None),  # type: ignore[arg-type]
         "AdaptiveScoreFusion: scores must be a tensor or a sequence of tensors, got NoneType. "
-        "Pass one (B, N, classes) tensor a level, or all stacked along a first axis.",
+        "Pass one (B, N, classes) tensor per level, or all stacked along a first axis.",
     ),
     (
         lambda: AdaptiveScoreFusion(2, 5)(torch.zeros(2, 3, 5, 2, dtype=torch.int64)),
         "AdaptiveScoreFusion: scores must be floating-point, got torch.int64. Convert it, for example scores.float().",
+    ),
+]
+
+
+LISTED = (
+    "channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims, norm, bias, "
+    "backend, device, dtype"
+)
+
+TYPE_ERRORS += [
+    (
+        lambda: CBAM(8, norm=nn.BatchNorm2d(1)),
+        "CBAM: norm must be a callable that makes a module, called as norm(1), got BatchNorm2d. "
+        "Pass a class such as torch.nn.BatchNorm2d.",
+    ),
+    (
+        lambda: CBAM(8)(X.double()),
+        "CBAM: x must have the weights' dtype torch.float32, got torch.float64. "
+        "Convert it by x.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, hidden_channels=3)(X, T.half()),
+        "LMIMLoss: global_features must have the weights' dtype torch.float32, got torch.float16. "
+        "Convert it by global_features.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: F.spatial_attention(X, torch.zeros(1, 2, 3, 3).double()),
+        "spatial_attention: x must have the weights' dtype torch.float64, got torch.float32. "
+        "Convert it by x.to(torch.float64), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: CBAM(8)(X.to_sparse()),
+        "CBAM: x must be dense, got torch.sparse_coo. Convert it by x.to_dense().",
+    ),
+    (
+        lambda: CBAM(8)(torch.nested.nested_tensor([X[0], X[1, :, :3]], layout=torch.jagged)),
+        "CBAM: x must be dense, got a nested tensor. "
+        "Pad it to one size, for example torch.nested.to_padded_tensor(...).",
+    ),
+    (
+        lambda: CBAM(64, 16),  # type: ignore[call-arg]
+        "CBAM: takes channels by position and all else by name, got 2 by position. "
+        "Name the others, for example reduction_ratio=16.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, 16),  # type: ignore[call-arg]
+        "LMIMLoss: takes local_channels and global_channels by position and all else by name, got 3 by position. "
+        "Name the others, for example hidden_channels=16.",
+    ),
+    (
+        lambda: MINEObjective(0.1),  # type: ignore[call-arg]
+        "MINEObjective: takes nothing by position and all else by name, got 1 by position. "
+        "Name the others, for example momentum=0.1.",
+    ),
+    (
+        lambda: CBAM(64, reduction=16),  # type: ignore[call-arg]
+        "CBAM: there is no argument 'reduction', got reduction=16. Use reduction_ratio.",
+    ),
+    (
+        lambda: CBAM(64, rd_ratio=0.25),  # type: ignore[call-arg]
+        "CBAM: there is no argument 'rd_ratio', got rd_ratio=0.25. Use reduction_ratio, its inverse.",
+    ),
+    (
+        lambda: CBAM(64, kernelsize=7),  # type: ignore[call-arg]
+        "CBAM: there is no argument 'kernelsize', got kernelsize=7. Use kernel_size.",
+    ),
+    (
+        lambda: CBAM(64, frobnicate=7),  # type: ignore[call-arg]
+        f"CBAM: there is no argument 'frobnicate', got frobnicate=7. It takes {LISTED}.",
+    ),
+    (
+        lambda: CBAM(),  # type: ignore[call-arg]
+        "CBAM: needs channels, got none. Pass it first.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, local_channels=8),  # type: ignore[misc]
+        "LMIMLoss: local_channels is given twice, by position and by name. Drop one of them.",
+    ),
+    (
+        lambda: CBAM(8, dtype=torch.int8),
+        "CBAM: dtype must be floating-point, got torch.int8. Pass, for example, torch.float32.",
+    ),
+    (
+        lambda: ConcatConvCritic(8, 4, dtype="half"),  # type: ignore[arg-type]
+        "ConcatConvCritic: dtype must be a torch.dtype, got 'half'. Pass, for example, torch.float32.",
+    ),
+    (
+        lambda: RDAM(8, bias=1),  # type: ignore[arg-type]
+        "RDAM: bias must be a bool, got 1. Pass True or False.",
+    ),
+    (
+        lambda: LMIMLoss(8, 4, negatives="all", gather="yes"),  # type: ignore[arg-type]
+        "LMIMLoss: gather must be a bool, got 'yes'. Pass True or False.",
     ),
 ]
 
