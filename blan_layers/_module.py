@@ -132,7 +132,7 @@ def weight_of(layer: nn.Module) -> Tensor | None:
     Nothing is computed for it: a parametrised weight is not asked for.
     """
     weight = layer._parameters.get("weight") if isinstance(layer, LAYERS) else None
-    return weight if weight is not None and weight.is_floating_point() and weight.ndim > 1 else None
+    return weight if weight is not None and weight.dtype.is_floating_point and len(weight.shape) > 1 else None
 
 
 def width_of(layer: nn.Module) -> int | None:

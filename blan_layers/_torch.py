@@ -4,6 +4,7 @@ Every question is answered yes where torch no longer has the function that answe
 taken, which is slower and never wrong.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,16 @@ global_hooks_registered: Callable[[], bool] = _found(_modules, "_has_any_global_
 _dispatch_modes: Callable[[], int] = _found(torch._C, "_len_torch_dispatch_stack")
 _is_batched: Callable[[Tensor], bool] = _found(torch._C, "_functorch.is_batchedtensor")
 _is_legacy_batched: Callable[[Tensor], bool] = _found(torch._C, "_functorch.is_legacy_batchedtensor")
+
+
+_function_modes: Callable[[], object] = _found(torch.overrides, "_get_current_function_mode_stack")
+
+
+def function_mode_active() -> bool:
+    """Tell whether a mode sees every function of torch; one that sets the default device changes none of ours."""
+    modes = _function_modes()
+    of_device = getattr(sys.modules.get("torch.utils._device"), "DeviceContext", None)
+    return not isinstance(modes, list) or any(type(mode) is not of_device for mode in modes)
 
 
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"

@@ -160,12 +160,13 @@ def test_the_queue_keeps_the_latest_summaries(size: int, batches: list[int]) -> 
     queue, seen = SummaryQueue(size, 2), torch.zeros(0, 2)
     for batch in batches:
         rows = torch.arange(len(seen), len(seen) + batch).float()[:, None].expand(-1, 2)
-        queue.push(rows)
+        queue(rows, store=True)
         seen = torch.cat([seen, rows])
-    kept = queue.stored[queue.filled]
+    _, filled = queue(torch.zeros(0, 2))
+    kept = queue.stored[filled]
     assert sorted(kept[:, 0].tolist()) == seen[-size:, 0].tolist()
     twin = SummaryQueue(size, 2)
     twin.load_state_dict(queue.state_dict())
     for each in (queue, twin):
-        each.push(torch.full((1, 2), -1.0))
+        each(torch.full((1, 2), -1.0), store=True)
     assert torch.equal(twin.stored, queue.stored)

@@ -364,6 +364,96 @@ def test_weights_that_nobody_gathered_are_refused_in_words(mesh: Any) -> None:
         prior(torch.randn(5, 4))
 
 
+def test_a_watched_convolution_is_given_the_layout_of_the_plain_operations() -> None:
+    """Per-sample gradients that are read off strides are else wrong on large maps alone."""
+    for backend in ("auto", "reference"):
+        strides: list[tuple[int, ...]] = []
+        cbam = CBAM(8, backend=backend)
+        cbam.spatial.conv.register_forward_pre_hook(lambda _, x, strides=strides: strides.append(x[0].stride()))
+        cbam(torch.randn(2, 8, 5, 6))
+        assert strides == [(60, 30, 6, 1)]
+
+
+def test_a_quantised_graph_keeps_the_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rewriter takes an operation that it does not know between a layer and a sigmoid for no operation at all."""
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    torch.use_deterministic_algorithms(mode=False)  # torch's quantised operations have none
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), CBAM(16)).eval(), torch.randn(4, 3, 16, 16)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao moves to a package of its own
+        for parameter in net.parameters():
+            parameter.mul_(2)
+        prepared = prepare_fx(copy.deepcopy(net), get_default_qconfig_mapping("x86"), (x,))
+        prepared(x)
+        quantised = convert_fx(prepared)(x)
+        torch.use_deterministic_algorithms(mode=True)
+        assert (quantised - net(x)).norm() < 0.1 * net(x).norm()
+
+
+def test_weights_that_are_no_parameters_are_used() -> None:
+    """As replicas hold them, and networks that other networks write."""
+    loss: Any = LMIMLoss(8, 4, hidden_channels=3).eval()
+    x, t = torch.randn(3, 8, 5, 6), torch.randn(3, 4)
+    truth = loss(x, t)
+    for layer in (loss.critic.fc1, loss.critic.fc2):
+        weight = layer.weight.detach()
+        del layer.weight
+        layer.weight = weight
+    torch.testing.assert_close(loss(x, t), truth)
+
+
+def test_another_function_in_the_place_of_torch_s_linear_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, calls = LMIMLoss(8, 4, hidden_channels=3).eval(), list[int]()
+    x, t, linear = torch.randn(3, 8, 5, 6), torch.randn(3, 4), nn.functional.linear
+
+    def counting(*inputs: Any) -> Tensor:
+        calls.append(1)
+        return linear(*inputs)
+
+    monkeypatch.setattr(nn.functional, "linear", counting)
+    loss(x, t)
+    assert len(calls) == 4  # both halves of the first layer, and two more
+
+
+def test_a_mode_that_sees_every_function_sees_those_of_the_layers() -> None:
+    from torch.overrides import TorchFunctionMode
+
+    class Names(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(getattr(func, "__name__", str(func)))
+            return func(*args, **(kwargs or {}))
+
+    x, t = torch.randn(3, 8, 5, 6), torch.randn(3, 4)
+    for module, inputs in ((LMIMLoss(8, 4, hidden_channels=3).eval(), (x, t)), (CBAM(8), (x,))):
+        called = []
+        for module.backend in ("auto", "reference"):
+            seen: list[str] = []
+            with Names():
+                module(*inputs)
+            called.append([name for name in seen if name in ("linear", "relu", "conv2d", "sigmoid", "amax")])
+        assert called[0] == called[1]
+        with torch.device("cpu"):  # which is such a mode, and changes nothing of ours
+            module.backend = "blocked"
+            module(*inputs)
+
+
+def test_a_queue_is_read_and_written_by_calls() -> None:
+    loss, calls = LMIMLoss(8, 4, hidden_channels=3, negatives="queue", queue_size=6), list[int]()
+    loss.queue.register_forward_hook(lambda *_: calls.append(1))
+    x, t = torch.randn(3, 8, 5, 6), torch.randn(3, 4)
+    loss(x, t)
+    assert len(calls) == 2
+    assert loss.queue.seen == 3
+    loss.eval()(x, t)
+    loss.train().estimate(x, t)
+    assert len(calls) == 4
+    assert loss.queue.seen == 3
+
+
 # What a replaced half means, and what it cannot mean
 
 
@@ -439,7 +529,7 @@ LOSS_REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     ),
     (lambda m: put(m, "critic.fc1", nn.Linear(12, 3)), "critic.fc1 is a Linear"),
     (lambda m: parametrizations.weight_norm(m.critic.fc3), "critic.fc3 is a ParametrizedLinear"),
-    (lambda m: setattr(m.critic.fc2, "bias", None), "critic.a layer has no bias"),
+    (lambda m: setattr(m.critic.fc2, "bias", None), "critic.fc2 has no parameter bias"),
 ]
 
 

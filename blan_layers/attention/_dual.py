@@ -142,7 +142,7 @@ class DualAttention(Module):
             *gate_both(
                 passes,
                 lambda pooled: self.channel.factors(pooled, x),
-                lambda maps: self.spatial.factor(maps, x),
+                lambda maps: self.spatial.factor(passes, maps, x),
                 self.arrangement,
             )
         )

@@ -160,7 +160,7 @@ class RDAM(DualAttention):
         """Check both maps and make one of them."""
         weight = weight_of(self.conv)
         known = weight is not None
-        spatial_dims = None if weight is None else weight.ndim - 2
+        spatial_dims = None if weight is None else len(weight.shape) - 2
         _checks.feature_map("encoder_features", encoder_features, self.channels if known else None, spatial_dims)
         _checks.feature_map(
             "decoder_features", decoder_features, self.decoder_channels if known else None, spatial_dims

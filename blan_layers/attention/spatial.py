@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward
+from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, watch
 from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, same_convolution
 from blan_layers.functional._tracing import whole
-from blan_layers.functional.attention import location_factor, passes_through
+from blan_layers.functional.attention import Passes, location_factor, passes_through
 
 
 class SpatialAttentionMaps(NamedTuple):
@@ -112,7 +112,7 @@ class SpatialAttention(Module):
             _checks.feature_map("target", target, None, self.spatial_dims)
             _checks.same_layout("x", x, "target", target)
         passes = passes_through(x, self.backend)
-        gate = self.factor(passes.pool_channels(), x)
+        gate = self.factor(passes, passes.pool_channels(), x)
         if target is not None:
             return SpatialAttentionMaps(_times(x, target, gate), gate)
         return SpatialAttentionMaps(passes.gate(spatial_gate=gate), gate)
@@ -123,8 +123,10 @@ class SpatialAttention(Module):
         _checks.same_dtype(name, x, dtype_of(self.conv))
         refuse_shards(self, self.conv, x)
 
-    def factor(self, maps: Tensor, x: Tensor) -> Tensor:
-        """Return the gate (B, 1, *S) of a map pooled over channels (B, 2, *S)."""
+    def factor(self, passes: Passes, maps: Tensor, x: Tensor) -> Tensor:
+        """Return the gate (B, 1, *S) of a map that passes pooled over channels (B, 2, *S)."""
+        if not watch(self.conv):  # who watches it sees the layout that the plain operations have
+            maps = passes.for_convolution(maps)
         return location_factor(maps, self.score, self.gate, x)
 
     def score(self, maps: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 
 from blan_layers import _checks
 from blan_layers._checks import said
@@ -137,7 +138,8 @@ def spatial_attention(
     _checks.choice("backend", backend, _checks.BACKENDS)
     conv = _convolution(x, weight, bias, norm)
     passes = passes_through(x, backend)
-    return passes.gate(spatial_gate=location_factor(passes.pool_channels(), conv, torch.sigmoid, x))
+    maps = passes.for_convolution(passes.pool_channels())
+    return passes.gate(spatial_gate=location_factor(maps, conv, torch.sigmoid, x))
 
 
 @whole
@@ -212,7 +214,7 @@ def dual_attention(
     output, _, _ = gate_both(
         passes,
         lambda pooled: channel_factors(pooled, mlp, torch.sigmoid, pools, form, x),
-        lambda maps: location_factor(maps, conv, torch.sigmoid, x),
+        lambda maps: location_factor(passes.for_convolution(maps), conv, torch.sigmoid, x),
         arrangement,
     )
     return output
@@ -253,7 +255,7 @@ def channel_factors(
     pooled: Tensor, mlp: Layer, sigmoid: Layer, pools: Sequence[Pool], form: Form, x: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return the gate (B, C, 1, ...) of a map pooled over space (B, pools, C), and what the printed form adds to it."""
-    logits = at_least_float32(mlp(pooled))
+    logits = _precise(mlp(pooled))
     if form == "cbam":
         return sigmoid(_with_axes_of(x, logits.sum(1))).to(x.dtype), None
     gate = sigmoid(_with_axes_of(x, logits[:, pools.index("avg")])).to(x.dtype)
@@ -262,7 +264,7 @@ def channel_factors(
 
 def location_factor(maps: Tensor, conv: Layer, sigmoid: Layer, x: Tensor) -> Tensor:
     """Return the gate (B, 1, *S) of a map pooled over channels (B, 2, *S)."""
-    return sigmoid(at_least_float32(conv(maps))).to(x.dtype)
+    return sigmoid(_precise(conv(maps))).to(x.dtype)
 
 
 def gate_both(
@@ -287,10 +289,19 @@ def gate_both(
     return passes.gate(gate, shift, spatial_map), gate, spatial_map
 
 
-@whole
+def _precise(logits: Tensor) -> Tensor:
+    """Return a gate's logits in float32 at least; in a traced graph as they are, so that rewriters know all of it."""
+    return logits if isinstance(logits, Proxy) else at_least_float32(logits)
+
+
 def _with_axes_of(x: Tensor, logits: Tensor) -> Tensor:
     """Return (B, C) with as many axes as the map has."""
-    return logits.reshape(*logits.shape, *(1 for _ in range(x.ndim - 2)))
+    return logits.reshape(_gate_shape(x, logits))
+
+
+@whole
+def _gate_shape(x: Tensor, logits: Tensor) -> tuple[int, ...]:
+    return *logits.shape, *(1 for _ in range(x.ndim - 2))
 
 
 def _mlp(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, pooled: Tensor) -> Tensor:

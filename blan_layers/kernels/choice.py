@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from blan_layers._checks import Backend, said
-from blan_layers._torch import dispatch_mode_active, forward_mode_active, is_tracing, transforms_active
+from blan_layers._torch import (
+    dispatch_mode_active,
+    forward_mode_active,
+    function_mode_active,
+    is_tracing,
+    transforms_active,
+)
 from blan_layers.kernels.cpu.attention import BlockedPasses
 from blan_layers.kernels.cpu.mutual_information import ContrastLoss
 from blan_layers.kernels.passes import PlainPasses
@@ -146,6 +152,8 @@ def _against_state(*tensors: Tensor) -> str:
         return "forward-mode differentiation needs the plain operations"
     if dispatch_mode_active():
         return "a dispatch mode sees every operation and needs the plain ones"
+    if function_mode_active():
+        return "a function mode sees every function and needs the plain ones"
     for tensor in tensors:
         if type(tensor) not in PLAIN_TENSORS:
             return f"it takes plain tensors and got {type(tensor).__name__}"

@@ -34,6 +34,10 @@ class PlainPasses:
             self.x, self.by_channel = _times(self.x, channel_gate, shift), True
         return torch.cat([self.x.mean(1, keepdim=True), self.x.amax(1, keepdim=True)], 1)
 
+    def for_convolution(self, maps: Tensor) -> Tensor:
+        """Return pooled maps as a convolution that nothing watches is best given them."""
+        return maps
+
     def gate(
         self, channel_gate: Tensor | None = None, shift: Tensor | None = None, spatial_gate: Tensor | None = None
     ) -> Tensor:

@@ -293,11 +293,17 @@ class ConcatConvCritic(Critic):
         """Return weight and bias of each layer, or what speaks against reading them: a layer replaced or watched."""
         if odd := oddity(self, PERCEPTRON):
             return (), odd
-        tensors = [layer._parameters[name] for layer in (self.fc1, self.fc2, self.fc3) for name in ("weight", "bias")]
-        if any(tensor is None for tensor in tensors):
-            return (), "a layer has no bias"
+        names = [(layer, name) for layer in ("fc1", "fc2", "fc3") for name in ("weight", "bias")]
+        tensors = [self.get_submodule(layer)._parameters.get(name) for layer, name in names]
+        for (layer, name), tensor in zip(names, tensors, strict=True):
+            if tensor is None:
+                return (), f"{layer} has no parameter {name}"
+        if nn.functional.linear is not LINEAR:
+            return (), "fc1 is applied by another function than torch's"
         return tuple(cast("list[Tensor]", tensors)), ""
 
+
+LINEAR = nn.functional.linear
 
 PERCEPTRON = {"fc1": known(PairLinear), "fc2": known(nn.Linear), "fc3": known(nn.Linear)}
 """The layers that the fused loss knows."""

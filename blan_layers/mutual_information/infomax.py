@@ -178,11 +178,8 @@ class InfoMaxLoss(Module, ABC):
         if self.negatives in DRAWN:
             indices = drawn_indices(self.negatives, local_features, self.num_negatives, groups, random)
             return Pairs(summaries, indices, None)
-        queued = self.negatives == "queue"
-        valid = valid_candidates(local_features, summaries, groups, self.queue.filled if queued else None)
-        if queued:
-            summaries = torch.cat([summaries, self.queue.stored.to(summaries.dtype)])
-        return Pairs(summaries, None, valid)
+        candidates, filled = self.queue(summaries) if self.negatives == "queue" else (summaries, None)
+        return Pairs(candidates, None, valid_candidates(local_features, summaries, groups, filled))
 
     def _check_batch(self, local_features: Tensor, summaries: Tensor, groups: Tensor | None) -> None:
         """Refuse a batch that is too small for its fake pairs."""
@@ -253,7 +250,7 @@ class InfoMaxLoss(Module, ABC):
         logits = self._logits(local_features, pairs)
         weights = self._weights(mask, logits.positive, divides=self.reduction == "mean")
         if self.training and self.negatives == "queue":
-            self.queue.push(pairs.summaries[: -self.queue.stored.shape[0]])
+            self.queue(pairs.summaries[: -self.queue.stored.shape[0]], store=True)
         if self.objective == "mine":
             return -self.mine(logits.positive, logits.negative, **logits.weights(weights))
         if self.objective == "dv":

@@ -1,13 +1,16 @@
 """A memory of summaries: candidates from earlier batches."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from blan_layers._module import Module
 
 
-class SummaryQueue(nn.Module):
+class SummaryQueue(Module):
     """The last ``size`` summaries that came in, without gradient; the oldest go first.
 
-    Its state is two buffers of fixed shape: ``stored`` (size, channels) and ``seen``, how many ever came in.
+    Its state is two buffers of fixed shape: ``stored`` (size, channels) and ``seen``, how many ever came in. It is read
+    and written by calls, so that who moves its buffers about is told.
     """
 
     stored: Tensor
@@ -25,14 +28,20 @@ class SummaryQueue(nn.Module):
         self.stored.zero_()
         self.seen.zero_()
 
-    @property
-    def filled(self) -> Tensor:
-        """Which places hold a summary, (size,)."""
-        return torch.arange(self.stored.shape[0], device=self.stored.device) < self.seen
+    def forward(self, summaries: Tensor, *, store: bool = False) -> tuple[Tensor, Tensor]:
+        """Return summaries (N, channels) with those of the queue behind them, and which places hold one, (size,).
+
+        With ``store`` the summaries are taken in, the last of more than there is room for, and returned alone.
+        """
+        candidates = summaries
+        if store:
+            self._push(summaries)
+        else:
+            candidates = torch.cat([summaries, self.stored.to(summaries.dtype)])
+        return candidates, torch.arange(self.stored.shape[0], device=self.stored.device) < self.seen
 
     @torch.no_grad()
-    def push(self, summaries: Tensor) -> None:
-        """Take in summaries (N, channels), of more than there is room for the last."""
+    def _push(self, summaries: Tensor) -> None:
         count, size = summaries.shape[0], self.stored.shape[0]
         latest = summaries[max(0, count - size) :]
         first = self.seen + count - latest.shape[0]

@@ -148,7 +148,10 @@ class PriorMatchingLoss(Module):
                     "Trace it without, or use torch.export."
                 )
             )
-        held = {name: parameter.detach() for name, parameter in net.named_parameters()}
+        held = {
+            name: nn.Parameter(p.detach(), requires_grad=False) if type(p) is nn.Parameter else p.detach()
+            for name, p in net.named_parameters()
+        }
         tensors = sys.modules.get("torch.distributed.tensor")
         sharded = [name for name, parameter in held.items() if tensors and isinstance(parameter, tensors.DTensor)]
         if sharded:

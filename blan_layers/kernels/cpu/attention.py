@@ -56,7 +56,13 @@ class BlockedPasses(PlainPasses):
             maps = pool_channels(self.latest, channel_gate, shift, self.room)
         else:
             maps, self.latest = PoolChannels.apply(self.latest, channel_gate, shift)
-        return _channels_last(maps)
+        return maps
+
+    def for_convolution(self, maps: Tensor) -> Tensor:
+        """Return pooled maps in the layout in which a convolution of two channels has a much faster backward."""
+        if maps.ndim == 3:
+            return maps
+        return maps.contiguous(memory_format=torch.channels_last if maps.ndim == 4 else torch.channels_last_3d)
 
     def gate(
         self, channel_gate: Tensor | None = None, shift: Tensor | None = None, spatial_gate: Tensor | None = None
@@ -327,10 +333,3 @@ def _flat_or_none(x: Tensor | None) -> Tensor | None:
 def _shaped(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
     """Return the gradient of a map or a gate with the axes of that."""
     return None if gradient is None or like is None else gradient.view(like.shape)
-
-
-def _channels_last(maps: Tensor) -> Tensor:
-    """Return pooled maps in the layout in which a convolution of two channels has a much faster backward."""
-    if maps.ndim == 3:
-        return maps
-    return maps.contiguous(memory_format=torch.channels_last if maps.ndim == 4 else torch.channels_last_3d)
