@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers._checks import said
-from blan_layers._torch import compiled_by_itself, global_hooks_registered, has_hooks, is_tracing
+from blan_layers._torch import called_otherwise, compiled_by_itself, global_hooks_registered, has_hooks, is_tracing
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Known: TypeAlias = Mapping[type[nn.Module], Callable[..., Any]]
-"""Classes of children whose computation a faster way may take over, each with its own ``forward``."""
+Known: TypeAlias = Mapping[type[nn.Module], Mapping[str, Callable[..., Any]]]
+"""Classes of children whose computation a faster way may take over, each with its own methods."""
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (Tensor, nn.Parameter)
 
 FOREIGN = {
@@ -89,9 +89,9 @@ def runs_forward(method: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def known(*classes: type[nn.Module]) -> Known:
-    """Return classes as those whose computation may be taken over."""
-    return {kind: kind.forward for kind in classes}
+def known(*classes: type[nn.Module], methods: Sequence[str] = ("forward",)) -> Known:
+    """Return classes as those whose computation may be taken over, with the methods that it is."""
+    return {kind: {name: getattr(kind, name) for name in methods} for kind in classes}
 
 
 def oddity(parent: nn.Module, children: Mapping[str, Known]) -> str:
@@ -100,22 +100,28 @@ def oddity(parent: nn.Module, children: Mapping[str, Known]) -> str:
         child = parent._modules[name]
         if child is None:
             return f"{name} is None"
-        if classes.get(type(child)) is not type(child).forward:
-            return f"{name} is a {type(child).__name__}" if type(child) not in classes else f"{name} has a new forward"
+        kind = type(child)
+        if kind not in classes:
+            return f"{name} is a {kind.__name__}"
+        for method, function in classes[kind].items():
+            if getattr(kind, method) is not function or method in child.__dict__:
+                return f"{name} has a {method} of its own"
         if reason := watch(child) or foreign_weight(child):
             return f"{name} {reason}"
     return ""
 
 
-def watch(module: nn.Module) -> str:
-    """Say what sees or changes a call of a module, "" if nothing does."""
+def watch(module: nn.Module, *, everywhere: bool = True) -> str:
+    """Say what sees or changes a call of a module, or ``everywhere`` of all modules; "" if nothing does."""
     if has_hooks(module):
         return "has hooks"
     if "forward" in module.__dict__:
         return "has a forward of its own"
     if compiled_by_itself(module):
         return "is compiled by itself"
-    return "is watched by a hook on every module" if global_hooks_registered() else ""
+    if called_otherwise(module):
+        return "is called in another way than torch calls modules"
+    return "is watched by a hook on every module" if everywhere and global_hooks_registered() else ""
 
 
 def foreign_weight(layer: nn.Module) -> str:
@@ -131,7 +137,7 @@ def weight_of(layer: nn.Module) -> Tensor | None:
 
     Nothing is computed for it: a parametrised weight is not asked for.
     """
-    weight = layer._parameters.get("weight") if isinstance(layer, LAYERS) else None
+    weight = layer._parameters.get("weight") if isinstance(layer, WITH_WEIGHTS) else None
     return weight if weight is not None and weight.dtype.is_floating_point and len(weight.shape) > 1 else None
 
 
@@ -169,7 +175,7 @@ def _naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
             init(self, *args, **kwargs)
         except TypeError:
             if mistake := _mistake(init, args, kwargs):
-                raise TypeError(f"{type(self).__name__}: {mistake}") from None
+                raise TypeError(f"{init.__qualname__.split('.')[-2]}: {mistake}") from None
             raise
 
     return construct
@@ -194,10 +200,8 @@ def _mistake(init: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[s
     if len(args) > len(positional):
         extra = args[len(positional)]
         taken = " and ".join(positional) if positional else "nothing"
-        return (
-            f"takes {taken} by position and all else by name, got {len(args)} by position. "
-            f"Name the others, for example {beside[0]}={extra!r}."
-        )
+        example = "" if isinstance(extra, str) else f", for example {beside[0]}={extra!r}"
+        return f"takes {taken} by position and all else by name, got {len(args)} by position. Name the others{example}."
     given = {*positional[: len(args)], *kwargs}
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]
     if missing:

@@ -56,6 +56,17 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+_fx_traces: Callable[[], bool] = getattr(torch.fx._symbolic_trace, "is_fx_tracing", lambda: False)
+_CALLS = {name: getattr(nn.Module, name, None) for name in ("__call__", "_call_impl", "_wrapped_call_impl")}
+
+
+def called_otherwise(module: nn.Module) -> bool:
+    """Tell whether a class of modules was given another way of being called, by others than torch.fx."""
+    return not _fx_traces() and any(
+        getattr(type(module), name, None) is not function for name, function in _CALLS.items()
+    )
+
+
 def compiled_by_itself(module: nn.Module) -> bool:
     """Tell whether ``module.compile()`` was called."""
     return not _HOOKS_ARE_THERE or module._compiled_call_impl is not None

@@ -570,6 +570,14 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
 
 VALUE_ERRORS += [
     (
+        lambda: afterwards(loss(), objective="mine")(X, T),
+        "LMIMLoss: objective='mine' needs a state that the constructor makes, got none. Build the loss with it.",
+    ),
+    (
+        lambda: afterwards(loss(), negatives="queue")(X, T),
+        "LMIMLoss: negatives='queue' needs a state that the constructor makes, got none. Build the loss with it.",
+    ),
+    (
         lambda: SpatialAttention(64),
         "SpatialAttention: kernel_size must be odd to keep the size of the map, got 64. Use 7, for example; it is no "
         "number of channels, which this layer is not told.",
@@ -758,7 +766,32 @@ LISTED = (
     "backend, device, dtype"
 )
 
+
+class Mine(CBAM):
+    """A user's own, which hands on what CBAM does not take."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__(channels, ratio=ratio)  # type: ignore[call-arg]
+
+
 TYPE_ERRORS += [
+    (
+        lambda: Mine(64, ratio=4),
+        "CBAM: there is no argument 'ratio', got ratio=4. Use reduction_ratio.",
+    ),
+    (
+        lambda: LMIMLoss(64, 512, "bce"),  # type: ignore[call-arg, arg-type]
+        "LMIMLoss: takes local_channels and global_channels by position and all else by name, got 3 by position. "
+        "Name the others.",
+    ),
+    (
+        lambda: GlobalCritic(8, 4)([1.0], T),  # type: ignore[arg-type]
+        "GlobalCritic: local_features must be a tensor, got list. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: afterwards(CBAM(8), spatial=None)(X),
+        "CBAM: spatial must be a module, got None. Use torch.nn.Identity() to do without it.",
+    ),
     (
         lambda: CBAM(8, norm=nn.BatchNorm2d(1)),
         "CBAM: norm must be a callable that makes a module, called as norm(1), got BatchNorm2d. "

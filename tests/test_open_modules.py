@@ -7,6 +7,7 @@ a module means; the automatic one is made to take its passes on maps of any size
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn.utils import parametrizations, prune
 from blan_layers import (
     CBAM,
     RDAM,
+    BilinearCritic,
     ChannelAttention,
     ConcatConvCritic,
     GlobalCritic,
@@ -270,21 +272,23 @@ def test_a_quantised_layer_is_called(case: Case) -> None:
 def test_a_forward_of_its_own_on_a_child_is_called(case: Case) -> None:
     """As offloading does, which fetches the weights there and takes them away again."""
     for name in children_of(module_of(case)):
-        calls: list[str] = []
+        calls: list[list[str]] = []
 
-        def offload(module: Any, name: str = name, calls: list[str] = calls) -> None:
-            child = module.get_submodule(name)
+        def offload(module: Any, name: str = name, calls: list[list[str]] = calls) -> None:
+            child, called = module.get_submodule(name), list[str]()
             original = child.forward
+            calls.append(called)
 
             def forward(*inputs: Any, **options: Any) -> Any:
-                calls.append(name)
+                called.append(name)
                 return original(*inputs, **options)
 
             child.forward = forward
 
         agree(*on_both_ways(case, offload))
-        assert len(calls) % 2 == 0
-        assert calls, name
+        automatic, reference = calls
+        assert automatic == reference
+        assert automatic, name
 
 
 @every_case
@@ -468,7 +472,9 @@ def test_a_half_can_be_replaced_by_anything(kind: Any) -> None:
     torch.testing.assert_close(module(*inputs), channel(joined) + (0 if kind is CBAM else x))
     module.channel = nn.Identity()
     torch.testing.assert_close(module(*inputs), joined + (0 if kind is CBAM else x))
-    with pytest.raises(TypeError, match=rf"^{kind.__name__}: maps need a gate in channel, got a Identity without one"):
+    with pytest.raises(
+        TypeError, match=rf"^{kind.__name__}: maps need a gate in channel, got Identity, which has none"
+    ):
         module.forward_with_maps(*inputs)
     module.arrangement = "parallel"
     message = (
@@ -505,6 +511,7 @@ REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: m.spatial.register_forward_hook(lambda *_: None), "spatial has hooks"),
     (lambda m: setattr(m, "channel", nn.Identity()), "channel is a Identity"),
     (lambda m: setattr(m.channel, "forward", m.channel.forward), "channel has a forward of its own"),
+    (lambda m: setattr(m.channel, "backend", "reference"), "channel has backend='reference' of its own"),
     (lambda m: m.spatial.compile(), "spatial is compiled by itself"),
 ]
 
@@ -530,6 +537,10 @@ LOSS_REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: put(m, "critic.fc1", nn.Linear(12, 3)), "critic.fc1 is a Linear"),
     (lambda m: parametrizations.weight_norm(m.critic.fc3), "critic.fc3 is a ParametrizedLinear"),
     (lambda m: setattr(m.critic.fc2, "bias", None), "critic.fc2 has no parameter bias"),
+    (
+        lambda m: setattr(m.critic, "score", m.critic.score),
+        "it knows ConcatConvCritic alone, and critic has a score of its own",
+    ),
 ]
 
 
@@ -558,6 +569,45 @@ def test_a_subclassed_critic_is_not_taken_for_ours() -> None:
     torch.testing.assert_close(loss(x, t), truth)
 
 
+@pytest.mark.parametrize("method", ["contrast", "all_pairs"])
+def test_a_critic_s_own_way_of_being_asked_is_taken(method: str) -> None:
+    def doubled(self: Any, *inputs: Tensor) -> Any:
+        found = getattr(ConcatConvCritic, method)(self, *inputs)
+        return tuple(2 * logits for logits in found) if isinstance(found, tuple) else 2 * found
+
+    critic = type("Doubled", (ConcatConvCritic,), {method: doubled})(8, 4, hidden_channels=3)
+    x, t = torch.randn(3, 8, 5, 6), torch.randn(3, 4)
+    negatives: Any = "all" if method == "all_pairs" else "shift"
+    loss = LMIMLoss(8, 4, critic=critic, negatives=negatives).eval()
+    plain = LMIMLoss(8, 4, critic=ConcatConvCritic(8, 4, hidden_channels=3), negatives=negatives).eval()
+    plain.load_state_dict(loss.state_dict())
+    assert not torch.allclose(loss(x, t), plain(x, t))
+
+
+def test_a_product_critic_s_own_score_is_taken_for_all_pairs() -> None:
+    class Scaled(BilinearCritic):
+        def score(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
+            return 100 * super().score(local_codes, global_codes)
+
+    critic, x, t = Scaled(8, 4), torch.randn(3, 8, 5, 6), torch.randn(3, 4)
+    torch.testing.assert_close(critic.all_pairs(x, t).diagonal().movedim(-1, 0), critic(x, t))
+
+
+def test_a_wrapper_that_takes_two_inputs_is_asked_twice() -> None:
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = ConcatConvCritic(8, 4, hidden_channels=3)
+
+        def forward(self, local_features: Tensor, global_features: Tensor) -> Tensor:
+            return self.module(local_features, global_features) / 2
+
+    critic, x, t = Tempered(), torch.randn(3, 8, 5, 6), torch.randn(3, 4)
+    loss = LMIMLoss(8, 4, critic=critic).eval()(x, t)
+    truth = nn.functional.softplus(-critic(x, t)).mean() + nn.functional.softplus(critic(x, t.roll(-1, 0))).mean()
+    torch.testing.assert_close(loss, truth)
+
+
 @pytest.mark.parametrize("negatives", ["shift", "all"])
 def test_a_critic_inside_a_compiler_s_wrapper_is_run_compiled(negatives: Any) -> None:
     loss: Any = LMIMLoss(8, 4, hidden_channels=3, negatives=negatives).eval()
@@ -579,6 +629,137 @@ def test_setting_the_backend_sets_that_of_the_halves() -> None:
     assert cbam.channel.backend == cbam.spatial.backend == "blocked"
     cbam.backend = "reference"
     assert cbam.channel.backend == cbam.spatial.backend == "reference"
+
+
+def test_maps_are_those_of_the_thread_that_asks() -> None:
+    cbam = CBAM(8, dtype=torch.float64)
+    cbam.channel.register_forward_hook(lambda *_: None)
+    inputs = [torch.randn(2, 8, 5, 6, dtype=torch.float64) for _ in range(8)]
+    alone = [cbam.forward_with_maps(x) for x in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        for together, true in zip(threads.map(cbam.forward_with_maps, inputs * 8), alone * 8, strict=True):
+            agree([*together], [*true])
+
+
+def test_a_gate_that_both_halves_share_gives_each_its_map() -> None:
+    x, cbam = torch.randn(2, 8, 5, 6), CBAM(8)
+    cbam.channel.gate = cbam.spatial.gate = nn.Sigmoid()
+    expected = cbam.forward_with_maps(x)
+    cbam.channel.register_forward_hook(lambda *_: None)
+    for ours, true in zip(cbam.forward_with_maps(x), expected, strict=True):
+        torch.testing.assert_close(ours, true)
+
+
+def test_another_way_of_calling_modules_sees_every_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, x = nn.Module.__call__, torch.randn(2, 8, 5, 6)
+    seen: list[list[str]] = []
+    for backend in ("auto", "reference"):
+        cbam, called = CBAM(8, backend=backend), list[str]()
+
+        def call(self: nn.Module, *inputs: Any, called: list[str] = called, **options: Any) -> Any:
+            called.append(type(self).__name__)
+            return original(self, *inputs, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.Module, "__call__", call)
+            cbam(x)
+        seen.append(called)
+    assert seen[0] == seen[1]
+    assert "SpatialAttention" in seen[0]
+
+
+@pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
+@pytest.mark.parametrize("size", [(5, 6), (48, 64)])
+def test_saved_tensors_that_come_back_rounded_leave_gradients_that_are_near(arrangement: Any, size: Any) -> None:
+    x = torch.randn(2, 8, *size, requires_grad=True)
+    errors = []
+    for backend in ("auto", "reference"):
+        found = []
+        for pack in (lambda t: t, lambda t: t.bfloat16() if t.is_floating_point() else t):
+            torch.manual_seed(0)
+            cbam = CBAM(8, arrangement=arrangement, backend=backend)
+            with torch.autograd.graph.saved_tensors_hooks(
+                pack, lambda t: t.float() if t.dtype == torch.bfloat16 else t
+            ):
+                output = cbam(x)
+            found.append(torch.autograd.grad(output.sum(), x)[0])
+        exact, rounded = found
+        errors.append((exact - rounded).norm() / exact.norm())
+    ours, plain = errors
+    assert ours <= 2 * plain
+
+
+def test_a_wrapped_convolution_is_given_the_layout_of_the_plain_operations() -> None:
+    class Rows(nn.Module):
+        def __init__(self, conv: nn.Module) -> None:
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, maps: Tensor) -> Tensor:
+            maps.view(maps.shape[0], -1)  # what a contiguous map allows
+            result: Tensor = self.conv(maps)
+            return result
+
+    cbam: Any = CBAM(8)
+    cbam.spatial.conv = Rows(cbam.spatial.conv)
+    cbam(torch.randn(2, 8, 5, 6))
+
+
+def test_what_changes_a_child_s_input_is_not_in_the_parent_s_way() -> None:
+    cbam: Any = CBAM(16, arrangement="spatial-channel")
+    cbam.spatial = nn.Conv2d(8, 16, 1)
+    assert cbam(torch.randn(2, 8, 5, 6)).shape == (2, 16, 5, 6)
+    loss, project = LMIMLoss(8, 4, hidden_channels=3), nn.Conv2d(5, 8, 1)
+    loss.critic.register_forward_pre_hook(lambda _, inputs: (project(inputs[0]), *inputs[1:]))
+    assert loss(torch.randn(3, 5, 6, 7), torch.randn(3, 4)).isfinite()
+
+
+def test_features_of_another_width_than_a_cut_layer_are_refused() -> None:
+    loss: Any = LMIMLoss(8, 4, hidden_channels=3)
+    loss.critic.fc1.weight = nn.Parameter(loss.critic.fc1.weight[:, :9].detach().clone())
+    assert loss(torch.randn(3, 5, 6), torch.randn(3, 4)).isfinite()
+    for channels, width in ((2, 4), (5, 3)):
+        with pytest.raises(ValueError, match=r"must add up to the 9 columns of fc1, got"):
+            loss(torch.randn(3, channels, 6), torch.randn(3, width))
+
+
+def test_a_traced_loss_refuses_what_the_loss_refuses() -> None:
+    traced = torch.fx.symbolic_trace(LMIMLoss(8, 4, hidden_channels=3).eval())
+    x, t = torch.randn(4, 8, 5), torch.randn(4, 4)
+    for mistake, words in (
+        (lambda: traced(x, t, groups=torch.tensor([0, 0, 1, 1])), "groups needs negatives that can keep them apart"),
+        (lambda: traced(x[:1], t[:1]), "needs at least 2 images"),
+        (lambda: traced(x, t, mask=torch.ones(4, 1)), "mask must have a weight for every location"),
+        (lambda: traced(x, t, mask=-torch.ones(4, 5)), "mask must hold finite weights of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            mistake()
+
+
+def test_a_dual_gradient_goes_through_a_graph_that_is_there_already() -> None:
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64, requires_grad=True)
+    found = []
+    for backend in ("auto", "reference"):
+        torch.manual_seed(0)
+        output = CBAM(8, backend=backend, dtype=torch.float64)(x)
+        with torch.autograd.forward_ad.dual_level():
+            d = torch.autograd.forward_ad.make_dual(torch.ones_like(output), output.detach())
+            (gradient,) = torch.autograd.grad(output, x, d)
+            found.append([*torch.autograd.forward_ad.unpack_dual(gradient)])
+    agree(*found)
+
+
+def test_autocast_around_the_backward_alone_costs_no_more_digits_than_it_does_the_layers() -> None:
+    x = torch.randn(2, 8, 5, 6, requires_grad=True)
+    found = []
+    for backend in ("auto", "reference"):
+        torch.manual_seed(0)
+        cbam = CBAM(8, backend=backend)
+        output = cbam(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append([*torch.autograd.grad(output.square().sum(), [x, *cbam.parameters()])])
+    for ours, true in zip(*found, strict=True):
+        assert (ours - true).norm() <= 1e-4 * true.norm()
 
 
 # Results, batches, derivatives

@@ -1,6 +1,7 @@
 """What CBAM and RDAM share: two halves, and the three ways in which they are arranged."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -125,14 +126,22 @@ class DualAttention(Module):
         return DualAttentionMaps(output, channel_map().to(x.dtype), spatial_map().to(x.dtype))
 
     def _oddity(self) -> str:
-        return oddity(self, HALVES)
+        if odd := oddity(self, HALVES):
+            return odd
+        for name in HALVES:
+            if (own := getattr(self, name).backend) != self.backend:
+                return f"{name} has backend={own!r} of its own"
+        return ""
 
     def _passes(self, x: Tensor, residual: Tensor | None) -> Passes:
-        """Return the passes through the map: plain ones where a half has to be called."""
-        channels = width_of(self.channel.fc1) if isinstance(self.channel, ChannelAttention) else None
-        spatial_dims = self.spatial.spatial_dims if isinstance(self.spatial, SpatialAttention) else None
-        _checks.feature_map("x", x, channels, spatial_dims)
-        return passes_through(x, self.backend, getattr(self.channel, "pools", ()), residual, self._oddity)
+        """Return the passes through the map: plain ones where a half has to be called, which then checks its input."""
+        odd = self._oddity()
+        if not odd:
+            _checks.feature_map("x", x, width_of(self.channel.fc1), self.spatial.spatial_dims)
+        for name in HALVES:
+            if self._modules[name] is None:
+                raise TypeError(said(f"{name} must be a module, got None. Use torch.nn.Identity() to do without it."))
+        return passes_through(x, self.backend, getattr(self.channel, "pools", ()), residual, lambda: odd)
 
     def _in_passes(self, passes: Passes, x: Tensor) -> DualAttentionMaps:
         """Return what calling the halves means, as passes over the map."""
@@ -166,18 +175,31 @@ class DualAttention(Module):
 
 @contextmanager
 def _heard(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
-    """Listen to the gate of a child; what comes back returns the gate that was last heard."""
+    """Listen to the gate of a child while that is called in this thread; yield what returns the gate last heard."""
     child = parent.get_submodule(name)
     gate = getattr(child, "gate", None)
     if not isinstance(gate, nn.Module):
         raise TypeError(
             said(
-                f"maps need a gate in {name}, got a {type(child).__name__} without one. "
+                f"maps need a gate in {name}, got {type(child).__name__}, which has none. "
                 "Give it a submodule of that name, called with the gate's logits, or call the module itself."
             )
         )
     heard: list[Tensor] = []
-    listener = gate.register_forward_hook(lambda _, __, output: heard.append(output))
+    calls: list[bool] = []
+    thread = threading.get_ident()
+
+    def enter(*_: object) -> None:
+        if threading.get_ident() == thread:
+            calls.append(True)
+
+    def leave(*_: object) -> None:
+        if threading.get_ident() == thread:
+            calls.pop()
+
+    def listen(_: nn.Module, __: object, output: Tensor) -> None:
+        if calls and threading.get_ident() == thread:
+            heard.append(output)
 
     def last() -> Tensor:
         if not heard:
@@ -189,7 +211,13 @@ def _heard(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
             )
         return heard[-1]
 
+    handles = (
+        child.register_forward_pre_hook(enter),
+        child.register_forward_hook(leave, always_call=True),
+        gate.register_forward_hook(listen),
+    )
     try:
         yield last
     finally:
-        listener.remove()
+        for handle in handles:
+            handle.remove()

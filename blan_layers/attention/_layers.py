@@ -14,7 +14,7 @@ ActivationFactory: TypeAlias = Callable[[], nn.Module]
 
 Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-_CONVOLUTIONS: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def same_convolution(
@@ -28,7 +28,7 @@ def same_convolution(
     dtype: torch.dtype | None,
 ) -> Convolution:
     """Return a convolution of odd kernel size that keeps the size of the map."""
-    return _CONVOLUTIONS[spatial_dims - 1](
+    return CONVOLUTIONS[spatial_dims - 1](
         in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias, device=device, dtype=dtype
     )
 

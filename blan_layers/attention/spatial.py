@@ -9,7 +9,7 @@ from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_, reset
 from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, watch
-from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, same_convolution
+from blan_layers.attention._layers import CONVOLUTIONS, NormFactory, build, check_spatial_dims, same_convolution
 from blan_layers.functional._tracing import whole
 from blan_layers.functional.attention import Passes, location_factor, passes_through
 
@@ -125,7 +125,7 @@ class SpatialAttention(Module):
 
     def factor(self, passes: Passes, maps: Tensor, x: Tensor) -> Tensor:
         """Return the gate (B, 1, *S) of a map that passes pooled over channels (B, 2, *S)."""
-        if not watch(self.conv):  # who watches it sees the layout that the plain operations have
+        if type(self.conv) in CONVOLUTIONS and not watch(self.conv):  # others see the layout of the plain operations
             maps = passes.for_convolution(maps)
         return location_factor(maps, self.score, self.gate, x)
 

@@ -61,7 +61,7 @@ def chosen_way(
             if not PREDICATES[way](*tensors) and worthwhile() and not refusal():
                 return way
         return "reference"
-    if reason := refusal() or PREDICATES[backend](*tensors):
+    if reason := PREDICATES[backend](*tensors) or refusal():
         raise ValueError(
             said(f"backend={backend!r} cannot be taken here, {reason}. Use backend='auto' or backend='reference'.")
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from blan_layers._torch import dispatch_mode_active, is_batched
+from blan_layers._torch import dispatch_mode_active, forward_mode_active, is_batched
 
 Gradients: TypeAlias = tuple[Tensor | None, ...]
 Plain: TypeAlias = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -19,7 +19,7 @@ Plain: TypeAlias = Callable[..., Tensor | tuple[Tensor, ...]]
 
 def needs_plain(*gradients: Tensor | None) -> bool:
     """Tell whether a backward pass is to be differentiated itself, takes a batch of gradients, or is seen by a mode."""
-    if torch.is_grad_enabled() or dispatch_mode_active():
+    if torch.is_grad_enabled() or dispatch_mode_active() or forward_mode_active():
         return True
     return any(gradient is not None and is_batched(gradient) for gradient in gradients)
 
@@ -62,12 +62,13 @@ def any_order(plain: Plain) -> Callable[[Callable[..., Gradients]], Callable[...
         @wraps(backward)
         def differentiate(ctx: Any, *gradients: Tensor) -> Gradients:
             saved, needed = ctx.saved_tensors, ctx.needs_input_grad
-            if not needs_plain(*gradients):
-                return backward(ctx, saved, *gradients)
-            inputs = saved[: ctx.tensors]
-            found = plain_gradients(
-                lambda *aliases: plain(*aliases, *ctx.options), inputs, needed[: len(inputs)], gradients
-            )
+            with torch.autocast(gradients[0].device.type, enabled=False):  # the forward was without, wherever this is
+                if not needs_plain(*gradients):
+                    return backward(ctx, saved, *gradients)
+                inputs = saved[: ctx.tensors]
+                found = plain_gradients(
+                    lambda *aliases: plain(*aliases, *ctx.options), inputs, needed[: len(inputs)], gradients
+                )
             return *found, *(None for _ in needed[len(inputs) :])
 
         return differentiate

@@ -277,8 +277,23 @@ class ConcatConvCritic(Critic):
     def _splits(self) -> bool:
         """Whether the first layer takes halves, and nothing watches it or holds its weight that expects one input."""
         layer, kind = self.fc1, type(self.fc1)
-        known = issubclass(kind, PairLinear) and kind.forward is PairLinear.forward
-        return known and not watch(layer) and not foreign_weight(layer)
+        ours = issubclass(kind, PairLinear) and kind.forward is PairLinear.forward
+        return ours and not watch(layer, everywhere=False) and not foreign_weight(layer)
+
+    def check(self, local_features: Tensor, global_features: Tensor) -> None:
+        """Refuse features that the critic was not built for, or that its first layer was not cut to."""
+        super().check(local_features, global_features)
+        columns = width_of(self.fc1)
+        if columns is None or _checks.traced(local_features, global_features):
+            return
+        given = local_features.shape[1], global_features.shape[1]
+        if sum(given) != columns:
+            raise ValueError(
+                said(
+                    f"the channels of local_features and global_features must add up to the {columns} columns of fc1, "
+                    f"got {given[0]} + {given[1]}. Pass the features that it was cut to."
+                )
+            )
 
     def widths(self) -> tuple[int | None, int | None]:
         """Return the widths that it was built for, while the first layer's weight has both."""
@@ -298,12 +313,12 @@ class ConcatConvCritic(Critic):
         for (layer, name), tensor in zip(names, tensors, strict=True):
             if tensor is None:
                 return (), f"{layer} has no parameter {name}"
-        if nn.functional.linear is not LINEAR:
+        if nn.functional.linear is not TORCH_LINEAR:
             return (), "fc1 is applied by another function than torch's"
         return tuple(cast("list[Tensor]", tensors)), ""
 
 
-LINEAR = nn.functional.linear
+TORCH_LINEAR = nn.functional.linear
 
 PERCEPTRON = {"fc1": known(PairLinear), "fc2": known(nn.Linear), "fc3": known(nn.Linear)}
 """The layers that the fused loss knows."""
@@ -358,8 +373,8 @@ class GlobalCritic(ConcatConvCritic):
 
     def forward(self, local_features: Tensor, global_features: Tensor, partners: Partners = "own") -> Tensor:
         """Score each input, flattened, with its own summary, or with those of its ``partners``."""
-        flat = not isinstance(local_features, Tensor) or local_features.ndim > 1
-        return super().forward(local_features.flatten(1) if flat else local_features, global_features, partners)
+        maps = _checks.traced(local_features) or (isinstance(local_features, Tensor) and local_features.ndim > 1)
+        return super().forward(local_features.flatten(1) if maps else local_features, global_features, partners)
 
     def check(self, local_features: Tensor, global_features: Tensor) -> None:
         """Refuse inputs of another size than the critic was built for."""

@@ -147,10 +147,9 @@ class DeepInfoMaxLoss(Module):
             losses.append(self.gamma * self.prior_loss(global_features, prior_samples))
         return torch.stack(losses).sum()
 
-    @staticmethod
-    def _refuse(name: str, option: Tensor | None, weight: str, value: float) -> None:
+    def _refuse(self, name: str, option: Tensor | None, weight: str, value: float) -> None:
         if option is not None and value == 0:
-            raise ValueError(f"DeepInfoMaxLoss: {name} is for {weight} above zero, got 0. Drop {name}.")
+            raise ValueError(said(f"{name} is for {weight} above zero, got 0. Drop {name}."))
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

@@ -10,7 +10,7 @@ from blan_layers._init import he_normal_
 from blan_layers._module import Module
 
 
-class PairLinear(nn.Linear):
+class PairLinear(Module, nn.Linear):
     r"""Linear layer of concatenated pairs [local; global], which also takes the two halves apart.
 
     ``layer(pairs)`` is that of any ``nn.Linear``. ``layer(local, summaries)`` is ``weight[:, :C] local`` and

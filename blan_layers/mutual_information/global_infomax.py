@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import said
+from blan_layers._torch import has_hooks
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import Critic, GlobalCritic
 from blan_layers.mutual_information.infomax import InfoMaxLoss, Pairs, Reduction, refuse_beside_critic
@@ -121,7 +122,9 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
     def _check_features(self, local_features: Tensor, global_features: Tensor) -> None:
         critic = self.critic
         widths: tuple[int | None, int | None] = self.input_features, self.global_channels
-        if isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
+        if has_hooks(critic):
+            widths = None, None  # a hook may change what it is given
+        elif isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
             widths = critic.widths()
         for name, vectors, width in (
             ("local_features", local_features, widths[0]),

@@ -1,9 +1,10 @@
 """What the local and the global loss share: pairs, their logits, and what is made of them."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,7 @@ from blan_layers.mutual_information.negatives import (
     DRAWN,
     NEGATIVES,
     Negatives,
-    check_groups,
-    check_partners,
+    checked_groups,
     drawn_indices,
     valid_candidates,
 )
@@ -70,6 +70,7 @@ class InfoMaxLoss(Module, ABC):
         reduction: Reduction,
     ) -> None:
         super().__init__()
+        self._built = False
         self.objective = objective
         self.negatives = negatives
         self.reduction = reduction
@@ -88,6 +89,14 @@ class InfoMaxLoss(Module, ABC):
 
     def _check_options(self) -> None:
         """Refuse options that contradict one another, whenever they were set."""
+        for option, value, part in (("objective", "mine", "mine"), ("negatives", "queue", "queue")):
+            if self._built and getattr(self, option) == value and part not in self._modules:
+                raise ValueError(
+                    said(
+                        f"{option}={value!r} needs a state that the constructor makes, got none. "
+                        "Build the loss with it."
+                    )
+                )
         if self.gather:
             self._needs("gather=True", self.negatives not in DRAWN, "negatives 'all' or 'queue'")
         each = OBJECTIVES[self.objective].each
@@ -129,11 +138,12 @@ class InfoMaxLoss(Module, ABC):
             self.queue = SummaryQueue(queue_size, global_channels, device=device, dtype=dtype)
         if self.objective == "mine":
             self.mine = MINEObjective(device=device, dtype=dtype)
+        self._built = True
 
     def _check_critic(self, critic: nn.Module) -> None:
         """Refuse a critic that cannot be asked for the logits that the negatives need."""
         one_permutation = self.negatives in ("shift", "derangement") and self.num_negatives == 1
-        if not (one_permutation or isinstance(_inner(critic), Critic)):
+        if not (one_permutation or takes_partners(critic)):
             raise ValueError(
                 said(
                     f"negatives={self.negatives!r} with num_negatives={self.num_negatives} needs a "
@@ -164,59 +174,38 @@ class InfoMaxLoss(Module, ABC):
         self._check_options()
         self._check_features(local_features, global_features)
         if mask is not None:
-            self._check_mask(mask, local_features)
             local_features = _masked(local_features, mask)
         return local_features, self._pairs(local_features, global_features, groups, random=random)
 
     def _pairs(self, local_features: Tensor, global_features: Tensor, groups: Tensor | None, *, random: bool) -> Pairs:
         summaries = gathered(global_features) if self.gather else global_features
-        self._check_batch(local_features, summaries, groups)
-        if groups is not None and self.gather:
-            groups = gathered(groups)
         if groups is not None:
-            check_partners(self.negatives, groups)
+            groups = checked_groups(self.negatives, local_features, groups)
+            groups = gathered(groups) if self.gather and groups is not None else groups
         if self.negatives in DRAWN:
             indices = drawn_indices(self.negatives, local_features, self.num_negatives, groups, random)
             return Pairs(summaries, indices, None)
         candidates, filled = self.queue(summaries) if self.negatives == "queue" else (summaries, None)
         return Pairs(candidates, None, valid_candidates(local_features, summaries, groups, filled))
 
-    def _check_batch(self, local_features: Tensor, summaries: Tensor, groups: Tensor | None) -> None:
-        """Refuse a batch that is too small for its fake pairs."""
-        if _checks.traced(local_features, summaries):
-            return
-        batch = local_features.shape[0]
-        if summaries.shape[0] < 2:
-            raise ValueError(
-                said(
-                    f"needs at least 2 images to form negative pairs, got a batch of {batch}. "
-                    "Use drop_last=True in the DataLoader."
-                )
-            )
-        if groups is not None:
-            check_groups(self.negatives, groups, batch)
-        if self.negatives in DRAWN and self.num_negatives >= batch:
-            raise ValueError(
-                said(
-                    f"num_negatives must be below the batch, got {self.num_negatives} for a batch of {batch}. "
-                    "Use a larger batch, or negatives='all'."
-                )
-            )
-
     def _logits(self, local_features: Tensor, pairs: Pairs) -> PairLogits:
         """Return the critic's logits of the real pairs and of the fake ones."""
         critic, summaries, indices = self.critic, pairs.summaries, pairs.indices
         self._check_critic(critic)
         if indices is None:
-            logits: Tensor = critic(local_features, summaries, "all")
+            logits: Tensor
+            if isinstance(critic, Critic):
+                logits = critic.all_pairs(local_features, summaries)
+            else:
+                logits = critic(local_features, summaries, "all")
             self._check_logits("(B, N, *S)", logits, local_features, summaries.shape[0])
             return PairLogits(_own(logits), logits, pairs.valid)
         positive: Tensor
         negative: Tensor
-        if isinstance(_inner(critic), Critic):
+        if hasattr(type(critic), "contrast"):
+            positive, negative = cast(Critic, critic).contrast(local_features, summaries, indices)
+        elif takes_partners(critic):
             positive, negative = contrast(critic, local_features, summaries, indices)
-        elif hasattr(type(critic), "contrast"):
-            positive, negative = critic.contrast(local_features, summaries, indices)  # type: ignore[operator]
         else:
             positive = critic(local_features, summaries)
             negative = critic(local_features, summaries[indices])
@@ -339,48 +328,9 @@ class InfoMaxLoss(Module, ABC):
         unseen = (weights == 0).all(0)
         return record.measure(logits, weights.masked_fill(unseen, 1), 0).masked_fill(unseen, math.nan)
 
-    def _check_mask(self, mask: object, local_features: Tensor) -> None:
-        if _checks.traced(mask, local_features):
-            return
-        if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(
-                said(
-                    f"mask must be a boolean or floating-point tensor, got {got}. "
-                    "Pass mask.bool(), or mask.float() if it holds weights."
-                )
-            )
-        locations = (local_features.shape[0], *local_features.shape[2:])
-        if mask.shape != locations:
-            raise ValueError(
-                said(
-                    f"mask must have a weight for every location, shape {locations}, "
-                    f"got {_checks.shape(mask)}. Resize or expand it to the map."
-                )
-            )
-
     def _weights(self, mask: Tensor | None, logits: Tensor, *, divides: bool) -> Tensor | None:
         """Return the mask as weights in the precision of the loss, after checking their values."""
-        weights = _precise(mask, logits)
-        if weights is None:
-            return None
-        if _checks.reads_values(weights):
-            if not bool(((weights >= 0) & weights.isfinite()).all()):
-                raise ValueError(
-                    said(
-                        f"mask must hold finite weights of at least 0, got values from {weights.min().item():g} "
-                        f"to {weights.max().item():g}. Clamp it, or pass a boolean mask."
-                    )
-                )
-            if divides and not 0 < weights.sum().item() < math.inf:
-                raise ValueError(
-                    said(
-                        f"mask must have a finite sum above zero to take a mean over, got {weights.sum().item():g} "
-                        f"for a mask of shape {_checks.shape(weights)}. "
-                        "Skip the batch, scale the weights, or use reduction='sum'."
-                    )
-                )
-        return weights
+        return None if mask is None else _checked_weights(mask, logits, divides)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
@@ -411,26 +361,68 @@ def refuse_beside_critic(options: Mapping[str, object]) -> None:
             )
 
 
-def _inner(critic: nn.Module) -> nn.Module:
-    """Return the critic that compilers and data parallelism have wrapped, which hand on what they are called with."""
-    while not isinstance(critic, Critic):
-        inner = critic._modules.get("_orig_mod", critic._modules.get("module"))
-        if inner is None:
-            break
-        critic = inner
-    return critic
+def takes_partners(critic: nn.Module) -> bool:
+    """Tell whether a critic is a :class:`Critic`, or wraps one and hands on all that it is called with."""
+    if isinstance(critic, Critic):
+        return True
+    inner = critic._modules.get("_orig_mod", critic._modules.get("module"))  # of compilers and of data parallelism
+    if inner is None:
+        return False
+    try:
+        inspect.signature(critic.forward).bind(None, None, None)
+    except TypeError:
+        return False
+    return takes_partners(inner)
 
 
 @whole
 def _masked(local_features: Tensor, mask: Tensor | None) -> Tensor:
     """Return maps with zeros where the mask has them, whatever stands there, NaN too."""
-    return local_features if mask is None else local_features.masked_fill((mask == 0).unsqueeze(1), 0)
+    if mask is None:
+        return local_features
+    if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            said(
+                f"mask must be a boolean or floating-point tensor, got {got}. "
+                "Pass mask.bool(), or mask.float() if it holds weights."
+            )
+        )
+    locations = (local_features.shape[0], *local_features.shape[2:])
+    if not _checks.traced(mask, local_features) and mask.shape != locations:
+        raise ValueError(
+            said(
+                f"mask must have a weight for every location, shape {locations}, "
+                f"got {_checks.shape(mask)}. Resize or expand it to the map."
+            )
+        )
+    return local_features.masked_fill((mask == 0).unsqueeze(1), 0)
 
 
 @whole
-def _precise(mask: Tensor | None, logits: Tensor) -> Tensor | None:
-    """Return a mask as weights in the precision of the loss."""
-    return None if mask is None else mask.to(at_least_float32(logits).dtype)
+def _checked_weights(mask: Tensor | None, logits: Tensor, divides: bool) -> Tensor | None:
+    """Return a mask as weights in the precision of the loss, of which a mean ``divides`` by the sum."""
+    if mask is None:
+        return None
+    weights = mask.to(at_least_float32(logits).dtype)
+    if not _checks.reads_values(weights):
+        return weights
+    if not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise ValueError(
+            said(
+                f"mask must hold finite weights of at least 0, got values from {weights.min().item():g} "
+                f"to {weights.max().item():g}. Clamp it, or pass a boolean mask."
+            )
+        )
+    if divides and not 0 < weights.sum().item() < math.inf:
+        raise ValueError(
+            said(
+                f"mask must have a finite sum above zero to take a mean over, got {weights.sum().item():g} "
+                f"for a mask of shape {_checks.shape(weights)}. "
+                "Skip the batch, scale the weights, or use reduction='sum'."
+            )
+        )
+    return weights
 
 
 @whole

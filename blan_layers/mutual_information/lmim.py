@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._module import known, oddity
+from blan_layers._torch import has_hooks
 from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrast_way
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import ConcatConvCritic, Critic
 from blan_layers.mutual_information.infomax import InfoMaxLoss, Reduction, refuse_beside_critic
 from blan_layers.mutual_information.negatives import Negatives
+
+CRITIC = {"critic": known(ConcatConvCritic, methods=("forward", "contrast", "encode", "score", "score_at"))}
+"""The critic whose loss is one pass."""
 
 
 class LMIMLoss(InfoMaxLoss):
@@ -196,7 +200,7 @@ class LMIMLoss(InfoMaxLoss):
             return (), "it forms gradients of a scalar and got reduction='none'"
         if isinstance(mask, Tensor) and mask.requires_grad:
             return (), "it has no gradient for the mask"
-        if odd := oddity(self, {"critic": known(ConcatConvCritic)}):
+        if odd := oddity(self, CRITIC):
             return (), f"it knows ConcatConvCritic alone, and {odd}"
         layers, odd = cast(ConcatConvCritic, self.critic).plain_layers()
         return layers, f"critic.{odd}" if odd else ""
@@ -204,6 +208,8 @@ class LMIMLoss(InfoMaxLoss):
     def _check_features(self, local_features: Tensor, global_features: Tensor) -> None:
         critic = self.critic
         widths: tuple[int | None, int | None] = self.local_channels, self.global_channels
-        if isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
+        if has_hooks(critic):
+            widths = None, None  # a hook may change what it is given
+        elif isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
             widths = critic.widths()
         check_pair(local_features, global_features, *widths)

@@ -109,6 +109,14 @@ def drawn_indices(kind: Negatives, local_features: Tensor, count: int, groups: T
     """
     batch, _, *space = local_features.shape
     device = local_features.device
+    _check_batch(batch, batch)
+    if not _checks.traced(local_features) and count >= batch:
+        raise ValueError(
+            said(
+                f"num_negatives must be below the batch, got {count} for a batch of {batch}. "
+                "Use a larger batch, or negatives='all'."
+            )
+        )
     if kind == "shift" and count == 1:
         return shifted_indices(batch, device, random=random)
     spread = (count, *space) if kind == "per-location" else (count,)
@@ -133,6 +141,7 @@ def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor |
         filled: Which places of a queue, that is put behind the summaries, hold one.
     """
     batch = local_features.shape[0]
+    _check_batch(batch, summaries.shape[0])
     if groups is None:
         images = torch.arange(summaries.shape[0], device=summaries.device)
         valid = images[:batch].unsqueeze(1) != images
@@ -141,7 +150,28 @@ def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor |
     return valid if filled is None else torch.cat([valid, filled.expand(batch, -1)], 1)
 
 
-def check_groups(kind: Negatives, groups: object, batch: int) -> None:
+def _check_batch(batch: int, candidates: int) -> None:
+    """Refuse a batch that has no fake pairs."""
+    if not _checks.traced() and candidates < 2:
+        raise ValueError(
+            said(
+                f"needs at least 2 images to form negative pairs, got a batch of {batch}. "
+                "Use drop_last=True in the DataLoader."
+            )
+        )
+
+
+@whole
+def checked_groups(kind: Negatives, local_features: Tensor, groups: Tensor | None) -> Tensor | None:
+    """Return groups that are integers (B,) and leave each image a partner, for negatives that can keep them apart."""
+    if groups is None:
+        return None
+    _check_groups(kind, groups, local_features.shape[0])
+    _check_partners(kind, groups)
+    return groups
+
+
+def _check_groups(kind: Negatives, groups: object, batch: int) -> None:
     """Refuse groups that are no integers (B,), or negatives that cannot keep them apart."""
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
         got = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
@@ -162,7 +192,7 @@ def check_groups(kind: Negatives, groups: object, batch: int) -> None:
         )
 
 
-def check_partners(kind: Negatives, groups: Tensor) -> None:
+def _check_partners(kind: Negatives, groups: Tensor) -> None:
     """Refuse groups that leave an image without a partner, where values may be read."""
     if not _checks.reads_values(groups):
         return

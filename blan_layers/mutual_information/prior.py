@@ -17,7 +17,7 @@ Prior: TypeAlias = Literal["uniform", "gaussian"]
 
 PRIORS: tuple[Prior, ...] = ("uniform", "gaussian")
 
-LAYERS = {name: known(nn.Linear) for name in ("fc1", "fc2", "fc3")}
+DISCRIMINATOR = {name: known(nn.Linear) for name in ("fc1", "fc2", "fc3")}
 """Of a discriminator whose weights are read, so that they can be held."""
 
 
@@ -134,12 +134,12 @@ class PriorMatchingLoss(Module):
     def _held(self, summaries: Tensor) -> Tensor:
         """Return the discriminator's logits, with no gradient for its weights."""
         net = self.discriminator
-        odd = oddity(self, {"discriminator": known(Perceptron)}) or oddity(net, LAYERS)
+        odd = oddity(self, {"discriminator": known(Perceptron)}) or oddity(net, DISCRIMINATOR)
         if not odd:  # what calling it means, in a form that tracers can follow
             x = summaries
             for layer in (net.fc1, net.fc2, net.fc3):
                 x = torch.relu(x) if layer is not net.fc1 else x
-                x = nn.functional.linear(x, layer.weight.detach(), layer.bias.detach())
+                x = nn.functional.linear(x, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
             return x
         if _checks.traced(summaries):
             raise TypeError(

@@ -40,6 +40,8 @@ class ProductCritic(Critic):
 
     def score_all(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
         """Multiply all codes at once: there is no activation beside the logits."""
+        if type(self).score is not ProductCritic.score or "score" in self.__dict__:  # another score than the product
+            return super().score_all(local_codes, global_codes)
         return torch.einsum("bue,ne->bnu", local_codes, global_codes)
 
     def first_layers(self) -> tuple[nn.Module, ...]:

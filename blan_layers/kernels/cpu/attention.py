@@ -152,7 +152,12 @@ class PoolChannels(Function):
             part = x[images, :, places]
             y = _gated(part, gate, shift, images)
             ties = torch.eq(y, maps[images, 1:, places], out=scratch(part))
-            d_peak = d_maps[images, 1:, places] / ties.sum(1, keepdim=True)
+            count = ties.sum(1, keepdim=True)
+            if not count.all():  # what was saved came back rounded
+                y = _gated(part, gate, shift, images)
+                ties = torch.eq(y, y.amax(1, keepdim=True), out=scratch(part))
+                count = ties.sum(1, keepdim=True)
+            d_peak = d_maps[images, 1:, places] / count
             d_y = torch.addcmul(d_maps[images, :1, places] / x.shape[1], ties, d_peak, out=ties)
             _add_gated(d_x[images, :, places], d_y, None if gate is None else gate[images])
             if d_shift is not None:
@@ -297,7 +302,12 @@ def _spread(
     for images in whole_images(x):
         part = x[images]
         ties = torch.eq(_gated(part, gate, None, images), peaks[images], out=scratch(part))
-        share = d_peak[images] / ties.sum(2, keepdim=True)
+        count = ties.sum(2, keepdim=True)
+        if not count.all():  # what was saved came back rounded
+            y = _gated(part, gate, None, images)
+            ties = torch.eq(y, y.amax(2, keepdim=True), out=scratch(part))
+            count = ties.sum(2, keepdim=True)
+        share = d_peak[images] / count
         d_y = ties.mul_(share) if d_mean is None else torch.addcmul(d_mean[images], ties, share, out=ties)
         _add_gated(d_x[images], d_y, None if gate is None else gate[images])
         if d_gate is not None:
@@ -305,7 +315,14 @@ def _spread(
 
 
 def _spread_over_rows(
-    x: Tensor, gate: Tensor | None, peaks: Tensor, d_peak: Tensor, d_x: Tensor, d_gate: Tensor | None
+    x: Tensor,
+    gate: Tensor | None,
+    peaks: Tensor,
+    d_peak: Tensor,
+    d_x: Tensor,
+    d_gate: Tensor | None,
+    *,
+    exact: bool = False,
 ) -> None:
     """Add the gradient of the maxima over space to the elements that attain them, and to the gate's."""
     shape = row_split(x.shape[2])
@@ -315,6 +332,10 @@ def _spread_over_rows(
     gates = None if gate is None else gate.unflatten(2, shape)[image, 0, row]
     ties = (values if gates is None else values * gates) == top[image, channel]
     count = torch.zeros_like(top).index_put_((image, channel), ties.sum(1, keepdim=True).to(x.dtype), accumulate=True)
+    if not exact and not count.all():  # what was saved came back rounded
+        peaks = (x if gate is None else x * gate).unflatten(2, shape).amax(3)
+        _spread_over_rows(x, gate, peaks, d_peak, d_x, d_gate, exact=True)
+        return
     spread = ties * (d_peak / count)[image, channel]
     d_x.unflatten(2, shape)[image, channel, row] += spread if gates is None else spread * gates
     if d_gate is not None:

@@ -157,7 +157,7 @@ class TritonPasses(PlainPasses):
             return super().pool_space(spatial_gate)
         pooled: Tensor
         pooled, _ = pool_space(self.flat, _flat(spatial_gate), self.names, *self.slots[7:])
-        return pooled.transpose(0, 1)
+        return pooled.transpose(0, 1).contiguous()
 
     def pool_channels(self, channel_gate: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """Return mean and maximum of the map over channels: (B, 2, *S)."""
