@@ -261,3 +261,11 @@ def test_a_stronger_logit_opens_the_gate_further() -> None:
     nn.init.ones_(attention.fc2.weight)
     gates = [attention.forward_with_maps(torch.full((1, 1, 4), float(v))).channel_map.item() for v in range(5)]
     assert all(lower < higher for lower, higher in pairwise(gates))
+
+
+def test_spatial_logits_reach_the_gate_in_float32_under_autocast() -> None:
+    attention, seen = SpatialAttention(7), list[torch.dtype]()
+    attention.gate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(torch.randn(2, 8, 5, 6))
+    assert seen == [torch.float32]

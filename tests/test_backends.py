@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from blan_layers import CBAM, RDAM, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
 from blan_layers import functional as F
+from blan_layers.kernels.contrast import softplus
 from blan_layers.kernels.cpu import attention, blocks
 from blan_layers.kernels.cpu.attention import LONG, row_split
 from blan_layers.kernels.cpu.mutual_information import ContrastLoss
@@ -535,3 +537,29 @@ def test_a_critic_for_other_channels_is_refused_as_by_the_plain_loss() -> None:
             loss(X, T)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+def test_no_gradient_is_formed_where_none_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, original = list[object](), ContrastLoss.apply
+
+    def apply(*arguments: object) -> object:
+        asked.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(ContrastLoss, "apply", apply)
+    with torch.no_grad():
+        lmim()(X, T)
+    lmim()(X, T)
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("value", [20.5, 39.0, 41.0, 700.0, -30.0, -700.0])
+def test_softplus_is_exact_far_from_its_bend(value: float) -> None:
+    ours = softplus(torch.tensor(value, dtype=torch.float64)).item()
+    assert ours == pytest.approx(max(value, 0.0) + math.log1p(math.exp(-abs(value))), rel=1e-15)
+
+
+def test_scratch_memory_is_the_cpu_s_under_another_default_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_workspace", blocks._Workspace())
+    with torch.device("meta"):
+        assert blocks.scratch(torch.empty(2, 3, 4, device="cpu")).device.type == "cpu"

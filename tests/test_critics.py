@@ -227,3 +227,17 @@ def test_a_critic_of_a_loss_gives_the_loss_of_its_logits(maker: Maker) -> None:
     positive, negative = critic(local, summaries), critic(local, summaries.roll(-1, 0))
     truth = nn.functional.softplus(-positive).mean() + nn.functional.softplus(negative).mean()
     torch.testing.assert_close(loss, truth)
+
+
+def test_a_watched_layer_scores_all_pairs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critics, "PAIRS_AT_ONCE", 1)
+    critic, calls = ConcatConvCritic(8, 4, hidden_channels=3), list[int]()
+    critic.fc2.register_forward_hook(lambda *_: calls.append(1))
+    critic.all_pairs(torch.randn(3, 8, 5), torch.randn(3, 4)).sum().backward()
+    assert calls == [1]
+
+
+def test_contrast_returns_no_views() -> None:
+    critic, summaries = ConcatConvCritic(8, 4, hidden_channels=3), torch.randn(3, 4)
+    for indices in (torch.tensor([1, 2, 0]), torch.tensor([[1, 2], [2, 0], [0, 1]])):
+        assert not any(logits._is_view() for logits in critic.contrast(torch.randn(3, 8, 5), summaries, indices))

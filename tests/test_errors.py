@@ -578,8 +578,8 @@ VALUE_ERRORS += [
         "LMIMLoss: negatives='queue' needs a state that the constructor makes, got none. Build the loss with it.",
     ),
     (
-        lambda: SpatialAttention(64),
-        "SpatialAttention: kernel_size must be odd to keep the size of the map, got 64. Use 7, for example; it is no "
+        lambda: SpatialAttention(16),
+        "SpatialAttention: kernel_size must be odd to keep the size of the map, got 16. Use 7, for example; it is no "
         "number of channels, which this layer is not told.",
     ),
     (

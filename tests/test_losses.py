@@ -19,6 +19,7 @@ from blan_layers import (
     SeparableCritic,
 )
 from blan_layers.functional import reference
+from blan_layers.mutual_information.objectives import PairLogits, location_losses
 
 DRAWN = ("shift", "derangement", "per-location")
 POINTWISE = ("bce", "jsd", "nwj", "rkl", "chi_squared", "squared_hellinger", "wasserstein")
@@ -499,3 +500,9 @@ def test_deep_infomax_builds_what_has_a_weight() -> None:
     assert {name.split(".")[0] for name in loss.state_dict()} == {"global_loss", "prior_loss"}
     critic = ConcatConvCritic(6, 4)
     assert DeepInfoMaxLoss(6, 4, gamma=0.0, local_critic=critic).local_loss.critic is critic  # type: ignore[union-attr]
+
+
+def test_what_is_no_fake_pair_may_have_any_logit() -> None:
+    valid = ~torch.eye(2, dtype=torch.bool)
+    negative = torch.zeros(2, 2).masked_fill(~valid, math.inf)
+    assert location_losses("bce", PairLogits(torch.zeros(2), negative, valid)).isfinite().all()

@@ -116,6 +116,27 @@ def test_a_hook_of_every_kind_on_every_child_sees_the_same_on_every_way(case: Ca
             agree(ours[kind], truth[kind])
 
 
+@every_case
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("kind", ["full_backward_pre_hook", "full_backward_hook"])
+def test_a_backward_hook_alone_is_heard(case: Case, kind: str) -> None:
+    for name in children_of(module_of(case)):
+        counts = []
+        for backend in ("auto", "reference"):
+            module, calls = module_of(case, backend), list[int]()
+            getattr(module.get_submodule(name), f"register_{kind}")(lambda *_, calls=calls: calls.append(1))
+            module(*inputs_of(case)).square().sum().backward()
+            counts.append(len(calls))
+        assert counts[0] == counts[1] > 0, name
+
+
+def test_what_torch_no_longer_has_is_answered_yes() -> None:
+    from blan_layers import _torch
+
+    assert _torch._found(torch._C, "no_such_function")() is True
+    assert _torch._found(torch._C, "_functorch.no_such_function")(torch.ones(1)) is True
+
+
 def halve(module: nn.Module, name: str) -> None:
     module.get_submodule(name).register_forward_hook(lambda _, __, output: 0.5 * output)
 
@@ -458,6 +479,110 @@ def test_a_queue_is_read_and_written_by_calls() -> None:
     assert loss.queue.seen == 3
 
 
+class Foreign(Tensor):
+    """What a quantised weight is: a tensor of another class."""
+
+
+class Casting(Tensor):
+    """A weight that computes in the dtype of what it meets."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear:
+            return func(args[0], args[1].as_subclass(Tensor).to(args[0].dtype), None)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Packed(Tensor):
+    """A weight of which no part can be taken."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.narrow:
+            raise NotImplementedError
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def foreign(layer: Any, kind: Any = Foreign) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(kind))
+
+
+def test_a_weight_of_another_class_may_compute_in_another_dtype() -> None:
+    attention = ChannelAttention(8, bias=False)
+    foreign(attention.fc1, Casting)
+    foreign(attention.fc2, Casting)
+    assert attention(torch.randn(2, 8, 4, 4, dtype=torch.float64)).dtype is torch.float64
+
+
+def test_a_hook_may_convert_what_a_layer_is_given() -> None:
+    attention = ChannelAttention(8)
+    attention.fc1.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
+    assert attention(torch.randn(2, 8, 4, 4, dtype=torch.float64)).dtype is torch.float64
+
+
+def test_a_first_layer_that_cannot_be_cut_is_not_split() -> None:
+    critic, x, t = ConcatConvCritic(8, 4, hidden_channels=3), torch.randn(2, 8, 5), torch.randn(2, 4)
+    truth = critic(x, t)
+    foreign(critic.fc1, Packed)
+    torch.testing.assert_close(critic(x, t).as_subclass(Tensor), truth)
+
+
+def test_a_discriminator_of_foreign_weights_is_held() -> None:
+    prior = PriorMatchingLoss(4, hidden_channels=(3, 2))
+    foreign(prior.discriminator.fc1)
+    prior.terms(torch.randn(5, 4, requires_grad=True)).encoder.backward()
+    assert prior.discriminator.fc1.weight.grad is None
+
+
+def test_a_refused_option_stays_what_it_was() -> None:
+    cbam: Any = CBAM(8)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        cbam.backend = "cuda"
+    assert cbam.backend == "auto"
+
+
+GATES = [case for case in CHOOSING if not case.name.startswith("LMIM")]
+gates = pytest.mark.parametrize("case", GATES, ids=lambda case: case.name)
+
+
+def on_gates(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Sigmoid):
+            part.register_forward_hook(lambda _, __, gate: change(gate))
+
+
+@gates
+def test_a_gate_of_another_shape_is_broadcast_on_every_way(case: Case) -> None:
+    agree(*on_both_ways(case, partial(on_gates, change=lambda gate: gate.mean(0, keepdim=True))))
+
+
+@gates
+def test_a_gate_of_a_class_of_its_own_decides_the_output_s(case: Case) -> None:
+    for backend in ("auto", "reference"):
+        module = module_of(case, backend)
+        on_gates(module, lambda gate: gate.as_subclass(Foreign))
+        assert type(module(*inputs_of(case))) is Foreign
+
+
+@gates
+def test_a_mode_around_the_backward_sees_plain_operations(case: Case) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[str] = []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    inputs = inputs_of(case)
+    value = module_of(case)(*inputs).square().sum()
+    with Names():
+        torch.autograd.grad(value, inputs)
+    assert seen
+    assert not [name for name in seen if name.endswith("out")]
+
+
 # What a replaced half means, and what it cannot mean
 
 
@@ -507,6 +632,31 @@ def test_maps_that_are_computed_without_the_gate_are_refused() -> None:
         cbam.forward_with_maps(torch.randn(2, 8, 5, 6))
 
 
+def test_the_map_is_that_of_the_last_call_of_the_gate() -> None:
+    class Twice(ChannelAttention):
+        def forward(self, x: Tensor) -> Tensor:
+            super().forward(3 * x)
+            return super().forward(x)
+
+    cbam, x = CBAM(8), torch.randn(2, 8, 5, 6)
+    expected = cbam.forward_with_maps(x).channel_map
+    twice = Twice(8)
+    twice.load_state_dict(cbam.channel.state_dict())
+    cbam.channel = twice
+    torch.testing.assert_close(cbam.forward_with_maps(x).channel_map, expected)
+
+
+def test_maps_of_watched_halves_have_the_map_s_dtype() -> None:
+    cbam = CBAM(8, dtype=torch.bfloat16)
+    cbam.channel.register_forward_hook(lambda *_: None)
+    assert {m.dtype for m in cbam.forward_with_maps(torch.randn(2, 8, 5, 6).bfloat16())} == {torch.bfloat16}
+
+
+def test_a_critic_inside_data_parallelism_is_asked_for_all_pairs() -> None:
+    loss = LMIMLoss(8, 4, critic=nn.DataParallel(ConcatConvCritic(8, 4, hidden_channels=3)), negatives="all")
+    assert loss(torch.randn(3, 8, 5), torch.randn(3, 4)).isfinite()
+
+
 REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: m.spatial.register_forward_hook(lambda *_: None), "spatial has hooks"),
     (lambda m: setattr(m, "channel", nn.Identity()), "channel is a Identity"),
@@ -537,6 +687,7 @@ LOSS_REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: put(m, "critic.fc1", nn.Linear(12, 3)), "critic.fc1 is a Linear"),
     (lambda m: parametrizations.weight_norm(m.critic.fc3), "critic.fc3 is a ParametrizedLinear"),
     (lambda m: setattr(m.critic.fc2, "bias", None), "critic.fc2 has no parameter bias"),
+    (lambda m: foreign(m.critic.fc2), "critic.fc2 holds a Foreign"),
     (
         lambda m: setattr(m.critic, "score", m.critic.score),
         "it knows ConcatConvCritic alone, and critic has a score of its own",
