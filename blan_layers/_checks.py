@@ -153,7 +153,10 @@ def hidden_width(
 
 def traced(*tensors: object) -> bool:
     """Tell whether a tracer runs the code, to which shapes and types are no numbers and classes."""
-    return is_tracing() or any(isinstance(x, Proxy) for x in tensors)
+    for x in tensors:
+        if isinstance(x, Proxy):
+            return True
+    return is_tracing()
 
 
 def floating(name: str, x: object) -> None:
@@ -176,12 +179,14 @@ def floating(name: str, x: object) -> None:
 
 def feature_map(name: str, x: Tensor, channels: int | None = None, spatial_dims: int | None = None) -> None:
     """Refuse anything but a floating map of ``channels`` channels and ``spatial_dims`` spatial axes; None means any."""
-    floating(name, x)
     if traced(x):
+        return
+    floating(name, x)
+    rank_fits = x.ndim >= 3 if spatial_dims is None else x.ndim == spatial_dims + 2
+    if rank_fits and (channels is None or x.shape[1] == channels) and not any(size == 0 for size in x.shape[1:]):
         return
     axes = "*S" if spatial_dims is None else ", ".join(("D", "H", "W")[-spatial_dims:])
     layout = f"(B, {'C' if channels is None else channels}, {axes})"
-    rank_fits = x.ndim >= 3 if spatial_dims is None else x.ndim == spatial_dims + 2
     if not rank_fits:
         rank = "at least 3" if spatial_dims is None else f"{spatial_dims + 2}"
         raise ValueError(
@@ -197,13 +202,12 @@ def feature_map(name: str, x: Tensor, channels: int | None = None, spatial_dims:
                 f"{_remedy_of_channels(name, x, channels)}."
             )
         )
-    if any(size == 0 for size in x.shape[1:]):
-        raise ValueError(
-            said(
-                f"{name} must have at least one channel and one location, got shape {shape(x)}. "
-                "Use a larger input or fewer downsampling steps."
-            )
+    raise ValueError(
+        said(
+            f"{name} must have at least one channel and one location, got shape {shape(x)}. "
+            "Use a larger input or fewer downsampling steps."
         )
+    )
 
 
 def _remedy_of_rank(name: str, x: Tensor, channels: int | None, spatial_dims: int | None) -> str:

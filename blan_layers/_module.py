@@ -149,8 +149,10 @@ def width_of(layer: nn.Module) -> int | None:
 
 def refuse_shards(module: nn.Module, layer: nn.Module, x: object) -> None:
     """Refuse a layer's weight that lies in shards which no part of the module gathers, if a whole tensor meets it."""
-    tensors = sys.modules.get("torch.distributed.tensor")
     weight = weight_of(layer)
+    if type(weight) in PLAIN:
+        return
+    tensors = sys.modules.get("torch.distributed.tensor")
     if tensors is None or not isinstance(weight, tensors.DTensor) or isinstance(x, tensors.DTensor):
         return
     if not any(has_hooks(part) for part in module.modules()):
@@ -160,6 +162,12 @@ def refuse_shards(module: nn.Module, layer: nn.Module, x: object) -> None:
                 "Call it through that module, or shard it by itself with fully_shard."
             )
         )
+
+
+def agrees(layer: nn.Module, x: Tensor) -> bool:
+    """Tell at a glance that an input meets a plain weight of its own dtype: there is nothing more to check of it."""
+    weight = weight_of(layer)
+    return type(weight) in PLAIN and type(x) in PLAIN and weight.dtype == x.dtype  # type: ignore[union-attr]
 
 
 def dtype_of(layer: nn.Module) -> torch.dtype | None:

@@ -56,15 +56,24 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-_fx_traces: Callable[[], bool] = getattr(torch.fx._symbolic_trace, "is_fx_tracing", lambda: False)
-_CALLS = {name: getattr(nn.Module, name, None) for name in ("__call__", "_call_impl", "_wrapped_call_impl")}
+_fx_traces: Callable[[], bool] = next(
+    (
+        getattr(torch.fx._symbolic_trace, name)
+        for name in ("is_fx_tracing_symbolic_tracing", "is_fx_tracing")
+        if hasattr(torch.fx._symbolic_trace, name)
+    ),
+    lambda: False,
+)
+_CALLS = [(name, getattr(nn.Module, name, None)) for name in ("__call__", "_call_impl", "_wrapped_call_impl")]
 
 
 def called_otherwise(module: nn.Module) -> bool:
     """Tell whether a class of modules was given another way of being called, by others than torch.fx."""
-    return not _fx_traces() and any(
-        getattr(type(module), name, None) is not function for name, function in _CALLS.items()
-    )
+    kind = type(module)
+    for name, function in _CALLS:
+        if getattr(kind, name, None) is not function:
+            return not _fx_traces()
+    return False
 
 
 def compiled_by_itself(module: nn.Module) -> bool:
@@ -72,9 +81,12 @@ def compiled_by_itself(module: nn.Module) -> bool:
     return not _HOOKS_ARE_THERE or module._compiled_call_impl is not None
 
 
+_traces: Callable[[], bool] = getattr(torch._C, "_is_tracing", None) or _found(torch.jit, "is_tracing")
+
+
 def is_tracing() -> bool:
     """Tell whether ``torch.jit.trace``, or the exporter that is built on it, runs."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]  # public, and not typed
+    return not torch.compiler.is_compiling() and _traces()
 
 
 def dispatch_mode_active() -> bool:

@@ -136,22 +136,23 @@ class DualAttention(Module):
     def _passes(self, x: Tensor, residual: Tensor | None) -> Passes:
         """Return the passes through the map: plain ones where a half has to be called, which then checks its input."""
         odd = self._oddity()
+        channel = self.channel
         if not odd:
-            _checks.feature_map("x", x, width_of(self.channel.fc1), self.spatial.spatial_dims)
-        for name in HALVES:
-            if self._modules[name] is None:
-                raise TypeError(said(f"{name} must be a module, got None. Use torch.nn.Identity() to do without it."))
-        return passes_through(x, self.backend, getattr(self.channel, "pools", ()), residual, lambda: odd)
+            _checks.feature_map("x", x, width_of(channel.fc1), self.spatial.spatial_dims)
+        elif missing := [name for name in HALVES if self._modules[name] is None]:
+            raise TypeError(said(f"{missing[0]} must be a module, got None. Use torch.nn.Identity() to do without it."))
+        return passes_through(x, self.backend, getattr(channel, "pools", ()), residual, lambda: odd)
 
     def _in_passes(self, passes: Passes, x: Tensor) -> DualAttentionMaps:
         """Return what calling the halves means, as passes over the map."""
-        self.channel.check("x", x)
-        self.spatial.check("x", x)
+        channel, spatial = self.channel, self.spatial
+        channel.check_state("x", x)
+        spatial.check_state("x", x)
         return DualAttentionMaps(
             *gate_both(
                 passes,
-                lambda pooled: self.channel.factors(pooled, x),
-                lambda maps: self.spatial.factor(passes, maps, x),
+                lambda pooled: channel.factors(pooled, x),
+                lambda maps: spatial.factor(passes, maps, x),
                 self.arrangement,
             )
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, width_of
+from blan_layers._module import Module, agrees, dtype_of, refuse_shards, runs_forward, width_of
 from blan_layers.functional.attention import FORMS, POOLS, Form, Pool, channel_factors, check_pools, passes_through
 
 
@@ -135,10 +135,16 @@ class ChannelAttention(Module):
 
     def check(self, name: str, x: Tensor) -> None:
         """Refuse a map that the weights were not made for, and a form that was set and does not go with the pools."""
-        check_pools(self._pools, self.form)
         _checks.feature_map(name, x, width_of(self.fc1))
-        _checks.same_dtype(name, x, dtype_of(self.fc1))
-        refuse_shards(self, self.fc1, x)
+        self.check_state(name, x)
+
+    def check_state(self, name: str, x: Tensor) -> None:
+        """Refuse what is left of that where the map's shape is known to fit."""
+        fc1 = self.fc1
+        check_pools(self._pools, self.form)
+        if not agrees(fc1, x):
+            _checks.same_dtype(name, x, dtype_of(fc1))
+            refuse_shards(self, fc1, x)
 
     def factors(self, pooled: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the gate (B, C, 1, ...) of a map pooled over space (B, pools, C), and the printed form's shift."""

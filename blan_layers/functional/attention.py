@@ -291,12 +291,13 @@ def gate_both(
 
 def _precise(logits: Tensor) -> Tensor:
     """Return a gate's logits in float32 at least; in a traced graph as they are, so that rewriters know all of it."""
-    return logits if isinstance(logits, Proxy) else at_least_float32(logits)
+    return logits if isinstance(logits, Proxy) or logits.dtype == torch.float32 else at_least_float32(logits)
 
 
 def _with_axes_of(x: Tensor, logits: Tensor) -> Tensor:
     """Return (B, C) with as many axes as the map has."""
-    return logits.reshape(_gate_shape(x, logits))
+    traced = isinstance(x, Proxy) or isinstance(logits, Proxy)
+    return logits.reshape(_gate_shape(x, logits) if traced else (*logits.shape, *[1] * (x.ndim - 2)))
 
 
 @whole

@@ -57,14 +57,16 @@ class PlainPasses:
     def fit(self, channel_gate: Tensor | None = None, shift: Tensor | None = None,
             spatial_gate: Tensor | None = None) -> bool:  # fmt: skip
         """Tell whether gates are what a faster way reads: plain tensors in the map's dtype, one number a place."""
+        if self.gated:
+            return False
         batch, channels, *space = self.x.shape
-        ones = [1] * len(space)
-        shapes = (channels, *ones), (channels, *ones), (1, *space)
-        return not self.gated and all(
-            factor is None
-            or (type(factor) is Tensor and factor.dtype == self.x.dtype and factor.shape == (batch, *shape))
-            for factor, shape in zip((channel_gate, shift, spatial_gate), shapes, strict=True)
-        )
+        by_channel, by_location = (batch, channels, *(1,) * len(space)), (batch, 1, *space)
+        for factor, shape in ((channel_gate, by_channel), (shift, by_channel), (spatial_gate, by_location)):
+            if factor is not None and not (
+                type(factor) is Tensor and factor.dtype == self.x.dtype and factor.shape == shape
+            ):
+                return False
+        return True
 
 
 def _times(x: Tensor, gate: Tensor, shift: Tensor | None) -> Tensor:
@@ -73,6 +75,8 @@ def _times(x: Tensor, gate: Tensor, shift: Tensor | None) -> Tensor:
 
 def empty_map(flat: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return room for a map (B, C, *S) in the layout of a flat one (B, C, N): no view, and its locations one axis."""
+    if flat.is_contiguous():
+        return torch.empty([*shape], dtype=dtype, device=flat.device)
     batch, channels, *space = shape
     locations = math.prod(space)
     step = channels if flat.stride(1) < flat.stride(2) else 1

@@ -35,8 +35,10 @@ class BlockedPasses(PlainPasses):
 
     def __init__(self, x: Tensor, pools: Sequence[str] = (), residual: Tensor | None = None) -> None:
         super().__init__(x, pools, residual)
-        flat = x.flatten(2)
-        self.latest = x if flat.data_ptr() == x.data_ptr() else flat.view(x.shape)  # its locations lie as one axis
+        self.latest = x
+        if not x.is_contiguous():
+            flat = x.flatten(2)
+            self.latest = x if flat.data_ptr() == x.data_ptr() else flat.view(x.shape)  # its locations lie as one axis
         self.room: Tensor | None = None
 
     def pool_space(self, spatial_gate: Tensor | None = None) -> Tensor:
@@ -71,7 +73,8 @@ class BlockedPasses(PlainPasses):
         if not self.fit(channel_gate, shift, spatial_gate):
             return super().gate(channel_gate, shift, spatial_gate)
         if self.room is not None and spatial_gate is not None:
-            gate_and_add(_flat(self.room), _flat(spatial_gate), _flat_or_none(self.residual), _flat(self.room))
+            flat = _flat(self.room)
+            gate_and_add(flat, _flat(spatial_gate), _flat_or_none(self.residual), flat)
             return self.room
         output: Tensor = Gate.apply(self.latest, channel_gate, shift, spatial_gate, self.residual)
         return output
