@@ -14,6 +14,7 @@ from blan_layers.mutual_information import (
     PriorMatchingLoss,
     SeparableCritic,
 )
+from blan_layers.networks import Insertion, capture_maps, insert_attention
 
 __version__ = "0.1.0"
 
@@ -28,10 +29,13 @@ __all__ = [
     "DotProductCritic",
     "GlobalCritic",
     "GlobalInfoMaxLoss",
+    "Insertion",
     "LMIMLoss",
     "MINEObjective",
     "PriorMatchingLoss",
     "SeparableCritic",
     "SpatialAttention",
     "SqueezeExcitation",
+    "capture_maps",
+    "insert_attention",
 ]

@@ -38,19 +38,20 @@ def said(words: str) -> str:
         module = frame.f_globals.get("__name__", "").partition(".")[0]
         if module == __name__.partition(".")[0]:
             named = frame.f_locals.get("instance", frame.f_locals.get("self"))
-            owner = _public_name(frame.f_code.co_name, named) or owner
+            owner = _public_name(frame.f_code.co_name, named, frame.f_globals.get("__all__", ())) or owner
         elif module not in ("torch", "contextlib"):
             break
         frame = frame.f_back
     return words if owner is None else f"{owner}: {words}"
 
 
-def _public_name(function: str, instance: object) -> str | None:
+def _public_name(function: str, instance: object, exported: Sequence[str]) -> str | None:
     if isinstance(instance, nn.Module):
         name = type(instance).__name__
         return f"{name}.{function}" if function == "estimate" else name
-    functional = sys.modules[f"{__name__.partition('.')[0]}.functional"]
-    return function if function in functional.__all__ else None
+    package = __name__.partition(".")[0]
+    public = {*sys.modules[package].__all__, *sys.modules[f"{package}.functional"].__all__, *exported}
+    return function if function in public else None
 
 
 T = TypeVar("T")

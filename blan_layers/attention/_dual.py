@@ -4,6 +4,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option, said
 from blan_layers._init import reset
 from blan_layers._module import Module, known, oddity, width_of
-from blan_layers.attention._layers import NormFactory
+from blan_layers.attention._layers import ActivationFactory, NormFactory
 from blan_layers.attention.channel import ChannelAttention, SqueezeExcitation
 from blan_layers.attention.spatial import SpatialAttention
 from blan_layers.functional.attention import (
@@ -44,6 +45,7 @@ class DualAttentionMaps(NamedTuple):
 class DualAttention(Module):
     """Two halves, ``channel`` and ``spatial``, called one after the other; fused where nobody can tell."""
 
+    gates = MappingProxyType({"channel_map": "channel.gate", "spatial_map": "spatial.gate"})
     backend = Option(BACKENDS, shared_with=tuple(HALVES))
     arrangement = Option(ARRANGEMENTS)
 
@@ -62,6 +64,7 @@ class DualAttention(Module):
         hidden_channels: int | None,
         pools: Sequence[Pool],
         form: Form,
+        activation: ActivationFactory | None,
         bias: bool,
         kernel_size: int,
         spatial_dims: int,
@@ -77,6 +80,7 @@ class DualAttention(Module):
             hidden_channels=hidden_channels,
             pools=pools,
             form=form,
+            activation=activation,
             bias=bias,
             backend=self.backend,
             device=device,

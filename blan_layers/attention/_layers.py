@@ -1,7 +1,7 @@
 """Convolution, norm and activation as the attention modules build them."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -11,6 +11,10 @@ from blan_layers._checks import said
 
 NormFactory: TypeAlias = Callable[[int], nn.Module]
 ActivationFactory: TypeAlias = Callable[[], nn.Module]
+
+GateFunction: TypeAlias = Literal["sigmoid", "hard-sigmoid"]
+
+GATES: dict[GateFunction, Callable[[], nn.Module]] = {"sigmoid": nn.Sigmoid, "hard-sigmoid": nn.Hardsigmoid}
 
 Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from blan_layers import _checks
 from blan_layers._module import runs_forward
 from blan_layers.attention._dual import DualAttention, DualAttentionMaps
-from blan_layers.attention._layers import NormFactory
+from blan_layers.attention._layers import ActivationFactory, NormFactory
 from blan_layers.functional.attention import POOLS, Arrangement, Form, Pool
 
 
@@ -33,6 +33,7 @@ class CBAM(DualAttention):
         form: "cbam", or "printed" for Eq. 2 of the BLAN paper to the letter (see :class:`ChannelAttention`).
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
+        activation: Called as ``activation()`` to make the activation of the channel MLP; None means ReLU.
         bias: Whether the channel MLP has biases; the spatial convolution has none.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -73,6 +74,7 @@ class CBAM(DualAttention):
         form: Form = "cbam",
         spatial_dims: int = 2,
         norm: NormFactory | None = None,
+        activation: ActivationFactory | None = None,
         bias: bool = True,
         backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
@@ -85,6 +87,7 @@ class CBAM(DualAttention):
             hidden_channels,
             pools,
             form,
+            activation,
             bias,
             kernel_size,
             spatial_dims,

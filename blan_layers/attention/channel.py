@@ -1,6 +1,7 @@
 """Channel attention: which feature of the map matters."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
-from blan_layers._init import he_normal_
+from blan_layers._init import he_normal_, reset
 from blan_layers._module import Module, agrees, dtype_of, refuse_shards, runs_forward, width_of
+from blan_layers.attention._layers import GATES, ActivationFactory, GateFunction, build
 from blan_layers.functional.attention import FORMS, POOLS, Form, Pool, channel_factors, check_pools, passes_through
 
 
@@ -25,14 +27,15 @@ class ChannelAttentionMaps(NamedTuple):
 class ChannelAttention(Module):
     r"""Channel gate of CBAM, for any number of spatial axes.
 
-    ``x * sigmoid(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = fc2(relu(fc1(v)))``, one MLP for both pools.
+    ``x * gate(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = fc2(activation(fc1(v)))``, one MLP for both pools; the
+    gate is a sigmoid and the activation ReLU unless others are asked for.
 
     Eq. 2 of the BLAN paper, as printed, closes the sigmoid after the average branch, while its text follows CBAM, where
     both branches stand inside. The default is CBAM's; ``form="printed"`` is the equation to the letter,
     ``x * sigmoid(MLP(avg(x))) + MLP(max(x))``, whose ``channel_map`` is ``sigmoid(MLP(avg(x)))``.
 
     The gradient of the maximum is shared equally among tied maxima. Weights start by He's rule, biases at zero.
-    ``gate`` is the sigmoid, called with the logits (B, C, 1, ...): a forward hook on it sees the gate.
+    ``gate`` is a module, called with the logits (B, C, 1, ...): a forward hook on it sees the gate.
 
     Args:
         channels: Channels C of the map.
@@ -40,6 +43,8 @@ class ChannelAttention(Module):
         hidden_channels: The hidden width itself, instead of its ratio.
         pools: Which of "avg" and "max" feed the gate; their branches are added.
         form: "cbam" or "printed"; "printed" needs both pools.
+        activation: Called as ``activation()`` to make the activation of the hidden layer; None means ReLU.
+        gate: "sigmoid", or "hard-sigmoid", ``relu6(v + 3) / 6``, as mobile networks have it.
         bias: Whether the MLP's layers have biases.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -50,10 +55,11 @@ class ChannelAttention(Module):
         (B, C, \*S) -> the same, with one or more spatial axes S.
 
     Raises:
-        TypeError: A number is not an int, or the input is not a floating-point tensor.
-        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools`` or
-            ``form`` is unknown or contradicts the other, ``backend`` is unknown or cannot be taken, or the input is not
-            (B, C, \*S).
+        TypeError: A number is not an int, ``activation`` makes no module, ``dtype`` is no floating dtype, or the input
+            is not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
+            ``form`` or ``gate`` is unknown or contradicts another, ``backend`` is unknown or cannot be taken, or the
+            input is not (B, C, \*S).
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN:
@@ -68,6 +74,7 @@ class ChannelAttention(Module):
         torch.Size([2, 64, 1])
     """
 
+    gates = MappingProxyType({"channel_map": "gate"})
     backend = Option(BACKENDS)
     form = Option(FORMS)
 
@@ -79,6 +86,8 @@ class ChannelAttention(Module):
         hidden_channels: int | None = None,
         pools: Sequence[Pool] = POOLS,
         form: Form = "cbam",
+        activation: ActivationFactory | None = None,
+        gate: GateFunction = "sigmoid",
         bias: bool = True,
         backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
@@ -94,13 +103,18 @@ class ChannelAttention(Module):
         self.backend = backend
         self.fc1 = nn.Linear(self._channels, hidden, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, self._channels, bias=bias, device=device, dtype=dtype)
-        self.gate = nn.Sigmoid()
+        self.activation = (
+            nn.ReLU() if activation is None else build("activation", activation, device=device, dtype=dtype)
+        )
+        _checks.choice("gate", gate, tuple(GATES))
+        self.gate = GATES[gate]()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
         he_normal_(self.fc1)
         he_normal_(self.fc2)
+        reset(self.activation)
 
     @property
     def channels(self) -> int:
@@ -152,7 +166,7 @@ class ChannelAttention(Module):
 
     def mlp(self, pooled: Tensor) -> Tensor:
         """Apply the shared perceptron to pooled features (..., C)."""
-        logits: Tensor = self.fc2(torch.relu(self.fc1(pooled)))
+        logits: Tensor = self.fc2(self.activation(self.fc1(pooled)))
         return logits
 
     def extra_repr(self) -> str:
@@ -168,12 +182,15 @@ class ChannelAttention(Module):
 class SqueezeExcitation(ChannelAttention):
     r"""Squeeze-and-excitation: the channel gate of the average pool alone.
 
-    ``x * sigmoid(fc2(relu(fc1(avg(x)))))``
+    ``x * gate(fc2(activation(fc1(avg(x)))))``, the gate a sigmoid and the activation ReLU unless
+    others are asked for.
 
     Args:
         channels: Channels C of the map.
         reduction_ratio: Channels divided by the hidden width, which is never below 1; None means 16.
         hidden_channels: The hidden width itself, instead of its ratio.
+        activation: Called as ``activation()`` to make the activation of the hidden layer; None means ReLU.
+        gate: "sigmoid", or "hard-sigmoid", ``relu6(v + 3) / 6``, as mobile networks have it.
         bias: Whether the two layers have biases.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -184,7 +201,8 @@ class SqueezeExcitation(ChannelAttention):
         (B, C, \*S) -> the same, with one or more spatial axes S.
 
     Raises:
-        TypeError: A number is not an int, or the input is not a floating-point tensor.
+        TypeError: A number is not an int, ``activation`` makes no module, ``dtype`` is no floating dtype, or the input
+            is not a dense floating-point tensor of the weights' dtype.
         ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``backend`` is
             unknown or cannot be taken, or the input is not (B, C, \*S).
 
@@ -203,6 +221,8 @@ class SqueezeExcitation(ChannelAttention):
         *,
         reduction_ratio: int | None = None,
         hidden_channels: int | None = None,
+        activation: ActivationFactory | None = None,
+        gate: GateFunction = "sigmoid",
         bias: bool = True,
         backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
@@ -213,6 +233,8 @@ class SqueezeExcitation(ChannelAttention):
             reduction_ratio=reduction_ratio,
             hidden_channels=hidden_channels,
             pools=("avg",),
+            activation=activation,
+            gate=gate,
             bias=bias,
             backend=backend,
             device=device,

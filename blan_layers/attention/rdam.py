@@ -1,12 +1,14 @@
 """RDAM: an encoder's and a decoder's features interwoven by dual attention."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blan_layers import _checks
+from blan_layers._checks import Option
 from blan_layers._init import he_normal_, reset
 from blan_layers._module import dtype_of, refuse_shards, runs_forward, weight_of
 from blan_layers.attention._dual import DualAttention, DualAttentionMaps
@@ -17,7 +19,10 @@ from blan_layers.attention._layers import (
     check_spatial_dims,
     same_convolution,
 )
+from blan_layers.functional._tracing import whole
 from blan_layers.functional.attention import POOLS, Arrangement, Form, Pool
+
+Resize: TypeAlias = Literal["nearest", "bilinear"]
 
 
 class RDAM(DualAttention):
@@ -31,6 +36,8 @@ class RDAM(DualAttention):
     Args:
         channels: Channels C of the encoder's features and of the result.
         decoder_channels: Channels of the decoder's features; None means C.
+        resize: How the decoder's features are brought to the size of the encoder's: "nearest" or "bilinear", which is
+            linear along every axis; None refuses another size.
         conv_kernel_size: Kernel size of the convolution that joins both, along every axis, odd.
         conv_norm: Called as ``conv_norm(channels)`` to make the norm after that convolution; None means no norm.
         conv_activation: Called as ``conv_activation()`` to make the activation after it; None means no activation.
@@ -42,6 +49,7 @@ class RDAM(DualAttention):
         form: "cbam" or "printed" (see :class:`ChannelAttention`).
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
+        activation: Called as ``activation()`` to make the activation of the channel MLP; None means ReLU.
         bias: Whether the channel MLP has biases; the joining convolution has one, the spatial one has none.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -49,7 +57,8 @@ class RDAM(DualAttention):
         dtype: Floating dtype of the parameters.
 
     Shape:
-        encoder_features (B, C, \*S), decoder_features (B, decoder_channels, \*S) -> (B, C, \*S).
+        encoder_features (B, C, \*S), decoder_features (B, decoder_channels, \*S), with ``resize`` of any sizes
+        -> (B, C, \*S).
 
     Raises:
         TypeError: A number is not an int, a norm or activation makes no module, or an input is not a floating-point
@@ -69,11 +78,14 @@ class RDAM(DualAttention):
         torch.Size([2, 64, 16, 16])
     """
 
+    resize = Option[Resize | None]((None, "nearest", "bilinear"))
+
     def __init__(
         self,
         channels: int,
         *,
         decoder_channels: int | None = None,
+        resize: Resize | None = None,
         conv_kernel_size: int = 3,
         conv_norm: NormFactory | None = None,
         conv_activation: ActivationFactory | None = None,
@@ -85,6 +97,7 @@ class RDAM(DualAttention):
         form: Form = "cbam",
         spatial_dims: int = 2,
         norm: NormFactory | None = None,
+        activation: ActivationFactory | None = None,
         bias: bool = True,
         backend: _checks.Backend = "auto",
         device: torch.device | str | None = None,
@@ -95,6 +108,7 @@ class RDAM(DualAttention):
         self._decoder_channels = (
             channels if decoder_channels is None else _checks.positive_int("decoder_channels", decoder_channels)
         )
+        self.resize = resize
         _checks.odd_int("conv_kernel_size", conv_kernel_size)
         _checks.floating_dtype(dtype)
         self.conv = same_convolution(
@@ -118,6 +132,7 @@ class RDAM(DualAttention):
             hidden_channels,
             pools,
             form,
+            activation,
             bias,
             kernel_size,
             spatial_dims,
@@ -165,6 +180,8 @@ class RDAM(DualAttention):
         _checks.feature_map(
             "decoder_features", decoder_features, self.decoder_channels if known else None, spatial_dims
         )
+        if self.resize is not None:
+            decoder_features = _resized(decoder_features, encoder_features, self.resize)
         _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)
         _checks.same_dtype("encoder_features", encoder_features, dtype_of(self.conv))
         _checks.same_dtype("decoder_features", decoder_features, dtype_of(self.conv))
@@ -183,3 +200,14 @@ class RDAM(DualAttention):
 
         def __call__(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
             """Call ``forward``, and the hooks around it."""
+
+
+@whole
+def _resized(x: Tensor, like: Tensor, mode: Resize) -> Tensor:
+    """Return a map with the spatial sizes of another."""
+    if not torch.compiler.is_compiling() and not _checks.traced(x) and x.shape[2:] == like.shape[2:]:
+        return x
+    linear = ("linear", "bilinear", "trilinear")[x.ndim - 3]
+    if mode == "nearest":
+        return F.interpolate(x, like.shape[2:], mode="nearest")
+    return F.interpolate(x, like.shape[2:], mode=linear, align_corners=False)

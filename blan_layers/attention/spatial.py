@@ -1,5 +1,6 @@
 """Spatial attention: which location of the map matters."""
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -67,6 +68,7 @@ class SpatialAttention(Module):
         torch.Size([2, 1, 32, 32])
     """
 
+    gates = MappingProxyType({"spatial_map": "gate"})
     backend = Option(BACKENDS)
 
     def __init__(

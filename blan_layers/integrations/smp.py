@@ -1,0 +1,125 @@
+"""Attention at the skips of a segmentation_models_pytorch U-Net. That package is not imported."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._checks import said
+from blan_layers.attention import RDAM
+from blan_layers.networks.blending import Blend
+from blan_layers.networks.insertion import KEY, Insertion, Start
+
+__all__ = ["attend_skips"]
+
+
+def attend_skips(
+    unet: nn.Module, factory: Callable[..., nn.Module] = RDAM, *, start: Start = "identity", **options: Any
+) -> Insertion:
+    """Put attention at every skip of a U-Net: what a decoder's block concatenates is first attended.
+
+    ``skip`` becomes ``attention(skip, features)``, of the decoder's features that are about to meet it. With
+    ``start="identity"`` it becomes ``skip + a (attention(skip, features) - skip)``, ``a`` learnt from zero on, so that a
+    trained network gives at first what it gave. No key of the old ``state_dict`` changes.
+
+    The network is any whose ``encoder.out_channels`` are its levels' channels, and whose ``decoder.blocks`` take features
+    first and a skip by a name that begins with "skip": as the U-Nets of segmentation_models_pytorch.
+
+    Args:
+        unet: The network, changed in place.
+        factory: :class:`~blan_layers.RDAM` or another attention of two maps, called as ``factory(skip_channels,
+            feature_channels, **options)`` or, where it takes that, with ``decoder_channels=``.
+        start: "identity" or "paper".
+        **options: Passed to the factory. RDAM resizes by ``resize="nearest"`` unless told otherwise.
+
+    Returns:
+        The names of the blocks with their attention; ``remove()`` takes it out again.
+
+    Raises:
+        TypeError: ``factory`` makes no module.
+        ValueError: The network is of another form, or its skips have attention already. Nothing is changed then.
+
+    Example:
+        >>> attend_skips(torch.nn.Linear(2, 2))
+        Traceback (most recent call last):
+        ...
+        ValueError: attend_skips: unet must have encoder.out_channels and decoder.blocks, got a Linear. Pass a U-Net ...
+    """
+    _checks.choice("start", start, ("identity", "paper"))
+    channels = getattr(getattr(unet, "encoder", None), "out_channels", None)
+    blocks = getattr(getattr(unet, "decoder", None), "blocks", None)
+    if channels is None or not isinstance(blocks, nn.ModuleList | nn.ModuleDict):
+        raise ValueError(
+            said(
+                f"unet must have encoder.out_channels and decoder.blocks, got a {type(unet).__name__}. Pass a U-Net of "
+                "segmentation_models_pytorch, or call attention in a decoder of your own."
+            )
+        )
+    skips = list(channels)[::-1][1:-1]  # from the head down, without the head and without the image itself
+    parts = list(blocks.values() if isinstance(blocks, nn.ModuleDict) else blocks)
+    built: list[tuple[str, nn.Module, nn.Module]] = []
+    for index, (block, width) in enumerate(zip(parts, skips, strict=False)):
+        name = f"decoder.blocks.{index}"
+        skip_argument(block, name)
+        built.append((name, block, _built(name, block, width, factory, options, start)))
+    handles = []
+    for _, block, attention in built:
+        block.add_module(KEY, attention)
+        handles.append(block.register_forward_pre_hook(_attend, with_kwargs=True))
+    return Insertion({name: attention for name, _, attention in built}, [block for _, block, _ in built], handles)
+
+
+def skip_argument(block: nn.Module, name: str) -> tuple[int, str]:
+    """Return place and name of a block's skip among its arguments."""
+    parameters = list(inspect.signature(block.forward).parameters)
+    found = [(place, key) for place, key in enumerate(parameters) if key.startswith("skip")]
+    if not found or found[0][0] == 0:
+        raise ValueError(
+            said(
+                f"{name} must take features first and a skip by a name that begins with 'skip', got {parameters}. "
+                "Call attention in the decoder yourself."
+            )
+        )
+    return found[0]
+
+
+def _attend(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Be the forward hook: attend the skip among the block's arguments."""
+    place, key = skip_argument(block, type(block).__name__)
+    skip: Tensor | None = kwargs.get(key, args[place] if len(args) > place else None)
+    if skip is None:
+        return args, kwargs
+    features = args[0] if args else kwargs[next(iter(inspect.signature(block.forward).parameters))]
+    attended = block.get_submodule(KEY)(skip, features)
+    if key in kwargs:
+        return args, {**kwargs, key: attended}
+    return (*args[:place], attended, *args[place + 1 :]), kwargs
+
+
+def _built(
+    name: str, block: nn.Module, width: int, factory: Callable[..., nn.Module], options: dict[str, Any], start: Start
+) -> nn.Module:
+    if KEY in block._modules:
+        raise ValueError(said(f"{name} must not have attention at its skip already, got some. Remove it first."))
+    first = next((part for part in block.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)), None)
+    if first is None or first.in_channels <= width:
+        raise ValueError(
+            said(
+                f"{name} must begin with a convolution of features and a skip of {width} channels, got input channels "
+                f"{None if first is None else first.in_channels}. Call attention in the decoder yourself."
+            )
+        )
+    given: dict[str, Any] = {"device": first.weight.device, "dtype": first.weight.dtype, "resize": "nearest"} | options
+    accepted = inspect.signature(factory).parameters
+    given = {key: value for key, value in given.items() if key in accepted or key in options}
+    features = first.in_channels - width
+    by_name = "decoder_channels" in accepted
+    attention = factory(width, decoder_channels=features, **given) if by_name else factory(width, features, **given)
+    if not isinstance(attention, nn.Module):
+        raise TypeError(
+            said(f"factory must make a torch.nn.Module, got {type(attention).__name__}. Pass a class such as RDAM.")
+        )
+    attention.train(block.training)
+    return attention if start == "paper" else Blend(attention, first.weight.device, first.weight.dtype)

@@ -1,0 +1,77 @@
+"""Attention as timm's networks take it for ``attn_layer`` and ``se_layer``. timm is not imported."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from blan_layers._checks import said
+
+__all__ = ["attention"]
+
+BOTTLENECK = {"reduction_ratio", "hidden_channels"}
+
+
+def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[..., nn.Module]:
+    """Return what timm takes for ``attn_layer`` or ``se_layer``: it is called with timm's argument names.
+
+    ``rd_ratio`` is a fraction of the channels and becomes ``reduction_ratio``, its inverse; ``rd_channels`` becomes
+    ``hidden_channels``; ``act_layer`` becomes ``activation``; ``device`` and ``dtype`` are handed on. ``options`` win
+    over what timm passes. What a factory does not take, such as the width of a bottleneck that it has not, is left out.
+
+    Args:
+        factory: Such as :class:`~blan_layers.CBAM`; called as ``factory(channels, **options)``.
+        **options: Passed to the factory.
+
+    Raises:
+        TypeError: ``factory`` is not callable, or timm passes an argument that is known neither here nor there.
+        ValueError: timm passes a ratio that is not above 0 and at most 1.
+
+    Example:
+        >>> from blan_layers import CBAM
+        >>> layer = attention(CBAM, kernel_size=3)
+        >>> layer(64, rd_ratio=1 / 8).channel.fc1.out_features
+        8
+    """
+    if not callable(factory):
+        raise TypeError(said(f"factory must be callable, got {type(factory).__name__}. Pass a class such as CBAM."))
+    accepted = set(inspect.signature(factory).parameters)
+
+    def layer(
+        channels: int,
+        *,
+        rd_ratio: float | None = None,
+        rd_channels: int | None = None,
+        rd_divisor: int | None = None,  # rounding of a width that it has computed from the ratio itself
+        act_layer: Callable[..., nn.Module] | None = None,
+        **further: Any,
+    ) -> nn.Module:
+        given = dict(options)
+        unknown = [name for name in further if name not in accepted and name not in ("device", "dtype")]
+        if unknown:
+            raise TypeError(
+                f"attention: {factory!r} must take what timm passes, got {unknown[0]}={further[unknown[0]]!r}. "
+                "Wrap the factory in a function that takes it."
+            )
+        if rd_ratio is not None and not 0 < rd_ratio <= 1:
+            raise ValueError(f"attention: rd_ratio must be above 0 and at most 1, got {rd_ratio!r}. Pass 1 / 16, say.")
+        translated = {
+            "hidden_channels": rd_channels,
+            "reduction_ratio": None if rd_ratio is None or rd_channels else max(1, round(1 / rd_ratio)),
+            "activation": None if act_layer is None else _fresh(act_layer),
+            **further,
+        }
+        if BOTTLENECK & set(given):
+            translated = {name: value for name, value in translated.items() if name not in BOTTLENECK}
+        for name, value in translated.items():
+            if value is not None and name in accepted:
+                given.setdefault(name, value)
+        return factory(channels, **given)
+
+    return layer
+
+
+def _fresh(act_layer: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
+    """Return an activation that is not in place, which the hidden layer's gradient needs."""
+    return lambda: act_layer()

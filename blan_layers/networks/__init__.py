@@ -1,0 +1,6 @@
+"""Attention put into networks that are there already, and its maps seen there."""
+
+from blan_layers.networks.capture import capture_maps
+from blan_layers.networks.insertion import Insertion, insert_attention
+
+__all__ = ["Insertion", "capture_maps", "insert_attention"]

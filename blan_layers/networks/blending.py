@@ -1,0 +1,69 @@
+"""Attention that starts as the identity: how much of it is taken is learnt, from nothing on."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers._module import Module
+from blan_layers.attention import ChannelAttention, SpatialAttention
+
+
+class BlendedGate(Module):
+    """A gate ``1 + a (gate(logits) - 1)``, ``a`` learnt from zero on: of a map times it, the same blend of the map."""
+
+    def __init__(self, gate: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.gate = gate
+        self.a = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Start as the identity."""
+        nn.init.zeros_(self.a)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Blend the gate with one."""
+        gate: Tensor = self.gate(logits)
+        return 1 + self.a.to(gate.dtype) * (gate - 1)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, logits: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+class Blend(Module):
+    """``x + a (attention(x, ...) - x)``, ``a`` learnt from zero on."""
+
+    def __init__(
+        self, attention: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.a = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Start as the identity."""
+        nn.init.zeros_(self.a)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Blend the map with what attention makes of it, and of others."""
+        return torch.lerp(x, self.attention(x, *others).to(x.dtype), self.a.to(x.dtype))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+def starting_as_identity(
+    attention: nn.Module, device: torch.device | None, dtype: torch.dtype | None
+) -> tuple[nn.Module, nn.Parameter]:
+    """Return attention that changes nothing at first, and its ``a``; where a map is times one gate, blended there."""
+    one_gate = type(attention).forward in (ChannelAttention.forward, SpatialAttention.forward)
+    if one_gate and getattr(attention, "form", "cbam") == "cbam":
+        gate = BlendedGate(attention.get_submodule("gate"), device, dtype)
+        attention.gate = gate
+        return attention, gate.a
+    blend = Blend(attention, device, dtype)
+    return blend, blend.a

@@ -1,0 +1,548 @@
+"""Attention put into networks of other people's, its maps seen there, and other people's attention made ours."""
+
+import copy
+import io
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from blan_layers import (
+    CBAM,
+    RDAM,
+    ChannelAttention,
+    SpatialAttention,
+    SqueezeExcitation,
+    capture_maps,
+    convert,
+    insert_attention,
+)
+from blan_layers.integrations import smp, timm
+from blan_layers.plotting import overlay
+
+# Networks of the forms that people have
+
+
+class Block(nn.Module):
+    """A residual block, its parts called as in torchvision and timm."""
+
+    def __init__(self, inputs: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride > 1:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, channels, 1, stride), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        around = x if self.downsample is None else self.downsample(x)
+        result: Tensor = self.relu(y + around)
+        return result
+
+
+class ResNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.layer1 = nn.Sequential(Block(8, 8), Block(8, 8))
+        self.layer2 = nn.Sequential(Block(8, 16, 2), Block(16, 16))
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.layer2(self.layer1(self.stem(x))).mean((2, 3)))
+        return logits
+
+
+NORMS = ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2", "layer2.1.bn2"]
+
+
+def trained(seed: int = 0) -> Any:
+    """Return a network whose batch norms have seen something."""
+    torch.manual_seed(seed)
+    net = ResNet()
+    net(torch.randn(16, 3, 12, 12))
+    return net.eval()
+
+
+X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+FACTORIES = [CBAM, SqueezeExcitation, ChannelAttention]
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_inserted_attention_changes_no_bit_at_first_and_then_learns(factory: Any) -> None:
+    net = trained()
+    before, keys = net(X), net.state_dict()
+    inserted = insert_attention(net, factory)
+    assert list(inserted) == NORMS
+    assert torch.equal(net(X), before)
+    missing, unexpected = net.load_state_dict(keys, strict=False)
+    assert not unexpected
+    assert missing
+    assert all(".attention." in key for key in missing)
+    net.train()(X).square().sum().backward()
+    starts = {name: p for name, p in net.named_parameters() if name.endswith(".a")}
+    assert len(starts) == 4
+    assert all(p.grad is not None and p.grad != 0 for p in starts.values())
+    torch.optim.SGD(net.parameters(), 0.1).step()
+    assert not torch.allclose(net.eval()(X), before)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_the_paper_s_start_is_the_attention_itself(factory: Any) -> None:
+    net, plain = trained(), trained()
+    inserted = insert_attention(net, factory, start="paper")
+    for name, attention in inserted.items():
+        assert type(attention) is factory
+        plain.get_submodule(name).register_forward_hook(lambda _, __, y, attention=attention: attention(y))
+    torch.testing.assert_close(net(X), plain(X))
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_the_blend_is_a_part_of_the_way_to_the_attention(factory: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1))
+    attention = insert_attention(net, factory, ["0"])["0"]
+    x = net[0].conv(X) if hasattr(net[0], "conv") else F.conv2d(X, net[0].weight, net[0].bias)
+    (a,) = (p for name, p in attention.named_parameters() if name.rpartition(".")[2] == "a")
+    nn.init.constant_(a, 0.3)
+    whole = copy.deepcopy(attention)
+    next(p for name, p in whole.named_parameters() if name.rpartition(".")[2] == "a").data.fill_(1)
+    torch.testing.assert_close(net(X), x + 0.3 * (whole(x) - x))
+
+
+def test_copies_pickles_compilers_and_exporters_take_the_attention_along() -> None:
+    net = trained()
+    inserted = insert_attention(net, CBAM)
+    for attention in inserted.values():
+        nn.init.constant_(attention.a, 0.5)
+    truth = net(X)
+    stream = io.BytesIO()
+    torch.save(net, stream)
+    stream.seek(0)
+    for twin in (copy.deepcopy(net), torch.load(stream, weights_only=False)):
+        assert torch.equal(twin(X), truth)
+        nn.init.zeros_(inserted["layer1.0.bn2"].a)
+        assert torch.equal(twin(X), truth)  # of its own attention
+        nn.init.constant_(inserted["layer1.0.bn2"].a, 0.5)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(X), truth)
+    torch.testing.assert_close(torch.export.export(net, (X,)).module()(X), truth)
+    torch.testing.assert_close(torch.fx.symbolic_trace(net)(X), truth)
+    torch._dynamo.reset()
+
+
+def test_what_was_inserted_can_be_removed() -> None:
+    net = trained()
+    before, keys = net(X), list(net.state_dict())
+    inserted = insert_attention(net, CBAM, start="paper")
+    inserted.remove()
+    assert torch.equal(net(X), before)
+    assert list(net.state_dict()) == keys
+    assert len(inserted) == 0
+    inserted.remove()
+    insert_attention(net, CBAM)
+
+
+@pytest.mark.parametrize(("where", "names"), [
+    (r"layer1\.\d", ["layer1.0", "layer1.1"]),
+    (["stem"], ["stem"]),
+    (lambda name, module: isinstance(module, nn.BatchNorm2d) and name.endswith("bn1"), [n.replace("2.", "2.").replace("bn2", "bn1") for n in NORMS]),
+])  # fmt: skip
+def test_where_is_a_regular_expression_names_or_a_predicate(where: Any, names: list[str]) -> None:
+    net = trained()
+    if where == r"layer1\.\d":  # blocks, whose channels cannot be read
+        with pytest.raises(
+            ValueError, match=r"^insert_attention: channels of 'layer1.0' must be read off it, got Block"
+        ):
+            insert_attention(net, CBAM, where)
+        assert not any("attention" in key for key in net.state_dict())
+        return
+    assert list(insert_attention(net, CBAM, where)) == names
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_networks_of_any_number_of_axes(axes: int) -> None:
+    conv, norm = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1], (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1]
+    for last in (norm(6), nn.GroupNorm(2, 6)):
+        net = nn.Sequential(OrderedDict(conv=conv(3, 6, 3, dtype=torch.float64), norm=last.double())).eval()
+        x = torch.randn(2, 3, *(7,) * axes, dtype=torch.float64)
+        before = net(x)
+        attention: Any = insert_attention(net, CBAM, ["norm"])["norm"]
+        assert torch.equal(net(x), before)
+        assert attention.attention.spatial.spatial_dims == axes
+        assert attention.a.dtype == torch.float64
+
+
+def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> None:
+    net = trained()
+    keys = list(net.state_dict())
+    mistakes: list[tuple[Any, str]] = [
+        (lambda: insert_attention(net, CBAM, "nowhere"), "where must match at least one module of the network, got 'nowhere'"),
+        (lambda: insert_attention(net, CBAM, ["layer9"]), "where must name modules of the network, got 'layer9'"),
+        (lambda: insert_attention(net, CBAM, lambda *_: False), "where must match at least one module"),
+        (lambda: insert_attention(nn.Sequential(nn.ReLU()), CBAM), "where must match at least one module of the network, got 'residual'"),
+        (lambda: insert_attention(net, CBAM, ["stem", "layer1.0.relu"]), "channels of 'layer1.0.relu' must be read off it, got ReLU"),
+        (lambda: insert_attention(net, CBAM, start="zero"), "start must be one of 'identity', 'paper', got 'zero'"),  # type: ignore[arg-type]
+    ]  # fmt: skip
+    for mistake, words in mistakes:
+        with pytest.raises(ValueError, match=f"^insert_attention: {words}"):
+            mistake()
+    for wrong, words in ((CBAM(8), "must be one map"), ("CBAM", "factory must be callable, got str")):
+        if isinstance(wrong, str):
+            with pytest.raises(TypeError, match=f"^insert_attention: {words}"):
+                insert_attention(net, wrong)  # type: ignore[arg-type]
+    assert list(net.state_dict()) == keys
+    insert_attention(net, CBAM)
+    with pytest.raises(
+        ValueError, match=r"^insert_attention: 'layer1.0.bn2' must not have attention behind it already"
+    ):
+        insert_attention(net, CBAM)
+
+
+# Maps
+
+
+def test_captured_maps_are_those_of_forward_with_maps() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), CBAM(8), nn.ReLU(), SpatialAttention(3), ChannelAttention(8))
+    with capture_maps(net) as maps:
+        net(X)
+    assert list(maps) == ["1", "3", "4"]
+    x: Tensor = net[0](X)
+    for place in (1, 3, 4):
+        expected = net[place].forward_with_maps(x if place == 1 else net[1:place](x))
+        assert list(maps[str(place)]) == list(expected._fields[1:])
+        for name, gate in maps[str(place)].items():
+            assert torch.equal(gate, getattr(expected, name))
+            assert not gate.requires_grad
+            assert ((gate >= 0) & (gate <= 1)).all()
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+def test_maps_of_an_inserted_network_are_captured_pass_by_pass() -> None:
+    net = trained()
+    insert_attention(net, CBAM)
+    with capture_maps(net) as maps:
+        net(X)
+        assert maps["layer2.1.bn2.attention.attention"]["spatial_map"].shape == (4, 1, 6, 6)
+        net(X[:2])
+        assert maps["layer2.1.bn2.attention.attention"]["spatial_map"].shape == (2, 1, 6, 6)
+
+
+def test_what_has_no_one_map_is_refused() -> None:
+    cbam = CBAM(8)
+    twice = nn.Sequential(nn.Conv2d(3, 8, 1), cbam, cbam)
+    with (
+        capture_maps(twice),
+        pytest.raises(RuntimeError, match=r"^capture_maps: a module must be called once in a pass"),
+    ):
+        twice(X)
+    with pytest.raises(ValueError, match=r"^capture_maps: model must hold attention modules"), capture_maps(nn.ReLU()):
+        pass
+    with capture_maps(cbam) as maps, pytest.raises(KeyError, match="None was called yet"):
+        maps["channel"]
+
+
+# Pictures
+
+
+def test_overlays_have_a_row_for_each_image_and_a_column_for_each_level() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), CBAM(8), nn.Conv2d(8, 8, 3), ChannelAttention(8), SpatialAttention())
+    with capture_maps(net) as maps:
+        net(X)
+    figure = overlay(X, maps)
+    assert isinstance(figure, Figure)
+    assert len(figure.axes) == 4 * 3  # the image, and the two that have spatial maps
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "1", "4"]
+    assert len(overlay(X[:1].mean(1, keepdim=True), [torch.rand(1, 3, 3)], names=["level"]).axes) == 2
+
+
+@pytest.mark.parametrize(("images", "maps", "names", "words"), [
+    (X[:2], torch.rand(4, 1, 3, 3), None, "maps['map'] must be (2, 1, H, W), a spatial map of each image, got shape (4, 1, 3, 3)"),
+    (X, torch.rand(4, 8, 1, 1), None, "maps['map'] must be (4, 1, H, W)"),
+    (X[0], torch.rand(4, 1, 3, 3), None, "images must be (B, 3, H, W) or (B, 1, H, W), got shape (3, 12, 12)"),
+    (X, {}, None, "maps must hold at least one spatial map, got none"),
+    (X, torch.rand(4, 1, 3, 3), ["a", "b"], "names must be one per level, got 2 for 1"),
+])  # fmt: skip
+def test_images_and_maps_that_do_not_belong_together_are_refused(
+    images: Any, maps: Any, names: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match="^overlay: ") as caught:
+        overlay(images, maps, names=names)
+    assert words in str(caught.value)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'blan-layers\[plot\]'"):
+        overlay(X, torch.rand(4, 1, 3, 3))
+
+
+def test_importing_the_library_imports_no_library_that_is_optional(repository: Path) -> None:
+    code = (
+        "import sys, blan_layers, blan_layers.convert, blan_layers.plotting, blan_layers.integrations.timm, "
+        "blan_layers.integrations.smp; print([n for n in ('matplotlib', 'timm', 'torchvision', "
+        "'segmentation_models_pytorch') if n in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
+    assert result.stdout.strip() == "[]"
+
+
+# Other people's attention, written out from what it computes
+
+
+class Timm(nn.Module):
+    """CBAM with 1x1 convolutions, average first, and a batch norm."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.channel = nn.Module()
+        self.channel.fc1, self.channel.fc2 = (
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+        )
+        self.spatial = nn.Module()
+        self.spatial.conv = nn.Module()
+        self.spatial.conv.conv, self.spatial.conv.bn = nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def mlp(v: Tensor) -> Tensor:
+            result: Tensor = self.channel.fc2(F.relu(self.channel.fc1(v)))  # type: ignore[operator]
+            return result
+
+        x = x * (mlp(x.mean((2, 3), keepdim=True)) + mlp(x.amax((2, 3), keepdim=True))).sigmoid()
+        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        gate: Tensor = self.spatial.conv.bn(self.spatial.conv.conv(pooled))  # type: ignore[operator, union-attr]
+        return x * gate.sigmoid()
+
+
+class Official(nn.Module):
+    """CBAM as its authors have it: linear layers in a sequence, the maximum first, a batch norm."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.ChannelGate, self.SpatialGate = nn.Module(), nn.Module()
+        self.ChannelGate.mlp = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
+        self.SpatialGate.spatial = nn.Module()
+        self.SpatialGate.spatial.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.SpatialGate.spatial.bn = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mlp: Any = self.ChannelGate.mlp
+        logits = mlp(F.avg_pool2d(x, x.shape[2:])) + mlp(F.max_pool2d(x, x.shape[2:]))
+        x = x * logits.sigmoid()[:, :, None, None]
+        pooled = torch.stack([x.max(1).values, x.mean(1)], 1)
+        spatial: Any = self.SpatialGate.spatial
+        return x * spatial.bn(spatial.conv(pooled)).sigmoid()
+
+
+class Torchvision(nn.Module):
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
+        self.activation, self.scale_activation = nn.ReLU(), nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.fc2(self.activation(self.fc1(F.adaptive_avg_pool2d(x, 1))))
+        return x * self.scale_activation(scale)
+
+
+FOREIGN: dict[str, Any] = {"timm": Timm, "official": Official, "torchvision": Torchvision}
+
+
+def foreign(source: str, channels: int) -> nn.Module:
+    torch.manual_seed(0)
+    module = FOREIGN[source](channels, max(1, round(channels / 16 / 8) * 8))
+    module(torch.randn(8, channels, 5, 6))  # the batch norm sees something
+    return module.eval()
+
+
+@pytest.mark.parametrize("channels", [16, 24, 40, 64, 100, 512])
+@pytest.mark.parametrize("source", FOREIGN)
+def test_a_converted_module_has_the_same_function(source: Any, channels: int) -> None:
+    theirs = foreign(source, channels)
+    ours = convert.module_from(theirs.state_dict(), source)
+    x = torch.randn(3, channels, 9, 7)
+    assert (ours(x) - theirs(x)).abs().max() <= 1e-6 * theirs(x).abs().max().clamp_min(1)
+    inside = {f"layer1.0.att.{key}": value for key, value in theirs.state_dict().items()} | {
+        "fc.weight": torch.zeros(1)
+    }
+    assert torch.equal(convert.module_from(inside, source, prefix="layer1.0.att.")(x), ours(x))
+    if source == "official":
+        assert ours.get_submodule("spatial.norm").momentum == 0.01
+
+
+@pytest.mark.parametrize("source", FOREIGN)
+def test_a_network_s_foreign_attention_is_replaced(source: Any) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), foreign(source, 16), nn.Sequential(foreign(source, 16)), SqueezeExcitation(16)
+    )
+    truth, ours = net(X), net[3]
+    assert convert.replace_attention(net, source) == ["1", "2.0"]
+    assert type(net[1]) in (CBAM, SqueezeExcitation)
+    assert net[3] is ours
+    torch.testing.assert_close(net(X), truth)
+
+
+def test_activations_and_gates_are_read_off_the_modules() -> None:
+    theirs: Any = foreign("torchvision", 16)
+    theirs.activation, theirs.scale_activation = nn.SiLU(), nn.Hardsigmoid()
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), theirs)
+    truth = net(X)
+    convert.replace_attention(net, "torchvision")
+    torch.testing.assert_close(net(X), truth)
+    theirs.scale_activation = nn.Tanh()
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), theirs)
+    with pytest.raises(
+        ValueError, match=r"^replace_attention: '1' must have a sigmoid or a hard sigmoid for its gate, got Tanh"
+    ):
+        convert.replace_attention(net, "torchvision")
+    assert net[1] is theirs
+
+
+OFFICIAL = foreign("official", 16).state_dict()
+
+
+@pytest.mark.parametrize(("state_dict", "source", "prefix", "words"), [
+    (OFFICIAL, "timm", "", "must be that of a module of 'timm', got keys ChannelGate.mlp.1.bias"),
+    (OFFICIAL, "timm", "", "It looks like one of 'official'."),
+    ({k: v for k, v in OFFICIAL.items() if "mlp.3.weight" not in k}, "official", "", "got none of ChannelGate.mlp.3.weight."),
+    (OFFICIAL | {"more": torch.zeros(1)}, "official", "", "must have the keys of a module of 'official' alone, got more too."),
+    ({f"a.b.{k}": v for k, v in OFFICIAL.items()}, "official", "", "got that of a network. Pass a prefix such as 'a.b.'."),
+    (OFFICIAL, "official", "layer1.", "prefix must be that of keys in the state dict, got 'layer1.'"),
+    (OFFICIAL, "keras", "", "source must be one of 'timm', 'official', 'torchvision', 'smp', got 'keras'."),
+])  # fmt: skip
+def test_state_dicts_of_something_else_are_refused(state_dict: Any, source: Any, prefix: str, words: str) -> None:
+    with pytest.raises(ValueError, match="^module_from: ") as caught:
+        convert.module_from(state_dict, source, prefix=prefix)
+    assert words in str(caught.value)
+
+
+def test_a_network_without_foreign_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^replace_attention: model must hold attention modules of 'timm', got none"):
+        convert.replace_attention(nn.Sequential(CBAM(8)), "timm")
+
+
+# Adapters
+
+
+def test_timm_s_arguments_become_ours() -> None:
+    layer = timm.attention(CBAM, kernel_size=3)
+    made: Any = layer(64, rd_ratio=1 / 8, act_layer=nn.SiLU, dtype=torch.float64)
+    assert made.channel.fc1.out_features == 8
+    assert isinstance(made.channel.activation, nn.SiLU)
+    assert made.spatial.kernel_size == 3
+    assert made.spatial.conv.weight.dtype == torch.float64
+    made = timm.attention(SqueezeExcitation, gate="hard-sigmoid")(64, rd_channels=12, rd_ratio=0.5, rd_divisor=8)
+    assert made.fc1.out_features == 12
+    assert isinstance(made.gate, nn.Hardsigmoid)
+    made = timm.attention(SqueezeExcitation, reduction_ratio=2)(64, rd_channels=12)
+    assert made.fc1.out_features == 32
+    made = timm.attention(lambda channels: SpatialAttention())(64, rd_ratio=0.25, act_layer=nn.ReLU)
+    assert made(torch.randn(1, 64, 3, 3)).shape == (1, 64, 3, 3)
+    with pytest.raises(TypeError, match=r"^attention: .* must take what timm passes, got depth=3"):
+        layer(64, depth=3)
+    with pytest.raises(ValueError, match=r"^attention: rd_ratio must be above 0 and at most 1, got 16"):
+        layer(64, rd_ratio=16)
+    with pytest.raises(TypeError, match=r"^attention: factory must be callable, got str"):
+        timm.attention("cbam")  # type: ignore[arg-type]
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, features: int, skip: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(nn.Conv2d(features + skip, channels, 3, padding=1), nn.ReLU())
+
+    def forward(self, features: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
+        features = F.interpolate(features, (height, width))
+        if skip_connection is not None:
+            features = torch.cat([features, skip_connection], 1)
+        result: Tensor = self.conv1(features)
+        return result
+
+
+class UNet(nn.Module):
+    """A U-Net of the form of segmentation_models_pytorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder: Any = nn.Module()
+        self.encoder.out_channels = (3, 8, 12, 16)
+        self.encoder.stages = nn.ModuleList(
+            nn.Conv2d(i, o, 3, 2, 1) for i, o in zip((3, 8, 12), (8, 12, 16), strict=True)
+        )
+        self.decoder: Any = nn.Module()
+        self.decoder.blocks = nn.ModuleList([DecoderBlock(16, 12, 10), DecoderBlock(10, 8, 6), DecoderBlock(6, 0, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for stage in self.encoder.stages:
+            features.append(stage(features[-1]))
+        y = features[-1]
+        for block, level in zip(self.decoder.blocks, (2, 1, 0), strict=True):
+            skip = features[level] if level else None
+            y = block(y, *features[level].shape[2:], skip_connection=skip)
+        return y
+
+
+def test_skips_of_a_u_net_are_attended() -> None:
+    torch.manual_seed(0)
+    unet, x = UNet(), torch.randn(2, 3, 22, 30)
+    before, keys = unet(x), unet.state_dict()
+    inserted: Any = smp.attend_skips(unet)
+    assert list(inserted) == ["decoder.blocks.0", "decoder.blocks.1"]
+    assert [blend.attention.decoder_channels for blend in inserted.values()] == [16, 10]
+    assert torch.equal(unet(x), before)
+    assert not unet.load_state_dict(keys, strict=False).unexpected_keys
+    unet(x).square().sum().backward()
+    assert all(blend.a.grad != 0 for blend in inserted.values())
+    with capture_maps(unet) as maps:
+        unet(x)
+    assert [level["spatial_map"].shape for level in maps.values()] == [(2, 1, 6, 8), (2, 1, 11, 15)]
+    with pytest.raises(
+        ValueError, match=r"^attend_skips: decoder.blocks.0 must not have attention at its skip already"
+    ):
+        smp.attend_skips(unet)
+    inserted.remove()
+    assert torch.equal(unet(x), before)
+    whole: Any = smp.attend_skips(unet, start="paper", resize="bilinear")
+    assert all(type(attention) is RDAM and attention.resize == "bilinear" for attention in whole.values())
+    assert not torch.allclose(unet(x), before)
+
+
+def test_other_forms_of_a_u_net_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^attend_skips: unet must have encoder.out_channels and decoder.blocks, got a Re"
+    ):
+        smp.attend_skips(trained())
+    unet = UNet()
+    unet.decoder.blocks[1] = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ValueError, match=r"^attend_skips: decoder.blocks.1 must take features first and a skip"):
+        smp.attend_skips(unet)
+    assert not any("attention" in key for key in unet.state_dict())
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_rdam_brings_the_decoder_s_map_to_the_encoder_s_size(mode: Any, axes: int) -> None:
+    rdam = RDAM(4, decoder_channels=3, resize=mode, spatial_dims=axes)
+    encoder, decoder = torch.randn(2, 4, *(7, 9, 5)[:axes]), torch.randn(2, 3, *(3, 5, 2)[:axes])
+    linear = {"mode": ("linear", "bilinear", "trilinear")[axes - 1], "align_corners": False}
+    resized = F.interpolate(decoder, encoder.shape[2:], **({"mode": "nearest"} if mode == "nearest" else linear))
+    plain = RDAM(4, decoder_channels=3, spatial_dims=axes)
+    plain.load_state_dict(rdam.state_dict())
+    torch.testing.assert_close(rdam(encoder, decoder), plain(encoder, resized))
+    assert torch.equal(rdam(encoder, resized), plain(encoder, resized))
+    torch.testing.assert_close(torch.fx.symbolic_trace(rdam)(encoder, decoder), plain(encoder, resized))
+    with pytest.raises(ValueError, match="must agree in batch and spatial sizes"):
+        plain(encoder, decoder)
