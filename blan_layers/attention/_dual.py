@@ -125,7 +125,7 @@ class DualAttention(Module):
         passes = self._passes(x, residual)
         if not self._oddity():
             return self._in_passes(passes, x)
-        with _heard(self, "channel") as channel_map, _heard(self, "spatial") as spatial_map:
+        with heard_gate(self, "channel") as channel_map, heard_gate(self, "spatial") as spatial_map:
             output = self._gate(x, residual)
         return DualAttentionMaps(output, channel_map().to(x.dtype), spatial_map().to(x.dtype))
 
@@ -179,7 +179,7 @@ class DualAttention(Module):
 
 
 @contextmanager
-def _heard(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
+def heard_gate(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
     """Listen to the gate of a child while that is called in this thread; yield what returns the gate last heard."""
     child = parent.get_submodule(name)
     gate = getattr(child, "gate", None)

@@ -30,10 +30,18 @@ def same_convolution(
     bias: bool,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    dilation: int = 1,
 ) -> Convolution:
     """Return a convolution of odd kernel size that keeps the size of the map."""
     return CONVOLUTIONS[spatial_dims - 1](
-        in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias, device=device, dtype=dtype
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2 * dilation,
+        dilation=dilation,
+        bias=bias,
+        device=device,
+        dtype=dtype,
     )
 
 

@@ -264,7 +264,12 @@ def channel_factors(
 
 def location_factor(maps: Tensor, conv: Layer, sigmoid: Layer, x: Tensor) -> Tensor:
     """Return the gate (B, 1, *S) of a map pooled over channels (B, 2, *S)."""
-    return sigmoid(_precise(conv(maps))).to(x.dtype)
+    return factor(conv(maps), sigmoid, x)
+
+
+def factor(logits: Tensor, sigmoid: Layer, x: Tensor) -> Tensor:
+    """Return the gate of these logits in the map's dtype, computed in float32 at least."""
+    return sigmoid(_precise(logits)).to(x.dtype)
 
 
 def gate_both(
