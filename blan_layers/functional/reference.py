@@ -97,6 +97,84 @@ def residual_dual_attention(
     return dual_attention(f_conv, w1, b1, w2, b2, weight, bias, pools, arrangement, form) + encoder_features
 
 
+def efficient_channel_attention(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ECA: omega = sigmoid(C1D_k(GAP(x))), which weighs the channels."""
+    descriptor = reduce(x, "b c ... -> b 1 c", "mean")
+    omega = torch.sigmoid(F.conv1d(descriptor, weight, padding=weight.shape[2] // 2))
+    return torch.einsum("bc...,bc->bc...", x, rearrange(omega, "b 1 c -> b c"))
+
+
+def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
+    """Return ECA's k = |log2(C) / gamma + b / gamma|_odd, the larger of two odd numbers that are equally near."""
+    t = math.log2(channels) / gamma + b / gamma
+    return min(range(1, channels + 3, 2), key=lambda k: (abs(t - k), -k))
+
+
+def concurrent_excitation(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    combine: str = "sum",
+) -> Tensor:
+    """Return scSE: U_cSE + U_sSE, or max(U_cSE, U_sSE)."""
+    by_channel = channel_attention(x, w1, b1, w2, b2, pools=("avg",))
+    q = pointwise(x, weight, bias)
+    by_location = x * torch.sigmoid(q)
+    return by_channel + by_location if combine == "sum" else torch.maximum(by_channel, by_location)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the 1x1 convolution of a map, (B, O, *S), for weights (O, C, 1, ...)."""
+    y = torch.einsum("bc...,oc->bo...", x, rearrange(weight, "o c ... -> o (c ...)"))
+    return y if bias is None else y + bias.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def bottleneck_attention(
+    x: Tensor,
+    channel_weights: Sequence[Tensor],
+    spatial_weights: Sequence[Tensor],
+    norms: Sequence[Callable[[Tensor], Tensor]] | None = None,
+    dilation: int = 4,
+) -> Tensor:
+    """Return BAM: F + F * M with M = sigmoid(M_c + M_s); the norms are one of M_c and three of M_s."""
+    norm = norms or [lambda y: y] * 4
+    w, b, w_out, b_out = channel_weights
+    f0, b0, f1, b1, f2, b2, f3, b3 = spatial_weights
+    conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.ndim - 2]
+    m_c = F.linear(F.relu(norm[0](F.linear(reduce(x, "b c ... -> b c", "mean"), w, b))), w_out, b_out)
+    m_s = F.relu(norm[1](pointwise(x, f0, b0)))
+    m_s = F.relu(norm[2](conv(m_s, f1, b1, padding=dilation, dilation=dilation)))
+    m_s = F.relu(norm[3](conv(m_s, f2, b2, padding=dilation, dilation=dilation)))
+    m_s = pointwise(m_s, f3, b3)
+    m = torch.sigmoid(m_c.reshape(*m_c.shape, *[1] * (x.ndim - 2)) + m_s)
+    return x + x * m
+
+
+def coordinate_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    axis_weights: Sequence[tuple[Tensor, Tensor]],
+    norm: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return coordinate attention: x times a gate along every axis; ``axis_weights`` are theirs, in their order."""
+    axes = ("d", "h", "w")[5 - x.ndim :]
+    space = " ".join(axes)
+    z = [reduce(x, f"b c {space} -> b c {axis}", "mean") for axis in axes]
+    f = pointwise(torch.cat(z, 2), weight, bias)
+    f = f if norm is None else norm(f)
+    f = f * F.relu6(f + 3) / 6
+    y = x
+    for axis, part, (w, b) in zip(axes, f.split([each.shape[2] for each in z], 2), axis_weights, strict=True):
+        g = torch.sigmoid(pointwise(part, w, b))
+        y = torch.einsum(f"bc{''.join(axes)},bc{axis}->bc{''.join(axes)}", y, g)
+    return y
+
+
 def concat_conv_logits(
     local_features: Tensor,
     global_features: Tensor,
