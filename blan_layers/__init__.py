@@ -1,6 +1,16 @@
 """Attention modules and mutual-information losses for PyTorch networks."""
 
-from blan_layers.attention import CBAM, RDAM, ChannelAttention, SpatialAttention, SqueezeExcitation
+from blan_layers.attention import (
+    BAM,
+    CBAM,
+    ECA,
+    RDAM,
+    SCSE,
+    ChannelAttention,
+    CoordinateAttention,
+    SpatialAttention,
+    SqueezeExcitation,
+)
 from blan_layers.fusion import AdaptiveScoreFusion
 from blan_layers.mutual_information import (
     BilinearCritic,
@@ -19,12 +29,16 @@ from blan_layers.networks import Insertion, capture_maps, insert_attention
 __version__ = "0.1.0"
 
 __all__ = [
+    "BAM",
     "CBAM",
+    "ECA",
     "RDAM",
+    "SCSE",
     "AdaptiveScoreFusion",
     "BilinearCritic",
     "ChannelAttention",
     "ConcatConvCritic",
+    "CoordinateAttention",
     "DeepInfoMaxLoss",
     "DotProductCritic",
     "GlobalCritic",

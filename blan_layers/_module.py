@@ -35,6 +35,9 @@ FOREIGN = {
     "hidden_size": "hidden_channels",
     "pool_types": "pools",
     "spatial_kernel_size": "kernel_size",
+    "k_size": "kernel_size",
+    "dilation_val": "dilation",
+    "fusion": "combine",
     "norm_layer": "norm",
     "use_bias": "bias",
     "skip_channels": "decoder_channels",
@@ -51,6 +54,8 @@ FOREIGN = {
     "inplanes": "channels",
     "num_channels": "channels",
     "gate_channels": "channels",
+    "gate_channel": "channels",
+    "inp": "channels",
     "in_chs": "channels",
     "dim": "channels",
 }

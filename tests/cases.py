@@ -64,6 +64,13 @@ class Case:
         return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
+class ChannelNorm(nn.LayerNorm):
+    """A norm that is the same in training and evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 def mlp_weights(channel: Any) -> Any:
     return channel.fc1.weight, channel.fc1.bias, channel.fc2.weight, channel.fc2.bias
 
@@ -134,6 +141,29 @@ def rdam_reference(module: Any, encoder_features: Tensor, decoder_features: Tens
         module.spatial.conv.weight,
     )
     return reference.residual_dual_attention(encoder_features, decoder_features, *weights, **dual_options(module))
+
+
+def eca_reference(module: Any, x: Tensor) -> Tensor:
+    return reference.efficient_channel_attention(x, module.conv.weight)
+
+
+def scse_reference(module: Any, x: Tensor) -> Tensor:
+    w1, b1, w2, b2 = mlp_weights(module.channel)
+    return reference.concurrent_excitation(x, w1, b1, w2, b2, module.conv.weight, module.conv.bias, module.combine)
+
+
+def bam_reference(module: Any, x: Tensor) -> Tensor:
+    convolutions = [module.conv1, module.conv2, module.conv3, module.conv4]
+    spatial = [weight for conv in convolutions for weight in (conv.weight, conv.bias)]
+    norms = [module.fc1_norm, module.conv1_norm, module.conv2_norm, module.conv3_norm]
+    given = None if module.fc1_norm is None else norms
+    return reference.bottleneck_attention(x, mlp_weights(module), spatial, given, module.dilation)
+
+
+def coordinate_reference(module: Any, x: Tensor) -> Tensor:
+    axes = [getattr(module, f"conv_{axis}") for axis in "dhw"[-module.spatial_dims :]]
+    weights = module.conv.weight, module.conv.bias, [(conv.weight, conv.bias) for conv in axes]
+    return reference.coordinate_attention(x, *weights, module.norm)
 
 
 def critic_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
@@ -247,7 +277,42 @@ def attention_cases() -> list[Case]:
                 Case(f"RDAM{suffix}", partial(rdam, **options), two_maps, rdam_reference),
             ]
     narrow = partial(rdam, decoder_channels=3, conv_kernel_size=1)
-    return [*cases, Case("RDAM-narrow-decoder", narrow, partial(two_maps, decoder_channels=3), rdam_reference)]
+    return [
+        *cases,
+        Case("RDAM-narrow-decoder", narrow, partial(two_maps, decoder_channels=3), rdam_reference),
+        *further_gates(),
+    ]
+
+
+def further_gates() -> list[Case]:
+    eca, scse = partial(blan_layers.ECA, 6), partial(blan_layers.SCSE, 6, hidden_channels=4)
+    bam = partial(blan_layers.BAM, 6, hidden_channels=4, dilation=2)
+    coordinate = partial(blan_layers.CoordinateAttention, 6, hidden_channels=4)
+    cases = [
+        Case("ECA", partial(eca, kernel_size=3), one_map, eca_reference),
+        Case("ECA-1d", partial(eca, kernel_size=3), one_map, eca_reference, 1),
+        Case("ECA-3d", partial(eca, kernel_size=5), one_map, eca_reference, 3),
+        Case("SCSE", scse, one_map, scse_reference),
+        Case("SCSE-max", partial(scse, combine="max"), one_map, scse_reference),
+        Case("SCSE-unbiased", partial(scse, bias=False), one_map, scse_reference),
+        Case("BAM", bam, one_map, bam_reference),
+        Case("BAM-norm", partial(bam, norm=ChannelNorm, dilation=1), one_map, bam_reference),
+        Case("CoordinateAttention", coordinate, one_map, coordinate_reference),
+        Case("CoordinateAttention-norm", partial(coordinate, norm=ChannelNorm), one_map, coordinate_reference),
+    ]
+    for axes in (1, 3):
+        cases += [
+            Case(f"SCSE-{axes}d", partial(scse, spatial_dims=axes), one_map, scse_reference, axes),
+            Case(f"BAM-{axes}d", partial(bam, spatial_dims=axes), one_map, bam_reference, axes),
+            Case(
+                f"CoordinateAttention-{axes}d",
+                partial(coordinate, spatial_dims=axes),
+                one_map,
+                coordinate_reference,
+                axes,
+            ),
+        ]
+    return cases
 
 
 def critic_cases() -> list[Case]:

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 import blan_layers.functional as F
 from blan_layers import (
+    BAM,
     CBAM,
+    ECA,
     RDAM,
+    SCSE,
     AdaptiveScoreFusion,
     BilinearCritic,
     ChannelAttention,
     ConcatConvCritic,
+    CoordinateAttention,
     DeepInfoMaxLoss,
     DotProductCritic,
     GlobalCritic,
@@ -639,6 +643,87 @@ VALUE_ERRORS += [
     ),
 ]
 
+VALUE_ERRORS += [
+    (
+        lambda: ECA(0),
+        "ECA: channels must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: ECA(8, kernel_size=4),
+        "ECA: kernel_size must be odd to keep the size of the map, got 4. Use 3 or 5.",
+    ),
+    (
+        lambda: ECA(8)(X[:, :, 0, 0]),
+        "ECA: x must have at least 3 dimensions (B, C, *S), got 2 in shape (2, 8). "
+        "Features (B, C) have no locations: give them some by x[:, :, None].",
+    ),
+    (
+        lambda: ECA(8, backend="cuda"),  # type: ignore[arg-type]
+        "ECA: backend must be one of 'auto', 'reference', 'blocked', 'triton', got 'cuda'. Pass one of those.",
+    ),
+    (
+        lambda: SCSE(8, combine="mean"),  # type: ignore[arg-type]
+        "SCSE: combine must be one of 'sum', 'max', got 'mean'. Pass one of those.",
+    ),
+    (
+        lambda: setattr(SCSE(8), "combine", "product"),
+        "SCSE: combine must be one of 'sum', 'max', got 'product'. Pass one of those.",
+    ),
+    (
+        lambda: SCSE(8, reduction_ratio=4, hidden_channels=2),
+        "SCSE: takes reduction_ratio or hidden_channels, got both (4 and 2). Drop one of them.",
+    ),
+    (
+        lambda: SCSE(8)(X[:, :4]),
+        "SCSE: x must have 8 channels (B, 8, H, W), got 4 in shape (2, 4, 5, 6). "
+        "Build the layer for the channels of x.",
+    ),
+    (
+        lambda: SCSE(8, backend="blocked", device="meta")(X.to("meta")),
+        "SCSE: backend='blocked' cannot be taken here, it runs on the CPU and got a tensor on meta. "
+        "Use backend='auto' or backend='reference'.",
+    ),
+    (
+        lambda: BAM(8, dilation=0),
+        "BAM: dilation must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: BAM(8, spatial_dims=4),
+        "BAM: spatial_dims must be one of 1, 2, 3, got 4. Pass one of those.",
+    ),
+    (
+        lambda: BAM(8, reduction_ratio=4, hidden_channels=2),
+        "BAM: takes reduction_ratio or hidden_channels, got both (4 and 2). Drop one of them.",
+    ),
+    (
+        lambda: BAM(8)(X[:, :4]),
+        "BAM: x must have 8 channels (B, 8, H, W), got 4 in shape (2, 4, 5, 6). Build the layer for the channels of x.",
+    ),
+    (
+        lambda: BAM(8, spatial_dims=3)(X),
+        "BAM: x must have 5 dimensions (B, 8, D, H, W), got 4 in shape (2, 8, 5, 6). "
+        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
+    ),
+    (
+        lambda: CoordinateAttention(8, reduction_ratio=4, hidden_channels=2),
+        "CoordinateAttention: takes reduction_ratio or hidden_channels, got both (4 and 2). Drop one of them.",
+    ),
+    (
+        lambda: CoordinateAttention(8, reduction_ratio=0),
+        "CoordinateAttention: reduction_ratio must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: CoordinateAttention(8)(X[:, :4]),
+        "CoordinateAttention: x must have 8 channels (B, 8, H, W), got 4 in shape (2, 4, 5, 6). "
+        "Build the layer for the channels of x.",
+    ),
+    (
+        lambda: CoordinateAttention(8, spatial_dims=1)(X),
+        "CoordinateAttention: x must have 3 dimensions (B, 8, W), got 4 in shape (2, 8, 5, 6). "
+        "Build the layer for that many spatial axes.",
+    ),
+]
+
 TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: ChannelAttention(64.0),  # type: ignore[arg-type]
@@ -875,6 +960,63 @@ TYPE_ERRORS += [
     (
         lambda: LMIMLoss(8, 4, negatives="all", gather="yes"),  # type: ignore[arg-type]
         "LMIMLoss: gather must be a bool, got 'yes'. Pass True or False.",
+    ),
+]
+
+
+TYPE_ERRORS += [
+    (
+        lambda: ECA(8, k_size=3),  # type: ignore[call-arg]
+        "ECA: there is no argument 'k_size', got k_size=3. Use kernel_size.",
+    ),
+    (
+        lambda: ECA(8, kernel_size=3.0),  # type: ignore[arg-type]
+        "ECA: kernel_size must be an int, got 3.0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: ECA(8)(X.double()),
+        "ECA: x must have the weights' dtype torch.float32, got torch.float64. "
+        "Convert it by x.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: SCSE(8, bias=1),  # type: ignore[arg-type]
+        "SCSE: bias must be a bool, got 1. Pass True or False.",
+    ),
+    (
+        lambda: SCSE(8)(X.long()),
+        "SCSE: x must be floating-point, got torch.int64. Convert it, for example x.float().",
+    ),
+    (
+        lambda: BAM(8, norm=nn.BatchNorm2d(1)),
+        "BAM: norm must be a callable that makes a module, called as norm(1), got BatchNorm2d. "
+        "Pass a class such as torch.nn.BatchNorm2d.",
+    ),
+    (
+        lambda: BAM(8, dtype=torch.int8),
+        "BAM: dtype must be floating-point, got torch.int8. Pass, for example, torch.float32.",
+    ),
+    (
+        lambda: BAM(8, dilation_val=4),  # type: ignore[call-arg]
+        "BAM: there is no argument 'dilation_val', got dilation_val=4. Use dilation.",
+    ),
+    (
+        lambda: BAM(8)(X.half()),
+        "BAM: x must have the weights' dtype torch.float32, got torch.float16. "
+        "Convert it by x.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: CoordinateAttention(8, norm=lambda _: torch.relu),  # type: ignore[arg-type,return-value]
+        "CoordinateAttention: norm must make a torch.nn.Module, got builtin_function_or_method. "
+        "Wrap the function in a module.",
+    ),
+    (
+        lambda: CoordinateAttention(64, 32),  # type: ignore[call-arg]
+        "CoordinateAttention: takes channels by position and all else by name, got 2 by position. "
+        "Name the others, for example reduction_ratio=32.",
+    ),
+    (
+        lambda: CoordinateAttention(8)(X.to_sparse()),
+        "CoordinateAttention: x must be dense, got torch.sparse_coo. Convert it by x.to_dense().",
     ),
 ]
 

@@ -90,6 +90,13 @@ PUBLISHED = {
     "bias=True, backend='auto', device=None, dtype=None",
     "SpatialAttention": "kernel_size=7, *, spatial_dims=2, norm=None, bias=False, backend='auto', device=None, "
     "dtype=None",
+    "ECA": "channels, *, kernel_size=None, backend='auto', device=None, dtype=None",
+    "SCSE": "channels, *, reduction_ratio=None, hidden_channels=None, combine='sum', spatial_dims=2, bias=True, "
+    "backend='auto', device=None, dtype=None",
+    "BAM": "channels, *, reduction_ratio=None, hidden_channels=None, dilation=4, spatial_dims=2, norm=None, "
+    "device=None, dtype=None",
+    "CoordinateAttention": "channels, *, reduction_ratio=32, hidden_channels=None, spatial_dims=2, norm=None, "
+    "device=None, dtype=None",
     "CBAM": f"channels, *, {COMPOSITE}",
     "RDAM": "channels, *, decoder_channels=None, resize=None, conv_kernel_size=3, conv_norm=None, conv_activation=None, "
     f"{COMPOSITE}",

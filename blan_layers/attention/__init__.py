@@ -1,8 +1,22 @@
 """Attention modules."""
 
+from blan_layers.attention.bam import BAM
 from blan_layers.attention.cbam import CBAM
 from blan_layers.attention.channel import ChannelAttention, SqueezeExcitation
+from blan_layers.attention.coordinate import CoordinateAttention
+from blan_layers.attention.eca import ECA
 from blan_layers.attention.rdam import RDAM
+from blan_layers.attention.scse import SCSE
 from blan_layers.attention.spatial import SpatialAttention
 
-__all__ = ["CBAM", "RDAM", "ChannelAttention", "SpatialAttention", "SqueezeExcitation"]
+__all__ = [
+    "BAM",
+    "CBAM",
+    "ECA",
+    "RDAM",
+    "SCSE",
+    "ChannelAttention",
+    "CoordinateAttention",
+    "SpatialAttention",
+    "SqueezeExcitation",
+]

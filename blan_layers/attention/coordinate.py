@@ -1,0 +1,200 @@
+"""Coordinate attention: a gate along every spatial axis."""
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._init import he_normal_, reset
+from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, width_of
+from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, same_convolution
+from blan_layers.functional.attention import factor
+
+REDUCTION_RATIO = 32
+FEWEST_HIDDEN = 8
+
+
+class CoordinateMaps1d(NamedTuple):
+    """A gated sequence and its gate."""
+
+    output: Tensor
+    """(B, C, W)"""
+    width_map: Tensor
+    """(B, C, W), in [0, 1]"""
+
+
+class CoordinateMaps2d(NamedTuple):
+    """A gated map and its gates."""
+
+    output: Tensor
+    """(B, C, H, W)"""
+    height_map: Tensor
+    """(B, C, H, 1), in [0, 1]"""
+    width_map: Tensor
+    """(B, C, 1, W), in [0, 1]"""
+
+
+class CoordinateMaps3d(NamedTuple):
+    """A gated volume and its gates."""
+
+    output: Tensor
+    """(B, C, D, H, W)"""
+    depth_map: Tensor
+    """(B, C, D, 1, 1), in [0, 1]"""
+    height_map: Tensor
+    """(B, C, 1, H, 1), in [0, 1]"""
+    width_map: Tensor
+    """(B, C, 1, 1, W), in [0, 1]"""
+
+
+CoordinateMaps: TypeAlias = CoordinateMaps1d | CoordinateMaps2d | CoordinateMaps3d
+
+MAPS: tuple[type[CoordinateMaps], ...] = (CoordinateMaps1d, CoordinateMaps2d, CoordinateMaps3d)
+
+
+class CoordinateAttention(Module):
+    r"""Coordinate attention, for 1, 2 or 3 spatial axes: ``x`` times a gate along each of them.
+
+    In the paper's two axes, ``x * g_h * g_w`` with
+
+    - ``z_h`` the average of ``x`` over the width, ``z_w`` that over the height (Eqs. 4 and 5),
+    - ``f_h, f_w = split(hardswish(norm(conv([z_h; z_w]))))``, joined along their length and split again (Eq. 6),
+    - ``g_h = sigmoid(conv_h(f_h))``, ``g_w = sigmoid(conv_w(f_w))`` (Eqs. 7 and 8).
+
+    With three axes each ``z`` is the average over the other two, and ``conv_d`` joins; with one there is nothing to
+    average over, and the gate is that of a perceptron at each location.
+
+    The paper leaves the activation open: hard-swish is that of the authors' code, as is the hidden width of at least
+    8. Its norm is a batch norm, ``norm=nn.BatchNorm2d`` here; the default has none, as all gates of this library, so
+    that training and evaluation give the same, for a batch of one as well. The authors' weights fit as they are.
+
+    Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called once for each axis, in their order, with
+    the logits (B, C, H, 1), then (B, C, 1, W): a forward hook on it sees the gates.
+
+    Args:
+        channels: Channels C of the map.
+        reduction_ratio: Channels divided by the hidden width, which is then never below 8.
+        hidden_channels: The hidden width itself, instead of its ratio, which is then left at its default.
+        spatial_dims: Number of spatial axes: 1, 2 or 3.
+        norm: Called as ``norm(hidden)`` to make the norm of what the first convolution returns, (B, hidden, L, 1, ...)
+            with the length L of all axes together; None means no norm.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        (B, C, \*S) -> the same.
+
+    Raises:
+        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or the input is not
+            a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given, or the
+            input is not (B, C, \*S).
+
+    Reference:
+        Hou et al., "Coordinate attention for efficient mobile network design", CVPR 2021, Eqs. 4 to 9.
+
+    Example:
+        >>> import torch
+        >>> attention = CoordinateAttention(64, norm=torch.nn.BatchNorm2d)
+        >>> attention(torch.randn(2, 64, 32, 24)).shape
+        torch.Size([2, 64, 32, 24])
+        >>> output, height_map, width_map = attention.forward_with_maps(torch.randn(2, 64, 32, 24))
+        >>> height_map.shape, width_map.shape
+        (torch.Size([2, 64, 32, 1]), torch.Size([2, 64, 1, 24]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction_ratio: int | None = REDUCTION_RATIO,
+        hidden_channels: int | None = None,
+        spatial_dims: int = 2,
+        norm: NormFactory | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._channels = _checks.positive_int("channels", channels)
+        hidden = _hidden_width(self._channels, reduction_ratio, hidden_channels)
+        self.spatial_dims = check_spatial_dims(spatial_dims)
+        _checks.floating_dtype(dtype)
+
+        def pointwise(inputs: int, outputs: int) -> nn.Module:
+            return same_convolution(inputs, outputs, 1, self.spatial_dims, bias=True, device=device, dtype=dtype)
+
+        self.conv = pointwise(self._channels, hidden)
+        self.norm = None if norm is None else build("norm", norm, hidden, device=device, dtype=dtype)
+        for name in self._axis_convs():
+            self.add_module(name, pointwise(hidden, self._channels))
+        self.gate = nn.Sigmoid()
+        self._draw()
+
+    def _axis_convs(self) -> tuple[str, ...]:
+        """Return the names of the convolutions that belong to the spatial axes, in their order."""
+        return ("conv_d", "conv_h", "conv_w")[-self.spatial_dims :]
+
+    def _draw(self) -> None:
+        for name in ("conv", *self._axis_convs()):
+            he_normal_(self.get_submodule(name))
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map, read off the weights where they show it."""
+        width = width_of(self.conv)
+        return self._channels if width is None else width
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and reset the norm if it knows how."""
+        self._draw()
+        if self.norm is not None:
+            reset(self.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x`` along every spatial axis."""
+        return self._gated(x).output
+
+    @runs_forward
+    def forward_with_maps(self, x: Tensor) -> CoordinateMaps:
+        """Gate ``x`` along every spatial axis and return the gates as well."""
+        return self._gated(x)
+
+    def _gated(self, x: Tensor) -> CoordinateMaps:
+        _checks.feature_map("x", x, width_of(self.conv), self.spatial_dims)
+        _checks.same_dtype("x", x, dtype_of(self.conv))
+        refuse_shards(self, self.conv, x)
+        axes = range(2, 2 + self.spatial_dims)
+        features: Tensor = self.conv(torch.cat([_along(axis, axes, x) for axis in axes], 2))
+        features = F.hardswish(features if self.norm is None else self.norm(features))
+        parts = features.split([x.shape[axis] for axis in axes], 2)
+        output, gates = x, []
+        for place, (axis, name) in enumerate(zip(axes, self._axis_convs(), strict=True)):
+            logits = self.get_submodule(name)(parts[place]).transpose(2, axis)
+            gates.append(factor(logits, self.gate, x))
+            output = output * gates[-1]
+        return MAPS[self.spatial_dims - 1](output, *gates)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"channels={self.channels}, spatial_dims={self.spatial_dims}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+def _along(axis: int, axes: range, x: Tensor) -> Tensor:
+    """Return the average of a map over all spatial axes but one, that one first: (B, C, size, 1, ...)."""
+    others = [other for other in axes if other != axis]
+    return (x.mean(others, keepdim=True) if others else x).transpose(2, axis)
+
+
+def _hidden_width(channels: int, reduction_ratio: int | None, hidden_channels: int | None) -> int:
+    """Return the hidden width: as it is given, or by its ratio and never below the authors' least."""
+    if hidden_channels is None:
+        return max(FEWEST_HIDDEN, _checks.hidden_width(channels, reduction_ratio, None, REDUCTION_RATIO))
+    given = None if reduction_ratio == REDUCTION_RATIO else reduction_ratio
+    return _checks.hidden_width(channels, given, hidden_channels)

@@ -1,0 +1,124 @@
+"""ECA: channel attention by a convolution over neighbouring channels."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._checks import BACKENDS, Option
+from blan_layers._init import he_normal_
+from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward
+from blan_layers.attention._layers import same_convolution
+from blan_layers.attention.channel import ChannelAttentionMaps
+from blan_layers.functional.attention import channel_factors, passes_through
+
+
+class ECA(Module):
+    r"""Efficient channel attention, for any number of spatial axes.
+
+    ``x * sigmoid(conv(avg(x)))``, where ``conv`` runs across the channels and has one kernel, no bias, and zeros beyond
+    the first and the last channel.
+
+    The size of the kernel follows from the number of channels where it is not given: the odd number nearest to
+    ``(log2(C) + 1) / 2`` (Eq. 12 with gamma = 2 and b = 1), the larger one where two are equally near, as the authors'
+    code has it. It is 3 for 64 and 128 channels, 5 for 256 to 1024.
+
+    Weights start by He's rule. ``gate`` is the sigmoid, called with the logits (B, C, 1, ...): a forward hook on it
+    sees the gate. The authors' weights fit as they are.
+
+    Args:
+        channels: Channels C of the map, from which the size of the kernel follows. The weights do not depend on them,
+            so that a map of any other number of channels is gated as well.
+        kernel_size: Size of the kernel across channels, odd; None means the one that follows from ``channels``.
+        backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
+            (fused kernels on a GPU); all give the same results.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        (B, C, \*S) -> the same, with one or more spatial axes S.
+
+    Raises:
+        TypeError: A number is not an int, ``dtype`` is no floating dtype, or the input is not a dense floating-point
+            tensor of the weights' dtype.
+        ValueError: A number is below 1, ``kernel_size`` is even, ``backend`` is unknown or cannot be taken, or the
+            input is not (B, C, \*S).
+
+    Reference:
+        Wang et al., "ECA-Net: Efficient channel attention for deep convolutional neural networks", CVPR 2020, Eqs. 9
+        and 12.
+
+    Example:
+        >>> import torch
+        >>> attention = ECA(256)
+        >>> attention.kernel_size
+        5
+        >>> attention(torch.randn(2, 256, 16, 16)).shape
+        torch.Size([2, 256, 16, 16])
+        >>> attention.forward_with_maps(torch.randn(2, 256, 100)).channel_map.shape
+        torch.Size([2, 256, 1])
+    """
+
+    backend = Option(BACKENDS)
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int | None = None,
+        backend: _checks.Backend = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = _checks.positive_int("channels", channels)
+        size = _kernel_size(self.channels) if kernel_size is None else _checks.odd_int("kernel_size", kernel_size)
+        _checks.floating_dtype(dtype)
+        self.backend = backend
+        self.conv = same_convolution(1, 1, size, 1, bias=False, device=device, dtype=dtype)
+        self.gate = nn.Sigmoid()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        he_normal_(self.conv)
+
+    @property
+    def kernel_size(self) -> int:
+        """Size of the kernel across channels."""
+        (size,) = self.conv.kernel_size
+        return size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate the channels of ``x``."""
+        return self._gated(x).output
+
+    @runs_forward
+    def forward_with_maps(self, x: Tensor) -> ChannelAttentionMaps:
+        """Gate the channels of ``x`` and return the gate as well."""
+        return self._gated(x)
+
+    def _gated(self, x: Tensor) -> ChannelAttentionMaps:
+        _checks.feature_map("x", x)
+        _checks.same_dtype("x", x, dtype_of(self.conv))
+        refuse_shards(self, self.conv, x)
+        passes = passes_through(x, self.backend, ("avg",))
+        gate, _ = channel_factors(passes.pool_space(), self.conv, self.gate, ("avg",), "cbam", x)
+        return ChannelAttentionMaps(passes.gate(gate), gate)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"channels={self.channels}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+def _kernel_size(channels: int, gamma: int = 2, b: int = 1) -> int:
+    """Return Eq. 12's odd size of the kernel."""
+    size = int((math.log2(channels) + b) / gamma)
+    return size if size % 2 else size + 1
