@@ -1,17 +1,19 @@
-"""CBAM, and RDAM whole and after its convolution, against the hand-written forms and timm's module."""
+"""CBAM, and RDAM whole and after its convolution, against hand-written forms and timm's; other gates, literally."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.contest import TOLERANCES, Case, Contest, Floor, contender
-from blan_layers import CBAM, RDAM, functional
+from blan_layers import BAM, CBAM, ECA, RDAM, SCSE, CoordinateAttention, functional
 from blan_layers.functional import reference
 
 Shape = tuple[int, int, int, int]
+Gate: TypeAlias = ECA | SCSE | BAM | CoordinateAttention
 
 SIZES: tuple[Shape, ...] = ((32, 64, 64, 64), (8, 64, 64, 64), (8, 128, 32, 32), (8, 256, 16, 16))
 """(B, C, H, W)"""
@@ -33,6 +35,12 @@ def cases(device: torch.device) -> Iterator[Case]:
                     yield Case(subject, size, differentiates, compiled, made)
                     if device.type == "cuda" and subject in ("CBAM", "RDAM after its convolution"):
                         yield Case(subject, size, differentiates, compiled, made, torch.bfloat16)
+    for kind in (ECA, SCSE, BAM, CoordinateAttention):
+        for shape in SIZES:
+            size = "({}, {}, {}x{})".format(*shape)
+            made = partial(gate, kind=kind, shape=shape, device=device)
+            for differentiates in (True, False):
+                yield Case(kind.__name__, size, differentiates, compiled=False, build=made)
 
 
 def cbam(case: Case, shape: Shape, device: torch.device) -> Contest:
@@ -116,6 +124,31 @@ def rdam(case: Case, shape: Shape, device: torch.device) -> Contest:
         ],
         tolerances=TOLERANCES[case.dtype],
     )
+
+
+def gate(case: Case, kind: type[Gate], shape: Shape, device: torch.device) -> Contest:
+    """Another gate beside its literal form."""
+    torch.manual_seed(0)
+    ours = kind(shape[1], device=device, dtype=case.dtype)
+    x = torch.randn(shape, device=device, dtype=case.dtype, requires_grad=True)
+    parameters = list(ours.parameters())
+    enter = partial(contender, inputs=[x], case=case, cotangent=torch.randn_like(x), parameters=parameters)
+    contenders = [enter("ours", ours), enter("literal", partial(_literal, ours))]
+    return Contest(contenders, _copies(x, 2.5 if case.differentiates else 1.0), TOLERANCES[case.dtype])
+
+
+def _literal(ours: Gate, x: Tensor) -> Tensor:
+    """Return what the paper's own lines make of a map."""
+    if isinstance(ours, ECA):
+        return reference.efficient_channel_attention(x, ours.conv.weight)
+    weights = list(ours.parameters())
+    if isinstance(ours, SCSE):
+        w1, b1, w2, b2, weight, bias = weights
+        return reference.concurrent_excitation(x, w1, b1, w2, b2, weight, bias)
+    if isinstance(ours, BAM):
+        return reference.bottleneck_attention(x, weights[:4], weights[4:])
+    weight, bias, *others = weights
+    return reference.coordinate_attention(x, weight, bias, list(zip(others[::2], others[1::2], strict=True)))
 
 
 def _drawn(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import blan_layers
 from benchmarks import attention, draw, lmim, memory, model, peers, run, timing
 from benchmarks.chart import over_fastest
 from benchmarks.contest import Case, Contest, agree, differences
@@ -38,6 +39,10 @@ def among_themselves(contest: Contest, first: str) -> Mapping[str, tuple[float, 
         (partial(attention.cbam, shape=SMALL, device=CPU), "literal"),
         (partial(attention.residual, shape=SMALL, device=CPU), "literal"),
         (partial(attention.rdam, shape=SMALL, device=CPU), "timm's form"),
+        *(
+            (partial(attention.gate, kind=kind, shape=SMALL, device=CPU), "literal")
+            for kind in (blan_layers.ECA, blan_layers.SCSE, blan_layers.BAM, blan_layers.CoordinateAttention)
+        ),
         (partial(lmim.lmim, batch=3, channels=8, side=4, device=CPU), "literal"),
     ],
 )
