@@ -37,7 +37,6 @@ FOREIGN = {
     "spatial_kernel_size": "kernel_size",
     "k_size": "kernel_size",
     "dilation_val": "dilation",
-    "fusion": "combine",
     "norm_layer": "norm",
     "use_bias": "bias",
     "skip_channels": "decoder_channels",

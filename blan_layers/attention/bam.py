@@ -27,11 +27,11 @@ class BAMMaps(NamedTuple):
 class BAM(Module):
     r"""Bottleneck attention module, for 1, 2 or 3 spatial axes.
 
-    ``x + x * sigmoid(channel(x) + spatial(x))`` with
+    ``x + x * sigmoid(channel(x) + spatial(x))`` with ``h(y) = relu(norm(y))``, a norm of its own each time, and
 
-    - ``channel(x) = fc2(relu(norm(fc1(avg(x)))))``, a logit for each channel,
-    - ``spatial(x) = conv4(relu(norm(conv3(relu(norm(conv2(relu(norm(conv1(x)))))))))))``, a logit for each location:
-      ``conv1`` and ``conv4`` are 1x1, ``conv2`` and ``conv3`` 3x3 and dilated; all but the last keep the hidden width.
+    - ``channel(x) = fc2(h(fc1(avg(x))))``, a logit for each channel,
+    - ``spatial(x) = conv4(h(conv3(h(conv2(h(conv1(x)))))))``, a logit for each location: ``conv1`` and ``conv4`` are
+      1x1, ``conv2`` and ``conv3`` 3x3 and dilated, and all but the last have the hidden width.
 
     Eqs. 3 and 4 have a batch norm at the end of either branch and say nothing of activations; the authors' code has
     norm and ReLU after every layer but a branch's last one, and so has this module. The code also multiplies the two

@@ -23,7 +23,7 @@ class ECA(Module):
 
     The size of the kernel follows from the number of channels where it is not given: the odd number nearest to
     ``(log2(C) + 1) / 2`` (Eq. 12 with gamma = 2 and b = 1), the larger one where two are equally near, as the authors'
-    code has it. It is 3 for 64 and 128 channels, 5 for 256 to 1024.
+    code has it. It is 3 for 64 channels and 5 for 128 to 1024.
 
     Weights start by He's rule. ``gate`` is the sigmoid, called with the logits (B, C, 1, ...): a forward hook on it
     sees the gate. The authors' weights fit as they are.
@@ -74,22 +74,18 @@ class ECA(Module):
     ) -> None:
         super().__init__()
         self.channels = _checks.positive_int("channels", channels)
-        size = _kernel_size(self.channels) if kernel_size is None else _checks.odd_int("kernel_size", kernel_size)
+        self.kernel_size = (
+            _kernel_size(self.channels) if kernel_size is None else _checks.odd_int("kernel_size", kernel_size)
+        )
         _checks.floating_dtype(dtype)
         self.backend = backend
-        self.conv = same_convolution(1, 1, size, 1, bias=False, device=device, dtype=dtype)
+        self.conv = same_convolution(1, 1, self.kernel_size, 1, bias=False, device=device, dtype=dtype)
         self.gate = nn.Sigmoid()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
         he_normal_(self.conv)
-
-    @property
-    def kernel_size(self) -> int:
-        """Size of the kernel across channels."""
-        (size,) = self.conv.kernel_size
-        return size
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels of ``x``."""
@@ -110,7 +106,7 @@ class ECA(Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
-        return f"channels={self.channels}"
+        return f"channels={self.channels}, kernel_size={self.kernel_size}"
 
     if TYPE_CHECKING:
 
