@@ -207,7 +207,17 @@ def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
 
 
 FIRST_CASES = [*{case.name.split("-")[0]: case for case in reversed(CASES)}.values()]
-FURTHER = ("CBAM-3d", "RDAM-parallel-printed", "CBAM-spatial-channel-printed", "LMIMLoss-jsd-1d", "LMIMLoss-infonce")
+FURTHER = (
+    "CBAM-3d",
+    "RDAM-parallel-printed",
+    "CBAM-spatial-channel-printed",
+    "SCSE-max",
+    "BAM-3d",
+    "CoordinateAttention-1d",
+    "CoordinateAttention-3d",
+    "LMIMLoss-jsd-1d",
+    "LMIMLoss-infonce",
+)
 onnx_cases = pytest.mark.parametrize(
     "case", [*FIRST_CASES, *(case for case in CASES if case.name in FURTHER)], ids=lambda case: case.name
 )
