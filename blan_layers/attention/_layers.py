@@ -1,13 +1,17 @@
-"""Convolution, norm and activation as the attention modules build them."""
+"""Convolution, norm, activation and the change of size as the attention modules build them."""
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import said
+from blan_layers._init import he_normal_, reset
+from blan_layers._module import LAYERS
+from blan_layers.functional._tracing import whole
 
 NormFactory: TypeAlias = Callable[[int], nn.Module]
 ActivationFactory: TypeAlias = Callable[[], nn.Module]
@@ -27,22 +31,57 @@ def same_convolution(
     kernel_size: int,
     spatial_dims: int,
     *,
+    dilation: int = 1,
+    groups: int = 1,
     bias: bool,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
-    dilation: int = 1,
 ) -> Convolution:
     """Return a convolution of odd kernel size that keeps the size of the map."""
     return CONVOLUTIONS[spatial_dims - 1](
         in_channels,
         out_channels,
         kernel_size,
-        padding=kernel_size // 2 * dilation,
+        padding=dilation * (kernel_size // 2),
         dilation=dilation,
+        groups=groups,
         bias=bias,
         device=device,
         dtype=dtype,
     )
+
+
+def in_sequence(**layers: nn.Module | None) -> nn.Sequential:
+    """Return layers one after the other, each under its name; None is left out."""
+    return nn.Sequential(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
+
+
+def draw(layers: Iterable[nn.Module]) -> None:
+    """Draw the weights of linear layers and convolutions by He's rule, and reset others if they know how."""
+    for layer in layers:
+        if isinstance(layer, LAYERS):
+            he_normal_(layer)
+        else:
+            reset(layer)
+
+
+_INTERPOLATIONS = ("linear", "bilinear", "trilinear")
+
+
+@whole
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    """Return a map at the spatial sizes of another one, by linear interpolation along every axis."""
+    size = like.shape[2:]
+    if not (torch.compiler.is_compiling() or _checks.traced(x, like)) and x.shape[2:] == size:
+        return x
+    return nn.functional.interpolate(x, size, mode=_INTERPOLATIONS[x.ndim - 3], align_corners=False)
+
+
+def norm_of(
+    norm: NormFactory | None, width: int, *, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module | None:
+    """Return the norm of so many channels that a user's factory makes, or None where none is wanted."""
+    return None if norm is None else build("norm", norm, width, device=device, dtype=dtype)
 
 
 def build(
