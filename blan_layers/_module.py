@@ -31,6 +31,7 @@ FOREIGN = {
     "rd_channels": "hidden_channels",
     "squeeze_channels": "hidden_channels",
     "mid_channels": "hidden_channels",
+    "inter_channels": "hidden_channels",
     "hidden_dim": "hidden_channels",
     "hidden_size": "hidden_channels",
     "pool_types": "pools",
@@ -215,11 +216,14 @@ def _mistake(init: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[s
     if len(args) > len(positional):
         extra = args[len(positional)]
         taken = " and ".join(positional) if positional else "nothing"
+        if not beside:
+            return f"takes {taken} by position, got {len(args)} by position. Drop the others."
         example = "" if isinstance(extra, str) else f", for example {beside[0]}={extra!r}"
         return f"takes {taken} by position and all else by name, got {len(args)} by position. Name the others{example}."
     given = {*positional[: len(args)], *kwargs}
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]
     if missing:
-        return f"needs {' and '.join(missing)}, got none. Pass {'it' if len(missing) == 1 else 'them'} first."
+        place = "by name" if missing[-1] in beside else "first"
+        return f"needs {' and '.join(missing)}, got none. Pass {'it' if len(missing) == 1 else 'them'} {place}."
     twice = [name for name in positional[: len(args)] if name in kwargs]
     return f"{twice[0]} is given twice, by position and by name. Drop one of them." if twice else ""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import LAYERS
+from blan_layers._module import WITH_WEIGHTS
 from blan_layers.functional._tracing import whole
 
 NormFactory: TypeAlias = Callable[[int], nn.Module]
@@ -59,7 +59,7 @@ def in_sequence(**layers: nn.Module | None) -> nn.Sequential:
 def draw(layers: Iterable[nn.Module]) -> None:
     """Draw the weights of linear layers and convolutions by He's rule, and reset others if they know how."""
     for layer in layers:
-        if isinstance(layer, LAYERS):
+        if isinstance(layer, WITH_WEIGHTS):
             he_normal_(layer)
         else:
             reset(layer)
