@@ -33,6 +33,8 @@ class Case:
         evaluated: Whether the module draws random numbers in training, so that it is compared in evaluation mode.
         permutes: Whether permuting the batch permutes the output.
         resizes: Whether the module takes maps of any size.
+        smallest: The smallest size along an axis for which one exported program serves: a map pooled to one location
+            is a program of its own.
     """
 
     name: str
@@ -45,11 +47,13 @@ class Case:
     evaluated: bool = False
     permutes: bool = True
     resizes: bool = True
+    smallest: int = 2
 
     @property
     def size(self) -> Shape:
         """An odd, non-square map."""
-        return (5, 7, 3)[: self.spatial_dims]
+        more = 2 * ((self.smallest - 1) // 2)
+        return (5 + more, 7 + more, 3 + more)[: self.spatial_dims]
 
     def module(self, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> Any:
         torch.manual_seed(seed)
@@ -85,6 +89,18 @@ def one_map(batch: int, size: Shape) -> list[Shape]:
 
 def two_maps(batch: int, size: Shape, decoder_channels: int = 6) -> list[Shape]:
     return [(batch, 6, *size), (batch, decoder_channels, *size)]
+
+
+def small_map(batch: int, size: Shape) -> list[Shape]:
+    return [(batch, 2, *size)]
+
+
+def two_small_maps(batch: int, size: Shape) -> list[Shape]:
+    return [(batch, 2, *size)] * 2
+
+
+def skip_and_gating(batch: int, size: Shape, gating_size: Callable[[int], int] = lambda s: s) -> list[Shape]:
+    return [(batch, 6, *size), (batch, 4, *map(gating_size, size))]
 
 
 def map_and_summary(batch: int, size: Shape) -> list[Shape]:
@@ -164,6 +180,47 @@ def coordinate_reference(module: Any, x: Tensor) -> Tensor:
     axes = [getattr(module, f"conv_{axis}") for axis in "dhw"[-module.spatial_dims :]]
     weights = module.conv.weight, module.conv.bias, [(conv.weight, conv.bias) for conv in axes]
     return reference.coordinate_attention(x, *weights, module.norm)
+
+
+def weights_of(*layers: Any) -> list[tuple[Tensor, Tensor | None]]:
+    return [(layer.weight, layer.bias) for layer in layers]
+
+
+def bottleneck_weights(block: Any) -> list[tuple[Tensor, Tensor | None]]:
+    return weights_of(block.conv1, block.conv2, block.conv3)
+
+
+def attention_gate_reference(module: Any, skip: Tensor, gating: Tensor) -> Tensor:
+    weights = module.skip_conv.weight, module.gating_conv.weight, module.gating_conv.bias
+    return reference.attention_gate(skip, gating, *weights, module.psi.weight, module.psi.bias)
+
+
+def rar_reference(module: Any, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+    blocks = [bottleneck_weights(block) for block in (module.block1, module.block2, module.block3)]
+    weights = bottleneck_weights(module.refine), blocks, weights_of(module.shortcut.conv)
+    return reference.recurrent_attention_residual(encoder_features, decoder_features, *weights, module.steps)
+
+
+def soft_mask_reference(module: Any, x: Tensor) -> Tensor:
+    levels, level = [], module.hourglass
+    while level is not None:
+        units = (level.down, level.up, level.skip) if level.deeper is not None else (level.down, level.up)
+        levels.append([bottleneck_weights(unit.branch) for unit in units])
+        level = level.deeper
+    return reference.soft_mask(x, levels, weights_of(module.head.conv1, module.head.conv2), module.form)
+
+
+def residual_attention(channels: int = 6, *, device: Any, dtype: Any, **options: Any) -> nn.Module:
+    """Build the module around a mask of ours and a convolution, whose rule of drawing weights is torch's."""
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[options.get("spatial_dims", 2) - 1]
+    trunk = kind(channels, channels, 3, padding=1, device=device, dtype=dtype)
+    mask = blan_layers.SoftMask(channels, depth=2, **options, device=device, dtype=dtype)
+    return blan_layers.ResidualAttention(trunk, mask)
+
+
+def residual_attention_reference(module: Any, x: Tensor) -> Tensor:
+    trunk = reference.convolve(x, module.trunk.weight, module.trunk.bias)
+    return reference.residual_attention(trunk, soft_mask_reference(module.mask, x))
 
 
 def critic_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
@@ -315,6 +372,83 @@ def further_gates() -> list[Case]:
     return cases
 
 
+def further_gate_cases() -> list[Case]:
+    gate, rar, mask = blan_layers.AttentionGate, blan_layers.RAR, blan_layers.SoftMask
+    coarse, fine = partial(skip_and_gating, gating_size=lambda s: -(-s // 2)), lambda s: 2 * s + 1
+    cases = [
+        Case("AttentionGate", partial(gate, 6, 4), coarse, attention_gate_reference),
+        Case("AttentionGate-same-grid", partial(gate, 6, 4, bias=False), skip_and_gating, attention_gate_reference),
+        Case(
+            "AttentionGate-finer",
+            partial(gate, 6, 4, hidden_channels=2),
+            partial(skip_and_gating, gating_size=fine),
+            attention_gate_reference,
+        ),
+        Case("RAR", partial(rar, 2), two_small_maps, rar_reference),
+        Case("RAR-once", partial(rar, 2, steps=1, conv_kernel_size=1, bias=False), two_small_maps, rar_reference),
+        Case(
+            "RAR-narrow-decoder",
+            partial(rar, 6, decoder_channels=3, steps=3),
+            partial(two_maps, decoder_channels=3),
+            rar_reference,
+        ),
+        Case("SoftMask", partial(mask, 2, depth=2), small_map, soft_mask_reference, smallest=5),
+        Case(
+            "SoftMask-deep",
+            partial(mask, 6, depth=3, hidden_channels=3, bias=False),
+            one_map,
+            soft_mask_reference,
+            smallest=9,
+        ),
+        Case(
+            "ResidualAttention",
+            partial(residual_attention, 2),
+            small_map,
+            residual_attention_reference,
+            smallest=5,
+        ),
+    ]
+    for form in ("channel", "spatial"):
+        cases += [
+            Case(f"SoftMask-{form}", partial(mask, 6, depth=1, form=form), one_map, soft_mask_reference, smallest=3),
+            Case(
+                f"ResidualAttention-{form}",
+                partial(residual_attention, form=form),
+                one_map,
+                residual_attention_reference,
+                smallest=5,
+            ),
+        ]
+    for axes in (1, 3):
+        cases += [
+            Case(
+                f"AttentionGate-{axes}d",
+                partial(gate, 6, 4, spatial_dims=axes),
+                coarse,
+                attention_gate_reference,
+                axes,
+            ),
+            Case(f"RAR-{axes}d", partial(rar, 2, spatial_dims=axes), two_small_maps, rar_reference, axes),
+            Case(
+                f"SoftMask-{axes}d",
+                partial(mask, 6, depth=2, spatial_dims=axes),
+                one_map,
+                soft_mask_reference,
+                axes,
+                smallest=5,
+            ),
+            Case(
+                f"ResidualAttention-{axes}d",
+                partial(residual_attention, spatial_dims=axes),
+                one_map,
+                residual_attention_reference,
+                axes,
+                smallest=5,
+            ),
+        ]
+    return cases
+
+
 def critic_cases() -> list[Case]:
     dot = partial(blan_layers.DotProductCritic, 6, 4, hidden_channels=8)
     separable = partial(blan_layers.SeparableCritic, 6, 4, hidden_channels=8, embedding_channels=3)
@@ -382,6 +516,7 @@ def information_cases() -> list[Case]:
 
 CASES = [
     *attention_cases(),
+    *further_gate_cases(),
     *information_cases(),
     Case(
         "MINEObjective",

@@ -13,9 +13,11 @@ from blan_layers import (
     BAM,
     CBAM,
     ECA,
+    RAR,
     RDAM,
     SCSE,
     AdaptiveScoreFusion,
+    AttentionGate,
     BilinearCritic,
     ChannelAttention,
     ConcatConvCritic,
@@ -27,7 +29,9 @@ from blan_layers import (
     LMIMLoss,
     MINEObjective,
     PriorMatchingLoss,
+    ResidualAttention,
     SeparableCritic,
+    SoftMask,
     SpatialAttention,
 )
 
@@ -147,6 +151,70 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: RDAM(8)(X, X[..., :3]),
         "RDAM: encoder_features and decoder_features must agree in batch and spatial sizes, "
         "got shapes (2, 8, 5, 6) and (2, 8, 5, 3). Resize one of them first.",
+    ),
+    (
+        lambda: AttentionGate(8, 0),
+        "AttentionGate: gating_channels must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: AttentionGate(8, 4, spatial_dims=4),
+        "AttentionGate: spatial_dims must be one of 1, 2, 3, got 4. Pass one of those.",
+    ),
+    (
+        lambda: AttentionGate(8, 4)(X, X),
+        "AttentionGate: gating must have 4 channels (B, 4, H, W), got 8 in shape (2, 8, 5, 6). "
+        "Build the layer for the channels of gating.",
+    ),
+    (
+        lambda: AttentionGate(8, 4)(X, X[0, :4]),
+        "AttentionGate: gating must have 4 dimensions (B, 4, H, W), got 3 in shape (4, 5, 6). "
+        "Add the batch axis, for example gating.unsqueeze(0), or whichever is missing.",
+    ),
+    (
+        lambda: AttentionGate(8, 8)(X, X[:1]),
+        "AttentionGate: skip and gating must hold the same images, got batches of 2 and 1. "
+        "Pass one gating map per skip.",
+    ),
+    (
+        lambda: RAR(8, steps=0),
+        "RAR: steps must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: RAR(8, conv_kernel_size=4),
+        "RAR: conv_kernel_size must be odd to keep the size of the map, got 4. Use 3 or 5.",
+    ),
+    (
+        lambda: RAR(8, decoder_channels=4)(X, X),
+        "RAR: decoder_features must have 4 channels (B, 4, H, W), got 8 in shape (2, 8, 5, 6). "
+        "Build the layer for the channels of decoder_features.",
+    ),
+    (
+        lambda: RAR(8)(X, X[..., :3]),
+        "RAR: encoder_features and decoder_features must agree in batch and spatial sizes, "
+        "got shapes (2, 8, 5, 6) and (2, 8, 5, 3). Resize one of them first.",
+    ),
+    (
+        lambda: SoftMask(8, depth=0),
+        "SoftMask: depth must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: SoftMask(8, depth=1, form="softmax"),  # type: ignore[arg-type]
+        "SoftMask: form must be one of 'mixed', 'channel', 'spatial', got 'softmax'. Pass one of those.",
+    ),
+    (
+        lambda: SoftMask(4, depth=1)(X),
+        "SoftMask: x must have 4 channels (B, 4, H, W), got 8 in shape (2, 8, 5, 6). "
+        "Build the layer for the channels of x.",
+    ),
+    (
+        lambda: ResidualAttention(nn.MaxPool2d(2), nn.Sigmoid())(X),
+        "ResidualAttention: mask(x) must be as large as trunk(x), or 1 in place of some of its sizes, got shapes "
+        "(2, 8, 5, 6) and (2, 8, 2, 3). Give both the same stride and channels.",
+    ),
+    (
+        lambda: ResidualAttention(nn.Identity(), nn.Flatten())(X),
+        "ResidualAttention: mask(x) must be as large as trunk(x), or 1 in place of some of its sizes, got shapes "
+        "(2, 240) and (2, 8, 5, 6). Give both the same stride and channels.",
     ),
     (
         lambda: F.channel_attention(X[:, :5], *MLP),
@@ -876,6 +944,47 @@ TYPE_ERRORS += [
     (
         lambda: afterwards(CBAM(8), spatial=None)(X),
         "CBAM: spatial must be a module, got None. Use torch.nn.Identity() to do without it.",
+        lambda: AttentionGate(8, 8)(X, X.double()),
+        "AttentionGate: gating must have the weights' dtype torch.float32, got torch.float64. "
+        "Convert it by gating.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: AttentionGate(64, 64, inter_channels=32),  # type: ignore[call-arg]
+        "AttentionGate: there is no argument 'inter_channels', got inter_channels=32. Use hidden_channels.",
+    ),
+    (
+        lambda: RAR(8, norm=nn.BatchNorm2d(8)),
+        "RAR: norm must be a callable that makes a module, called as norm(8), got BatchNorm2d. "
+        "Pass a class such as torch.nn.BatchNorm2d.",
+    ),
+    (
+        lambda: RAR(8)(X, None),  # type: ignore[arg-type]
+        "RAR: decoder_features must be a tensor, got NoneType. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: SoftMask(8, depth=1, bias=0),  # type: ignore[arg-type]
+        "SoftMask: bias must be a bool, got 0. Pass True or False.",
+    ),
+    (
+        lambda: SoftMask(8),  # type: ignore[call-arg]
+        "SoftMask: needs depth, got none. Pass it by name.",
+    ),
+    (
+        lambda: ResidualAttention(nn.Identity(), nn.Identity(), 8),  # type: ignore[call-arg]
+        "ResidualAttention: takes trunk and mask by position, got 3 by position. Drop the others.",
+    ),
+    (
+        lambda: ResidualAttention(nn.Identity, nn.Identity()),  # type: ignore[arg-type]
+        "ResidualAttention: trunk must be a torch.nn.Module, got the class Identity. Pass the module itself, built.",
+    ),
+    (
+        lambda: ResidualAttention(nn.Identity(), torch.sigmoid),  # type: ignore[arg-type]
+        "ResidualAttention: mask must be a torch.nn.Module, got builtin_function_or_method. "
+        "Pass the module itself, built.",
+    ),
+    (
+        lambda: ResidualAttention(nn.Identity(), nn.AdaptiveMaxPool2d(2, return_indices=True))(X),
+        "ResidualAttention: mask(x) must be a tensor, got tuple. Pass a floating-point torch.Tensor.",
     ),
     (
         lambda: CBAM(8, norm=nn.BatchNorm2d(1)),

@@ -100,6 +100,13 @@ PUBLISHED = {
     "CBAM": f"channels, *, {COMPOSITE}",
     "RDAM": "channels, *, decoder_channels=None, resize=None, conv_kernel_size=3, conv_norm=None, conv_activation=None, "
     f"{COMPOSITE}",
+    "AttentionGate": "channels, gating_channels, *, hidden_channels=None, spatial_dims=2, norm=None, bias=True, "
+    "device=None, dtype=None",
+    "RAR": "channels, *, decoder_channels=None, steps=2, conv_kernel_size=3, spatial_dims=2, norm=None, bias=True, "
+    "device=None, dtype=None",
+    "ResidualAttention": "trunk, mask",
+    "SoftMask": "channels, *, depth, form='mixed', hidden_channels=None, spatial_dims=2, norm=None, bias=True, "
+    "device=None, dtype=None",
     "ConcatConvCritic": "local_channels, global_channels, *, hidden_channels=512, device=None, dtype=None",
     "DotProductCritic": "local_channels, global_channels, *, hidden_channels=2048, device=None, dtype=None",
     "SeparableCritic": "local_channels, global_channels, *, hidden_channels=512, embedding_channels=32, device=None, "

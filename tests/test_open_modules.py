@@ -253,7 +253,8 @@ def altered(kind: str, layer: Any) -> None:
         }[kind]()
     if kind == "spectral norm, old":  # whose iteration starts with the first call in training
         layer.train()
-        layer(torch.ones(1, *layer.weight.shape[1:], dtype=torch.float64))
+        taken = layer.weight.shape[1] * getattr(layer, "groups", 1)
+        layer(torch.ones(1, taken, *layer.weight.shape[2:], dtype=torch.float64))
         layer.eval()
 
 

@@ -6,11 +6,15 @@ has; every weight is an argument, so that a test can hand over those of the modu
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch import Tensor
+
+Weights: TypeAlias = Sequence[tuple[Tensor, Tensor | None]]
+"""Weight and bias of layers, one after the other."""
 
 
 def mlp(v: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
@@ -173,6 +177,95 @@ def coordinate_attention(
         g = torch.sigmoid(pointwise(part, w, b))
         y = torch.einsum(f"bc{''.join(axes)},bc{axis}->bc{''.join(axes)}", y, g)
     return y
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1, groups: int = 1) -> Tensor:
+    """Return the convolution that keeps the size of the map."""
+    conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[x.ndim - 2]
+    padding = [dilation * (size // 2) for size in weight.shape[2:]]
+    return conv(x, weight, bias, padding=padding, dilation=dilation, groups=groups)
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """Return a map at the size of another one, by linear interpolation."""
+    return F.interpolate(x, like.shape[2:], mode={1: "linear", 2: "bilinear", 3: "trilinear"}[x.ndim - 2])
+
+
+def attention_gate(
+    skip: Tensor,
+    gating: Tensor,
+    w_x: Tensor,
+    w_g: Tensor,
+    b_g: Tensor | None,
+    psi: Tensor,
+    b_psi: Tensor | None,
+) -> Tensor:
+    """Return Attention U-Net's Eqs. 1 and 2, added on the gating signal's grid: x alpha."""
+    added = convolve(resize(skip, gating), w_x, None) + convolve(gating, w_g, b_g)
+    q_att = convolve(F.relu(added), psi, b_psi)
+    return skip * torch.sigmoid(resize(q_att, skip))
+
+
+def bottleneck(x: Tensor, layers: Weights, dilation: int = 1, groups: int = 1) -> Tensor:
+    """Return three convolutions, the middle one in groups, with ReLUs between."""
+    first, middle, last = layers
+    hidden = F.relu(convolve(x, *first))
+    hidden = F.relu(convolve(hidden, *middle, dilation, groups))
+    return convolve(hidden, *last)
+
+
+def recurrent_attention_residual(
+    encoder_features: Tensor,
+    decoder_features: Tensor,
+    refine: Weights,
+    blocks: Sequence[Weights],
+    shortcut: Weights,
+    steps: int = 2,
+) -> Tensor:
+    """Return RAR (Zhu et al. 2018): x = (1 + A) relu(R + x), a few times, A and R made of x and the other map."""
+    x, channels = encoder_features, encoder_features.shape[1]
+    groups = math.gcd(channels, decoder_features.shape[1])
+    for _ in range(steps):
+        joined = torch.cat([x, decoder_features], 1)
+        y = F.relu(bottleneck(joined, refine, groups=channels) + x)
+        h = F.relu(bottleneck(joined, blocks[0], 2, groups) + joined)
+        h = F.relu(bottleneck(h, blocks[1], 3, groups) + h)
+        attention = torch.sigmoid(bottleneck(h, blocks[2], 4, groups) + convolve(h, *shortcut[0]))
+        x = (1 + attention) * y
+    return x
+
+
+def residual_unit(x: Tensor, layers: Weights) -> Tensor:
+    """Return x plus a pre-activated bottleneck."""
+    return x + bottleneck(F.relu(x), layers)
+
+
+def hourglass(x: Tensor, levels: Sequence[Sequence[Weights]]) -> Tensor:
+    """Pool, go deeper beside a skip connection, and come back to the size of x (Wang et al. 2017, Fig. 2)."""
+    (down, up, *skip), *deeper = levels
+    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[x.ndim - 2]
+    y = residual_unit(pool(x, kernel_size=3, stride=2, padding=1), down)
+    if deeper:
+        y = residual_unit(y, skip[0]) + hourglass(y, deeper)
+    return resize(residual_unit(y, up), x)
+
+
+def soft_mask(x: Tensor, levels: Sequence[Sequence[Weights]], head: Weights, form: str = "mixed") -> Tensor:
+    """Return the soft mask M of Wang et al. 2017 with one of the normalisations of Eqs. 4 to 6."""
+    z = convolve(F.relu(hourglass(x, levels)), *head[0])
+    z = convolve(F.relu(z), *head[1])
+    if form == "mixed":
+        return torch.sigmoid(z)
+    if form == "channel":
+        return z / (reduce(z**2, "b c ... -> b 1 ...", "sum") + 1e-5).sqrt()
+    flat = rearrange(z, "b c ... -> b c (...)")
+    flat = (flat - flat.mean(2, True)) / (flat.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+    return torch.sigmoid(flat.reshape(z.shape))
+
+
+def residual_attention(trunk: Tensor, mask: Tensor) -> Tensor:
+    """Return H = (1 + M) T, Eq. 3 of Wang et al. 2017."""
+    return (1 + mask) * trunk
 
 
 def concat_conv_logits(

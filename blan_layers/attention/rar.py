@@ -1,0 +1,212 @@
+"""RAR: one map refined by another, step by step, where an attention map asks for it."""
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, weight_of
+from blan_layers.attention._layers import (
+    NormFactory,
+    check_spatial_dims,
+    draw,
+    in_sequence,
+    norm_of,
+    same_convolution,
+)
+from blan_layers.functional.attention import location_factor
+
+DILATIONS = (2, 3, 4)
+"""Those of the attention branch's three blocks, in the authors' code."""
+
+
+class RARMaps(NamedTuple):
+    """A refined map, and the attention of every step."""
+
+    output: Tensor
+    """(B, C, *S)"""
+    attention_maps: Tensor
+    """(B, steps, C, *S), in [0, 1]"""
+
+
+class RAR(Module):
+    r"""Recurrent attention residual module: a map refined by another one in a few steps of shared weights.
+
+    With ``x = encoder_features`` at first, every step takes ``joined = [x; decoder_features]`` and gives
+    ``x = (1 + sigmoid(attend(joined))) * relu(refine(joined) + x)``.
+
+    ``refine`` is a bottleneck, ``conv1 -> relu -> conv -> relu -> conv1`` with a depthwise convolution between two
+    pointwise ones. ``attend`` is two residual blocks ``h = relu(block(h) + h)`` and a last one, ``block(h) +
+    shortcut(h)``; its blocks are such bottlenecks as wide as both maps, whose middle convolutions have C groups and the
+    dilations 2, 3 and 4. The attention has a value for every element, so that it selects channels and locations.
+
+    The paper tells of an attention map that selects a residual and refines the features; the sum of it, the layers, the
+    two steps and their shared weights are here those of the authors' code, which is the fuller source: its
+    ``(1 + A) * y`` is ``y`` plus the residual ``A * y`` that is selected. To read the text as ``x + A * refine`` is
+    possible as well: then features where the attention is 0 stay as they were, while here they are refined everywhere
+    and raised where it is not.
+
+    Two things are ours. The authors' convolutions have no bias and a batch norm after each, that is
+    ``norm=nn.BatchNorm2d, bias=False``; here norms are left out by default, as in :class:`RDAM`. And the maps may
+    differ in channels: the groups are then the greatest number that divides both.
+
+    The first map is the one that is refined and handed on, as in :class:`RDAM`, in whose place this module can stand;
+    in the authors' pass from deep to shallow layers the deeper map, enlarged, comes first. Weights start by He's rule,
+    biases at zero. ``gate`` is the sigmoid, called once a step with the logits (B, C, \*S).
+
+    Args:
+        channels: Channels C of the encoder's features and of the result.
+        decoder_channels: Channels of the decoder's features; None means C.
+        steps: How often the features are refined.
+        conv_kernel_size: Kernel size of the convolutions between the pointwise ones, along every axis, odd.
+        spatial_dims: Number of spatial axes: 1, 2 or 3.
+        norm: Called as ``norm(width)`` to make the norm after each convolution; None means no norms.
+        bias: Whether the convolutions have biases.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        encoder_features (B, C, \*S), decoder_features (B, decoder_channels, \*S) -> (B, C, \*S).
+
+    Raises:
+        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or an input is not
+            a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of its range, an input has another number of channels or axes, or the inputs differ
+            in batch or spatial sizes.
+
+    Reference:
+        Zhu et al., "Bidirectional feature pyramid network with recurrent attention residual modules for shadow
+        detection", ECCV 2018, section 3 (reference [27] of the BLAN paper).
+
+    Example:
+        >>> import torch
+        >>> rar = RAR(64, decoder_channels=32)
+        >>> maps = rar.forward_with_maps(torch.randn(2, 64, 16, 16), torch.randn(2, 32, 16, 16))
+        >>> maps.output.shape, maps.attention_maps.shape
+        (torch.Size([2, 64, 16, 16]), torch.Size([2, 2, 64, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        decoder_channels: int | None = None,
+        steps: int = 2,
+        conv_kernel_size: int = 3,
+        spatial_dims: int = 2,
+        norm: NormFactory | None = None,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._channels = channels = _checks.positive_int("channels", channels)
+        self._decoder_channels = (
+            channels if decoder_channels is None else _checks.positive_int("decoder_channels", decoder_channels)
+        )
+        self.steps = _checks.positive_int("steps", steps)
+        _checks.odd_int("conv_kernel_size", conv_kernel_size)
+        self.spatial_dims = check_spatial_dims(spatial_dims)
+        _checks.flag("bias", bias)
+        _checks.floating_dtype(dtype)
+        conv = partial(same_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
+        norm_after = partial(norm_of, norm, device=device, dtype=dtype)
+
+        def bottleneck(taken: int, width: int, given: int, *, groups: int, dilation: int = 1) -> nn.Sequential:
+            return in_sequence(
+                conv1=conv(taken, width, 1),
+                norm1=norm_after(width),
+                relu1=nn.ReLU(),
+                conv2=conv(width, width, conv_kernel_size, groups=groups, dilation=dilation),
+                norm2=norm_after(width),
+                relu2=nn.ReLU(),
+                conv3=conv(width, given, 1),
+                norm3=norm_after(given),
+            )
+
+        both = channels + self._decoder_channels
+        groups = math.gcd(channels, both)
+        first, second, last = (partial(bottleneck, both, both, groups=groups, dilation=d) for d in DILATIONS)
+        self.refine = bottleneck(both, channels, channels, groups=channels)
+        self.block1 = first(both)
+        self.block2 = second(both)
+        self.block3 = last(channels)
+        self.shortcut = in_sequence(conv=conv(both, channels, 1), norm=norm_after(channels))
+        self.gate = nn.Sigmoid()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and reset the norms if they know how."""
+        for part in self.children():
+            draw(part.children())
+
+    @property
+    def channels(self) -> int:
+        """Channels of the encoder's features, read off the weights where they show them."""
+        weight = self._weight()
+        return self._channels if weight is None else weight.shape[0]
+
+    @property
+    def decoder_channels(self) -> int:
+        """Channels of the decoder's features, read off the weights where they show them."""
+        weight = self._weight()
+        return self._decoder_channels if weight is None else weight.shape[1] - weight.shape[0]
+
+    def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+        """Refine the encoder's features by the decoder's."""
+        output, _ = self._refined(encoder_features, decoder_features)
+        return output
+
+    @runs_forward
+    def forward_with_maps(self, encoder_features: Tensor, decoder_features: Tensor) -> RARMaps:
+        """Refine the encoder's features and return the attention of every step as well."""
+        output, maps = self._refined(encoder_features, decoder_features)
+        return RARMaps(output, torch.stack(maps, 1))
+
+    def _refined(self, encoder_features: Tensor, decoder_features: Tensor) -> tuple[Tensor, list[Tensor]]:
+        self._check(encoder_features, decoder_features)
+        x, maps = encoder_features, []
+        for _ in range(self.steps):
+            joined = torch.cat([x, decoder_features], 1)
+            maps.append(location_factor(joined, self.attend, self.gate, x))
+            x = (1 + maps[-1]) * torch.relu(self.refine(joined) + x)
+        return x, maps
+
+    def attend(self, joined: Tensor) -> Tensor:
+        """Return the attention's logits (B, C, *S) of both maps."""
+        hidden = torch.relu(self.block1(joined) + joined)
+        hidden = torch.relu(self.block2(hidden) + hidden)
+        logits: Tensor = self.block3(hidden) + self.shortcut(hidden)
+        return logits
+
+    def _check(self, encoder_features: Tensor, decoder_features: Tensor) -> None:
+        known = self._weight() is not None
+        channels = (self.channels, self.decoder_channels) if known else (None, None)
+        maps = {"encoder_features": encoder_features, "decoder_features": decoder_features}
+        for (name, x), width in zip(maps.items(), channels, strict=True):
+            _checks.feature_map(name, x, width, self.spatial_dims)
+        _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)
+        if (first := self._first()) is not None:
+            for name, x in maps.items():
+                _checks.same_dtype(name, x, dtype_of(first))
+            refuse_shards(self, first, encoder_features)
+
+    def _first(self) -> nn.Module | None:
+        """Return the layer that both maps meet in ``refine``, or None where that is another module."""
+        return self.refine._modules.get("conv1")
+
+    def _weight(self) -> Tensor | None:
+        first = self._first()
+        return None if first is None else weight_of(first)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"channels={self.channels}, decoder_channels={self.decoder_channels}, steps={self.steps}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""

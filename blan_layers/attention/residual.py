@@ -1,0 +1,352 @@
+"""Residual attention: a trunk whose features a mask raises, and an hourglass that makes such masks."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from blan_layers import _checks
+from blan_layers._checks import said
+from blan_layers._init import reset
+from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, weight_of
+from blan_layers.attention._layers import (
+    NormFactory,
+    check_spatial_dims,
+    draw,
+    in_sequence,
+    norm_of,
+    resized,
+    same_convolution,
+)
+from blan_layers.functional._precision import at_least_float32
+from blan_layers.functional._tracing import whole
+from blan_layers.functional.attention import location_factor
+
+MaskForm: TypeAlias = Literal["mixed", "channel", "spatial"]
+
+MASK_FORMS: tuple[MaskForm, ...] = ("mixed", "channel", "spatial")
+
+SMALL = 1e-5
+"""Added under the roots by which a mask's logits are divided."""
+
+
+class ResidualAttentionMaps(NamedTuple):
+    """A trunk's features raised by a mask, and the mask."""
+
+    output: Tensor
+    """(B, C, *S)"""
+    attention_map: Tensor
+    """What the mask returned: (B, C, *S), or with ones in place of some of these."""
+
+
+class ResidualAttention(Module):
+    r"""Residual attention: the features of a trunk, raised where a mask says so.
+
+    ``(1 + mask(x)) * trunk(x)``
+
+    Both are modules of yours, called with the same map. :class:`SoftMask` is the paper's mask; its trunk is two
+    residual units. Where the mask is zero the trunk's features pass unchanged, so that many such modules can be
+    stacked: that is Eq. 3 of the paper, in place of the product alone, its Eq. 1.
+
+    Args:
+        trunk: Makes the features.
+        mask: Makes their mask, as large as the features or with ones in place of channels or locations.
+
+    Shape:
+        (B, C, \*S) -> what the trunk makes of it.
+
+    Raises:
+        TypeError: ``trunk`` or ``mask`` is no module, or returns no dense floating-point tensor, or the input is none.
+        ValueError: The input is not (B, C, \*S), or the mask does not fit the trunk's features.
+
+    Reference:
+        Wang et al., "Residual attention network for image classification", CVPR 2017, section 3.1, Eq. 3 (reference
+        [25] of the BLAN paper).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> attention = ResidualAttention(nn.Conv2d(64, 64, 3, padding=1), SoftMask(64, depth=2))
+        >>> attention(torch.randn(2, 64, 32, 32)).shape
+        torch.Size([2, 64, 32, 32])
+        >>> attention.forward_with_maps(torch.randn(2, 64, 32, 32)).attention_map.shape
+        torch.Size([2, 64, 32, 32])
+    """
+
+    def __init__(self, trunk: nn.Module, mask: nn.Module) -> None:
+        super().__init__()
+        for name, part in (("trunk", trunk), ("mask", mask)):
+            if not isinstance(part, nn.Module):
+                raise TypeError(
+                    said(f"{name} must be a torch.nn.Module, got {_kind(part)}. Pass the module itself, built.")
+                )
+        self.trunk = trunk
+        self.mask = mask
+
+    def reset_parameters(self) -> None:
+        """Reset trunk and mask, where they know how."""
+        reset(self.trunk)
+        reset(self.mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raise the trunk's features by the mask."""
+        return self._raised(x).output
+
+    @runs_forward
+    def forward_with_maps(self, x: Tensor) -> ResidualAttentionMaps:
+        """Raise the trunk's features and return the mask as well."""
+        return self._raised(x)
+
+    def _raised(self, x: Tensor) -> ResidualAttentionMaps:
+        _checks.feature_map("x", x)
+        features, mask = self.trunk(x), self.mask(x)
+        _checks.floating("trunk(x)", features)
+        _checks.floating("mask(x)", mask)
+        _check_mask(mask, features)
+        return ResidualAttentionMaps((1 + mask) * features, mask)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+def _kind(part: object) -> str:
+    return f"the class {part.__name__}" if isinstance(part, type) else type(part).__name__
+
+
+def _check_mask(mask: Tensor, features: Tensor) -> None:
+    """Refuse a mask that is not as large as the features, or 1 in place of some of their sizes."""
+    if _checks.traced(mask, features):
+        return
+    fits = mask.ndim == features.ndim and all(
+        one in (1, size) for one, size in zip(mask.shape, features.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            said(
+                "mask(x) must be as large as trunk(x), or 1 in place of some of its sizes, got shapes "
+                f"{_checks.shape(mask)} and {_checks.shape(features)}. Give both the same stride and channels."
+            )
+        )
+
+
+class SoftMask(Module):
+    r"""Soft mask branch of residual attention: an hourglass, two pointwise convolutions and a normalisation.
+
+    ``normalise(conv(relu(conv(relu(hourglass(x))))))``. Every level of the hourglass max-pools its map (kernel 3,
+    stride 2) before a residual unit, ``y = down(pool(x))``; all but the deepest add the next level's result, ``y =
+    skip(y) + next(y)``; and each returns ``up(y)`` at the size of its own map, by linear interpolation. ``down``,
+    ``skip`` and ``up`` are residual units ``x + conv1(relu(conv3(relu(conv1(relu(x))))))``.
+
+    ``form`` is the paper's normalisation of the logits z, its Eqs. 4 to 6. ``"mixed"``, the best of them there, takes
+    ``sigmoid(z)`` of every element. ``"channel"`` divides the channels at a location by their Euclidean norm, so that
+    values lie in [-1, 1]. ``"spatial"`` takes ``sigmoid((z - mean) / deviation)``, both over the locations of a
+    channel. 1e-5 is added under the roots, which the paper does not have: one location has no deviation.
+
+    Levels and units are those of the authors' published networks, whose depth is 3, 2 and 1 on maps of 56, 28 and 14.
+    These have no biases and a batch norm before every ReLU, that is ``norm=nn.BatchNorm2d, bias=False``; here norms are
+    left out by default. Their pools look beyond the end of the map alone and ours beyond both, so that n locations
+    along an axis always become n / 2, rounded up. No map is too small: one location stays one. (A program exported for
+    any size serves maps of more than ``2**depth`` locations along every axis; smaller ones need their own.)
+
+    Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called with the logits (B, C, \*S), for the
+    forms "mixed" and "spatial"; it is None for "channel".
+
+    Args:
+        channels: Channels C of the map and of its mask.
+        depth: How often the map is pooled.
+        form: "mixed", "channel" or "spatial".
+        hidden_channels: Width of the residual units' bottlenecks; None means C / 4, at least 1.
+        spatial_dims: Number of spatial axes: 1, 2 or 3.
+        norm: Called as ``norm(width)`` to make the norm before each ReLU; None means no norms.
+        bias: Whether the convolutions have biases.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        (B, C, \*S) -> the same.
+
+    Raises:
+        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or the input is not
+            a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of its range, ``form`` is unknown, or the input is not (B, C, \*S).
+
+    Reference:
+        Wang et al., "Residual attention network for image classification", CVPR 2017, sections 3.1 and 3.2, Fig. 2,
+        Eqs. 4 to 6.
+
+    Example:
+        >>> import torch
+        >>> SoftMask(64, depth=3)(torch.randn(2, 64, 56, 56)).shape
+        torch.Size([2, 64, 56, 56])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        depth: int,
+        form: MaskForm = "mixed",
+        hidden_channels: int | None = None,
+        spatial_dims: int = 2,
+        norm: NormFactory | None = None,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._channels = channels = _checks.positive_int("channels", channels)
+        self._depth = _checks.positive_int("depth", depth)
+        _checks.choice("form", form, MASK_FORMS)
+        self._form = form
+        hidden = _checks.hidden_width(channels, None, hidden_channels, default_ratio=4)
+        self.spatial_dims = check_spatial_dims(spatial_dims)
+        _checks.flag("bias", bias)
+        _checks.floating_dtype(dtype)
+        conv = partial(same_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
+        norm_before = partial(norm_of, norm, device=device, dtype=dtype)
+
+        def unit() -> _ResidualUnit:
+            return _ResidualUnit(
+                in_sequence(
+                    norm1=norm_before(channels),
+                    relu1=nn.ReLU(),
+                    conv1=conv(channels, hidden, 1),
+                    norm2=norm_before(hidden),
+                    relu2=nn.ReLU(),
+                    conv2=conv(hidden, hidden, 3),
+                    norm3=norm_before(hidden),
+                    relu3=nn.ReLU(),
+                    conv3=conv(hidden, channels, 1),
+                )
+            )
+
+        level = _Level(unit(), unit())
+        for _ in range(self._depth - 1):
+            level = _Level(unit(), unit(), unit(), level)
+        self.hourglass = level
+        self.head = in_sequence(
+            norm1=norm_before(channels),
+            relu1=nn.ReLU(),
+            conv1=conv(channels, channels, 1),
+            norm2=norm_before(channels),
+            relu2=nn.ReLU(),
+            conv2=conv(channels, channels, 1),
+        )
+        self.gate = None if form == "channel" else nn.Sigmoid()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and reset the norms if they know how."""
+        for part in self.modules():
+            if isinstance(part, nn.Sequential):
+                draw(part.children())
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map, read off the weights where they show it."""
+        weight = self._weight()
+        return self._channels if weight is None else weight.shape[1]
+
+    @property
+    def depth(self) -> int:
+        """How often the map is pooled."""
+        return self._depth
+
+    @property
+    def form(self) -> MaskForm:
+        """How the logits are normalised."""
+        return self._form
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mask of ``x``."""
+        first = self._first()
+        weight = self._weight()
+        _checks.feature_map("x", x, None if weight is None else weight.shape[1], self.spatial_dims)
+        if first is not None:
+            _checks.same_dtype("x", x, dtype_of(first))
+            refuse_shards(self, first, x)
+        if self.gate is None:
+            return _of_unit_length(at_least_float32(self.score(x))).to(x.dtype)
+        score = self.score if self._form == "mixed" else self._standard_score
+        return location_factor(x, score, self.gate, x).clone()  # the sigmoid keeps its own, so that this may be changed
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the mask's logits (B, C, *S)."""
+        logits: Tensor = self.head(self.hourglass(x))
+        return logits
+
+    def _standard_score(self, x: Tensor) -> Tensor:
+        return _standardised(at_least_float32(self.score(x)))
+
+    def _first(self) -> nn.Module | None:
+        """Return the first layer of the head, or None where that is another module."""
+        return self.head._modules.get("conv1")
+
+    def _weight(self) -> Tensor | None:
+        first = self._first()
+        return None if first is None else weight_of(first)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        return f"channels={self.channels}, depth={self.depth}, form={self.form!r}"
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Call ``forward``, and the hooks around it."""
+
+
+class _ResidualUnit(nn.Module):
+    """A branch added to its input."""
+
+    def __init__(self, branch: nn.Sequential) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.branch(x)
+        return y
+
+
+class _Level(nn.Module):
+    """An hourglass, of which all but the first pool and the last interpolation is a smaller one."""
+
+    def __init__(
+        self,
+        down: _ResidualUnit,
+        up: _ResidualUnit,
+        skip: _ResidualUnit | None = None,
+        deeper: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.down, self.skip, self.deeper, self.up = down, skip, deeper, up
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(_halved(x))
+        if self.skip is not None and self.deeper is not None:
+            y = self.skip(y) + self.deeper(y)
+        return resized(self.up(y), x)
+
+
+@whole
+def _halved(x: Tensor) -> Tensor:
+    """Return the maxima of a map over windows of 3 locations, at every other one, along every axis."""
+    if x.ndim == 3:  # torch's pool of one axis is compiled for one size alone
+        return torch.max_pool2d(x[:, :, None], (1, 3), (1, 2), (0, 1)).squeeze(2)
+    return (torch.max_pool2d if x.ndim == 4 else torch.max_pool3d)(x, 3, 2, 1)
+
+
+@whole
+def _standardised(logits: Tensor) -> Tensor:
+    """Return logits of mean 0 and deviation 1 over the locations of every channel."""
+    space = tuple(range(2, logits.ndim))
+    centred = logits - logits.mean(space, keepdim=True)
+    return centred * (centred.square().mean(space, keepdim=True) + SMALL).rsqrt()
+
+
+def _of_unit_length(logits: Tensor) -> Tensor:
+    """Return logits whose channels have length 1 at every location."""
+    return logits * (logits.square().sum(1, keepdim=True) + SMALL).rsqrt()
