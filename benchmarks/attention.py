@@ -1,4 +1,4 @@
-"""CBAM, and RDAM whole and after its convolution, against hand-written forms and timm's; other gates, literally."""
+"""CBAM, RDAM whole and after its convolution, and further gates, against hand-written forms and timm's module."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.contest import TOLERANCES, Case, Contest, Floor, contender
-from blan_layers import BAM, CBAM, ECA, RDAM, SCSE, CoordinateAttention, functional
+from blan_layers import BAM, CBAM, ECA, RAR, RDAM, SCSE, AttentionGate, CoordinateAttention, functional
 from blan_layers.functional import reference
 
 Shape = tuple[int, int, int, int]
@@ -23,7 +23,13 @@ REDUCTION = 16
 
 def cases(device: torch.device) -> Iterator[Case]:
     """Yield every subject at every size, eager and compiled, with and without its gradients."""
-    subjects: dict[str, Callable[..., Contest]] = {"CBAM": cbam, "RDAM after its convolution": residual, "RDAM": rdam}
+    subjects: dict[str, Callable[..., Contest]] = {
+        "CBAM": cbam,
+        "RDAM after its convolution": residual,
+        "RDAM": rdam,
+        "AttentionGate": attention_gate,
+        "RAR": rar,
+    }
     if peers.timm() is not None:
         subjects["CBAM with batch norm"] = cbam_with_norm
     for compiled in (False, True):
@@ -149,6 +155,47 @@ def _literal(ours: Gate, x: Tensor) -> Tensor:
         return reference.bottleneck_attention(x, weights[:4], weights[4:])
     weight, bias, *others = weights
     return reference.coordinate_attention(x, weight, bias, list(zip(others[::2], others[1::2], strict=True)))
+
+
+def attention_gate(case: Case, shape: Shape, device: torch.device) -> Contest:
+    """Attention gate of a skip, by a map of twice the channels and half the size."""
+    batch, channels, height, width = shape
+    torch.manual_seed(0)
+    ours = AttentionGate(channels, 2 * channels).to(device, case.dtype)
+
+    def literal(skip: Tensor, gating: Tensor) -> Tensor:
+        weights = ours.skip_conv.weight, ours.gating_conv.weight, ours.gating_conv.bias
+        return reference.attention_gate(skip, gating, *weights, ours.psi.weight, ours.psi.bias)
+
+    shapes = shape, (batch, 2 * channels, -(-height // 2), -(-width // 2))
+    inputs = [torch.randn(size, device=device, dtype=case.dtype, requires_grad=True) for size in shapes]
+    return _beside_literal(case, ours, literal, inputs)
+
+
+def rar(case: Case, shape: Shape, device: torch.device) -> Contest:
+    """Two recurrent steps of two maps."""
+    torch.manual_seed(0)
+    ours = RAR(shape[1]).to(device, case.dtype)
+
+    def layers(part: nn.Module) -> list[tuple[Tensor, Tensor | None]]:
+        return [(layer.weight, layer.bias) for layer in part.children() if isinstance(layer, nn.Conv2d)]
+
+    def literal(encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
+        blocks = [layers(block) for block in (ours.block1, ours.block2, ours.block3)]
+        weights = layers(ours.refine), blocks, layers(ours.shortcut)
+        return reference.recurrent_attention_residual(encoder_features, decoder_features, *weights, ours.steps)
+
+    inputs = [torch.randn(shape, device=device, dtype=case.dtype, requires_grad=True) for _ in range(2)]
+    return _beside_literal(case, ours, literal, inputs)
+
+
+def _beside_literal(case: Case, ours: nn.Module, literal: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Contest:
+    cotangent = torch.randn_like(inputs[0])
+    enter = partial(contender, inputs=inputs, case=case, cotangent=cotangent, compiled=case.compiled)
+    contenders = [
+        enter(name, form, parameters=ours.parameters()) for name, form in (("ours", ours), ("literal", literal))
+    ]
+    return Contest(contenders, tolerances=TOLERANCES[case.dtype])
 
 
 def _drawn(

@@ -43,6 +43,8 @@ def among_themselves(contest: Contest, first: str) -> Mapping[str, tuple[float, 
             (partial(attention.gate, kind=kind, shape=SMALL, device=CPU), "literal")
             for kind in (blan_layers.ECA, blan_layers.SCSE, blan_layers.BAM, blan_layers.CoordinateAttention)
         ),
+        (partial(attention.attention_gate, shape=SMALL, device=CPU), "literal"),
+        (partial(attention.rar, shape=SMALL, device=CPU), "literal"),
         (partial(lmim.lmim, batch=3, channels=8, side=4, device=CPU), "literal"),
     ],
 )

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, weight_of, width_of
-from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, norm_of, resized, same_convolution
+from blan_layers.attention._layers import (
+    Convolution,
+    NormFactory,
+    check_spatial_dims,
+    draw,
+    norm_of,
+    resized,
+    same_convolution,
+)
 from blan_layers.attention.spatial import SpatialAttentionMaps
 from blan_layers.functional.attention import location_factor
 
@@ -85,7 +93,7 @@ class AttentionGate(Module):
         _checks.flag("bias", bias)
         _checks.floating_dtype(dtype)
 
-        def pointwise(in_channels: int, out_channels: int, *, bias: bool) -> nn.Module:
+        def pointwise(in_channels: int, out_channels: int, *, bias: bool) -> Convolution:
             return same_convolution(
                 in_channels, out_channels, 1, self.spatial_dims, bias=bias, device=device, dtype=dtype
             )
