@@ -24,14 +24,15 @@ from blan_layers.functional.attention import location_factor
 class AttentionGate(Module):
     r"""Additive attention gate of Attention U-Net, for 1, 2 or 3 spatial axes and a gating signal of any size.
 
-    ``skip * sigmoid(up(psi(relu(norm(W_x down(skip) + W_g gating + b)))))``, with ``down`` and ``up`` linear
+    ``skip * sigmoid(up(psi(relu(norm(down(W_x skip) + W_g gating + b)))))``, with ``down`` and ``up`` linear
     interpolations to the grid of the gating signal and back to that of the skip; ``W_x``, ``W_g`` and ``psi`` are
     convolutions of kernel 1. Where the two grids are one, nothing is interpolated: these are the paper's Eqs. 1 and 2.
 
-    The paper computes on the gating signal's grid, and so does this module, which makes it cheap on large skips. How
-    the skip gets there differs: the paper strides ``W_x``, the authors' code gives it a kernel as large as its stride;
-    both fix a whole ratio of the sizes. Interpolation needs none, and serves gating signals as large as the skip and
-    larger ones too; at the ratio 2 it is the authors' kernel with equal weights.
+    The paper computes on the gating signal's grid, and so does this module, which keeps only small maps for the
+    backward. How the skip gets there differs: the paper strides ``W_x``, the authors' code gives it a kernel as large
+    as its stride; both fix a whole ratio of the sizes. Interpolation needs none, and serves gating signals as large as
+    the skip and larger ones too; at the ratio 2 it is the authors' kernel with equal weights. Many implementations
+    bring the gating signal to the skip's grid instead: for that, resize it before the call.
 
     The paper applies the sigmoid on the coarse grid and interpolates the gate. Here the logits are interpolated and the
     sigmoid stands last, so that ``gate`` sees logits at every location of the skip; between the coarse locations the
@@ -151,7 +152,7 @@ class AttentionGate(Module):
 
     def score(self, skip: Tensor, gating: Tensor) -> Tensor:
         """Return the gate's logits (B, 1, *S)."""
-        joined = self.skip_conv(resized(skip, gating)) + self.gating_conv(gating)
+        joined = resized(self.skip_conv(skip), gating) + self.gating_conv(gating)
         if self.norm is not None:
             joined = self.norm(joined)
         return resized(self.psi(torch.relu(joined)), skip)

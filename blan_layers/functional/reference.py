@@ -201,7 +201,7 @@ def attention_gate(
     b_psi: Tensor | None,
 ) -> Tensor:
     """Return Attention U-Net's Eqs. 1 and 2, added on the gating signal's grid: x alpha."""
-    added = convolve(resize(skip, gating), w_x, None) + convolve(gating, w_g, b_g)
+    added = resize(convolve(skip, w_x, None), gating) + convolve(gating, w_g, b_g)
     q_att = convolve(F.relu(added), psi, b_psi)
     return skip * torch.sigmoid(resize(q_att, skip))
 
