@@ -120,6 +120,13 @@ def odd_int(name: str, value: object) -> int:
     raise ValueError(said(f"{name} must be odd to keep the size of the map, got {number}. {remedy}"))
 
 
+def factory(made: object) -> None:
+    """Refuse what makes no attention of a number of channels."""
+    if not callable(made) or isinstance(made, nn.Module):
+        got = f"a built {type(made).__name__}" if callable(made) else type(made).__name__
+        raise TypeError(said(f"factory must be callable with channels, got {got}. Pass a class such as CBAM."))
+
+
 def choice(name: str, value: object, options: Sequence[object]) -> None:
     """Refuse a ``value`` that is not among ``options``, and list them."""
     if value not in options:

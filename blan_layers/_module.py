@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
-from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,11 @@ FOREIGN = {
 class Module(nn.Module):
     """A module that names our argument where another was given, and says that it cannot be scripted."""
 
-    gates: ClassVar[Mapping[str, str]] = {}
-    """Where its gates are: the path of the submodule that returns each map of ``forward_with_maps``."""
+    gates: Mapping[str, str] = MappingProxyType({})
+    """Where its gates are: the path of the submodule that returns each map of ``forward_with_maps``.
+
+    One that several maps share is called for them in turn; a map in the plural holds those of all its calls.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

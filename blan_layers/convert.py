@@ -13,6 +13,7 @@ Widths are read from the weights. None of these packages is needed.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from blan_layers._checks import choice, said
 from blan_layers._module import Module
-from blan_layers.attention import CBAM, ChannelAttention, SqueezeExcitation
+from blan_layers.attention import CBAM, ECA, SCSE, ChannelAttention, SqueezeExcitation
 
 __all__ = ["module_from", "replace_attention"]
 
@@ -112,15 +113,25 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
 
 
 class _Pattern:
-    """A kind of foreign module: the keys that it has, and what it becomes."""
+    """A kind of foreign module: the keys that it has, shapes where keys alone do not tell, and what it becomes."""
 
-    def __init__(self, required: str, optional: str, convert: Callable[[Weights], nn.Module]) -> None:
+    def __init__(
+        self,
+        required: str,
+        optional: str,
+        convert: Callable[[Weights], nn.Module],
+        shapes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({}),
+    ) -> None:
         self.required, self.optional = set(required.split()), set(optional.split())
-        self.convert = convert
+        self.convert, self.shapes = convert, shapes
 
     def fits(self, weights: Weights) -> bool:
         keys = set(weights)
-        return self.required <= keys <= self.required | self.optional
+        return self.required <= keys <= self.required | self.optional and all(
+            weights[key].ndim == len(shape)
+            and all(given in (None, size) for given, size in zip(shape, weights[key].shape, strict=True))
+            for key, shape in self.shapes.items()
+        )
 
 
 def _factory(weights: Weights, key: str) -> dict[str, Any]:
@@ -190,6 +201,19 @@ def _cbam(first: str, second: str, conv: str, norm: str, *, swapped: bool) -> Ca
     return convert
 
 
+def _efficient(weights: Weights) -> nn.Module:
+    kernel = weights["conv.weight"]
+    module = ECA(None, kernel_size=kernel.shape[-1], **_factory(weights, "conv.weight"))
+    return _load(module, {"conv.weight": kernel})
+
+
+def _concurrent(weights: Weights) -> nn.Module:
+    found = {f"channel.{key}": value for key, value in _channel(("cSE.1", "cSE.3"), weights).items()}
+    hidden, channels = weights["cSE.1.weight"].shape[:2]
+    module = SCSE(channels, hidden_channels=hidden, **_factory(weights, "cSE.1.weight"))
+    return _load(module, found | {"conv.weight": weights["sSE.0.weight"], "conv.bias": weights["sSE.0.bias"]})
+
+
 def _official_norm(channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.01)
 
@@ -214,6 +238,7 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
             "conv_reduce.bias conv_expand.bias",
             _squeeze_excitation("conv_reduce", "conv_expand"),
         ),
+        _Pattern("conv.weight", "", _efficient, shapes={"conv.weight": (1, 1, None)}),
     ),
     "official": (
         _Pattern(
@@ -229,7 +254,13 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
         ),
     ),
     "torchvision": (_Pattern("fc1.weight fc2.weight", "fc1.bias fc2.bias", _squeeze_excitation("fc1", "fc2")),),
-    "smp": (),
+    "smp": (
+        _Pattern(
+            "cSE.1.weight cSE.1.bias cSE.3.weight cSE.3.bias sSE.0.weight sSE.0.bias",
+            "",
+            _concurrent,
+        ),
+    ),
 }
 
 
@@ -243,12 +274,21 @@ FUNCTIONS = "scale_activation", "gate"
 def _adopt_functions(name: str, foreign: nn.Module, ours: nn.Module) -> None:
     """Take over activation and gate of a foreign channel gate, where it has them as modules."""
     gate = ours.channel if isinstance(ours, CBAM) else ours
-    if not isinstance(gate, ChannelAttention):
+    if not isinstance(gate, ChannelAttention | ECA):
         return
     parts = dict(foreign.named_modules())
     prefix = "channel." if isinstance(ours, CBAM) and "channel" in parts else ""
     activation = next((parts[prefix + key] for key in ACTIVATIONS if prefix + key in parts), None)
-    if activation is not None:
+    if isinstance(gate, ECA):
+        conv = parts["conv"]
+        if getattr(conv, "padding", None) != gate.conv.padding:
+            raise ValueError(
+                said(
+                    f"{name!r} must pad the channels with zeros, as ECA does, got {type(foreign).__name__} with "
+                    f"{conv}. Replace that module yourself."
+                )
+            )
+    elif activation is not None:
         gate.activation = activation
     function = next((parts[prefix + key] for key in FUNCTIONS if prefix + key in parts), None)
     if function is None:
@@ -289,17 +329,11 @@ def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights
                 f"state_dict must have the keys of a module of {source!r} alone, got {', '.join(surplus[:4])} too. "
                 + ("Pass those of the module, or its prefix in the network.")
             )
-    inside = sorted(
-        {
-            key[: -len(end)]
-            for key in weights
-            for pattern in SOURCES[source]
-            for end in pattern.required
-            if key.endswith(f".{end}")
-        }
-    )
-    if inside:
-        return f"state_dict must be that of one module, got that of a network. Pass a prefix such as {inside[0]!r}."
+    prefixes = sorted({key[: place + 1] for key in weights for place, letter in enumerate(key) if letter == "."})
+    for inner in prefixes:
+        part = {key.removeprefix(inner): value for key, value in weights.items() if key.startswith(inner)}
+        if any(pattern.fits(part) for pattern in SOURCES[source]):
+            return f"state_dict must be that of one module, got that of a network. Pass a prefix such as {inner!r}."
     others = [other for other, patterns in SOURCES.items() if any(pattern.fits(weights) for pattern in patterns)]
     remedy = f"It looks like one of {others[0]!r}" if others else "Name the library that it is from"
     return f"state_dict must be that of a module of {source!r}, got keys {', '.join(sorted(weights)[:4])}. {remedy}."

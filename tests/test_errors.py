@@ -915,8 +915,8 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
 
 
 LISTED = (
-    "channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims, norm, bias, "
-    "backend, device, dtype"
+    "channels, reduction_ratio, hidden_channels, pools, kernel_size, arrangement, form, spatial_dims, norm, "
+    "activation, bias, backend, device, dtype"
 )
 
 
@@ -944,6 +944,8 @@ TYPE_ERRORS += [
     (
         lambda: afterwards(CBAM(8), spatial=None)(X),
         "CBAM: spatial must be a module, got None. Use torch.nn.Identity() to do without it.",
+    ),
+    (
         lambda: AttentionGate(8, 8)(X, X.double()),
         "AttentionGate: gating must have the weights' dtype torch.float32, got torch.float64. "
         "Convert it by gating.to(torch.float32), convert the module, or use torch.autocast.",

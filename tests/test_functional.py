@@ -98,8 +98,8 @@ PUBLISHED = {
     "CoordinateAttention": "channels, *, reduction_ratio=32, hidden_channels=None, spatial_dims=2, norm=None, "
     "device=None, dtype=None",
     "CBAM": f"channels, *, {COMPOSITE}",
-    "RDAM": "channels, *, decoder_channels=None, resize=None, conv_kernel_size=3, conv_norm=None, conv_activation=None, "
-    f"{COMPOSITE}",
+    "RDAM": "channels, *, decoder_channels=None, resize=None, conv_kernel_size=3, conv_norm=None, "
+    f"conv_activation=None, {COMPOSITE}",
     "AttentionGate": "channels, gating_channels, *, hidden_channels=None, spatial_dims=2, norm=None, bias=True, "
     "device=None, dtype=None",
     "RAR": "channels, *, decoder_channels=None, steps=2, conv_kernel_size=3, spatial_dims=2, norm=None, bias=True, "

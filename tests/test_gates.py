@@ -132,7 +132,7 @@ def test_the_channel_half_of_scse_can_be_replaced_by_anything() -> None:
     scse: Any = SCSE(16, dtype=torch.float64)
     scse.channel = nn.Identity()
     torch.testing.assert_close(scse(X), X + X * torch.sigmoid(scse.conv(X)))
-    with pytest.raises(TypeError, match=r"^SCSE: maps need a gate in channel, got a Identity without one"):
+    with pytest.raises(TypeError, match=r"^SCSE: maps need a gate in channel, got Identity, which has none"):
         scse.forward_with_maps(X)
     scse.channel = ECA(16, kernel_size=3, dtype=torch.float64)
     torch.testing.assert_close(scse.forward_with_maps(X).output, scse.channel(X) + X * torch.sigmoid(scse.conv(X)))

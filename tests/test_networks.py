@@ -15,9 +15,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from blan_layers import (
+    BAM,
     CBAM,
+    ECA,
     RDAM,
+    SCSE,
     ChannelAttention,
+    CoordinateAttention,
     SpatialAttention,
     SqueezeExcitation,
     capture_maps,
@@ -26,6 +30,7 @@ from blan_layers import (
 )
 from blan_layers.integrations import smp, timm
 from blan_layers.plotting import overlay
+from tests.cases import CASES, Case
 
 # Networks of the forms that people have
 
@@ -76,7 +81,7 @@ def trained(seed: int = 0) -> Any:
 
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
-FACTORIES = [CBAM, SqueezeExcitation, ChannelAttention]
+FACTORIES = [CBAM, SqueezeExcitation, ChannelAttention, ECA, SCSE, BAM, CoordinateAttention]
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -110,9 +115,9 @@ def test_the_paper_s_start_is_the_attention_itself(factory: Any) -> None:
 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_the_blend_is_a_part_of_the_way_to_the_attention(factory: Any) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 1))
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 1))
     attention = insert_attention(net, factory, ["0"])["0"]
-    x = net[0].conv(X) if hasattr(net[0], "conv") else F.conv2d(X, net[0].weight, net[0].bias)
+    x = F.conv2d(X, net[0].weight, net[0].bias)
     (a,) = (p for name, p in attention.named_parameters() if name.rpartition(".")[2] == "a")
     nn.init.constant_(a, 0.3)
     whole = copy.deepcopy(attention)
@@ -121,8 +126,8 @@ def test_the_blend_is_a_part_of_the_way_to_the_attention(factory: Any) -> None:
 
 
 def test_copies_pickles_compilers_and_exporters_take_the_attention_along() -> None:
-    net = trained()
-    inserted = insert_attention(net, CBAM)
+    net: Any = trained()
+    inserted: Any = insert_attention(net, CBAM)
     for attention in inserted.values():
         nn.init.constant_(attention.a, 0.5)
     truth = net(X)
@@ -153,20 +158,12 @@ def test_what_was_inserted_can_be_removed() -> None:
 
 
 @pytest.mark.parametrize(("where", "names"), [
-    (r"layer1\.\d", ["layer1.0", "layer1.1"]),
+    (r"layer\d\.1\.bn\d", ["layer1.1.bn1", "layer1.1.bn2", "layer2.1.bn1", "layer2.1.bn2"]),
     (["stem"], ["stem"]),
-    (lambda name, module: isinstance(module, nn.BatchNorm2d) and name.endswith("bn1"), [n.replace("2.", "2.").replace("bn2", "bn1") for n in NORMS]),
+    (lambda name, _: name.endswith("0.bn1"), ["layer1.0.bn1", "layer2.0.bn1"]),
 ])  # fmt: skip
 def test_where_is_a_regular_expression_names_or_a_predicate(where: Any, names: list[str]) -> None:
-    net = trained()
-    if where == r"layer1\.\d":  # blocks, whose channels cannot be read
-        with pytest.raises(
-            ValueError, match=r"^insert_attention: channels of 'layer1.0' must be read off it, got Block"
-        ):
-            insert_attention(net, CBAM, where)
-        assert not any("attention" in key for key in net.state_dict())
-        return
-    assert list(insert_attention(net, CBAM, where)) == names
+    assert list(insert_attention(trained(), CBAM, where)) == names
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -185,21 +182,33 @@ def test_networks_of_any_number_of_axes(axes: int) -> None:
 def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> None:
     net = trained()
     keys = list(net.state_dict())
-    mistakes: list[tuple[Any, str]] = [
-        (lambda: insert_attention(net, CBAM, "nowhere"), "where must match at least one module of the network, got 'nowhere'"),
-        (lambda: insert_attention(net, CBAM, ["layer9"]), "where must name modules of the network, got 'layer9'"),
-        (lambda: insert_attention(net, CBAM, lambda *_: False), "where must match at least one module"),
-        (lambda: insert_attention(nn.Sequential(nn.ReLU()), CBAM), "where must match at least one module of the network, got 'residual'"),
-        (lambda: insert_attention(net, CBAM, ["stem", "layer1.0.relu"]), "channels of 'layer1.0.relu' must be read off it, got ReLU"),
-        (lambda: insert_attention(net, CBAM, start="zero"), "start must be one of 'identity', 'paper', got 'zero'"),  # type: ignore[arg-type]
-    ]  # fmt: skip
-    for mistake, words in mistakes:
+    mistakes: dict[str, Any] = {
+        "where must match at least one module of the network, got 'nowhere'": lambda: insert_attention(
+            net, CBAM, "nowhere"
+        ),
+        "where must name modules of the network, got 'layer9'": lambda: insert_attention(net, CBAM, ["layer9"]),
+        "where must match at least one module of the network, got <": lambda: insert_attention(
+            net, CBAM, lambda *_: False
+        ),
+        "where must match at least one module of the network, got 'residual'": lambda: insert_attention(
+            nn.ReLU(), CBAM
+        ),
+        "channels of 'layer1.0.relu' must be read off it, got ReLU": lambda: insert_attention(
+            net, CBAM, ["stem", "layer1.0.relu"]
+        ),
+        "channels of 'layer1.0' must be read off it, got Block": lambda: insert_attention(net, CBAM, r"layer1\.\d"),
+        "start must be one of 'identity', 'paper', got 'zero'": lambda: insert_attention(
+            net,
+            CBAM,
+            start="zero",  # type: ignore[arg-type]  # for users without a type checker
+        ),
+    }
+    for words, mistake in mistakes.items():
         with pytest.raises(ValueError, match=f"^insert_attention: {words}"):
             mistake()
-    for wrong, words in ((CBAM(8), "must be one map"), ("CBAM", "factory must be callable, got str")):
-        if isinstance(wrong, str):
-            with pytest.raises(TypeError, match=f"^insert_attention: {words}"):
-                insert_attention(net, wrong)  # type: ignore[arg-type]
+    for wrong, got in (("CBAM", "str"), (CBAM(8), "a built CBAM")):
+        with pytest.raises(TypeError, match=f"^insert_attention: factory must be callable with channels, got {got}"):
+            insert_attention(net, wrong)  # type: ignore[arg-type]  # for users without a type checker
     assert list(net.state_dict()) == keys
     insert_attention(net, CBAM)
     with pytest.raises(
@@ -212,7 +221,7 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
 
 
 def test_captured_maps_are_those_of_forward_with_maps() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), CBAM(8), nn.ReLU(), SpatialAttention(3), ChannelAttention(8))
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 3), CBAM(8), nn.ReLU(), SpatialAttention(3), ChannelAttention(8))
     with capture_maps(net) as maps:
         net(X)
     assert list(maps) == ["1", "3", "4"]
@@ -224,7 +233,21 @@ def test_captured_maps_are_those_of_forward_with_maps() -> None:
             assert torch.equal(gate, getattr(expected, name))
             assert not gate.requires_grad
             assert ((gate >= 0) & (gate <= 1)).all()
-    assert not any(part._forward_hooks for part in net.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_gate_s_maps_are_captured(case: Case) -> None:
+    attention, inputs = case.module(), case.inputs()
+    if not hasattr(attention, "forward_with_maps"):
+        assert not attention.gates
+        return
+    expected = attention.forward_with_maps(*inputs)
+    with capture_maps(attention) as maps:
+        attention(*inputs)
+    assert {*maps[""]} == {*expected._fields[1:]}
+    for name, gate in maps[""].items():
+        torch.testing.assert_close(gate, getattr(expected, name).detach())
 
 
 def test_maps_of_an_inserted_network_are_captured_pass_by_pass() -> None:
@@ -266,7 +289,7 @@ def test_overlays_have_a_row_for_each_image_and_a_column_for_each_level() -> Non
 
 
 @pytest.mark.parametrize(("images", "maps", "names", "words"), [
-    (X[:2], torch.rand(4, 1, 3, 3), None, "maps['map'] must be (2, 1, H, W), a spatial map of each image, got shape (4, 1, 3, 3)"),
+    (X[:2], torch.rand(4, 1, 3, 3), None, "must be (2, 1, H, W), a spatial map of each image, got shape (4, 1, 3, 3)"),
     (X, torch.rand(4, 8, 1, 1), None, "maps['map'] must be (4, 1, H, W)"),
     (X[0], torch.rand(4, 1, 3, 3), None, "images must be (B, 3, H, W) or (B, 1, H, W), got shape (3, 12, 12)"),
     (X, {}, None, "maps must hold at least one spatial map, got none"),
@@ -275,7 +298,7 @@ def test_overlays_have_a_row_for_each_image_and_a_column_for_each_level() -> Non
 def test_images_and_maps_that_do_not_belong_together_are_refused(
     images: Any, maps: Any, names: Any, words: str
 ) -> None:
-    with pytest.raises(ValueError, match="^overlay: ") as caught:
+    with pytest.raises(ValueError, match=r"^overlay: ") as caught:
         overlay(images, maps, names=names)
     assert words in str(caught.value)
 
@@ -357,20 +380,62 @@ class Torchvision(nn.Module):
         return x * self.scale_activation(scale)
 
 
-FOREIGN: dict[str, Any] = {"timm": Timm, "official": Official, "torchvision": Torchvision}
+class TimmECA(nn.Module):
+    """A convolution across channels."""
+
+    def __init__(self, channels: int, _: int, padding: int = 2) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 5, padding=padding, bias=False)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate: Tensor = self.gate(self.conv(x.mean((2, 3))[:, None])).transpose(1, 2)
+        return x * gate[..., None]
 
 
-def foreign(source: str, channels: int) -> nn.Module:
+class SMP(nn.Module):
+    """Concurrent excitation, in two sequences."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.cSE = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )
+        self.sSE = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated: Tensor = x * self.cSE(x) + x * self.sSE(x)
+        return gated
+
+
+FOREIGN: dict[str, Any] = {
+    "timm": Timm,
+    "timm's ECA": TimmECA,
+    "official": Official,
+    "torchvision": Torchvision,
+    "smp": SMP,
+}
+
+
+def foreign(kind: str, channels: int) -> nn.Module:
     torch.manual_seed(0)
-    module = FOREIGN[source](channels, max(1, round(channels / 16 / 8) * 8))
+    module: nn.Module = FOREIGN[kind](channels, max(1, round(channels / 16 / 8) * 8))
     module(torch.randn(8, channels, 5, 6))  # the batch norm sees something
     return module.eval()
 
 
+def source_of(kind: str) -> Any:
+    return kind.partition("'")[0]
+
+
 @pytest.mark.parametrize("channels", [16, 24, 40, 64, 100, 512])
-@pytest.mark.parametrize("source", FOREIGN)
-def test_a_converted_module_has_the_same_function(source: Any, channels: int) -> None:
-    theirs = foreign(source, channels)
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_converted_module_has_the_same_function(kind: str, channels: int) -> None:
+    theirs, source = foreign(kind, channels), source_of(kind)
     ours = convert.module_from(theirs.state_dict(), source)
     x = torch.randn(3, channels, 9, 7)
     assert (ours(x) - theirs(x)).abs().max() <= 1e-6 * theirs(x).abs().max().clamp_min(1)
@@ -382,14 +447,12 @@ def test_a_converted_module_has_the_same_function(source: Any, channels: int) ->
         assert ours.get_submodule("spatial.norm").momentum == 0.01
 
 
-@pytest.mark.parametrize("source", FOREIGN)
-def test_a_network_s_foreign_attention_is_replaced(source: Any) -> None:
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 3), foreign(source, 16), nn.Sequential(foreign(source, 16)), SqueezeExcitation(16)
-    )
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_network_s_foreign_attention_is_replaced(kind: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), foreign(kind, 16), nn.Sequential(foreign(kind, 16)), SqueezeExcitation(16))
     truth, ours = net(X), net[3]
-    assert convert.replace_attention(net, source) == ["1", "2.0"]
-    assert type(net[1]) in (CBAM, SqueezeExcitation)
+    assert convert.replace_attention(net, source_of(kind)) == ["1", "2.0"]
+    assert type(net[1]) in (CBAM, SqueezeExcitation, ECA, SCSE)
     assert net[3] is ours
     torch.testing.assert_close(net(X), truth)
 
@@ -408,6 +471,15 @@ def test_activations_and_gates_are_read_off_the_modules() -> None:
     ):
         convert.replace_attention(net, "torchvision")
     assert net[1] is theirs
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), TimmECA(16, 1, padding=0))  # which its forward pads by itself, in a circle
+    with pytest.raises(
+        ValueError, match=r"^replace_attention: '1' must pad the channels with zeros, as ECA does, got TimmECA"
+    ):
+        convert.replace_attention(net, "timm")
+    with pytest.raises(ValueError, match=r"model must hold attention modules of 'timm', got none"):
+        convert.replace_attention(
+            nn.Sequential(nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 8, 1, bias=False)))), "timm"
+        )
 
 
 OFFICIAL = foreign("official", 16).state_dict()
@@ -416,14 +488,14 @@ OFFICIAL = foreign("official", 16).state_dict()
 @pytest.mark.parametrize(("state_dict", "source", "prefix", "words"), [
     (OFFICIAL, "timm", "", "must be that of a module of 'timm', got keys ChannelGate.mlp.1.bias"),
     (OFFICIAL, "timm", "", "It looks like one of 'official'."),
-    ({k: v for k, v in OFFICIAL.items() if "mlp.3.weight" not in k}, "official", "", "got none of ChannelGate.mlp.3.weight."),
-    (OFFICIAL | {"more": torch.zeros(1)}, "official", "", "must have the keys of a module of 'official' alone, got more too."),
-    ({f"a.b.{k}": v for k, v in OFFICIAL.items()}, "official", "", "got that of a network. Pass a prefix such as 'a.b.'."),
+    ({k: v for k, v in OFFICIAL.items() if "p.3.weight" not in k}, "official", "", "got none of ChannelGate.mlp.3.w"),
+    (OFFICIAL | {"more": torch.zeros(1)}, "official", "", "the keys of a module of 'official' alone, got more too."),
+    ({f"a.b.{k}": v for k, v in OFFICIAL.items()}, "official", "", "of a network. Pass a prefix such as 'a.b.'."),
     (OFFICIAL, "official", "layer1.", "prefix must be that of keys in the state dict, got 'layer1.'"),
     (OFFICIAL, "keras", "", "source must be one of 'timm', 'official', 'torchvision', 'smp', got 'keras'."),
 ])  # fmt: skip
 def test_state_dicts_of_something_else_are_refused(state_dict: Any, source: Any, prefix: str, words: str) -> None:
-    with pytest.raises(ValueError, match="^module_from: ") as caught:
+    with pytest.raises(ValueError, match=r"^module_from: ") as caught:
         convert.module_from(state_dict, source, prefix=prefix)
     assert words in str(caught.value)
 
@@ -454,7 +526,7 @@ def test_timm_s_arguments_become_ours() -> None:
         layer(64, depth=3)
     with pytest.raises(ValueError, match=r"^attention: rd_ratio must be above 0 and at most 1, got 16"):
         layer(64, rd_ratio=16)
-    with pytest.raises(TypeError, match=r"^attention: factory must be callable, got str"):
+    with pytest.raises(TypeError, match=r"^attention: factory must be callable with channels, got str"):
         timm.attention("cbam")  # type: ignore[arg-type]
 
 
@@ -476,8 +548,9 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder: Any = nn.Module()
-        self.encoder.out_channels = (3, 8, 12, 16)
+        encoder: Any = nn.Module()
+        self.encoder = encoder
+        encoder.out_channels = (3, 8, 12, 16)
         self.encoder.stages = nn.ModuleList(
             nn.Conv2d(i, o, 3, 2, 1) for i, o in zip((3, 8, 12), (8, 12, 16), strict=True)
         )

@@ -1,5 +1,6 @@
 """Attention gate: what a coarser map says of the locations of a skip connection."""
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,6 +74,8 @@ class AttentionGate(Module):
         >>> attention.forward_with_maps(skip, gating).spatial_map.shape
         torch.Size([2, 1, 32, 32])
     """
+
+    gates = MappingProxyType({"spatial_map": "gate"})
 
     def __init__(
         self,

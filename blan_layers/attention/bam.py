@@ -1,5 +1,6 @@
 """BAM: one gate for every element, from what channels and locations say together."""
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -74,6 +75,8 @@ class BAM(Module):
         >>> attention.forward_with_maps(torch.randn(2, 64, 32, 32)).attention_map.shape
         torch.Size([2, 64, 32, 32])
     """
+
+    gates = MappingProxyType({"attention_map": "gate"})
 
     def __init__(
         self,

@@ -130,6 +130,7 @@ class CoordinateAttention(Module):
         for name in self._axis_convs():
             self.add_module(name, pointwise(hidden, self._channels))
         self.gate = nn.Sigmoid()
+        self.gates = dict.fromkeys(MAPS[self.spatial_dims - 1]._fields[1:], "gate")
         self._draw()
 
     def _axis_convs(self) -> tuple[str, ...]:

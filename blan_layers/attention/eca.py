@@ -1,6 +1,7 @@
 """ECA: channel attention by a convolution over neighbouring channels."""
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,8 +30,8 @@ class ECA(Module):
     sees the gate. The authors' weights fit as they are.
 
     Args:
-        channels: Channels C of the map, from which the size of the kernel follows. The weights do not depend on them,
-            so that a map of any other number of channels is gated as well.
+        channels: Channels C of the map, from which the size of the kernel follows; None where ``kernel_size`` is given.
+            The weights do not depend on them, so that a map of any other number of channels is gated as well.
         kernel_size: Size of the kernel across channels, odd; None means the one that follows from ``channels``.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -62,10 +63,11 @@ class ECA(Module):
     """
 
     backend = Option(BACKENDS)
+    gates = MappingProxyType({"channel_map": "gate"})
 
     def __init__(
         self,
-        channels: int,
+        channels: int | None,
         *,
         kernel_size: int | None = None,
         backend: _checks.Backend = "auto",
@@ -73,10 +75,9 @@ class ECA(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = _checks.positive_int("channels", channels)
-        self.kernel_size = (
-            _kernel_size(self.channels) if kernel_size is None else _checks.odd_int("kernel_size", kernel_size)
-        )
+        if channels is not None or kernel_size is None:
+            found = _kernel_size(_checks.positive_int("channels", channels))
+        self.kernel_size = found if kernel_size is None else _checks.odd_int("kernel_size", kernel_size)
         _checks.floating_dtype(dtype)
         self.backend = backend
         self.conv = same_convolution(1, 1, self.kernel_size, 1, bias=False, device=device, dtype=dtype)
@@ -106,7 +107,7 @@ class ECA(Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
-        return f"channels={self.channels}, kernel_size={self.kernel_size}"
+        return f"kernel_size={self.kernel_size}"
 
     if TYPE_CHECKING:
 

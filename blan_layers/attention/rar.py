@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -88,6 +89,8 @@ class RAR(Module):
         >>> maps.output.shape, maps.attention_maps.shape
         (torch.Size([2, 64, 16, 16]), torch.Size([2, 2, 64, 16, 16]))
     """
+
+    gates = MappingProxyType({"attention_maps": "gate"})
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Residual attention: a trunk whose features a mask raises, and an hourglass that makes such masks."""
 
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -73,6 +74,8 @@ class ResidualAttention(Module):
         >>> attention.forward_with_maps(torch.randn(2, 64, 32, 32)).attention_map.shape
         torch.Size([2, 64, 32, 32])
     """
+
+    gates = MappingProxyType({"attention_map": "mask"})
 
     def __init__(self, trunk: nn.Module, mask: nn.Module) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """scSE: channel excitation and spatial excitation side by side."""
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -73,6 +74,7 @@ class SCSE(Module):
 
     backend = Option(BACKENDS, shared_with=("channel",))
     combine = Option(COMBINATIONS)
+    gates = MappingProxyType({"channel_map": "channel.gate", "spatial_map": "gate"})
 
     def __init__(
         self,

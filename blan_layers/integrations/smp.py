@@ -21,11 +21,11 @@ def attend_skips(
     """Put attention at every skip of a U-Net: what a decoder's block concatenates is first attended.
 
     ``skip`` becomes ``attention(skip, features)``, of the decoder's features that are about to meet it. With
-    ``start="identity"`` it becomes ``skip + a (attention(skip, features) - skip)``, ``a`` learnt from zero on, so that a
-    trained network gives at first what it gave. No key of the old ``state_dict`` changes.
+    ``start="identity"`` it becomes ``skip + a (attention(skip, features) - skip)``, ``a`` learnt from zero on, so that
+    a trained network gives at first what it gave. No key of the old ``state_dict`` changes.
 
-    The network is any whose ``encoder.out_channels`` are its levels' channels, and whose ``decoder.blocks`` take features
-    first and a skip by a name that begins with "skip": as the U-Nets of segmentation_models_pytorch.
+    The network is any whose ``encoder.out_channels`` are its levels' channels, and whose ``decoder.blocks`` take
+    features first and a skip by a name that begins with "skip": as the U-Nets of segmentation_models_pytorch.
 
     Args:
         unet: The network, changed in place.
@@ -42,11 +42,13 @@ def attend_skips(
         ValueError: The network is of another form, or its skips have attention already. Nothing is changed then.
 
     Example:
+        >>> import torch
         >>> attend_skips(torch.nn.Linear(2, 2))
         Traceback (most recent call last):
         ...
         ValueError: attend_skips: unet must have encoder.out_channels and decoder.blocks, got a Linear. Pass a U-Net ...
     """
+    _checks.factory(factory)
     _checks.choice("start", start, ("identity", "paper"))
     channels = getattr(getattr(unet, "encoder", None), "out_channels", None)
     blocks = getattr(getattr(unet, "decoder", None), "blocks", None)

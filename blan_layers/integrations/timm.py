@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from blan_layers._checks import said
+from blan_layers import _checks
 
 __all__ = ["attention"]
 
@@ -34,8 +34,7 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         >>> layer(64, rd_ratio=1 / 8).channel.fc1.out_features
         8
     """
-    if not callable(factory):
-        raise TypeError(said(f"factory must be callable, got {type(factory).__name__}. Pass a class such as CBAM."))
+    _checks.factory(factory)
     accepted = set(inspect.signature(factory).parameters)
 
     def layer(
@@ -59,7 +58,7 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         translated = {
             "hidden_channels": rd_channels,
             "reduction_ratio": None if rd_ratio is None or rd_channels else max(1, round(1 / rd_ratio)),
-            "activation": None if act_layer is None else _fresh(act_layer),
+            "activation": act_layer,
             **further,
         }
         if BOTTLENECK & set(given):
@@ -70,8 +69,3 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         return factory(channels, **given)
 
     return layer
-
-
-def _fresh(act_layer: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
-    """Return an activation that is not in place, which the hidden layer's gradient needs."""
-    return lambda: act_layer()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers._module import Module
-from blan_layers.attention import ChannelAttention, SpatialAttention
+from blan_layers.attention import ECA, ChannelAttention, SpatialAttention
 
 
 class BlendedGate(Module):
@@ -60,7 +60,7 @@ def starting_as_identity(
     attention: nn.Module, device: torch.device | None, dtype: torch.dtype | None
 ) -> tuple[nn.Module, nn.Parameter]:
     """Return attention that changes nothing at first, and its ``a``; where a map is times one gate, blended there."""
-    one_gate = type(attention).forward in (ChannelAttention.forward, SpatialAttention.forward)
+    one_gate = type(attention).forward in (ChannelAttention.forward, SpatialAttention.forward, ECA.forward)
     if one_gate and getattr(attention, "form", "cbam") == "cbam":
         gate = BlendedGate(attention.get_submodule("gate"), device, dtype)
         attention.gate = gate

@@ -1,10 +1,11 @@
 """The maps of attention inside a network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from blan_layers._checks import said
@@ -33,7 +34,7 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
         model: A network with modules of this library in it.
 
     Shape:
-        channel_map (B, C, 1, ...), spatial_map (B, 1, \*S), in [0, 1].
+        channel_map (B, C, 1, ...), spatial_map (B, 1, \*S), in [0, 1]; others as their modules tell.
 
     Raises:
         ValueError: There is no attention in the model.
@@ -57,9 +58,10 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     maps = Maps()
     handles = [model.register_forward_pre_hook(lambda *_: maps.clear())]
     for name, module in modules.items():
-        for key, path in module.gates.items():
-            gate = module.get_submodule(path)
-            handles.append(gate.register_forward_hook(partial(_keep, maps, name, key)))
+        handles.append(module.register_forward_pre_hook(partial(_begin, maps, name)))
+        for path in {*module.gates.values()}:
+            keys = [key for key, place in module.gates.items() if place == path]
+            handles.append(module.get_submodule(path).register_forward_hook(partial(_keep, maps, name, keys)))
     try:
         yield maps
     finally:
@@ -67,14 +69,31 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
             handle.remove()
 
 
-def _keep(maps: Maps, name: str, key: str, _: nn.Module, __: Any, gate: Tensor) -> None:
+def _begin(maps: Maps, name: str, _: nn.Module, __: Any) -> None:
+    if name in maps:
+        raise _called_again(name)
+    maps[name] = {}
+
+
+def _keep(maps: Maps, name: str, keys: Sequence[str], _: nn.Module, __: Any, gate: Tensor) -> None:
+    """Keep a map under the first of its gate's names that is free; a name in the plural takes the maps of all calls."""
     found = maps.setdefault(name, {})
-    if key in found:
-        raise RuntimeError(
-            f"capture_maps: a module must be called once in a pass to have one map, got a second call of {name!r}. "
-            "Capture it apart, or call forward_with_maps where it is called."
-        )
-    found[key] = gate.detach()
+    gate = gate.detach()
+    for key in keys:
+        if key.endswith("_maps"):
+            found[key] = torch.cat([*([found[key]] if key in found else []), gate.unsqueeze(1)], 1)
+            return
+        if key not in found:
+            found[key] = gate
+            return
+    raise _called_again(name)
+
+
+def _called_again(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"capture_maps: a module must be called once in a pass to have one map, got a second call of {name!r}. "
+        "Capture it apart, or call forward_with_maps where it is called."
+    )
 
 
 def _outermost(model: nn.Module, name: str = "") -> Iterator[tuple[str, Module]]:

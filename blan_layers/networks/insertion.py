@@ -125,8 +125,7 @@ def insert_attention(
         >>> list(inserted), torch.equal(net(x), before)
         (['0', '2'], True)
     """
-    if not callable(factory):
-        raise TypeError(said(f"factory must be callable, got {type(factory).__name__}. Pass a class such as CBAM."))
+    _checks.factory(factory)
     _checks.choice("start", start, ("identity", "paper"))
     targets = _targets(model, where)
     built: dict[str, tuple[nn.Module, nn.Module]] = {}
