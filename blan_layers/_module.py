@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._torch import called_otherwise, compiled_by_itself, global_hooks_registered, has_hooks, is_tracing
 
@@ -144,7 +145,7 @@ def foreign_weight(layer: nn.Module) -> str:
     return ""
 
 
-def weight_of(layer: nn.Module) -> Tensor | None:
+def weight_of(layer: nn.Module | None) -> Tensor | None:
     """Return the weight of a linear layer or a convolution, or None where it is made from something else.
 
     Nothing is computed for it: a parametrised weight is not asked for.
@@ -153,18 +154,28 @@ def weight_of(layer: nn.Module) -> Tensor | None:
     return weight if weight is not None and weight.dtype.is_floating_point and len(weight.shape) > 1 else None
 
 
-def width_of(layer: nn.Module) -> int | None:
+def width_of(layer: nn.Module | None) -> int | None:
     """Return the channels that a layer takes, read off its weight, or None where they cannot be."""
     weight = weight_of(layer)
     return None if weight is None or is_tracing() else weight.shape[1]
 
 
-def refuse_shards(module: nn.Module, layer: nn.Module, x: object) -> None:
-    """Refuse a layer's weight that lies in shards which no part of the module gathers, if a whole tensor meets it."""
+def check_layer(module: nn.Module, layer: nn.Module | None, name: str, x: Tensor) -> None:
+    """Refuse an input that a layer of the module cannot meet: of another dtype, or whole where the weight is in shards.
+
+    None stands for a layer that is not there to be asked.
+    """
     weight = weight_of(layer)
-    if type(weight) in PLAIN:
+    if type(weight) in PLAIN and type(x) in PLAIN and weight.dtype == x.dtype:  # type: ignore[union-attr]  # it is one
         return
+    _checks.same_dtype(name, x, dtype_of(layer))
+    _refuse_shards(module, layer, x)
+
+
+def _refuse_shards(module: nn.Module, layer: nn.Module | None, x: object) -> None:
+    """Refuse a layer's weight that lies in shards which no part of the module gathers, if a whole tensor meets it."""
     tensors = sys.modules.get("torch.distributed.tensor")
+    weight = weight_of(layer)
     if tensors is None or not isinstance(weight, tensors.DTensor) or isinstance(x, tensors.DTensor):
         return
     if not any(has_hooks(part) for part in module.modules()):
@@ -176,16 +187,10 @@ def refuse_shards(module: nn.Module, layer: nn.Module, x: object) -> None:
         )
 
 
-def agrees(layer: nn.Module, x: Tensor) -> bool:
-    """Tell at a glance that an input meets a plain weight of its own dtype: there is nothing more to check of it."""
-    weight = weight_of(layer)
-    return type(weight) in PLAIN and type(x) in PLAIN and weight.dtype == x.dtype  # type: ignore[union-attr]
-
-
-def dtype_of(layer: nn.Module) -> torch.dtype | None:
+def dtype_of(layer: nn.Module | None) -> torch.dtype | None:
     """Return the dtype that a layer computes in, or None where a hook may change it."""
     weight = weight_of(layer)
-    return None if weight is None or type(weight) not in PLAIN or watch(layer) else weight.dtype
+    return None if weight is None or type(weight) not in PLAIN or layer is None or watch(layer) else weight.dtype
 
 
 def _naming_arguments(init: Callable[..., None]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import said
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, weight_of, width_of
+from blan_layers._module import Module, check_layer, runs_forward, weight_of, width_of
 from blan_layers.attention._layers import (
     Convolution,
     NormFactory,
@@ -143,8 +143,7 @@ class AttentionGate(Module):
         """Refuse maps that the convolutions were not made for."""
         for name, x, conv in (("skip", skip, self.skip_conv), ("gating", gating, self.gating_conv)):
             _checks.feature_map(name, x, width_of(conv), self.spatial_dims)
-            _checks.same_dtype(name, x, dtype_of(conv))
-            refuse_shards(self, conv, x)
+            check_layer(self, conv, name, x)
         if not _checks.traced(skip, gating) and skip.shape[0] != gating.shape[0]:
             raise ValueError(
                 said(

@@ -1,5 +1,6 @@
 """BAM: one gate for every element, from what channels and locations say together."""
 
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._init import he_normal_, reset
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, width_of
-from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, same_convolution
+from blan_layers._init import he_normal_
+from blan_layers._module import Module, check_layer, runs_forward, width_of
+from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, norm_of, same_convolution
 from blan_layers.functional.attention import factor
 
 LAYERS = "fc1", "fc2", "conv1", "conv2", "conv3", "conv4"
-NORMS = "fc1_norm", "conv1_norm", "conv2_norm", "conv3_norm"
 
 
 class BAMMaps(NamedTuple):
@@ -105,9 +105,7 @@ class BAM(Module):
                 inputs, outputs, size, self.spatial_dims, dilation=dilation, bias=True, device=device, dtype=dtype
             )
 
-        def built_norm() -> nn.Module | None:
-            return None if norm is None else build("norm", norm, hidden, device=device, dtype=dtype)
-
+        built_norm = partial(norm_of, norm, hidden, device=device, dtype=dtype)
         self.fc1 = linear(self._channels, hidden)
         self.fc1_norm = built_norm()
         self.fc2 = linear(hidden, self._channels)
@@ -130,11 +128,7 @@ class BAM(Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, and reset the norms if they know how."""
-        for name in LAYERS:
-            he_normal_(self.get_submodule(name))
-        for name in NORMS:
-            if (norm := getattr(self, name)) is not None:
-                reset(norm)
+        draw(self.children())
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate every element of ``x``, and add ``x``."""
@@ -147,8 +141,7 @@ class BAM(Module):
 
     def _gated(self, x: Tensor) -> BAMMaps:
         _checks.feature_map("x", x, width_of(self.fc1), self.spatial_dims)
-        _checks.same_dtype("x", x, dtype_of(self.fc1))
-        refuse_shards(self, self.fc1, x)
+        check_layer(self, self.fc1, "x", x)
         gate = factor(self._channel_logits(x) + self._spatial_logits(x), self.gate, x)
         return BAMMaps(torch.addcmul(x, x, gate), gate)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import Module, agrees, dtype_of, refuse_shards, runs_forward, width_of
+from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.attention._layers import GATES, ActivationFactory, GateFunction, build
 from blan_layers.functional.attention import FORMS, POOLS, Form, Pool, channel_factors, check_pools, passes_through
 
@@ -154,11 +154,8 @@ class ChannelAttention(Module):
 
     def check_state(self, name: str, x: Tensor) -> None:
         """Refuse what is left of that where the map's shape is known to fit."""
-        fc1 = self.fc1
         check_pools(self._pools, self.form)
-        if not agrees(fc1, x):
-            _checks.same_dtype(name, x, dtype_of(fc1))
-            refuse_shards(self, fc1, x)
+        check_layer(self, self.fc1, name, x)
 
     def factors(self, pooled: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the gate (B, C, 1, ...) of a map pooled over space (B, pools, C), and the printed form's shift."""

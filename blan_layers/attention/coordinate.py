@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, width_of
-from blan_layers.attention._layers import NormFactory, build, check_spatial_dims, same_convolution
+from blan_layers._module import Module, check_layer, runs_forward, width_of
+from blan_layers.attention._layers import NormFactory, check_spatial_dims, norm_of, same_convolution
 from blan_layers.functional.attention import factor
 
 REDUCTION_RATIO = 32
@@ -126,7 +126,7 @@ class CoordinateAttention(Module):
             return same_convolution(inputs, outputs, 1, self.spatial_dims, bias=True, device=device, dtype=dtype)
 
         self.conv = pointwise(self._channels, hidden)
-        self.norm = None if norm is None else build("norm", norm, hidden, device=device, dtype=dtype)
+        self.norm = norm_of(norm, hidden, device=device, dtype=dtype)
         for name in self._axis_convs():
             self.add_module(name, pointwise(hidden, self._channels))
         self.gate = nn.Sigmoid()
@@ -164,8 +164,7 @@ class CoordinateAttention(Module):
 
     def _gated(self, x: Tensor) -> CoordinateMaps:
         _checks.feature_map("x", x, width_of(self.conv), self.spatial_dims)
-        _checks.same_dtype("x", x, dtype_of(self.conv))
-        refuse_shards(self, self.conv, x)
+        check_layer(self, self.conv, "x", x)
         axes = range(2, 2 + self.spatial_dims)
         features: Tensor = self.conv(torch.cat([_along(axis, axes, x) for axis in axes], 2))
         features = F.hardswish(features if self.norm is None else self.norm(features))

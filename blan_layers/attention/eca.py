@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward
+from blan_layers._module import Module, check_layer, runs_forward
 from blan_layers.attention._layers import same_convolution
 from blan_layers.attention.channel import ChannelAttentionMaps
 from blan_layers.functional.attention import channel_factors, passes_through
@@ -99,8 +99,7 @@ class ECA(Module):
 
     def _gated(self, x: Tensor) -> ChannelAttentionMaps:
         _checks.feature_map("x", x)
-        _checks.same_dtype("x", x, dtype_of(self.conv))
-        refuse_shards(self, self.conv, x)
+        check_layer(self, self.conv, "x", x)
         passes = passes_through(x, self.backend, ("avg",))
         gate, _ = channel_factors(passes.pool_space(), self.conv, self.gate, ("avg",), "cbam", x)
         return ChannelAttentionMaps(passes.gate(gate), gate)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, weight_of
+from blan_layers._module import Module, check_layer, runs_forward, weight_of
 from blan_layers.attention._layers import (
     NormFactory,
     check_spatial_dims,
@@ -149,13 +149,13 @@ class RAR(Module):
     @property
     def channels(self) -> int:
         """Channels of the encoder's features, read off the weights where they show them."""
-        weight = self._weight()
+        weight = weight_of(self._first())
         return self._channels if weight is None else weight.shape[0]
 
     @property
     def decoder_channels(self) -> int:
         """Channels of the decoder's features, read off the weights where they show them."""
-        weight = self._weight()
+        weight = weight_of(self._first())
         return self._decoder_channels if weight is None else weight.shape[1] - weight.shape[0]
 
     def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
@@ -186,24 +186,18 @@ class RAR(Module):
         return logits
 
     def _check(self, encoder_features: Tensor, decoder_features: Tensor) -> None:
-        known = self._weight() is not None
+        known = weight_of(self._first()) is not None
         channels = (self.channels, self.decoder_channels) if known else (None, None)
         maps = {"encoder_features": encoder_features, "decoder_features": decoder_features}
         for (name, x), width in zip(maps.items(), channels, strict=True):
             _checks.feature_map(name, x, width, self.spatial_dims)
         _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)
-        if (first := self._first()) is not None:
-            for name, x in maps.items():
-                _checks.same_dtype(name, x, dtype_of(first))
-            refuse_shards(self, first, encoder_features)
+        for name, x in maps.items():
+            check_layer(self, self._first(), name, x)
 
     def _first(self) -> nn.Module | None:
         """Return the layer that both maps meet in ``refine``, or None where that is another module."""
         return self.refine._modules.get("conv1")
-
-    def _weight(self) -> Tensor | None:
-        first = self._first()
-        return None if first is None else weight_of(first)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from blan_layers import _checks
 from blan_layers._checks import Option
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import dtype_of, refuse_shards, runs_forward, weight_of
+from blan_layers._module import check_layer, runs_forward, weight_of
 from blan_layers.attention._dual import DualAttention, DualAttentionMaps
 from blan_layers.attention._layers import (
     ActivationFactory,
@@ -183,9 +183,8 @@ class RDAM(DualAttention):
         if self.resize is not None:
             decoder_features = _resized(decoder_features, encoder_features, self.resize)
         _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)
-        _checks.same_dtype("encoder_features", encoder_features, dtype_of(self.conv))
-        _checks.same_dtype("decoder_features", decoder_features, dtype_of(self.conv))
-        refuse_shards(self, self.conv, encoder_features)
+        check_layer(self, self.conv, "encoder_features", encoder_features)
+        check_layer(self, self.conv, "decoder_features", decoder_features)
         x: Tensor = self.conv(torch.cat([encoder_features, decoder_features], 1))
         for module in (self.conv_norm, self.conv_activation):
             if module is not None:

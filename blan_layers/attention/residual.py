@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._init import reset
-from blan_layers._module import Module, dtype_of, refuse_shards, runs_forward, weight_of
+from blan_layers._module import Module, check_layer, runs_forward, weight_of, width_of
 from blan_layers.attention._layers import (
     NormFactory,
     check_spatial_dims,
@@ -250,7 +250,7 @@ class SoftMask(Module):
     @property
     def channels(self) -> int:
         """Channels of the map, read off the weights where they show it."""
-        weight = self._weight()
+        weight = weight_of(self._first())
         return self._channels if weight is None else weight.shape[1]
 
     @property
@@ -266,11 +266,8 @@ class SoftMask(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mask of ``x``."""
         first = self._first()
-        weight = self._weight()
-        _checks.feature_map("x", x, None if weight is None else weight.shape[1], self.spatial_dims)
-        if first is not None:
-            _checks.same_dtype("x", x, dtype_of(first))
-            refuse_shards(self, first, x)
+        _checks.feature_map("x", x, width_of(first), self.spatial_dims)
+        check_layer(self, first, "x", x)
         if self.gate is None:
             return _of_unit_length(at_least_float32(self.score(x))).to(x.dtype)
         score = self.score if self._form == "mixed" else self._standard_score
@@ -287,10 +284,6 @@ class SoftMask(Module):
     def _first(self) -> nn.Module | None:
         """Return the first layer of the head, or None where that is another module."""
         return self.head._modules.get("conv1")
-
-    def _weight(self) -> Tensor | None:
-        first = self._first()
-        return None if first is None else weight_of(first)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import Module, dtype_of, oddity, refuse_shards, runs_forward, width_of
+from blan_layers._module import Module, check_layer, oddity, runs_forward, width_of
 from blan_layers.attention._dual import HALVES, DualAttentionMaps, heard_gate
 from blan_layers.attention._layers import check_spatial_dims, same_convolution
 from blan_layers.attention.channel import SqueezeExcitation
@@ -138,8 +138,7 @@ class SCSE(Module):
 
     def _check(self, x: Tensor) -> None:
         _checks.feature_map("x", x, width_of(self.conv), self.spatial_dims)
-        _checks.same_dtype("x", x, dtype_of(self.conv))
-        refuse_shards(self, self.conv, x)
+        check_layer(self, self.conv, "x", x)
 
     def _combined(self, x: Tensor, by_channel: Tensor) -> tuple[Tensor, Tensor]:
         """Return what both excitations make of ``x`` together, and the spatial gate."""

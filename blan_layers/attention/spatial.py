@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import Module, agrees, dtype_of, refuse_shards, runs_forward, watch
+from blan_layers._module import Module, check_layer, runs_forward, watch
 from blan_layers.attention._layers import CONVOLUTIONS, NormFactory, build, check_spatial_dims, same_convolution
 from blan_layers.functional._tracing import whole
 from blan_layers.functional.attention import Passes, location_factor, passes_through
@@ -126,10 +126,7 @@ class SpatialAttention(Module):
 
     def check_state(self, name: str, x: Tensor) -> None:
         """Refuse what is left of that where the map's shape is known to fit."""
-        conv = self.conv
-        if not agrees(conv, x):
-            _checks.same_dtype(name, x, dtype_of(conv))
-            refuse_shards(self, conv, x)
+        check_layer(self, self.conv, name, x)
 
     def factor(self, passes: Passes, maps: Tensor, x: Tensor) -> Tensor:
         """Return the gate (B, 1, *S) of a map that passes pooled over channels (B, 2, *S)."""

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._init import he_normal_
-from blan_layers._module import Module, dtype_of, foreign_weight, known, oddity, refuse_shards, watch, width_of
+from blan_layers._module import Module, check_layer, foreign_weight, known, oddity, watch, width_of
 from blan_layers._torch import transforms_active
 from blan_layers.functional._tracing import whole
 from blan_layers.functional.mutual_information import check_pair
@@ -174,8 +174,7 @@ class Critic(Module, ABC):
                 ("local_features", local_features, layers[0]),
                 ("global_features", global_features, layers[-1]),
             ):
-                _checks.same_dtype(name, features, dtype_of(layer))
-                refuse_shards(self, layer, features)
+                check_layer(self, layer, name, features)
 
     def check_candidates(self, local_features: Tensor, global_features: Tensor) -> None:
         """Refuse features that the critic was not built for; there may be more summaries than maps."""

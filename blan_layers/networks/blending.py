@@ -56,14 +56,10 @@ class Blend(Module):
             """Call ``forward``, and the hooks around it."""
 
 
-def starting_as_identity(
-    attention: nn.Module, device: torch.device | None, dtype: torch.dtype | None
-) -> tuple[nn.Module, nn.Parameter]:
-    """Return attention that changes nothing at first, and its ``a``; where a map is times one gate, blended there."""
+def starting_as_identity(attention: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> nn.Module:
+    """Return attention that changes nothing at first; where a map is times one gate, blended there."""
     one_gate = type(attention).forward in (ChannelAttention.forward, SpatialAttention.forward, ECA.forward)
     if one_gate and getattr(attention, "form", "cbam") == "cbam":
-        gate = BlendedGate(attention.get_submodule("gate"), device, dtype)
-        attention.gate = gate
-        return attention, gate.a
-    blend = Blend(attention, device, dtype)
-    return blend, blend.a
+        attention.gate = BlendedGate(attention.get_submodule("gate"), device, dtype)
+        return attention
+    return Blend(attention, device, dtype)

@@ -240,7 +240,7 @@ def _built(
             said(f"factory must make a torch.nn.Module, got {type(attention).__name__}. Pass a class such as CBAM.")
         )
     attention.train(target.training)
-    return attention if start == "paper" else starting_as_identity(attention, device, dtype)[0]
+    return attention if start == "paper" else starting_as_identity(attention, device, dtype)
 
 
 def _parameters(factory: Callable[..., Any]) -> set[str]:
