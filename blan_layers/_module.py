@@ -24,6 +24,8 @@ Known: TypeAlias = Mapping[type[nn.Module], Mapping[str, Callable[..., Any]]]
 WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (Tensor, nn.Parameter)
 
+WATCHED_EVERYWHERE = "is watched by a hook on every module"
+
 FOREIGN = {
     "ratio": "reduction_ratio",
     "reduction": "reduction_ratio",
@@ -119,9 +121,9 @@ def oddity(parent: nn.Module, children: Mapping[str, Known]) -> str:
         for method, function in classes[kind].items():
             if getattr(kind, method) is not function or method in child.__dict__:
                 return f"{name} has a {method} of its own"
-        if reason := watch(child) or foreign_weight(child):
+        if reason := watch(child, everywhere=False) or foreign_weight(child):
             return f"{name} {reason}"
-    return ""
+    return f"{name} {WATCHED_EVERYWHERE}" if children and global_hooks_registered() else ""
 
 
 def watch(module: nn.Module, *, everywhere: bool = True) -> str:
@@ -134,7 +136,7 @@ def watch(module: nn.Module, *, everywhere: bool = True) -> str:
         return "is compiled by itself"
     if called_otherwise(module):
         return "is called in another way than torch calls modules"
-    return "is watched by a hook on every module" if everywhere and global_hooks_registered() else ""
+    return WATCHED_EVERYWHERE if everywhere and global_hooks_registered() else ""
 
 
 def foreign_weight(layer: nn.Module) -> str:
@@ -165,7 +167,7 @@ def check_layer(module: nn.Module, layer: nn.Module | None, name: str, x: Tensor
 
     None stands for a layer that is not there to be asked.
     """
-    weight = weight_of(layer)
+    weight = None if layer is None else layer._parameters.get("weight")
     if type(weight) in PLAIN and type(x) in PLAIN and weight.dtype == x.dtype:  # type: ignore[union-attr]  # it is one
         return
     _checks.same_dtype(name, x, dtype_of(layer))

@@ -37,6 +37,8 @@ _function_modes: Callable[[], object] = _found(torch.overrides, "_get_current_fu
 def function_mode_active() -> bool:
     """Tell whether a mode sees every function of torch; one that sets the default device changes none of ours."""
     modes = _function_modes()
+    if modes == []:
+        return False
     of_device = getattr(sys.modules.get("torch.utils._device"), "DeviceContext", None)
     return not isinstance(modes, list) or any(type(mode) is not of_device for mode in modes)
 
@@ -64,16 +66,15 @@ _fx_traces: Callable[[], bool] = next(
     ),
     lambda: False,
 )
-_CALLS = [(name, getattr(nn.Module, name, None)) for name in ("__call__", "_call_impl", "_wrapped_call_impl")]
+_CALLS = tuple(getattr(nn.Module, name, None) for name in ("__call__", "_call_impl", "_wrapped_call_impl"))
 
 
 def called_otherwise(module: nn.Module) -> bool:
     """Tell whether a class of modules was given another way of being called, by others than torch.fx."""
     kind = type(module)
-    for name, function in _CALLS:
-        if getattr(kind, name, None) is not function:
-            return not _fx_traces()
-    return False
+    if None in _CALLS:
+        return True
+    return (kind.__call__, kind._call_impl, kind._wrapped_call_impl) != _CALLS and not _fx_traces()
 
 
 def compiled_by_itself(module: nn.Module) -> bool:
@@ -87,6 +88,11 @@ _traces: Callable[[], bool] = getattr(torch._C, "_is_tracing", None) or _found(t
 def is_tracing() -> bool:
     """Tell whether ``torch.jit.trace``, or the exporter that is built on it, runs."""
     return not torch.compiler.is_compiling() and _traces()
+
+
+def is_compiled_or_traced() -> bool:
+    """Tell whether a compiler or ``torch.jit.trace`` runs."""
+    return torch.compiler.is_compiling() or _traces()
 
 
 def dispatch_mode_active() -> bool:

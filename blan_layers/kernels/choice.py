@@ -18,7 +18,7 @@ from blan_layers._torch import (
     dispatch_mode_active,
     forward_mode_active,
     function_mode_active,
-    is_tracing,
+    is_compiled_or_traced,
     transforms_active,
 )
 from blan_layers.kernels.cpu.attention import BlockedPasses
@@ -32,6 +32,8 @@ PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
 AUTOMATIC: tuple[Way, ...] = ("blocked",)
 """The ways that "auto" takes, in this order. "triton" is not among them because no GPU has measured it yet."""
+
+COMPILED = "a compiler traces the call and fuses the plain operations itself"
 
 CAPABILITY = (8, 0)
 """The oldest GPUs that the kernels are compiled for in the tests; earlier ones have no bfloat16."""
@@ -93,7 +95,7 @@ def contrast_sum_of(way: Way) -> Callable[..., Tensor]:
 def against_blocks(*tensors: Tensor | None) -> str:
     """Say what speaks against autograd functions that read these tensors' memory on the CPU."""
     given = [tensor for tensor in tensors if tensor is not None]
-    if reason := _against_state(*given):
+    if reason := _against_state(given):
         return reason
     if torch.is_autocast_enabled("cpu"):
         return "autocast is enabled"
@@ -115,7 +117,7 @@ def against_triton(*tensors: Tensor | None) -> str:
     given = [tensor for tensor in tensors if tensor is not None]
     if not _has_triton():
         return "Triton is not installed"
-    if reason := _against_state(*given):
+    if reason := _against_state(given):
         return reason
     for tensor in given:
         if not (tensor.is_cuda or (_interprets() and tensor.device.type == "cpu")):
@@ -142,10 +144,10 @@ def capability_refusal(capability: tuple[int, int]) -> str:
 PREDICATES: dict[Way, Callable[..., str]] = {"blocked": against_blocks, "triton": against_triton}
 
 
-def _against_state(*tensors: Tensor) -> str:
+def _against_state(tensors: Sequence[Tensor]) -> str:
     """Say what watches or rewrites the plain operations, so that these have to run."""
-    if torch.compiler.is_compiling() or is_tracing() or any(isinstance(x, Proxy) for x in tensors):
-        return "a compiler traces the call and fuses the plain operations itself"
+    if is_compiled_or_traced():
+        return COMPILED
     if transforms_active():
         return "a torch.func transform needs the plain operations"
     if forward_mode_active():  # the weights, which are not seen here, may carry tangents too
@@ -156,6 +158,8 @@ def _against_state(*tensors: Tensor) -> str:
         return "a function mode sees every function and needs the plain ones"
     for tensor in tensors:
         if type(tensor) not in PLAIN_TENSORS:
+            if isinstance(tensor, Proxy):
+                return COMPILED
             return f"it takes plain tensors and got {type(tensor).__name__}"
         if tensor.layout != torch.strided:
             return f"it takes strided tensors and got {tensor.layout}"

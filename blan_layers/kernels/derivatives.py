@@ -61,14 +61,17 @@ def any_order(plain: Plain) -> Callable[[Callable[..., Gradients]], Callable[...
     def decorate(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
         @wraps(backward)
         def differentiate(ctx: Any, *gradients: Tensor) -> Gradients:
+            device = gradients[0].device.type
+            if torch.is_autocast_enabled(device):  # the forward was without, wherever this is
+                with torch.autocast(device, enabled=False):
+                    return differentiate(ctx, *gradients)
             saved, needed = ctx.saved_tensors, ctx.needs_input_grad
-            with torch.autocast(gradients[0].device.type, enabled=False):  # the forward was without, wherever this is
-                if not needs_plain(*gradients):
-                    return backward(ctx, saved, *gradients)
-                inputs = saved[: ctx.tensors]
-                found = plain_gradients(
-                    lambda *aliases: plain(*aliases, *ctx.options), inputs, needed[: len(inputs)], gradients
-                )
+            if not needs_plain(*gradients):
+                return backward(ctx, saved, *gradients)
+            inputs = saved[: ctx.tensors]
+            found = plain_gradients(
+                lambda *aliases: plain(*aliases, *ctx.options), inputs, needed[: len(inputs)], gradients
+            )
             return *found, *(None for _ in needed[len(inputs) :])
 
         return differentiate

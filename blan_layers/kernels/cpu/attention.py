@@ -43,7 +43,7 @@ class BlockedPasses(PlainPasses):
 
     def pool_space(self, spatial_gate: Tensor | None = None) -> Tensor:
         """Pool the map; without a gate, blocks serve the gradient alone."""
-        if not self.fit(spatial_gate=spatial_gate) or (spatial_gate is None and not torch.is_grad_enabled()):
+        if (spatial_gate is None and not torch.is_grad_enabled()) or not self.fit(spatial_gate=spatial_gate):
             return super().pool_space(spatial_gate)
         pooled: Tensor
         pooled, self.latest = PoolSpace.apply(self.latest, spatial_gate, tuple(self.pools))
@@ -70,14 +70,15 @@ class BlockedPasses(PlainPasses):
         self, channel_gate: Tensor | None = None, shift: Tensor | None = None, spatial_gate: Tensor | None = None
     ) -> Tensor:
         """Gate the map by what it was pooled with, and add the residual; one product is no faster in blocks."""
-        factors = channel_gate, shift, spatial_gate, self.residual
-        alone = sum(factor is not None for factor in factors) == 1 and not torch.is_grad_enabled()
-        if alone or not self.fit(channel_gate, shift, spatial_gate):
+        if not self.fit(channel_gate, shift, spatial_gate):
             return super().gate(channel_gate, shift, spatial_gate)
         if self.room is not None and spatial_gate is not None:
             flat = _flat(self.room)
             gate_and_add(flat, _flat(spatial_gate), _flat_or_none(self.residual), flat)
             return self.room
+        factors = channel_gate, shift, spatial_gate, self.residual
+        if not torch.is_grad_enabled() and sum(factor is not None for factor in factors) == 1:
+            return super().gate(channel_gate, shift, spatial_gate)
         output: Tensor = Gate.apply(self.latest, channel_gate, shift, spatial_gate, self.residual)
         return output
 
@@ -244,10 +245,12 @@ def _gate_gradients(_: Any, saved: Sequence[Tensor | None], d_map: Tensor) -> Gr
 
 def pool_channels(x: Tensor, channel_gate: Tensor | None, shift: Tensor | None, gated: Tensor | None = None) -> Tensor:
     """Return what :class:`PoolChannels` does, and leave the gated map in ``gated`` if that is given."""
-    flat, gate, offset, target = _flat(x), *(_flat_or_none(t) for t in (channel_gate, shift, gated))
+    flat, gate, offset = _flat(x), _flat_or_none(channel_gate), _flat_or_none(shift)
+    target = _flat_or_none(gated)
     batch, channels, locations = flat.shape
     weights = flat.new_ones(batch, 1, channels) if gate is None else gate.mT
-    means = torch.bmm(weights / channels, flat)  # faster than a mean of what is gated
+    means = flat.new_empty(batch, 1, locations)
+    torch.baddbmm(means, weights, flat, beta=0, alpha=1 / channels, out=means)  # faster than a mean of what is gated
     if offset is not None:
         means += offset.mean(1, keepdim=True)
     peaks = flat.new_empty(batch, 1, locations)

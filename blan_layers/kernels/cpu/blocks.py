@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,30 +42,39 @@ def block_bytes() -> int:
     return 2 * cache_bytes()
 
 
-def blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yield the images and the locations of each block of a map (B, C, N).
+def blocks(x: Tensor) -> Sequence[tuple[slice, slice]]:
+    """Return the images and the locations of each block of a map (B, C, N).
 
     Blocks are of whole images, or, where too few of them fit, of a part of their locations.
     """
-    batch, channels, locations = x.shape
-    for images in whole_images(x):
-        bytes_of_location = len(range(batch)[images]) * channels * x.element_size()
-        places = max(1, min(locations, block_bytes() // max(1, bytes_of_location)))
-        for place in range(0, locations, places):
-            yield images, slice(place, place + places)
+    return _split(x.shape, x.element_size(), block_bytes(), torch.get_num_threads())[1]
 
 
-def whole_images(x: Tensor) -> Iterator[slice]:
-    """Yield blocks of whole images of a map (B, C, N), of an image a thread at least.
+def whole_images(x: Tensor) -> Sequence[slice]:
+    """Return blocks of whole images of a map (B, C, N), of an image a thread at least.
 
     A block's images are spread evenly over the batch. PyTorch gives each thread a contiguous share of what it works on:
     so a thread meets the same images in a block as in an operation on the whole map, and not those that another core
     has in its cache, from where they come several times slower.
     """
-    count = math.ceil(x.numel() * x.element_size() / block_bytes())
-    count = max(1, min(count, x.shape[0] // torch.get_num_threads()))
-    for first in range(count):
-        yield slice(first, None, count)
+    return _split(x.shape, x.element_size(), block_bytes(), torch.get_num_threads())[0]
+
+
+@lru_cache(maxsize=256)
+def _split(
+    shape: tuple[int, int, int], element_bytes: int, most_bytes: int, threads: int
+) -> tuple[tuple[slice, ...], tuple[tuple[slice, slice], ...]]:
+    """Return both kinds of blocks, the same for all maps of a shape."""
+    batch, channels, locations = shape
+    count = math.ceil(batch * channels * locations * element_bytes / most_bytes)
+    count = max(1, min(count, batch // threads))
+    whole = tuple(slice(first, None, count) for first in range(count))
+    parts: list[tuple[slice, slice]] = []
+    for images in whole:
+        bytes_of_location = len(range(batch)[images]) * channels * element_bytes
+        places = max(1, min(locations, most_bytes // max(1, bytes_of_location)))
+        parts += [(images, slice(place, place + places)) for place in range(0, locations, places)]
+    return whole, tuple(parts)
 
 
 class _Workspace(threading.local):
