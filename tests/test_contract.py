@@ -1,9 +1,11 @@
 """What every public module keeps, run on every case of ``cases.py``."""
 
 import copy
+import inspect
 import io
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,17 @@ import torch
 from torch import Tensor, nn
 
 import blan_layers
+from blan_layers import (
+    BAM,
+    CBAM,
+    RAR,
+    RDAM,
+    AttentionGate,
+    ChannelAttention,
+    CoordinateAttention,
+    SoftMask,
+    SpatialAttention,
+)
 from blan_layers.mutual_information import Critic
 from tests.cases import CASES, Case
 
@@ -377,3 +390,45 @@ def test_repr_names_the_class_and_its_size(case: Case) -> None:
     name, _, rest = text.partition("(")
     assert name == case.name.split("-")[0]
     assert "=" in rest.strip().splitlines()[0], text  # its own arguments, above those of its parts
+
+
+@pytest.mark.parametrize("build", [
+    partial(ChannelAttention, 16),
+    SpatialAttention,
+    partial(CBAM, 16),
+    partial(RDAM, 16),
+    partial(BAM, 16),
+    partial(CoordinateAttention, 16),
+    partial(AttentionGate, 16, 8),
+    partial(RAR, 16),
+    partial(SoftMask, 16, depth=1),
+], ids=lambda build: getattr(build, "func", build).__name__)  # fmt: skip
+def test_what_a_user_s_factory_makes_keeps_its_own_start(build: Any) -> None:
+    class Norm(nn.GroupNorm):
+        def __init__(self, channels: int) -> None:
+            super().__init__(1, channels)
+            nn.init.constant_(self.weight, 0.25)
+
+    class Activation(nn.PReLU):
+        def __init__(self) -> None:
+            super().__init__()
+            nn.init.constant_(self.weight, 0.75)
+
+    starts: dict[str, tuple[type[nn.Module], float]] = {
+        "norm": (Norm, 0.25),
+        "conv_norm": (Norm, 0.25),
+        "activation": (Activation, 0.75),
+    }
+    taken = {*inspect.signature(build).parameters} & {*starts}
+    assert taken
+    module = build(**{name: starts[name][0] for name in taken})
+    made: list[tuple[Any, float]] = [
+        (part, value)
+        for kind, value in {starts[name] for name in taken}
+        for part in module.modules()
+        if isinstance(part, kind)
+    ]
+    assert {type(part) for part, _ in made} == {starts[name][0] for name in taken}
+    assert all((part.weight == value).all() for part, value in made)
+    module.reset_parameters()
+    assert all((part.weight != value).all() for part, value in made)  # by the rule of their class then

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,13 @@ def same_convolution(
         device=device,
         dtype=dtype,
     )
+
+
+def drawn_convolution(*channels_and_size: int, **options: Any) -> Convolution:
+    """Return such a convolution with its weight drawn by He's rule."""
+    conv = same_convolution(*channels_and_size, **options)
+    he_normal_(conv)
+    return conv
 
 
 def in_sequence(**layers: nn.Module | None) -> nn.Sequential:

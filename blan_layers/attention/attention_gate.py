@@ -14,9 +14,9 @@ from blan_layers.attention._layers import (
     NormFactory,
     check_spatial_dims,
     draw,
+    drawn_convolution,
     norm_of,
     resized,
-    same_convolution,
 )
 from blan_layers.attention.spatial import SpatialAttentionMaps
 from blan_layers.functional.attention import location_factor
@@ -98,7 +98,7 @@ class AttentionGate(Module):
         _checks.floating_dtype(dtype)
 
         def pointwise(in_channels: int, out_channels: int, *, bias: bool) -> Convolution:
-            return same_convolution(
+            return drawn_convolution(
                 in_channels, out_channels, 1, self.spatial_dims, bias=bias, device=device, dtype=dtype
             )
 
@@ -107,7 +107,6 @@ class AttentionGate(Module):
         self.norm = norm_of(norm, hidden, device=device, dtype=dtype)
         self.psi = pointwise(hidden, 1, bias=bias)
         self.gate = nn.Sigmoid()
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, and reset the norm if it knows how."""

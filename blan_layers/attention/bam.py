@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._init import he_normal_
 from blan_layers._module import Module, check_layer, runs_forward, width_of
-from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, norm_of, same_convolution
+from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, drawn_convolution, norm_of
 from blan_layers.functional.attention import factor
-
-LAYERS = "fc1", "fc2", "conv1", "conv2", "conv3", "conv4"
 
 
 class BAMMaps(NamedTuple):
@@ -98,10 +96,12 @@ class BAM(Module):
         _checks.floating_dtype(dtype)
 
         def linear(inputs: int, outputs: int) -> nn.Module:
-            return nn.Linear(inputs, outputs, device=device, dtype=dtype)
+            layer = nn.Linear(inputs, outputs, device=device, dtype=dtype)
+            he_normal_(layer)
+            return layer
 
         def convolution(inputs: int, outputs: int, size: int, dilation: int = 1) -> nn.Module:
-            return same_convolution(
+            return drawn_convolution(
                 inputs, outputs, size, self.spatial_dims, dilation=dilation, bias=True, device=device, dtype=dtype
             )
 
@@ -117,8 +117,6 @@ class BAM(Module):
         self.conv3_norm = built_norm()
         self.conv4 = convolution(hidden, 1, 1)
         self.gate = nn.Sigmoid()
-        for name in LAYERS:
-            he_normal_(self.get_submodule(name))
 
     @property
     def channels(self) -> int:

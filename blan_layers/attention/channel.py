@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
-from blan_layers._init import he_normal_, reset
 from blan_layers._module import Module, check_layer, runs_forward, width_of
-from blan_layers.attention._layers import GATES, ActivationFactory, GateFunction, build
+from blan_layers.attention._layers import GATES, ActivationFactory, GateFunction, build, draw
 from blan_layers.functional.attention import FORMS, POOLS, Form, Pool, channel_factors, check_pools, passes_through
 
 
@@ -103,18 +102,16 @@ class ChannelAttention(Module):
         self.backend = backend
         self.fc1 = nn.Linear(self._channels, hidden, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, self._channels, bias=bias, device=device, dtype=dtype)
+        draw((self.fc1, self.fc2))
         self.activation = (
             nn.ReLU() if activation is None else build("activation", activation, device=device, dtype=dtype)
         )
         _checks.choice("gate", gate, tuple(GATES))
         self.gate = GATES[gate]()
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        he_normal_(self.fc1)
-        he_normal_(self.fc2)
-        reset(self.activation)
+        draw((self.fc1, self.fc2, self.activation))
 
     @property
     def channels(self) -> int:

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._init import he_normal_, reset
 from blan_layers._module import Module, check_layer, runs_forward, width_of
-from blan_layers.attention._layers import NormFactory, check_spatial_dims, norm_of, same_convolution
+from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, drawn_convolution, norm_of
 from blan_layers.functional.attention import factor
 
 REDUCTION_RATIO = 32
@@ -123,7 +122,7 @@ class CoordinateAttention(Module):
         _checks.floating_dtype(dtype)
 
         def pointwise(inputs: int, outputs: int) -> nn.Module:
-            return same_convolution(inputs, outputs, 1, self.spatial_dims, bias=True, device=device, dtype=dtype)
+            return drawn_convolution(inputs, outputs, 1, self.spatial_dims, bias=True, device=device, dtype=dtype)
 
         self.conv = pointwise(self._channels, hidden)
         self.norm = norm_of(norm, hidden, device=device, dtype=dtype)
@@ -131,15 +130,10 @@ class CoordinateAttention(Module):
             self.add_module(name, pointwise(hidden, self._channels))
         self.gate = nn.Sigmoid()
         self.gates = dict.fromkeys(MAPS[self.spatial_dims - 1]._fields[1:], "gate")
-        self._draw()
 
     def _axis_convs(self) -> tuple[str, ...]:
         """Return the names of the convolutions that belong to the spatial axes, in their order."""
         return ("conv_d", "conv_h", "conv_w")[-self.spatial_dims :]
-
-    def _draw(self) -> None:
-        for name in ("conv", *self._axis_convs()):
-            he_normal_(self.get_submodule(name))
 
     @property
     def channels(self) -> int:
@@ -149,9 +143,7 @@ class CoordinateAttention(Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, and reset the norm if it knows how."""
-        self._draw()
-        if self.norm is not None:
-            reset(self.norm)
+        draw(self.children())
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``x`` along every spatial axis."""

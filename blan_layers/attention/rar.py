@@ -14,9 +14,9 @@ from blan_layers.attention._layers import (
     NormFactory,
     check_spatial_dims,
     draw,
+    drawn_convolution,
     in_sequence,
     norm_of,
-    same_convolution,
 )
 from blan_layers.functional.attention import location_factor
 
@@ -115,7 +115,7 @@ class RAR(Module):
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)
         _checks.floating_dtype(dtype)
-        conv = partial(same_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
+        conv = partial(drawn_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
         norm_after = partial(norm_of, norm, device=device, dtype=dtype)
 
         def bottleneck(taken: int, width: int, given: int, *, groups: int, dilation: int = 1) -> nn.Sequential:
@@ -139,7 +139,6 @@ class RAR(Module):
         self.block3 = last(channels)
         self.shortcut = in_sequence(conv=conv(both, channels, 1), norm=norm_after(channels))
         self.gate = nn.Sigmoid()
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, and reset the norms if they know how."""

@@ -15,10 +15,10 @@ from blan_layers.attention._layers import (
     NormFactory,
     check_spatial_dims,
     draw,
+    drawn_convolution,
     in_sequence,
     norm_of,
     resized,
-    same_convolution,
 )
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
@@ -208,7 +208,7 @@ class SoftMask(Module):
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)
         _checks.floating_dtype(dtype)
-        conv = partial(same_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
+        conv = partial(drawn_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
         norm_before = partial(norm_of, norm, device=device, dtype=dtype)
 
         def unit() -> _ResidualUnit:
@@ -239,7 +239,6 @@ class SoftMask(Module):
             conv2=conv(channels, channels, 1),
         )
         self.gate = None if form == "channel" else nn.Sigmoid()
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, and reset the norms if they know how."""

@@ -11,7 +11,7 @@ from blan_layers._checks import BACKENDS, Option
 from blan_layers._init import he_normal_, reset
 from blan_layers._module import Module, check_layer, oddity, runs_forward, width_of
 from blan_layers.attention._dual import HALVES, DualAttentionMaps, heard_gate
-from blan_layers.attention._layers import check_spatial_dims, same_convolution
+from blan_layers.attention._layers import check_spatial_dims, drawn_convolution
 from blan_layers.attention.channel import SqueezeExcitation
 from blan_layers.functional.attention import location_factor, passes_through
 
@@ -103,9 +103,8 @@ class SCSE(Module):
             device=device,
             dtype=dtype,
         )
-        self.conv = same_convolution(self._channels, 1, 1, self.spatial_dims, bias=bias, device=device, dtype=dtype)
+        self.conv = drawn_convolution(self._channels, 1, 1, self.spatial_dims, bias=bias, device=device, dtype=dtype)
         self.gate = nn.Sigmoid()
-        he_normal_(self.conv)
 
     @property
     def channels(self) -> int:
