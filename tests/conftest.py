@@ -1,10 +1,13 @@
 """What all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 # The tensors of tests are small: a second thread costs more than it gives, above all beside another process.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -36,3 +39,11 @@ def auto(monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps of every size are large to the automatic choice."""
     monkeypatch.setattr("blan_layers.functional.attention.core_cache_bytes", lambda: 0)
     monkeypatch.setattr("blan_layers.functional.mutual_information.cache_bytes", lambda: 0)
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """One process that shards among itself."""
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()

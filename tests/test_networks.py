@@ -2,12 +2,15 @@
 
 import copy
 import io
+import re
 import subprocess
 import sys
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,6 +169,105 @@ def test_where_is_a_regular_expression_names_or_a_predicate(where: Any, names: l
     assert list(insert_attention(trained(), CBAM, where)) == names
 
 
+def test_a_network_that_was_compiled_before_sees_the_attention_and_its_end() -> None:
+    net = trained()
+    compiled = torch.compile(net, backend="eager")
+    before = compiled(X)
+    inserted = insert_attention(net, CBAM, start="paper")
+    assert torch.equal(compiled(X), net(X))
+    assert not torch.equal(compiled(X), before)
+    inserted.remove()
+    assert torch.equal(compiled(X), before)
+    torch._dynamo.reset()
+
+
+def test_attention_is_trained_behind_modules_that_are_frozen() -> None:
+    net: Any = trained().requires_grad_(False)  # torch's own signature
+    inserted = insert_attention(net, CBAM)
+    net(X).square().sum().backward()
+    trainable = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert trainable == {f"{name}.attention.{key}" for name, a in inserted.items() for key, _ in a.named_parameters()}
+    assert all(attention.a.grad != 0 for attention in inserted.values())
+
+
+@pytest.mark.parametrize("start", ["identity", "paper"])
+def test_onnx_takes_the_attention_along(start: Any, tmp_path: Path) -> None:
+    net = trained()
+    inserted: Any = insert_attention(net, CBAM, start=start)
+    for attention in inserted.values():
+        if start == "identity":
+            nn.init.constant_(attention.a, 0.5)
+    batch = {0: torch.export.Dim("batch")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter remarks on itself
+        program = torch.onnx.export(net, (X,), dynamo=True, dynamic_shapes=(batch,), verbose=False)
+    assert program is not None
+    program.save(tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    more = torch.randn(7, 3, 12, 12)
+    (ours,) = session.run(None, {session.get_inputs()[0].name: more.numpy()})
+    torch.testing.assert_close(torch.from_numpy(ours), net(more), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("factory", [CBAM, SqueezeExcitation, BAM])
+def test_a_network_with_attention_can_be_sharded(factory: Any, mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    net = trained().train()
+    inserted = insert_attention(net, factory)
+    twin = copy.deepcopy(net)
+    for attention in inserted.values():
+        fully_shard(attention, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    for m in (net, twin):
+        m(X).square().sum().backward()
+    for (name, ours), true in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert true.grad is not None, name
+        assert torch.equal(ours.grad.full_tensor(), true.grad), name
+    assert torch.equal(net.eval()(X), twin.eval()(X))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_parts_that_would_not_see_the_attention_are_refused(mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    def scripted() -> Any:
+        return torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).eval())
+
+    part: Any = nn.Sequential(nn.Conv2d(8, 8, 1))
+    wrappers: list[tuple[Any, str, str]] = [
+        (scripted(), "1", "model must not be scripted, got RecursiveScriptModule. Insert before torch.jit.script."),
+        (torch.jit.freeze(scripted()), "1", "model must not be scripted, got RecursiveScriptModule."),
+        (nn.Sequential(nn.Sequential(scripted())), "0.0.1", "'0.0' must not be scripted, got RecursiveScriptModule."),
+        (nn.parallel.DistributedDataParallel(copy.deepcopy(part)), "module.0",
+         "model must not be wrapped for distributed training yet, which would leave the new parameters out, "
+         "got DistributedDataParallel. Insert first."),
+        (nn.Sequential(fully_shard(copy.deepcopy(part), mesh=mesh)), "0.0",
+         "'0' must not be wrapped for distributed training yet"),
+    ]  # fmt: skip
+    for net, where, words in wrappers:
+        keys = list(net.state_dict())
+        with pytest.raises(ValueError, match=f"^insert_attention: {re.escape(words)}"):
+            insert_attention(net, CBAM, [where])
+        assert list(net.state_dict()) == keys
+
+
+@pytest.mark.parametrize("factory", [SqueezeExcitation, ECA, SCSE, BAM, CoordinateAttention])
+@pytest.mark.parametrize("axes", [1, 3])
+def test_every_gate_goes_behind_networks_of_one_and_three_axes(factory: Any, axes: int) -> None:
+    conv: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    net = nn.Sequential(conv(3, 8, 3), nn.ReLU(), conv(8, 4, 1)).eval()
+    x = torch.randn(2, 3, *(7,) * axes)
+    before = net(x)
+    inserted = insert_attention(net, factory, ["0", "2"])
+    assert torch.equal(net(x), before)
+    with capture_maps(net) as maps:
+        net(x)
+    assert len(maps) == len(inserted) == 2
+    net(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in net.named_parameters() if n.endswith(".a"))
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_networks_of_any_number_of_axes(axes: int) -> None:
     conv, norm = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1], (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1]
@@ -248,6 +350,19 @@ def test_every_gate_s_maps_are_captured(case: Case) -> None:
     assert {*maps[""]} == {*expected._fields[1:]}
     for name, gate in maps[""].items():
         torch.testing.assert_close(gate, getattr(expected, name).detach())
+
+
+def test_maps_of_a_network_that_was_compiled_before_are_captured() -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 3), CBAM(8)).eval()
+    compiled: Any = torch.compile(net, backend="eager")
+    compiled(X)
+    for model in (net, compiled):
+        with capture_maps(model) as maps:
+            output = compiled(X)
+        ((_, found),) = maps.items()
+        expected = net[1].forward_with_maps(net[0](X))
+        torch.testing.assert_close((output, *found.values()), tuple(expected))
+    torch._dynamo.reset()
 
 
 def test_maps_of_an_inserted_network_are_captured_pass_by_pass() -> None:

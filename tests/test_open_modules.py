@@ -6,7 +6,7 @@ a module means; the automatic one is made to take its passes on maps of any size
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from blan_layers import (
@@ -334,14 +334,6 @@ def test_a_child_that_is_compiled_by_itself_is_run_compiled(case: Case) -> None:
         agree(*on_both_ways(case, compile_it))
         assert runs or not ours, name  # torch compiles no layer of its own that is asked by itself
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def mesh() -> Iterator[Any]:
-    """One process that shards among itself."""
-    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
-    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
 
 
 def gathered(tensor: Tensor) -> Tensor:

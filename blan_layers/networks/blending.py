@@ -15,7 +15,7 @@ class BlendedGate(Module):
     def __init__(self, gate: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.gate = gate
-        self.a = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
+        self.a = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))  # no scalar: FSDP shards none
 
     def reset_parameters(self) -> None:
         """Start as the identity."""
@@ -40,7 +40,7 @@ class Blend(Module):
     ) -> None:
         super().__init__()
         self.attention = attention
-        self.a = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
+        self.a = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))  # no scalar: FSDP shards none
 
     def reset_parameters(self) -> None:
         """Start as the identity."""

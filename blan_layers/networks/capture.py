@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from blan_layers._checks import said
 from blan_layers._module import Module
+from blan_layers.networks.compiled import eagerly
 
 
 class Maps(dict[str, dict[str, Tensor]]):
@@ -18,7 +19,7 @@ class Maps(dict[str, dict[str, Tensor]]):
     def __missing__(self, name: str) -> dict[str, Tensor]:
         raise KeyError(
             f"capture_maps: a captured module must be named, got {name!r}. "
-            + (f"There are {', '.join(self)}." if self else "None was called yet: run the uncompiled model inside.")
+            + (f"There are {', '.join(self)}." if self else "None was called yet: run the model inside the block.")
         )
 
 
@@ -28,7 +29,7 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
 
     Inside the block every forward pass of the model puts them into what is yielded, detached, in place of those of the
     pass before: by the name of the outermost attention module in the model ("" for the model itself), then by the
-    names that its ``forward_with_maps`` has.
+    names that its ``forward_with_maps`` has. Compiled code runs uncompiled inside the block.
 
     Args:
         model: A network with modules of this library in it.
@@ -63,7 +64,8 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
             keys = [key for key, place in module.gates.items() if place == path]
             handles.append(module.get_submodule(path).register_forward_hook(partial(_keep, maps, name, keys)))
     try:
-        yield maps
+        with eagerly():
+            yield maps
     finally:
         for handle in handles:
             handle.remove()

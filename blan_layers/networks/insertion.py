@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers.networks.blending import starting_as_identity
+from blan_layers.networks.compiled import forget
 
 Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 Start: TypeAlias = Literal["identity", "paper"]
@@ -81,6 +83,7 @@ class Insertion(Mapping[str, nn.Module]):
         for target in self._targets:
             del target._modules[KEY]
         self._placed, self._targets, self._handles = {}, [], []
+        forget()
 
 
 def insert_attention(
@@ -95,7 +98,8 @@ def insert_attention(
 
     The attention is ``factory(channels, **options)``, a submodule "attention" of the module, called by a forward hook.
     An old checkpoint loads with ``strict=False``, the inserted keys alone being missing. Give the new parameters to the
-    optimiser. Channels, the number of spatial axes, device and dtype are read off the module.
+    optimiser: they are trained where those of the network are frozen, too. Channels, the number of spatial axes, device
+    and dtype are read off the module. What ``torch.compile`` has compiled is compiled anew.
 
     Args:
         model: The network, changed in place.
@@ -111,7 +115,8 @@ def insert_attention(
     Raises:
         TypeError: ``factory`` makes no module, or ``where`` is none of these.
         ValueError: Nothing matches ``where``, a name is not there, a module's channels cannot be read, it has attention
-            behind it already, or it is part of a scripted network. Nothing is changed then.
+            behind it already, or the network or a part of it that holds the module is scripted, sharded or wrapped for
+            distributed training. Nothing is changed then.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, figure 3.
@@ -127,7 +132,10 @@ def insert_attention(
     """
     _checks.factory(factory)
     _checks.choice("start", start, ("identity", "paper"))
+    _check_surroundings(model, "")
     targets = _targets(model, where)
+    for name in targets:
+        _check_surroundings(model, name)
     built: dict[str, tuple[nn.Module, nn.Module]] = {}
     for name, target in targets.items():
         _check_target(name, target)
@@ -136,6 +144,7 @@ def insert_attention(
     for target, attention in built.values():
         target.add_module(KEY, attention)
         handles.append(target.register_forward_hook(_attend))
+    forget()
     placed = {name: attention for name, (_, attention) in built.items()}
     return Insertion(placed, list(targets.values()), handles)
 
@@ -213,9 +222,32 @@ def _check_target(name: str, target: nn.Module) -> None:
                 "Remove it first."
             )
         )
-    if isinstance(target, torch.jit.ScriptModule):
+
+
+def _check_surroundings(model: nn.Module, name: str) -> None:
+    """Refuse a network, or a part of one around the named module, that would not see what is inserted."""
+    path, part = "", model
+    _check_part("model", model)
+    for step in name.split(".") if name else ():
+        path = f"{path}.{step}" if path else step
+        part = part.get_submodule(step)
+        _check_part(f"{path!r}", part)
+
+
+def _check_part(called: str, part: nn.Module) -> None:
+    if isinstance(part, torch.jit.ScriptModule):
         raise ValueError(
-            said(f"{name!r} must not be scripted, got {type(target).__name__}. Insert before torch.jit.script.")
+            said(f"{called} must not be scripted, got {type(part).__name__}. Insert before torch.jit.script.")
+        )
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if isinstance(part, nn.parallel.DistributedDataParallel) or (
+        fsdp is not None and isinstance(part, fsdp.FSDPModule | fsdp.FullyShardedDataParallel)
+    ):
+        raise ValueError(
+            said(
+                f"{called} must not be wrapped for distributed training yet, which would leave the new parameters "
+                f"out, got {type(part).__name__}. Insert first."
+            )
         )
 
 
