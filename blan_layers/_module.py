@@ -75,6 +75,9 @@ class Module(nn.Module):
     One that several maps share is called for them in turn; a map in the plural holds those of all its calls.
     """
 
+    holds: tuple[str, ...] = ()
+    """Its children that are networks of the user's own."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:

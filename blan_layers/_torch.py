@@ -109,3 +109,11 @@ def forward_mode_active() -> bool:
 def is_batched(gradient: Tensor) -> bool:
     """Tell whether vmap, or ``is_grads_batched=True``, runs a backward pass for many gradients at once."""
     return _is_batched(gradient) or _is_legacy_batched(gradient)
+
+
+_backward_pass: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+
+
+def backward_runs() -> bool:
+    """Tell whether a backward pass runs in this thread, which calls modules again where a checkpoint was."""
+    return _backward_pass() != -1

@@ -12,16 +12,17 @@ source         its modules                                     what differs from
 Widths are read from the weights. None of these packages is needed.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from blan_layers._checks import choice, said
-from blan_layers._module import Module
+from blan_layers._torch import has_hooks
 from blan_layers.attention import CBAM, ECA, SCSE, ChannelAttention, SqueezeExcitation
+from blan_layers.networks.parts import outside_attention
 
 __all__ = ["module_from", "replace_attention"]
 
@@ -45,6 +46,7 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
         weights' dtype and on their device.
 
     Raises:
+        TypeError: ``state_dict`` is no mapping.
         ValueError: ``source`` is unknown, or keys are missing, too many, of a network, or of no module of the source.
 
     Example:
@@ -54,6 +56,14 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
         4
     """
     choice("source", source, tuple(SOURCES))
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            said(
+                f"state_dict must map names to tensors, got {type(state_dict).__name__}. "
+                "Pass what module.state_dict() gives."
+            )
+        )
+    prefix = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
     for pattern in SOURCES[source]:
         if pattern.fits(weights):
@@ -64,6 +74,9 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
 def replace_attention(model: nn.Module, source: Source) -> list[str]:
     """Replace foreign attention modules of a network by ours, with the same outputs.
 
+    Weights, their ``requires_grad``, activations, gates and the settings of norms are taken over, and each module's
+    outputs are compared on a drawn map before anything is replaced. Optimisers have to be told of the new parameters.
+
     Args:
         model: The network, changed in place.
         source: "timm", "official", "torchvision" or "smp".
@@ -72,8 +85,8 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
         The names of what was replaced.
 
     Raises:
-        ValueError: ``source`` is unknown, there is nothing to replace, or a module has a gate that ours has not. Then
-            nothing is replaced.
+        ValueError: ``source`` is unknown, there is nothing to replace, or a module has a gate or another option that
+            ours has not, or hooks. Then nothing is replaced.
 
     Example:
         >>> class Foreign(torch.nn.Module):
@@ -81,27 +94,23 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
         ...         super().__init__()
         ...         self.fc1, self.fc2 = torch.nn.Conv2d(16, 4, 1), torch.nn.Conv2d(4, 16, 1)
         ...         self.activation, self.scale_activation = torch.nn.ReLU(), torch.nn.Sigmoid()
+        ...     def forward(self, x):
+        ...         pooled = self.activation(self.fc1(x.mean((2, 3), keepdim=True)))
+        ...         return x * self.scale_activation(self.fc2(pooled))
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), Foreign())
         >>> replace_attention(net, "torchvision")
         ['1']
     """
     choice("source", source, tuple(SOURCES))
     replacements: dict[str, nn.Module] = {}
-    own: list[str] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in (*replacements, *own))
-        if not name or inside:
+    by_module: dict[nn.Module, nn.Module] = {}
+    for name, module in outside_attention(model):
+        if any(name.startswith(f"{outer}.") for outer in replacements):
             continue
-        if isinstance(module, Module):
-            own.append(name)
-            continue
-        weights = module.state_dict()
-        for pattern in SOURCES[source]:
-            if pattern.fits(weights):
-                ours = pattern.convert(weights)
-                _adopt_functions(name, module, ours)
-                replacements[name] = ours.train(module.training)
-                break
+        if module not in by_module and (ours := _counterpart(name, module, source)) is not None:
+            by_module[module] = ours
+        if module in by_module:
+            replacements[name] = by_module[module]
     if not replacements:
         raise ValueError(
             said(f"model must hold attention modules of {source!r}, got none. Name the library that they are from.")
@@ -112,26 +121,124 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
     return list(replacements)
 
 
+def _counterpart(name: str, module: nn.Module, source: Source) -> nn.Module | None:
+    """Return the module of ours that computes what one of a network does, None if that is no such attention."""
+    for pattern in SOURCES[source]:
+        if not pattern.parts <= {*module._modules}:
+            continue
+        parameters = dict(module.named_parameters())
+        weights = {**parameters, **dict(module.named_buffers())}
+        if not pattern.fits(weights):
+            continue
+        with torch.no_grad():
+            ours = pattern.convert(weights)
+            trained = pattern.convert(
+                {key: torch.full_like(w, key in parameters and w.requires_grad) for key, w in weights.items()}
+            )
+        for mine, flag in zip(ours.parameters(), trained.parameters(), strict=True):
+            mine.requires_grad_(bool(flag.all()))
+        _adopt_functions(name, module, ours)
+        if not _agree(module, ours):
+            if pattern.generic and not _gates_channels(module, ours):
+                return None
+            raise ValueError(
+                said(
+                    f"{name!r} must compute what {source!r} has by default, got a {type(module).__name__} with other "
+                    "outputs than its weights give in ours. Replace that module yourself."
+                )
+            )
+        if any(has_hooks(part) for part in module.modules()):
+            raise ValueError(
+                said(
+                    f"{name!r} must have no hooks, which would be lost, got a {type(module).__name__} with some. "
+                    "Remove them first, and register them on the new module."
+                )
+            )
+        return ours.train(module.training)
+    return None
+
+
+def _outputs(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a module gives in evaluation, unheard by its hooks."""
+    twin = copy.deepcopy(module).eval()
+    for part in twin.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    with torch.no_grad():
+        y: Tensor = twin(x)
+    return y
+
+
+def _drawn_map(ours: nn.Module) -> Tensor:
+    weight = next(ours.parameters())
+    x = torch.linspace(-3, 3, 1 + 2 * 5 * 7 * _width(ours), device="cpu")[1:].sin().mul(2)
+    return x.view(2, -1, 5, 7).to(weight.device, weight.dtype)
+
+
+def _width(ours: nn.Module) -> int:
+    width = getattr(ours, "channels", None)
+    return width if isinstance(width, int) else 16
+
+
+def _agree(foreign: nn.Module, ours: nn.Module) -> bool:
+    """Tell whether both give the same for a drawn map."""
+    x = _drawn_map(ours)
+    if x.is_meta:
+        return True
+    theirs, mine = _outputs(foreign, x), _outputs(ours, x)
+    bound = 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
+    return theirs.shape == mine.shape and bool((theirs - mine).abs().max() <= bound * mine.abs().max().clamp_min(1e-6))
+
+
+def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
+    """Tell whether a module multiplies each channel of a map by one number."""
+    x = _drawn_map(ours) + 3
+    y = _outputs(foreign, x)
+    ratio = (y / x).flatten(2) if y.shape == x.shape else torch.zeros(1, 1, 2) + torch.arange(2)
+    return bool(((ratio - ratio[:, :, :1]).abs() < 1e-3).all())
+
+
 class _Pattern:
-    """A kind of foreign module: the keys that it has, shapes where keys alone do not tell, and what it becomes."""
+    """A kind of foreign module: the keys that it has, what it becomes, and shapes by key.
+
+    In shapes a number is that size, None any, and a letter the same size wherever it stands. A generic kind has keys
+    that modules have which are no attention.
+    """
 
     def __init__(
         self,
         required: str,
         optional: str,
         convert: Callable[[Weights], nn.Module],
-        shapes: Mapping[str, tuple[int | None, ...]] = MappingProxyType({}),
+        shapes: Mapping[str, Sequence[int | str | None]],
+        *,
+        generic: bool = False,
     ) -> None:
         self.required, self.optional = set(required.split()), set(optional.split())
-        self.convert, self.shapes = convert, shapes
+        self.parts = {key.partition(".")[0] for key in self.required}
+        self._convert, self.shapes, self.generic = convert, shapes, generic
 
     def fits(self, weights: Weights) -> bool:
+        """Tell whether these are the weights of such a module."""
         keys = set(weights)
-        return self.required <= keys <= self.required | self.optional and all(
-            weights[key].ndim == len(shape)
-            and all(given in (None, size) for given, size in zip(shape, weights[key].shape, strict=True))
-            for key, shape in self.shapes.items()
-        )
+        return self.required <= keys <= self.required | self.optional and not self.misshapen(weights)
+
+    def convert(self, weights: Weights) -> nn.Module:
+        """Return the module of ours with these weights, on their device whatever the default one is."""
+        with torch.device(next(iter(weights.values())).device):
+            return self._convert(weights)
+
+    def misshapen(self, weights: Weights) -> str:
+        """Name a weight of another shape, "" if there is none."""
+        sizes: dict[str, int] = {}
+        for key, shape in self.shapes.items():
+            if key not in weights:
+                continue
+            found = tuple(weights[key].shape)
+            known = [sizes.setdefault(s, f) if isinstance(s, str) else s for s, f in zip(shape, found, strict=False)]
+            if len(found) != len(shape) or any(k not in (None, f) for k, f in zip(known, found, strict=True)):
+                return key
+        return ""
 
 
 def _factory(weights: Weights, key: str) -> dict[str, Any]:
@@ -144,7 +251,9 @@ def _squeezed(weight: Tensor) -> Tensor:
 
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor | None]) -> nn.Module:
-    module.load_state_dict({key: value for key, value in weights.items() if value is not None}, strict=True)
+    """Load copies of weights, each in its own dtype and on its own device."""
+    copies = {key: value.detach().clone() for key, value in weights.items() if value is not None}
+    module.load_state_dict(copies, strict=True, assign=True)
     return module.eval()
 
 
@@ -185,8 +294,10 @@ def _cbam(first: str, second: str, conv: str, norm: str, *, swapped: bool) -> Ca
         found["spatial.conv.weight"] = kernel.flip(1) if swapped else kernel
         normed = f"{norm}.weight" in weights
         if normed:
-            for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            for key in _NORM.split():
                 found[f"spatial.norm.{key}"] = weights[f"{norm}.{key}"]
+            count = weights.get(f"{norm}.{_COUNT}")
+            found[f"spatial.norm.{_COUNT}"] = torch.zeros((), dtype=torch.long) if count is None else count
         hidden, channels = weights[f"{first}.weight"].shape[:2]
         module = CBAM(
             channels,
@@ -218,32 +329,47 @@ def _official_norm(channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.01)
 
 
-_NORM = "weight bias running_mean running_var num_batches_tracked"
+_NORM = "weight bias running_mean running_var"
+_COUNT = "num_batches_tracked"  # which networks saved before PyTorch 0.4.1 have not
 
 
 def _keys(prefix: str, names: str) -> str:
     return " ".join(f"{prefix}.{name}" for name in names.split())
 
 
+def _bottleneck(first: str, second: str, *kernel: int) -> dict[str, Sequence[int | str | None]]:
+    """Return the shapes of two layers from C channels to fewer and back."""
+    return {
+        f"{first}.weight": ("hidden", "C", *kernel),
+        f"{first}.bias": ("hidden",),
+        f"{second}.weight": ("C", "hidden", *kernel),
+        f"{second}.bias": ("C",),
+    }
+
+
+def _se(first: str, second: str) -> _Pattern:
+    biases = f"{first}.bias {second}.bias"
+    shapes = _bottleneck(first, second, 1, 1)
+    convert = _squeeze_excitation(first, second)
+    return _Pattern(f"{first}.weight {second}.weight", biases, convert, shapes, generic=True)
+
+
 SOURCES: dict[Source, tuple[_Pattern, ...]] = {
     "timm": (
         _Pattern(
             f"channel.fc1.weight channel.fc2.weight spatial.conv.conv.weight {_keys('spatial.conv.bn', _NORM)}",
-            "channel.fc1.bias channel.fc2.bias",
+            f"channel.fc1.bias channel.fc2.bias spatial.conv.bn.{_COUNT}",
             _cbam("channel.fc1", "channel.fc2", "spatial.conv.conv", "spatial.conv.bn", swapped=False),
+            _bottleneck("channel.fc1", "channel.fc2", 1, 1),
         ),
-        _Pattern("fc1.weight fc2.weight", "fc1.bias fc2.bias", _squeeze_excitation("fc1", "fc2")),
-        _Pattern(
-            "conv_reduce.weight conv_expand.weight",
-            "conv_reduce.bias conv_expand.bias",
-            _squeeze_excitation("conv_reduce", "conv_expand"),
-        ),
-        _Pattern("conv.weight", "", _efficient, shapes={"conv.weight": (1, 1, None)}),
+        _se("fc1", "fc2"),
+        _se("conv_reduce", "conv_expand"),
+        _Pattern("conv.weight", "", _efficient, {"conv.weight": (1, 1, None)}),
     ),
     "official": (
         _Pattern(
             "ChannelGate.mlp.1.weight ChannelGate.mlp.3.weight SpatialGate.spatial.conv.weight",
-            f"ChannelGate.mlp.1.bias ChannelGate.mlp.3.bias {_keys('SpatialGate.spatial.bn', _NORM)}",
+            "ChannelGate.mlp.1.bias ChannelGate.mlp.3.bias " + _keys("SpatialGate.spatial.bn", f"{_NORM} {_COUNT}"),
             _cbam(
                 "ChannelGate.mlp.1",
                 "ChannelGate.mlp.3",
@@ -251,14 +377,16 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
                 "SpatialGate.spatial.bn",
                 swapped=True,
             ),
+            _bottleneck("ChannelGate.mlp.1", "ChannelGate.mlp.3"),
         ),
     ),
-    "torchvision": (_Pattern("fc1.weight fc2.weight", "fc1.bias fc2.bias", _squeeze_excitation("fc1", "fc2")),),
+    "torchvision": (_se("fc1", "fc2"),),
     "smp": (
         _Pattern(
             "cSE.1.weight cSE.1.bias cSE.3.weight cSE.3.bias sSE.0.weight sSE.0.bias",
             "",
             _concurrent,
+            _bottleneck("cSE.1", "cSE.3", 1, 1),
         ),
     ),
 }
@@ -274,6 +402,10 @@ FUNCTIONS = "scale_activation", "gate"
 def _adopt_functions(name: str, foreign: nn.Module, ours: nn.Module) -> None:
     """Take over activation and gate of a foreign channel gate, where it has them as modules."""
     gate = ours.channel if isinstance(ours, CBAM) else ours
+    theirs = next((part for part in foreign.modules() if isinstance(part, nn.BatchNorm2d)), None)
+    norm = ours.spatial.norm if isinstance(ours, CBAM) else None
+    if isinstance(norm, nn.BatchNorm2d) and theirs is not None:
+        norm.eps, norm.momentum = theirs.eps, theirs.momentum
     if not isinstance(gate, ChannelAttention | ECA):
         return
     parts = dict(foreign.named_modules())
@@ -311,6 +443,8 @@ PROBE = torch.linspace(-5, 5, 21)
 
 def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights) -> str:
     """Say what is wrong with a state dict that is that of no module of the source."""
+    if not state_dict:
+        return "state_dict must hold the weights of a module, got none. Pass what module.state_dict() gives."
     if not weights:
         found = ", ".join(sorted({key.rpartition(".")[0] for key in state_dict})[:6])
         return (
@@ -320,6 +454,12 @@ def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights
         if pattern.required & set(weights):
             missing = sorted(pattern.required - set(weights))
             surplus = sorted(set(weights) - pattern.required - pattern.optional)
+            if not missing and not surplus:
+                key = pattern.misshapen(weights)
+                return (
+                    f"state_dict must have the shapes of a module of {source!r}, got {tuple(weights[key].shape)} for "
+                    f"{key}. Name the library that it is from, or convert it yourself."
+                )
             if missing:
                 return (
                     f"state_dict must have the keys of a module of {source!r}, got none of {', '.join(missing)}. "

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,13 @@ from blan_layers import (
     BAM,
     CBAM,
     ECA,
+    RAR,
     RDAM,
     SCSE,
     ChannelAttention,
     CoordinateAttention,
+    ResidualAttention,
+    SoftMask,
     SpatialAttention,
     SqueezeExcitation,
     capture_maps,
@@ -169,6 +174,117 @@ def test_where_is_a_regular_expression_names_or_a_predicate(where: Any, names: l
     assert list(insert_attention(trained(), CBAM, where)) == names
 
 
+def test_a_sequence_is_gated_once_behind_its_last_part() -> None:
+    net: Any = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), nn.Flatten())
+    inserted = insert_attention(net, SqueezeExcitation, ["0"], start="paper")
+    assert torch.equal(net[0](X), inserted["0"](F.relu(F.conv2d(X, net[0][0].weight, net[0][0].bias))))
+    assert len(net[0]) == 2
+    inserted.remove()
+    assert list(net.state_dict()) == ["0.0.weight", "0.0.bias"]
+
+
+def test_a_conversion_that_copies_modules_without_their_hooks_loses_no_attention() -> None:
+    net: Any = trained()
+    inserted = insert_attention(net, SqueezeExcitation, start="paper")
+    truth, plain = net(X), trained()(X)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(net).eval()
+    assert isinstance(converted.layer1[0].bn2, nn.SyncBatchNorm)
+    assert torch.equal(converted(X), truth)
+    inserted.remove()
+    assert torch.equal(converted(X), plain)
+    assert not any(".attention." in key for key in converted.state_dict())
+    insert_attention(net, SqueezeExcitation)
+    net.layer1[0].bn2 = nn.Identity()
+    with pytest.raises(RuntimeError, match=r"^insert_attention: 'layer1.0.bn2' must hold the attention"):
+        net(X)
+    del net.layer1[0]  # a part that is gone is none that lost its attention
+    insert_attention(trained(), ECA)
+
+
+def test_hooks_in_another_process_take_no_attention_s_place(repository: Path, tmp_path: Path) -> None:
+    net = trained()
+    insert_attention(net, CBAM, start="paper")
+    torch.save((net, X, net(X)), tmp_path / "net.pt")
+    code = (
+        "import sys, torch; net, x, y = torch.load(sys.argv[1], weights_only=False); "
+        "handles = [m.register_forward_hook(lambda *_: None) for m in net.modules()]; "
+        "handles += [m.register_forward_pre_hook(lambda *_: None) for m in net.modules()]; "
+        "assert torch.equal(net(x), y); [h.remove() for h in handles]; assert torch.equal(net(x), y)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "net.pt"], check=True, cwd=repository)
+
+
+def test_attention_goes_into_no_attention() -> None:
+    net: Any = trained()
+    first = insert_attention(net, lambda c: CBAM(c, norm=nn.BatchNorm2d), ["stem"])
+    second = insert_attention(net, SqueezeExcitation)
+    assert list(second) == NORMS
+    with pytest.raises(ValueError, match="'stem' must not have attention behind it already, got Blend"):
+        insert_attention(net, SqueezeExcitation, r"stem.*")
+    with pytest.raises(ValueError, match=r"where must match at least one module of the network, got '\.\*norm'"):
+        insert_attention(net, SqueezeExcitation, ".*norm")
+    first.remove()
+    own: Any = nn.Sequential(OrderedDict(cbam=CBAM(8, norm=nn.BatchNorm2d), conv=nn.Conv2d(8, 8, 1)))
+    assert list(insert_attention(own, ECA, lambda *_: True)) == ["conv"]
+
+
+class Stage(nn.Module):
+    """A part that has a name of a way around a branch, and is no residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downsample = None
+        self.blocks = nn.Sequential(Block(8, 16, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.blocks(x)
+        return y
+
+
+class PreActivation(nn.Module):
+    """A residual block whose branch ends with a convolution, and that has attention of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shortcut = nn.Identity()
+        self.bn1, self.conv1, self.bn2, self.conv2 = (
+            nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        )  # fmt: skip
+        self.se = nn.Sequential(nn.Conv2d(8, 1, 1), nn.BatchNorm2d(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        gated: Tensor = y * self.se(y) + self.shortcut(x)
+        return gated
+
+
+def test_residual_is_the_end_of_the_innermost_branches() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), PreActivation(), Stage())
+    assert list(insert_attention(net, CBAM)) == ["1.conv2", "2.blocks.0.bn2"]
+    plain: Any = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    plain.skip = False
+    with pytest.raises(ValueError, match="where must match at least one module of the network, got 'residual'"):
+        insert_attention(nn.ModuleList([plain]), CBAM)
+
+
+def test_a_module_of_two_names_is_gated_once() -> None:
+    net: Any = trained()
+    net.layer1[1].bn2 = net.layer1[0].bn2
+    inserted = insert_attention(net, SqueezeExcitation)
+    assert list(inserted) == ["layer1.0.bn2", *NORMS[2:]]
+    assert len(net.layer1[0].bn2._forward_hooks) == 1
+    inserted.remove()
+    assert list(insert_attention(net, SqueezeExcitation, ["layer1.1.bn2"])) == ["layer1.1.bn2"]
+
+
+def test_attention_of_a_factory_without_device_and_dtype_is_brought_to_the_network() -> None:
+    net: Any = trained().bfloat16()
+    inserted = insert_attention(net, lambda channels, **options: CBAM(channels, kernel_size=3))
+    assert {p.dtype for p in net.parameters()} == {torch.bfloat16}
+    assert not any(attention.training for attention in inserted.values())
+    net(X.bfloat16())
+
+
 def test_a_network_that_was_compiled_before_sees_the_attention_and_its_end() -> None:
     net = trained()
     compiled = torch.compile(net, backend="eager")
@@ -282,8 +398,10 @@ def test_networks_of_any_number_of_axes(axes: int) -> None:
 
 
 def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> None:
-    net = trained()
+    net, one = trained(), SqueezeExcitation(8)
     keys = list(net.state_dict())
+    owning: Any = nn.Conv2d(3, 8, 1)
+    owning.attention = "flash"
     mistakes: dict[str, Any] = {
         "where must match at least one module of the network, got 'nowhere'": lambda: insert_attention(
             net, CBAM, "nowhere"
@@ -299,6 +417,19 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
             net, CBAM, ["stem", "layer1.0.relu"]
         ),
         "channels of 'layer1.0' must be read off it, got Block": lambda: insert_attention(net, CBAM, r"layer1\.\d"),
+        "where must be a regular expression, got '*bn2': nothing to repeat": lambda: insert_attention(
+            net, CBAM, "*bn2"
+        ),
+        "channels of 'fc' must be read off it, got Linear": lambda: insert_attention(net, CBAM, ["stem", "fc"]),
+        "'layers' must be called by the network, got a ModuleList, which only holds others": lambda: insert_attention(
+            nn.ModuleDict({"layers": nn.ModuleList([net])}), CBAM, ["layers"]
+        ),
+        "'0' must have no attribute 'attention' of its own, got a Conv2d that has": lambda: insert_attention(
+            nn.Sequential(owning), CBAM, ["0"]
+        ),
+        "factory must make a new module for each place, got one SqueezeExcitation twice": lambda: insert_attention(
+            net, lambda _: one, r"layer1\.\d\.bn2"
+        ),
         "start must be one of 'identity', 'paper', got 'zero'": lambda: insert_attention(
             net,
             CBAM,
@@ -306,11 +437,18 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
         ),
     }
     for words, mistake in mistakes.items():
-        with pytest.raises(ValueError, match=f"^insert_attention: {words}"):
+        with pytest.raises(ValueError, match=f"^insert_attention: {re.escape(words)}"):
             mistake()
     for wrong, got in (("CBAM", "str"), (CBAM(8), "a built CBAM")):
         with pytest.raises(TypeError, match=f"^insert_attention: factory must be callable with channels, got {got}"):
             insert_attention(net, wrong)  # type: ignore[arg-type]  # for users without a type checker
+    with pytest.raises(TypeError, match=r"^insert_attention: factory must make attention of one map, got RDAM, whose"):
+        insert_attention(net, RDAM)
+    pair: Any = nn.Sequential(nn.LSTM(8, 8))
+    pair[0].num_features = 8
+    insert_attention(pair, ECA, ["0"])
+    with pytest.raises(TypeError, match=r"^insert_attention: '0' must return one map, got tuple"):
+        pair(X[0, 0, :, :8])
     assert list(net.state_dict()) == keys
     insert_attention(net, CBAM)
     with pytest.raises(
@@ -375,6 +513,74 @@ def test_maps_of_an_inserted_network_are_captured_pass_by_pass() -> None:
         assert maps["layer2.1.bn2.attention.attention"]["spatial_map"].shape == (2, 1, 6, 6)
 
 
+def test_passes_of_parts_and_checkpoints_have_their_maps() -> None:
+    net: Any = trained().train()
+    insert_attention(net, CBAM)
+    for block in (*net.layer1, *net.layer2):
+        plain = block.forward
+        block.forward = partial(torch.utils.checkpoint.checkpoint, plain, use_reentrant=False)
+    with capture_maps(net) as maps:
+        net(X).sum().backward()
+        assert [tuple(m["spatial_map"].shape) for m in maps.values()] == [(4, 1, 12, 12)] * 2 + [(4, 1, 6, 6)] * 2
+        for count in (3, 2):
+            net.layer1(net.stem(X[:count]))
+            assert [len(m["spatial_map"]) for m in maps.values()] == [count] * 2
+
+
+def test_copies_made_inside_the_block_and_other_threads_are_not_heard() -> None:
+    net = trained()
+    insert_attention(net, CBAM)
+    with capture_maps(net) as maps:
+        net(X)
+        twin = copy.deepcopy(net)
+        stream = io.BytesIO()
+        torch.save(net, stream)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(net, X[:1]).result()
+        for _ in range(2):
+            twin(X[:2])
+        assert {len(m["channel_map"]) for m in maps.values()} == {4}
+    for _ in range(2):
+        twin(X)
+
+
+def test_attention_without_a_gate_leaves_the_other_maps_and_no_hook_behind() -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 1), CBAM(8))
+    net[1].channel = nn.Identity()
+    with capture_maps(net) as maps:
+        net(X)
+    assert list(maps["1"]) == ["spatial_map"]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_a_trunk_s_own_attention_is_captured_and_replaced() -> None:
+    net = ResidualAttention(nn.Sequential(nn.Conv2d(3, 8, 1), CBAM(8), foreign("torchvision", 8)), nn.Conv2d(3, 8, 1))
+    with capture_maps(net) as maps:
+        net(X)
+    assert {name: list(found) for name, found in maps.items()} == {
+        "": ["attention_map"],
+        "trunk.1": ["channel_map", "spatial_map"],
+    }
+    assert convert.replace_attention(net, "torchvision") == ["trunk.2"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gate_of_blended_attention_is_captured_before_the_blend(dtype: torch.dtype) -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 1)).to(dtype)
+    inserted: Any = insert_attention(net, SqueezeExcitation, ["0"])["0"]
+    with capture_maps(net) as maps:
+        net(X.to(dtype))
+    plain = SqueezeExcitation(8).to(dtype)
+    plain.load_state_dict(inserted.state_dict(), strict=False)
+    assert torch.equal(
+        maps["0.attention"]["channel_map"], plain.forward_with_maps(inserted_input(net, dtype)).channel_map
+    )
+
+
+def inserted_input(net: Any, dtype: torch.dtype) -> Tensor:
+    return F.conv2d(X.to(dtype), net[0].weight, net[0].bias)
+
+
 def test_what_has_no_one_map_is_refused() -> None:
     cbam = CBAM(8)
     twice = nn.Sequential(nn.Conv2d(3, 8, 1), cbam, cbam)
@@ -392,18 +598,48 @@ def test_what_has_no_one_map_is_refused() -> None:
 # Pictures
 
 
-def test_overlays_have_a_row_for_each_image_and_a_column_for_each_level() -> None:
+def test_overlays_have_a_column_for_each_image_and_a_row_for_each_level() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), CBAM(8), nn.Conv2d(8, 8, 3), ChannelAttention(8), SpatialAttention())
     with capture_maps(net) as maps:
         net(X)
     figure = overlay(X, maps)
     assert isinstance(figure, Figure)
-    assert len(figure.axes) == 4 * 3  # the image, and the two that have spatial maps
-    assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "1", "4"]
-    assert len(overlay(X[:1].mean(1, keepdim=True), [torch.rand(1, 3, 3)], names=["level"]).axes) == 2
+    *pictures, bar = figure.axes
+    assert len(pictures) == 3 * 4  # the image, and the two that have spatial maps
+    assert [axes.get_ylabel() for axes in pictures[::4]] == ["image", "1", "4"]
+    every = torch.cat([maps[name]["spatial_map"].flatten() for name in ("1", "4")])
+    low, high = bar.get_ylim()
+    assert every.min() <= low < high <= every.max()  # of maps that were resized
+    assert len(overlay(X[:1].mean(1, keepdim=True), [torch.rand(1, 3, 3)], names=["level"]).axes) == 3
+
+
+def residual_attention(channels: int) -> nn.Module:
+    return ResidualAttention(nn.Conv2d(channels, channels, 1), SoftMask(channels, depth=1))
+
+
+@pytest.mark.parametrize("build", [CBAM, BAM, CoordinateAttention, SCSE, RAR, residual_attention])
+def test_every_gate_with_locations_is_drawn(build: Any) -> None:
+    x, module = torch.rand(2, 8, 6, 6), build(8)
+    inputs = (x, x) if isinstance(module, RAR) else (x,)
+    with capture_maps(module) as maps:
+        module(*inputs)
+    for given in (maps, maps[""], module.forward_with_maps(*inputs)):
+        *pictures, _ = overlay(x[:, :3], given).axes
+        assert len(pictures) == 4
+
+
+def test_what_is_no_number_is_drawn_as_nothing() -> None:
+    images, gates = 5 * torch.rand(2, 3, 6, 6), torch.full((2, 1, 3, 3), torch.nan)
+    images[0, 0, 0, 0] = torch.nan
+    figure = overlay(images, gates)
+    assert figure.axes[0].images[0].get_array().max() == 1  # type: ignore[union-attr]  # given
+    figure.canvas.draw()
 
 
 @pytest.mark.parametrize(("images", "maps", "names", "words"), [
+    (X, torch.rand(4, 1, 12), None, "maps['map'] must be (4, 1, H, W), a spatial map of each image, got shape (4, 1, "),
+    (X, torch.rand(4, 1, 0, 3), None, "maps['map'] must be (4, 1, H, W)"),
+
     (X[:2], torch.rand(4, 1, 3, 3), None, "must be (2, 1, H, W), a spatial map of each image, got shape (4, 1, 3, 3)"),
     (X, torch.rand(4, 8, 1, 1), None, "maps['map'] must be (4, 1, H, W)"),
     (X[0], torch.rand(4, 1, 3, 3), None, "images must be (B, 3, H, W) or (B, 1, H, W), got shape (3, 12, 12)"),
@@ -613,6 +849,84 @@ def test_state_dicts_of_something_else_are_refused(state_dict: Any, source: Any,
     with pytest.raises(ValueError, match=r"^module_from: ") as caught:
         convert.module_from(state_dict, source, prefix=prefix)
     assert words in str(caught.value)
+
+
+class MLP(nn.Module):
+    """What has the keys of squeeze and excitation, and is none."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = layer(16, 32), layer(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return y
+
+
+@pytest.mark.parametrize("source", ["timm", "torchvision"])
+def test_perceptrons_are_no_attention(source: Any) -> None:
+    net = nn.Sequential(MLP(nn.Linear), MLP(partial(nn.Conv2d, kernel_size=1)), foreign("torchvision", 16))
+    assert convert.replace_attention(net, source) == ["2"]
+    assert isinstance(net[1], MLP)
+
+
+def test_shared_and_frozen_modules_stay_so_and_norms_keep_their_settings() -> None:
+    shared = foreign("torchvision", 16)
+    shared.get_parameter("fc1.weight").requires_grad_(False)  # torch's own signature
+    net: Any = nn.Sequential(nn.Conv2d(3, 16, 1), shared, nn.ReLU(), shared)
+    truth = net(X)
+    assert convert.replace_attention(net, "torchvision") == ["1", "3"]
+    assert net[1] is net[3]
+    assert [p.requires_grad for p in net[1].parameters()] == [False, True, True, True]
+    torch.testing.assert_close(net(X), truth)
+    for kind in ("timm", "official"):
+        cbam: Any = foreign(kind, 16).eval()
+        norm = next(m for m in cbam.modules() if isinstance(m, nn.BatchNorm2d))
+        norm.eps, norm.momentum = 0.1, 0.3
+        net = nn.Sequential(nn.Conv2d(3, 16, 1), cbam).eval()
+        truth = net(X)
+        convert.replace_attention(net, source_of(kind))
+        torch.testing.assert_close(net(X), truth)
+        assert net[1].spatial.norm.momentum == 0.3
+
+
+class WithMaxPool(nn.Module):
+    """Squeeze and excitation with an option that ours has not: half of the maximum is added to the average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3), keepdim=True) / 2 + x.amax((2, 3), keepdim=True) / 2
+        return x * torch.sigmoid(self.fc2(F.relu(self.fc1(pooled))))
+
+
+def test_options_that_ours_have_not_and_hooks_are_refused() -> None:
+    net: Any = nn.Sequential(OrderedDict(se=WithMaxPool()))
+    with pytest.raises(ValueError, match=r"^replace_attention: 'se' must compute what 'timm' has by default"):
+        convert.replace_attention(net, "timm")
+    calls: list[int] = []
+    net = nn.Sequential(OrderedDict(se=foreign("torchvision", 16)))
+    net.se.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match=r"^replace_attention: 'se' must have no hooks, which would be lost"):
+        convert.replace_attention(net, "torchvision")
+    assert not calls
+
+
+def test_odd_state_dicts_are_converted() -> None:
+    cbam = foreign("official", 16).eval()
+    old = {key: value for key, value in cbam.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.testing.assert_close(convert.module_from(old, "official")(X.repeat(1, 6, 1, 1)[:, :16]),
+                               cbam(X.repeat(1, 6, 1, 1)[:, :16]))  # fmt: skip
+    prefixed = {f"layer1.0.cbam.{key}": value for key, value in old.items()}
+    half = {key: value.half() if "mlp" in key else value for key, value in prefixed.items()}
+    with torch.device("meta"):
+        mixed: Any = convert.module_from(half, "official", prefix="layer1.0.cbam")
+    assert mixed.channel.fc1.weight.dtype == torch.float16
+    assert mixed.spatial.norm.running_var.dtype == torch.float32
+    with pytest.raises(TypeError, match=r"^module_from: state_dict must map names to tensors, got "):
+        convert.module_from(cbam, "official")  # type: ignore[arg-type]  # for users without a type checker
 
 
 def test_a_network_without_foreign_attention_is_refused() -> None:

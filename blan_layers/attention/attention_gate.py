@@ -32,7 +32,8 @@ class AttentionGate(Module):
     The paper computes on the gating signal's grid, and so does this module, which keeps only small maps for the
     backward. How the skip gets there differs: the paper strides ``W_x``, the authors' code gives it a kernel as large
     as its stride; both fix a whole ratio of the sizes. Interpolation needs none, and serves gating signals as large as
-    the skip and larger ones too; at the ratio 2 it is the authors' kernel with equal weights. Many implementations
+    the skip and larger ones too; at the ratio 2 it is the authors' kernel with equal weights. At larger ratios it reads
+    the two nearest locations of the skip along each axis, and those between reach no gate. Many implementations
     bring the gating signal to the skip's grid instead: for that, resize it before the call.
 
     The paper applies the sigmoid on the coarse grid and interpolates the gate. Here the logits are interpolated and the

@@ -76,6 +76,7 @@ class ResidualAttention(Module):
     """
 
     gates = MappingProxyType({"attention_map": "mask"})
+    holds = ("trunk",)
 
     def __init__(self, trunk: nn.Module, mask: nn.Module) -> None:
         super().__init__()

@@ -10,7 +10,9 @@ from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers.attention import RDAM
 from blan_layers.networks.blending import Blend
-from blan_layers.networks.insertion import KEY, Insertion, Start
+from blan_layers.networks.compiled import forget
+from blan_layers.networks.insertion import Insertion, Start, place
+from blan_layers.networks.targets import KEY
 
 __all__ = ["attend_skips"]
 
@@ -30,7 +32,8 @@ def attend_skips(
     Args:
         unet: The network, changed in place.
         factory: :class:`~blan_layers.RDAM` or another attention of two maps, called as ``factory(skip_channels,
-            feature_channels, **options)`` or, where it takes that, with ``decoder_channels=``.
+            feature_channels, **options)`` or, where it takes that, with ``decoder_channels=``. The features that it is
+            given are coarser than the skip.
         start: "identity" or "paper".
         **options: Passed to the factory. RDAM resizes by ``resize="nearest"`` unless told otherwise.
 
@@ -60,17 +63,22 @@ def attend_skips(
             )
         )
     skips = list(channels)[::-1][1:-1]  # from the head down, without the head and without the image itself
-    parts = list(blocks.values() if isinstance(blocks, nn.ModuleDict) else blocks)
+    if len(blocks) != len(skips) + 1:
+        raise ValueError(
+            said(
+                f"unet must have a decoder block for each skip and one more, got {len(blocks)} for {len(skips)} skips. "
+                "Call attention in a decoder of another form yourself."
+            )
+        )
     built: list[tuple[str, nn.Module, nn.Module]] = []
-    for index, (block, width) in enumerate(zip(parts, skips, strict=False)):
-        name = f"decoder.blocks.{index}"
+    for (key, block), width in zip(blocks.named_children(), skips, strict=False):
+        name = f"decoder.blocks.{key}"
         skip_argument(block, name)
         built.append((name, block, _built(name, block, width, factory, options, start)))
-    handles = []
     for _, block, attention in built:
-        block.add_module(KEY, attention)
-        handles.append(block.register_forward_pre_hook(_attend, with_kwargs=True))
-    return Insertion({name: attention for name, _, attention in built}, [block for _, block, _ in built], handles)
+        place(block, attention, block.register_forward_pre_hook(_attend, with_kwargs=True))
+    forget()
+    return Insertion(unet, {name: attention for name, _, attention in built})
 
 
 def skip_argument(block: nn.Module, name: str) -> tuple[int, str]:
@@ -123,5 +131,5 @@ def _built(
         raise TypeError(
             said(f"factory must make a torch.nn.Module, got {type(attention).__name__}. Pass a class such as RDAM.")
         )
-    attention.train(block.training)
-    return attention if start == "paper" else Blend(attention, first.weight.device, first.weight.dtype)
+    placed = attention if start == "paper" else Blend(attention, first.weight.device, first.weight.dtype)
+    return placed.train(block.training)

@@ -16,9 +16,10 @@ BOTTLENECK = {"reduction_ratio", "hidden_channels"}
 def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[..., nn.Module]:
     """Return what timm takes for ``attn_layer`` or ``se_layer``: it is called with timm's argument names.
 
-    ``rd_ratio`` is a fraction of the channels and becomes ``reduction_ratio``, its inverse; ``rd_channels`` becomes
-    ``hidden_channels``; ``act_layer`` becomes ``activation``; ``device`` and ``dtype`` are handed on. ``options`` win
-    over what timm passes. What a factory does not take, such as the width of a bottleneck that it has not, is left out.
+    ``rd_ratio`` is a fraction of the channels and becomes ``reduction_ratio``, its inverse, or ``hidden_channels``
+    where that is no whole number; ``rd_channels`` becomes ``hidden_channels``; ``act_layer`` becomes ``activation``;
+    ``device`` and ``dtype`` are handed on. ``options`` win over what timm passes. What a factory does not take, such as
+    the width of a bottleneck that it has not, is left out.
 
     Args:
         factory: Such as :class:`~blan_layers.CBAM`; called as ``factory(channels, **options)``.
@@ -35,7 +36,8 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         8
     """
     _checks.factory(factory)
-    accepted = set(inspect.signature(factory).parameters)
+    parameters = inspect.signature(factory).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
     def layer(
         channels: int,
@@ -47,24 +49,26 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         **further: Any,
     ) -> nn.Module:
         given = dict(options)
-        unknown = [name for name in further if name not in accepted and name not in ("device", "dtype")]
-        if unknown:
+        unknown = [name for name in further if name not in parameters and name not in ("device", "dtype")]
+        if unknown and not takes_all:
             raise TypeError(
                 f"attention: {factory!r} must take what timm passes, got {unknown[0]}={further[unknown[0]]!r}. "
                 "Wrap the factory in a function that takes it."
             )
         if rd_ratio is not None and not 0 < rd_ratio <= 1:
             raise ValueError(f"attention: rd_ratio must be above 0 and at most 1, got {rd_ratio!r}. Pass 1 / 16, say.")
+        ratio = None if rd_ratio is None or rd_channels else 1 / rd_ratio
+        whole = ratio is None or abs(ratio - round(ratio)) < 1e-6
         translated = {
-            "hidden_channels": rd_channels,
-            "reduction_ratio": None if rd_ratio is None or rd_channels else max(1, round(1 / rd_ratio)),
+            "hidden_channels": rd_channels if whole else max(1, round(channels / ratio)),  # type: ignore[operator]
+            "reduction_ratio": round(ratio) if whole and ratio is not None else None,
             "activation": act_layer,
             **further,
         }
         if BOTTLENECK & set(given):
             translated = {name: value for name, value in translated.items() if name not in BOTTLENECK}
         for name, value in translated.items():
-            if value is not None and name in accepted:
+            if value is not None and (takes_all or name in parameters):
                 given.setdefault(name, value)
         return factory(channels, **given)
 

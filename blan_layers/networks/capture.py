@@ -1,6 +1,7 @@
 """The maps of attention inside a network."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from blan_layers._checks import said
 from blan_layers._module import Module
+from blan_layers._torch import backward_runs
+from blan_layers.networks.blending import BlendedGate
 from blan_layers.networks.compiled import eagerly
+from blan_layers.networks.parts import attention_in
 
 
 class Maps(dict[str, dict[str, Tensor]]):
@@ -29,7 +33,8 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
 
     Inside the block every forward pass of the model puts them into what is yielded, detached, in place of those of the
     pass before: by the name of the outermost attention module in the model ("" for the model itself), then by the
-    names that its ``forward_with_maps`` has. Compiled code runs uncompiled inside the block.
+    names that its ``forward_with_maps`` has. Of attention that was inserted it is the gate itself, before the blend.
+    Calls in the thread of the block are heard, and compiled code runs uncompiled there.
 
     Args:
         model: A network with modules of this library in it.
@@ -53,42 +58,87 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(said(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass the network."))
-    modules = dict(_outermost(model))
-    if not modules:
+    capture = _Capture()
+    hooks = [hook for name, module in attention_in(model) for hook in capture.hooks(name, module)]
+    if not hooks:
         raise ValueError(said("model must hold attention modules of blan_layers, got none. Insert some first."))
-    maps = Maps()
-    handles = [model.register_forward_pre_hook(lambda *_: maps.clear())]
-    for name, module in modules.items():
-        handles.append(module.register_forward_pre_hook(partial(_begin, maps, name)))
-        for path in {*module.gates.values()}:
-            keys = [key for key, place in module.gates.items() if place == path]
-            handles.append(module.get_submodule(path).register_forward_hook(partial(_keep, maps, name, keys)))
+    handles = [
+        model.register_forward_pre_hook(capture.enter),
+        model.register_forward_hook(capture.leave, always_call=True),
+    ]
     try:
+        for module, before, hook in hooks:
+            handles.append((module.register_forward_pre_hook if before else module.register_forward_hook)(hook))
         with eagerly():
-            yield maps
+            yield capture.maps
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _begin(maps: Maps, name: str, _: nn.Module, __: Any) -> None:
-    if name in maps:
+class _Capture:
+    """What hears the gates of a network, in the thread that it is made in; a copy of it, with a network's, is deaf."""
+
+    def __init__(self, thread: int | None = None) -> None:
+        self.thread = threading.get_ident() if thread is None else thread
+        self.maps = Maps()
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.running = False
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return _Capture, (-1,)
+
+    def hooks(self, name: str, module: Module) -> Iterator[tuple[nn.Module, bool, Callable[..., None]]]:
+        """Yield modules with hooks that go before or behind them: on a module of attention and the gates it has."""
+        yield module, True, partial(self.begin, name)
+        for path in dict.fromkeys(module.gates.values()):
+            try:
+                gate = module.get_submodule(path)
+            except AttributeError:
+                continue  # its half was replaced by one without
+            keys = [key for key, place in module.gates.items() if place == path]
+            yield gate.gate if isinstance(gate, BlendedGate) else gate, False, partial(self.keep, name, keys)
+
+    def hears(self) -> bool:
+        """Tell whether a call counts: not of another thread, nor by a checkpoint that computes again."""
+        return threading.get_ident() == self.thread and not backward_runs()
+
+    def enter(self, *_: object) -> None:
+        """Begin a pass of the whole model."""
+        if self.hears():
+            self.maps.clear()
+            self.running = True
+
+    def leave(self, *_: object) -> None:
+        """End a pass of the whole model."""
+        if self.hears():
+            self.running = False
+
+    def begin(self, name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        """Begin a call of an attention module; outside the whole model a second call begins a pass."""
+        if not self.hears():
+            return
+        if name in self.maps:
+            if self.running:
+                raise _called_again(name)
+            self.maps.clear()
+        self.maps[name] = {}
+        self.dtypes[name] = args[0].dtype if args and isinstance(args[0], Tensor) else torch.get_default_dtype()
+
+    def keep(self, name: str, keys: Sequence[str], _: nn.Module, __: Any, gate: Tensor) -> None:
+        """Keep a map under the first free one of its gate's names; a name in the plural takes those of all calls."""
+        if not self.hears():
+            return
+        found = self.maps.setdefault(name, {})
+        gate = gate.detach().to(self.dtypes.get(name, gate.dtype))
+        for key in keys:
+            if key.endswith("_maps"):
+                found[key] = torch.cat([*([found[key]] if key in found else []), gate.unsqueeze(1)], 1)
+                return
+            if key not in found:
+                found[key] = gate
+                return
         raise _called_again(name)
-    maps[name] = {}
-
-
-def _keep(maps: Maps, name: str, keys: Sequence[str], _: nn.Module, __: Any, gate: Tensor) -> None:
-    """Keep a map under the first of its gate's names that is free; a name in the plural takes the maps of all calls."""
-    found = maps.setdefault(name, {})
-    gate = gate.detach()
-    for key in keys:
-        if key.endswith("_maps"):
-            found[key] = torch.cat([*([found[key]] if key in found else []), gate.unsqueeze(1)], 1)
-            return
-        if key not in found:
-            found[key] = gate
-            return
-    raise _called_again(name)
 
 
 def _called_again(name: str) -> RuntimeError:
@@ -96,12 +146,3 @@ def _called_again(name: str) -> RuntimeError:
         f"capture_maps: a module must be called once in a pass to have one map, got a second call of {name!r}. "
         "Capture it apart, or call forward_with_maps where it is called."
     )
-
-
-def _outermost(model: nn.Module, name: str = "") -> Iterator[tuple[str, Module]]:
-    """Yield attention modules that are not inside another."""
-    if isinstance(model, Module) and model.gates:
-        yield name, model
-        return
-    for child, module in model.named_children():
-        yield from _outermost(module, f"{name}.{child}" if name else child)

@@ -1,0 +1,194 @@
+"""Where attention goes in a network: behind which modules, and behind which it cannot."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from blan_layers._checks import said
+from blan_layers.networks.parts import outside_attention
+
+Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+KEY = "attention"
+"""What attention is called inside the module that it stands behind."""
+
+HANDLE = "_handle_of_its_hook"
+"""Where attention keeps the handle of the hook that calls it."""
+
+SHORTCUTS = "downsample", "shortcut", "skip", "conv_skip", "identity"
+"""What residual blocks call the way around their branch; None where that is the map itself."""
+
+FLAGS = "has_skip", "use_res_connect", "has_residual"
+"""What they call it where it is a yes or no."""
+
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+ATTENTION = "se", "attn", "attn_last", "cbam", "eca", "attention"
+"""What residual blocks call attention of their own."""
+
+
+def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
+    """Return the modules of a network that ``where`` tells, by their names."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(said(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass the network."))
+    _check_part("model", model)
+    inserted = [f"{name}.{KEY}" for name, part in model.named_modules() if _attended(part)]
+    modules = {
+        name: module
+        for name, module in outside_attention(model)
+        if not any(name == own or name.startswith(f"{own}.") for own in inserted)
+    }
+    if where == "residual":
+        found = dict(_ends_of_branches(model, modules))
+        remedy = "Pass names or a regular expression as where"
+    elif isinstance(where, str):
+        try:
+            pattern = re.compile(where)
+        except re.error as error:
+            raise ValueError(
+                said(f"where must be a regular expression, got {where!r}: {error}. Write, for example, '.*bn2'.")
+            ) from None
+        found = {name: module for name, module in modules.items() if pattern.fullmatch(name)}
+        remedy = f"Modules are called {_some(modules)}"
+    elif callable(where):
+        found = {name: module for name, module in modules.items() if where(name, module)}
+        remedy = f"Modules are called {_some(modules)}"
+    elif isinstance(where, Sequence):
+        missing = [name for name in where if name not in modules]
+        if missing:
+            raise ValueError(
+                said(f"where must name modules of the network, got {missing[0]!r}. They are {_some(modules)}.")
+            )
+        found = {name: modules[name] for name in where}
+        remedy = "Name at least one module"
+    else:
+        raise TypeError(
+            said(
+                "where must be 'residual', a regular expression, names or a predicate of name and module, got "
+                f"{type(where).__name__}. Pass one of those."
+            )
+        )
+    if not found:
+        raise ValueError(said(f"where must match at least one module of the network, got {where!r}. {remedy}."))
+    return found
+
+
+def _some(modules: Mapping[str, nn.Module]) -> str:
+    names = list(modules)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _attended(module: nn.Module) -> bool:
+    return KEY in module._modules and HANDLE in module._modules[KEY].__dict__
+
+
+def _ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what ends the branch of each innermost residual block: its last norm, or convolution, with its name."""
+    blocks = [name for name, module in (("", model), *modules.items()) if _is_residual(module)]
+    for block in blocks:
+        inside = f"{block}." if block else ""
+        if any(other != block and other.startswith(inside) for other in blocks):
+            continue
+        branch = [
+            (name, part)
+            for name, part in modules.items()
+            if name.startswith(inside)
+            and not {*SHORTCUTS, *ATTENTION} & {*name.removeprefix(inside).split(".")}
+            and (not part._modules or _attended(part))
+            and (_is_norm(part) or isinstance(part, CONVOLUTIONS) or next(part.parameters(), None) is not None)
+        ]
+        if branch and (_is_norm(branch[-1][1]) or isinstance(branch[-1][1], CONVOLUTIONS)):
+            yield branch[-1]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, NORMS) or "running_mean" in module._buffers
+
+
+def _is_residual(block: nn.Module) -> bool:
+    if isinstance(block, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return False
+    if any(getattr(block, flag, False) is True for flag in FLAGS):
+        return True
+    own = {**block.__dict__, **block._modules}
+    return any(own.get(name, False) is not False for name in SHORTCUTS)
+
+
+def last_part(target: nn.Module) -> nn.Module:
+    """Return the part of a sequence that gives its output, the module itself if it is none."""
+    while isinstance(target, nn.Sequential) and len(target):
+        target = target[-1]
+    return target
+
+
+def check_target(name: str, target: nn.Module) -> None:
+    """Refuse a module that cannot hold attention."""
+    if _attended(target):
+        raise ValueError(
+            said(
+                f"{name!r} must not have attention behind it already, got {type(target._modules[KEY]).__name__}. "
+                "Remove it first."
+            )
+        )
+    if hasattr(target, KEY):
+        raise ValueError(
+            said(
+                f"{name!r} must have no attribute {KEY!r} of its own, got a {type(target).__name__} that has. "
+                "Insert behind a module inside of it, or wrap it."
+            )
+        )
+    if type(target).forward is nn.Module.forward:
+        raise ValueError(
+            said(
+                f"{name!r} must be called by the network, got a {type(target).__name__}, which only holds others. "
+                "Name what it holds."
+            )
+        )
+
+
+def check_surroundings(model: nn.Module, name: str) -> None:
+    """Refuse a part of the network around the named module, or itself, that would not see what is inserted."""
+    path, part = "", model
+    for step in name.split("."):
+        path = f"{path}.{step}" if path else step
+        part = part.get_submodule(step)
+        _check_part(f"{path!r}", part)
+
+
+def _check_part(called: str, part: nn.Module) -> None:
+    if isinstance(part, torch.jit.ScriptModule):
+        raise ValueError(
+            said(f"{called} must not be scripted, got {type(part).__name__}. Insert before torch.jit.script.")
+        )
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if isinstance(part, nn.parallel.DistributedDataParallel) or (
+        fsdp is not None and isinstance(part, fsdp.FSDPModule | fsdp.FullyShardedDataParallel)
+    ):
+        raise ValueError(
+            said(
+                f"{called} must not be wrapped for distributed training yet, which would leave the new parameters "
+                f"out, got {type(part).__name__}. Insert first."
+            )
+        )
