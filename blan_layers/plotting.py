@@ -1,5 +1,6 @@
 """Pictures of what attention looks at; they need the extra ``plot``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,21 +18,25 @@ __all__ = ["overlay"]
 
 Levels: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Any]
 
-INCHES = 1.6
+INCHES = 1.2
 """Side of a picture."""
+
+OPACITY = 0.65
 
 
 def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None) -> "Figure":
-    r"""Draw maps over images, an image in each row and a level in each column.
+    r"""Draw maps over images, level by level: a column is an image, a row is a level.
 
-    A map is resized to its image and drawn from transparent (0) to red (1). A channel map has no locations, so that
-    there is nothing of it to draw.
+    The images stand in the first row. Below, each map is resized to its image and laid over it in colours, which are on
+    one scale for all maps, drawn beside them. Of a module's maps the spatial one is drawn; one that has channels too is
+    averaged over them, maps of an axis each are multiplied, and of the maps of several steps the last one is taken. A
+    channel map has no locations, so that there is nothing of it to draw.
 
     Args:
         images: Images, in [0, 1] or of any range, which is then stretched for each.
-        maps: Spatial maps: one tensor, several, or a mapping of names to tensors or to what
-            :func:`~blan_layers.capture_maps` has for a module, of which the spatial map is taken.
-        names: What the columns are called; None means the mapping's names, or numbers.
+        maps: What :func:`~blan_layers.capture_maps` yields, or has for one module; what ``forward_with_maps`` returns;
+            or spatial maps themselves: one tensor, several, or a mapping of names to tensors.
+        names: What the levels are called; None means the mapping's names, or numbers.
 
     Shape:
         images (B, 3, H, W) or (B, 1, H, W); maps (B, 1, H', W') or (B, H', W').
@@ -46,11 +51,13 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
 
     Example:
         >>> images, gates = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 8, 8)
-        >>> overlay(images, {"layer1": gates}).get_size_inches().tolist()  # doctest: +SKIP
-        [3.2, 3.5]
+        >>> overlay(images, {"layer1": gates}).savefig("maps.png")  # doctest: +SKIP
     """
     try:
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         raise ImportError(
             said("needs Matplotlib, which is not installed. Install the extra: pip install 'blan-layers[plot]'.")
@@ -67,39 +74,50 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
     titles = list(levels) if names is None else list(names)
     if len(titles) != len(levels):
         raise ValueError(said(f"names must be one per level, got {len(titles)} for {len(levels)}. Name each of them."))
-    rows, columns = images.shape[0], len(levels) + 1
-    figure = Figure(figsize=(INCHES * columns, INCHES * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for column, title in enumerate(["image", *titles]):
-        axes[0, column].set_title(title, fontsize=8)
-    for row, image in enumerate(_stretched(images)):
-        for column in range(columns):
-            axes[row, column].set_axis_off()
-            axes[row, column].imshow(image.numpy(), vmin=0, vmax=1, cmap="gray")
-        for column, level in enumerate(levels.values(), start=1):
-            gate = level[row].numpy()
-            axes[row, column].imshow(gate, vmin=0, vmax=1, cmap="Reds", alpha=0.75 * gate)
+    every = torch.stack(list(levels.values())).nan_to_num(0)
+    scale = ScalarMappable(Normalize(float(every.min()), max(float(every.max()), float(every.min()) + 0.01)), "viridis")
+    count = len(images)
+    high = INCHES * min(max(images.shape[2] / images.shape[3], 0.25), 4)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    figure = Figure(figsize=(INCHES * (count + 1.6), high * (len(levels) + 1) + 0.3), layout=layout)
+    axes = figure.subplots(len(levels) + 1, count, squeeze=False)
+    for row, title in enumerate(("image", *titles)):
+        axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
+    for frame in axes.flat:
+        frame.set(xticks=[], yticks=[])
+        frame.spines[:].set_visible(False)
+    shown = _stretched(images)
+    for column, (image, grey) in enumerate(zip(shown, _pale(shown), strict=True)):
+        axes[0, column].imshow(image.numpy())
+        for row, level in enumerate(levels.values(), start=1):
+            axes[row, column].imshow(grey.numpy())
+            axes[row, column].imshow(scale.to_rgba(level[column].numpy()), alpha=OPACITY)
+    bar = figure.colorbar(scale, ax=axes, alpha=OPACITY, fraction=0.12 / count, aspect=10 * (len(levels) + 1), pad=0.01)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 
 def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
     """Return maps (B, H, W) of the images' size by their names."""
     given: Mapping[str, Any]
-    if isinstance(maps, Tensor):
+    if isinstance(maps, Tensor) or hasattr(maps, "_fields"):
         given = {"map": maps}
     elif isinstance(maps, Mapping):
-        given = maps
-    else:
+        given = {"map": maps} if any(key.endswith(("_map", "_maps")) for key in maps) else maps
+    elif isinstance(maps, Sequence):
         given = {str(level): gate for level, gate in enumerate(maps, start=1)}
+    else:
+        raise TypeError(said(f"maps must be tensors, got {type(maps).__name__}. Pass what capture_maps yields."))
     levels = {}
     for name, found in given.items():
-        gate = found.get("spatial_map") if isinstance(found, Mapping) else getattr(found, "spatial_map", found)
+        gate = _with_locations(found)
         if gate is None:
             continue  # of a channel gate
         _checks.floating(f"maps[{name!r}]", gate)
         gate = gate.detach().float().cpu()
-        gate = gate.unsqueeze(1) if gate.ndim == 3 else gate
-        if gate.ndim != 4 or gate.shape[1] != 1 or gate.shape[0] != images.shape[0]:
+        gate = gate.unsqueeze(1) if gate.ndim == 3 and gate.shape[1] > 1 else gate
+        if gate.ndim != 4 or gate.shape[:2] != (len(images), 1) or not gate.numel():
             raise ValueError(
                 said(
                     f"maps[{name!r}] must be ({images.shape[0]}, 1, H, W), a spatial map of each image, got shape "
@@ -113,10 +131,35 @@ def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
     return levels
 
 
+def _with_locations(found: Any) -> Any:
+    """Return what there is to draw of a module's maps: a map (B, 1, H, W), or None; anything else as it is."""
+    maps = found if isinstance(found, Mapping) else found._asdict() if hasattr(found, "_asdict") else None
+    if maps is None:
+        return found
+    if "spatial_map" in maps:
+        return maps["spatial_map"]
+    if "attention_maps" in maps:
+        return maps["attention_maps"][:, -1].mean(1, keepdim=True)
+    if "attention_map" in maps:
+        return maps["attention_map"].mean(1, keepdim=True)
+    along = [gate for name, gate in maps.items() if name in ("depth_map", "height_map", "width_map")]
+    return math.prod(along[1:], start=along[0]).mean(1, keepdim=True) if along else None
+
+
 def _stretched(images: Tensor) -> Tensor:
-    """Return images (B, H, W, 3) in [0, 1]."""
+    """Return images (B, H, W, 3) in [0, 1], black where they are no numbers."""
     images = images.detach().float().cpu()
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    known = images.isfinite()
+    low = images.where(known, torch.inf).amin((1, 2, 3), keepdim=True)
+    high = images.where(known, -torch.inf).amax((1, 2, 3), keepdim=True)
     beyond = (low < 0) | (high > 1)
-    images = torch.where(beyond, (images - low) / (high - low).clamp_min(1e-12), images)
+    images = torch.where(beyond, (images - low) / (high - low).clamp_min(1e-12), images).nan_to_num(0, 1, 0)
     return images.expand(-1, 3, -1, -1).movedim(1, -1)
+
+
+def _pale(images: Tensor) -> Tensor:
+    """Return light grey images of equal contrast, so that the colours laid over them read alike."""
+    grey = images.mean(-1, keepdim=True)
+    flat = grey.flatten(1)
+    low, high = (flat.quantile(q, 1)[:, None, None, None] for q in (0.02, 0.98))
+    return (0.4 + 0.6 * ((grey - low) / (high - low).clamp_min(1e-3)).clamp(0, 1)).expand(-1, -1, -1, 3)

@@ -1,24 +1,18 @@
 """The pictures of a sample of faces."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from torch.nn import functional as F
 
 from blan_facial.data.faces import UNKNOWN
 from blan_facial.report.sample import Kind, Sample
-from blan_facial.report.sheet import DPI, FAINT, INK, MARGIN, Sheet, lay, spoken
+from blan_facial.report.sheet import DPI, FAINT, INK, MARGIN, Sheet, spoken
+from blan_layers.plotting import overlay
 
 COLUMNS = 8
 HEADER, FACE, GAP, LABELS, NARROWEST = 0.75, 1.15, 0.06, 1.05, 7.4  # inches
 STEP = FACE + GAP
-OPACITY = 0.65
 
 # Okabe and Ito's blue and vermilion, darkened, tell apart in any colour vision; the sign says it without colour.
 SIGNS: dict[Kind, tuple[str, str, str]] = {
@@ -63,27 +57,18 @@ def faces_figure(sample: Sample) -> Figure:
 
 def attention_figure(sample: Sample) -> Figure:
     """Draw RDAM's spatial gates over grey faces, all on one scale: a column is a face, a row is a level."""
-    count = min(COLUMNS, len(sample.faces))
-    maps = [gates[:count] for gates in sample.spatial_maps]
-    scale = ScalarMappable(_limits(maps), colormaps["viridis"])
-    left = MARGIN + LABELS
-    right = left + count * STEP
-    sheet = Sheet(max(right + 0.65, NARROWEST), HEADER + (1 + len(maps)) * STEP + 0.15)
-
-    sheet.title(
-        "Spatial attention",
-        "The gates of RDAM, one scale for all; the features of encoder and decoder, joined, are multiplied by them.",
+    faces = torch.from_numpy(sample.faces[:COLUMNS]).movedim(-1, 1) / 255
+    maps = {
+        "level {}\n{} \N{MULTIPLICATION SIGN} {}".format(level, *gates.shape[1:]): torch.from_numpy(gates[:COLUMNS])
+        for level, gates in enumerate(sample.spatial_maps, start=1)
+    }
+    figure = overlay(faces, maps)
+    figure.set_dpi(DPI)
+    figure.suptitle(
+        "Spatial attention: the gates of RDAM, by which the joined features of encoder and decoder are multiplied",
+        fontsize=9,
     )
-    _draw_row(sheet, HEADER, "face", "", sample.faces[:count])
-    greys = pale(sample.faces[:count])
-    for level, gates in enumerate(maps, start=1):
-        note = "{} \N{MULTIPLICATION SIGN} {}".format(*gates.shape[1:])
-        row = _draw_row(sheet, HEADER + level * STEP, f"level {level}", note, greys)
-        for axes, gate in zip(row, _enlarged(gates, round(FACE * DPI)), strict=True):
-            lay(axes, scale.to_rgba(gate), alpha=OPACITY)
-    bar = sheet.axes(right + 0.06, HEADER + STEP, 0.12, len(maps) * STEP - GAP)
-    sheet.color_bar(bar, scale, alpha=OPACITY)
-    return sheet.figure
+    return figure
 
 
 def reconstructions_figure(sample: Sample) -> Figure:
@@ -128,13 +113,3 @@ def pale(faces: np.ndarray) -> np.ndarray:
     grey = faces.mean(-1, keepdims=True)
     dark, bright = np.percentile(grey, (2, 98), axis=(1, 2), keepdims=True)
     return (0.4 + 0.6 * ((grey - dark) / np.maximum(bright - dark, 1)).clip(0, 1)).repeat(3, -1)
-
-
-def _limits(maps: Sequence[np.ndarray]) -> Normalize:
-    low, high = min(float(gates.min()) for gates in maps), max(float(gates.max()) for gates in maps)
-    return Normalize(low, max(high, low + 0.01))
-
-
-def _enlarged(gates: np.ndarray, size: int) -> np.ndarray:
-    """Interpolate maps (B, H, W) to (B, size, size)."""
-    return F.interpolate(torch.from_numpy(gates)[:, None], (size, size), mode="bilinear")[:, 0].numpy()
