@@ -14,6 +14,7 @@ if not __package__:  # run as a script, from anywhere
 import matplotlib
 
 from benchmarks.chart import chart
+from benchmarks.machine import title_of
 from benchmarks.record import RESULTS, load
 from benchmarks.table import HEADER, details, heading, memory_ratio, rows
 from blan_facial.files import replacing
@@ -39,7 +40,7 @@ def draw(path: Path, content: Mapping[str, Any]) -> None:
     """Draw the chart of a machine: the same bytes for the same results."""
     with style(), replacing(path) as file:
         matplotlib.rcParams["svg.hashsalt"] = path.stem
-        chart(content, machine_title(content)).savefig(file, format="svg", metadata={"Date": None})
+        chart(content, title_of(content["machine"])).savefig(file, format="svg", metadata={"Date": None})
 
 
 def all_results(folder: Path = RESULTS) -> Contents:
@@ -58,28 +59,24 @@ def marked(page: str, table: str) -> str:
     return MARKED.sub(lambda marks: f"{marks[1]}{table}{marks[2]}", page)
 
 
-def machine_title(content: Mapping[str, Any]) -> str:
-    """Name a machine in words."""
-    machine = content["machine"]
-    return machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-
-
 def short_tables(contents: Contents) -> str:
-    """Return the README's table and picture of each machine: every eager step against its first peer."""
-    parts = []
-    for path, content in contents.items():
-        lines = [["", "against", "times faster", "memory, times less"], ["---", "---", "---:", "---:"]]
-        records = [r for results in content["suites"].values() for r in results["cases"] if not r["compiled"]]
-        for words in dict.fromkeys(map(heading, records)):
-            group = [record for record in records if heading(record) == words]
-            peer = next(iter(group[0]["peers"]))
-            pairs = [(record["ours"], record["peers"][peer]) for record in group]
-            faster = [theirs["speedup"]["median"] for _, theirs in pairs if "speedup" in theirs]
-            leaner = [ratio for ours, theirs in pairs if (ratio := memory_ratio(theirs, ours)) is not None]
-            lines.append([words, peer, _range(faster, 2), _range(leaner, 1)])
-        parts.append(f"**{machine_title(content)}**\n\n{_markdown(lines)}\n")
-        parts.append(f"![Times faster than the peers](benchmarks/results/{path.stem}.svg)\n")
-    return "\n".join(parts)
+    """Return the README's table of every eager step against its first peer, over all machines, and their pictures."""
+    lines = [["", "against", "times faster", "memory, times less"], ["---", "---", "---:", "---:"]]
+    suites = [results for content in contents.values() for results in content["suites"].values()]
+    records = [record for results in suites for record in results["cases"] if not record["compiled"]]
+    for words in dict.fromkeys(map(heading, records)):
+        group = [record for record in records if heading(record) == words]
+        peer = next(iter(group[0]["peers"]))
+        pairs = [(record["ours"], record["peers"][peer]) for record in group]
+        faster = [theirs["speedup"]["median"] for _, theirs in pairs if "speedup" in theirs]
+        leaner = [ratio for ours, theirs in pairs if (ratio := memory_ratio(theirs, ours)) is not None]
+        lines.append([words, peer, _range(faster, 2), _range(leaner, 1)])
+    titles = " and ".join(title_of(content["machine"]) for content in contents.values())
+    pictures = [
+        f"![Times faster than the peers: {title_of(content['machine'])}](benchmarks/results/{path.stem}.svg)\n"
+        for path, content in contents.items()
+    ]
+    return "\n".join([f"Measured on {titles}.\n", f"{_markdown(lines)}\n", *pictures])
 
 
 def full_tables(contents: Contents) -> str:
@@ -87,7 +84,7 @@ def full_tables(contents: Contents) -> str:
     parts = []
     for content in contents.values():
         machine = content["machine"]
-        parts.append(f"### {machine_title(content)}\n")
+        parts.append(f"### {title_of(content['machine'])}\n")
         parts.append(f"{_listed({**machine, **machine['caches']}, without=('caches',))}.\n")
         for suite, results in content["suites"].items():
             run = results["run"]

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 def machine(device: torch.device) -> dict[str, Any]:
     """Describe the machine: what makes two runs comparable."""
     described: dict[str, Any] = {
-        "cpu": _cpu(),
+        "cpu": _of_processor("model name") or platform.processor() or platform.machine(),
+        "family": _of_processor("cpu family"),
+        "model": _of_processor("model"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "caches": _caches(),
@@ -33,8 +36,16 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def name_of(described: dict[str, Any]) -> str:
     """Return the name of a machine's file: its GPU, or its CPU and the number of threads."""
-    words = described.get("gpu") or f"{described['cpu']} {described['threads']} threads"
+    words = title_of(described)
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def title_of(described: Mapping[str, Any]) -> str:
+    """Name a machine in words: generations of a CPU share a name, and differ in family and model."""
+    if "gpu" in described:
+        return str(described["gpu"])
+    kind = f" (family {described['family']}, model {described['model']})" if described.get("family") else ""
+    return f"{described['cpu']}{kind}, {described['threads']} threads"
 
 
 def circumstances() -> dict[str, Any]:
@@ -64,13 +75,14 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _cpu() -> str:
+def _of_processor(key: str) -> str | None:
+    """Return what Linux tells of the first processor, None elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return None
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), None)
 
 
 def _caches() -> dict[str, str]:

@@ -13,6 +13,7 @@ import blan_layers
 from benchmarks import attention, draw, lmim, memory, model, peers, run, timing
 from benchmarks.chart import over_fastest
 from benchmarks.contest import Case, Contest, agree, differences
+from benchmarks.machine import name_of
 from benchmarks.record import RecordError, load, merge
 from benchmarks.suites import SUITES, cases_of
 from blan_facial.config import PRESETS
@@ -233,12 +234,24 @@ def contents() -> dict:
     return {Path("abacus.json"): {"machine": machine, "suites": suites}}
 
 
-def test_the_short_table_gives_the_range_over_sizes_of_eager_steps(contents):
+def test_the_short_table_gives_the_range_over_sizes_and_machines_of_eager_steps(contents):
     lines = draw.short_tables(contents).splitlines()
-    assert lines[0] == "**Abacus, 2 threads**"
+    assert lines[0] == "Measured on Abacus, 2 threads."
     assert "| CBAM, forward + backward | by hand | 0.75 to 2.00 | 3.0 |" in lines
-    assert lines[-1] == "![Times faster than the peers](benchmarks/results/abacus.svg)"
+    assert lines[-1] == "![Times faster than the peers: Abacus, 2 threads](benchmarks/results/abacus.svg)"
     assert "9.00" not in draw.short_tables(contents)
+    machine = {"cpu": "Abacus", "family": "26", "model": "2", "threads": 2}
+    slower = {Path("b.json"): {"machine": machine, "suites": {"attention": {"cases": [record("(1)", 0.5)]}}}}
+    lines = draw.short_tables(contents | slower).splitlines()
+    assert lines[0] == "Measured on Abacus, 2 threads and Abacus (family 26, model 2), 2 threads."
+    assert "| CBAM, forward + backward | by hand | 0.50 to 2.00 | 3.0 |" in lines
+
+
+def test_generations_that_share_a_name_have_files_of_their_own():
+    machine = {"cpu": "Abacus", "family": "26", "model": "2", "threads": 2}
+    assert name_of(machine) == "abacus-family-26-model-2-2-threads"
+    assert name_of(machine | {"family": "25"}) != name_of(machine)
+    assert name_of(machine | {"gpu": "NVIDIA H100"}) == "nvidia-h100"
 
 
 def test_the_full_table_holds_every_contender(contents):
