@@ -258,9 +258,24 @@ class PreActivation(nn.Module):
         return gated
 
 
+class NormAct(nn.BatchNorm2d):
+    """A norm that holds its activation, as timm's do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(super().forward(x))
+        return y
+
+
 def test_residual_is_the_end_of_the_innermost_branches() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), PreActivation(), Stage())
-    assert list(insert_attention(net, CBAM)) == ["1.conv2", "2.blocks.0.bn2"]
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 1), PreActivation(), Stage(), Block(16, 16), PreActivation())
+    net[3].bn2 = NormAct(16)
+    nn.utils.parametrizations.weight_norm(net[4].conv2)
+    places = ["1.conv2", "2.blocks.0.bn2", "3.bn2", "4.conv2"]
+    assert list(insert_attention(net, CBAM)) == places
     plain: Any = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
     plain.skip = False
     with pytest.raises(ValueError, match="where must match at least one module of the network, got 'residual'"):

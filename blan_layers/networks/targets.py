@@ -115,9 +115,8 @@ def _ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Ite
             (name, part)
             for name, part in modules.items()
             if name.startswith(inside)
-            and not {*SHORTCUTS, *ATTENTION} & {*name.removeprefix(inside).split(".")}
-            and (not part._modules or _attended(part))
-            and (_is_norm(part) or isinstance(part, CONVOLUTIONS) or next(part.parameters(), None) is not None)
+            and not {*SHORTCUTS, *ATTENTION, "parametrizations"} & {*name.removeprefix(inside).split(".")}
+            and (_is_norm(part) or isinstance(part, CONVOLUTIONS) or (not part._modules and part._parameters))
         ]
         if branch and (_is_norm(branch[-1][1]) or isinstance(branch[-1][1], CONVOLUTIONS)):
             yield branch[-1]
