@@ -22,6 +22,7 @@ def test_the_readme_s_python_runs_from_top_to_bottom() -> None:
         "CONTRIBUTING.md",
         "examples/blan_facial/README.md",
         "examples/mutual_information/README.md",
+        "examples/segmentation/README.md",
     ],
 )
 def test_links_to_files_lead_somewhere(path: str) -> None:

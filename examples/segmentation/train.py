@@ -1,0 +1,263 @@
+"""Compare skips of a U-Net: ``python examples/segmentation/train.py --help``."""
+
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+if not __package__:  # run as a script, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+from blan_facial.files import replacing, write_json
+from blan_facial.report.sheet import style
+from blan_facial.terminal import print_error
+from blan_layers import RDAM, AttentionGate
+from mutual_information.parallel import each
+from segmentation.picture import maps_figure, masks_figure
+from segmentation.shapes import LEAST_SIZE, draw
+from segmentation.unet import Plain, SkipFactory, UNet
+
+PROGRAM = "python examples/segmentation/train.py"
+DESCRIPTION = """Train a small U-Net with each kind of skip on drawn shapes, compare the masks of held-out images,
+and draw them and the gates' maps."""
+
+Kind: TypeAlias = Literal["plain", "attention-gate", "rdam"]
+
+SKIPS: dict[Kind, SkipFactory] = {
+    "plain": lambda channels, coarse: Plain(),
+    "attention-gate": lambda channels, coarse: AttentionGate(channels, coarse, norm=nn.BatchNorm2d),
+    "rdam": lambda channels, coarse: RDAM(
+        channels,
+        decoder_channels=coarse,
+        resize="nearest",
+        conv_norm=nn.BatchNorm2d,
+        conv_activation=nn.ReLU,
+        reduction_ratio=4,
+    ),
+}
+DEPTH, BATCH, IMAGES, HELD_OUT, SHOWN = 3, 16, 2048, 512, 10
+LEARNING_RATE = 1e-2
+SCORES, MASKS, MAPS = RESULTS = ("scores.json", "masks.png", "maps.png")
+
+
+class TrainError(ValueError):
+    """Settings that cannot be trained with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to train, how, and where the results go."""
+
+    kinds: tuple[Kind, ...] = tuple(SKIPS)
+    """Kinds of skips."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A training of each kind for each, of other weights on other images; the pictures show the first."""
+    steps: int = 600
+    """Training steps, of 16 images each."""
+    size: int = 32
+    """Side of the images in pixels."""
+    width: int = 16
+    """Channels of the U-Net's finest level."""
+    workers: int = min(4, os.cpu_count() or 1)
+    """Trainings at a time, in a process and a thread each; 1 trains in this process."""
+    output: Path = Path("runs/segmentation")
+    """Folder of scores.json, masks.png and maps.png."""
+    overwrite: bool = False
+    """Replace results in the output folder."""
+
+    def check(self) -> None:
+        """Refuse what cannot be trained with.
+
+        Raises:
+            TrainError: A number is out of its range, or something is named twice or not at all.
+        """
+        for name in ("kinds", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                got = " ".join(map(str, values)) or "none"
+                raise TrainError(f"train: --{name} must name each once, got {got}. Name at least one, and none twice.")
+        for name, least in (("steps", 1), ("size", LEAST_SIZE), ("width", 1), ("workers", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise TrainError(f"train: --{name} must be at least {least}, got {value}. Raise it.")
+        if min(self.seeds) < 0:
+            raise TrainError(f"train: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
+
+
+class Job(NamedTuple):
+    """A training."""
+
+    seed: int
+    kind: Kind
+
+
+class Score(NamedTuple):
+    """What a training comes to."""
+
+    iou: float
+    """Intersection over union of the filled shapes, mean of the held-out images."""
+    dice: float
+    """Their Dice coefficient, likewise."""
+    parameters: int
+    milliseconds: float
+    """Median time of a training step on one thread."""
+
+
+def run(settings: Settings, console: Console) -> dict[Kind, list[Score]]:
+    """Train, test, draw and write; return the scores of each kind by seed."""
+    settings.check()
+    _prepare(settings)
+    started = time.perf_counter()
+    jobs = [Job(seed, kind) for seed in settings.seeds for kind in settings.kinds]
+    found: dict[Job, Score] = {}
+    networks: dict[Kind, UNet] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("trainings", total=len(jobs))
+        for job, score, network in each(partial(train, settings), jobs, min(settings.workers, len(jobs))):
+            found[job] = score
+            if job.seed == settings.seeds[0]:
+                networks[job.kind] = network
+            progress.advance(bar)
+    scores = {kind: [found[Job(seed, kind)] for seed in settings.seeds] for kind in settings.kinds}
+    seconds = time.perf_counter() - started
+    console.print(_table(settings, scores, seconds))
+    described = asdict(settings) | {"output": str(settings.output)}
+    by_kind = {kind: [score._asdict() for score in by_seed] for kind, by_seed in scores.items()}
+    write_json(settings.output / SCORES, {"settings": described, "seconds": seconds, "scores": by_kind})
+    _draw(settings, {kind: networks[kind] for kind in settings.kinds})
+    return scores
+
+
+def train(settings: Settings, job: Job) -> tuple[Job, Score, UNet]:
+    """Train a network and hold it to images that it has not seen."""
+    images, masks = _drawn(IMAGES, settings, 1, job.seed)
+    torch.manual_seed(job.seed)
+    network = UNet(settings.width, DEPTH, skip=SKIPS[job.kind])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=settings.steps)
+    generator = torch.Generator().manual_seed(job.seed)  # the same batches for each kind
+    seconds = []
+    for batch in torch.randint(len(images), (settings.steps, BATCH), generator=generator):
+        started = time.perf_counter()
+        loss = segmentation_loss(network(images[batch]), masks[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        seconds.append(time.perf_counter() - started)
+    images, masks = _drawn(HELD_OUT, settings, 0)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    score = Score(*agreement(predict(network, images), masks), parameters, 1000 * statistics.median(seconds))
+    return job, score, network
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return binary cross entropy plus one less the soft Dice coefficient of each image."""
+    truth, probability = masks.to(logits.dtype), logits.sigmoid()
+    both, either = (probability * truth).sum((1, 2, 3)), (probability + truth).sum((1, 2, 3))
+    return F.binary_cross_entropy_with_logits(logits, truth) + 1 - ((2 * both + 1) / (either + 1)).mean()
+
+
+def predict(network: UNet, images: Tensor) -> Tensor:
+    """Return the masks that a network finds, in evaluation mode."""
+    network.eval()
+    with torch.no_grad():
+        return torch.cat([network(part) for part in images.split(64)]) > 0
+
+
+def agreement(found: Tensor, masks: Tensor) -> tuple[float, float]:
+    """Return intersection over union and Dice coefficient of masks (N, 1, H, W), means of the images."""
+    both, sizes = (found & masks).sum((1, 2, 3)), (found.sum((1, 2, 3)) + masks.sum((1, 2, 3)))
+    return (both / (sizes - both)).mean().item(), (2 * both / sizes).mean().item()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    console, errors = Console(), Console(stderr=True)
+    settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
+    try:
+        run(settings, console)
+    except KeyboardInterrupt:
+        errors.print("\nStopped; nothing was written.")
+        return 128 + signal.SIGINT
+    except TrainError as error:
+        print_error(errors, str(error))
+        return 1
+    except OSError as error:
+        print_error(errors, f"train: its output folder must be writable, got {error}. Give another --output.")
+        return 1
+    console.print(f"Scores and pictures are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _prepare(settings: Settings) -> None:
+    """Make the output folder, or refuse one that holds results."""
+    found = [name for name in RESULTS if (settings.output / name).exists()]
+    if found and not settings.overwrite:
+        raise TrainError(
+            f"train: the output folder must hold no results, got {', '.join(found)} in {settings.output}. "
+            "Give --overwrite to replace them, or another --output."
+        )
+    settings.output.mkdir(parents=True, exist_ok=True)
+
+
+def _drawn(count: int, settings: Settings, *seed: int) -> tuple[Tensor, Tensor]:
+    images, masks = map(torch.from_numpy, draw(count, settings.size, seed))
+    return images.contiguous(memory_format=torch.channels_last), masks
+
+
+def _table(settings: Settings, scores: Mapping[Kind, Sequence[Score]], seconds: float) -> Table:
+    caption = (
+        f"Mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))}; {HELD_OUT} held-out images of "
+        f"{settings.size} x {settings.size}; {settings.steps:,} steps, width {settings.width}; "
+        f"{seconds:,.0f} s in all, {settings.workers} trainings at a time."
+    )
+    table = Table("skips", caption=caption, box=box.SIMPLE)
+    for name in ("IoU, %", "Dice, %", "parameters", "ms a step"):
+        table.add_column(name, justify="right")
+    for kind, by_seed in scores.items():
+        iou, dice, parameters, milliseconds = zip(*by_seed, strict=True)
+        step = f"{statistics.median(milliseconds):.0f}"
+        table.add_row(kind, _spread(iou), _spread(dice), f"{parameters[0]:,}", step)
+    return table
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation in per cent."""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def _draw(settings: Settings, networks: Mapping[Kind, UNet]) -> None:
+    """Draw the first held-out images; where no skip has a gate, there are no maps."""
+    images, masks = _drawn(SHOWN, settings, 0)
+    figures = {
+        MASKS: masks_figure(images, masks, {kind: predict(network, images) for kind, network in networks.items()})
+    }
+    (settings.output / MAPS).unlink(missing_ok=True)
+    with style():
+        if gated := {kind.replace("-", " "): network for kind, network in networks.items() if kind != "plain"}:
+            figures[MAPS] = maps_figure(images[: SHOWN // 2], gated)
+        for name, figure in figures.items():
+            with replacing(settings.output / name) as file:
+                figure.savefig(file, format="png", dpi=100, facecolor="white", bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
