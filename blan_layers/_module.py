@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from types import MappingProxyType
@@ -89,6 +89,34 @@ class Module(nn.Module):
             f"{type(self).__name__}: cannot be compiled by torch.jit.script, which PyTorch has deprecated. "
             "Use torch.export.export, torch.compile or torch.jit.trace."
         )
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Tell whether a module is attention of this library."""
+    return isinstance(module, Module) and bool(module.gates)
+
+
+def attention_in(model: nn.Module, name: str = "") -> Iterator[tuple[str, Module]]:
+    """Yield the attention of this library that is not inside another, by its name."""
+    if isinstance(model, Module) and model.gates:
+        yield name, model
+    for child, module in _open_children(model):
+        yield from attention_in(module, f"{name}.{child}" if name else child)
+
+
+def outside_attention(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of a network that are no part of this library's attention, as often as they are there."""
+    if name and not _is_attention(model):
+        yield name, model
+    for child, module in _open_children(model):
+        yield from outside_attention(module, f"{name}.{child}" if name else child)
+
+
+def _open_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield a module's children, of attention those alone that are networks of the user's own."""
+    for name, child in model._modules.items():
+        if child is not None and (not _is_attention(model) or name in model.holds):  # type: ignore[operator]  # a tuple
+            yield name, child
 
 
 def runs_forward(method: Callable[P, R]) -> Callable[P, R]:

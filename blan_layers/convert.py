@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers._checks import choice, said
+from blan_layers._module import outside_attention
 from blan_layers._torch import has_hooks
 from blan_layers.attention import CBAM, ECA, SCSE, ChannelAttention, SqueezeExcitation
-from blan_layers.networks.parts import outside_attention
 
 __all__ = ["module_from", "replace_attention"]
 

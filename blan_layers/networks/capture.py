@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers._checks import said
-from blan_layers._module import Module
+from blan_layers._module import Module, attention_in
 from blan_layers._torch import backward_runs
 from blan_layers.networks.blending import BlendedGate
 from blan_layers.networks.compiled import eagerly
-from blan_layers.networks.parts import attention_in
 
 
 class Maps(dict[str, dict[str, Tensor]]):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from blan_layers._checks import said
-from blan_layers.networks.parts import outside_attention
+from blan_layers._module import outside_attention
 
 Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
