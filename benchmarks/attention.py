@@ -27,13 +27,12 @@ def cases(device: torch.device) -> Iterator[Case]:
         "CBAM": cbam,
         "RDAM after its convolution": residual,
         "RDAM": rdam,
-        "AttentionGate": attention_gate,
-        "RAR": rar,
     }
     if peers.timm() is not None:
         subjects["CBAM with batch norm"] = cbam_with_norm
+    further: dict[str, Callable[..., Contest]] = {"AttentionGate": attention_gate, "RAR": rar}
     for compiled in (False, True):
-        for subject, build in subjects.items():
+        for subject, build in (subjects if compiled else subjects | further).items():
             for shape in SIZES:
                 for differentiates in (True, False):
                     size = "({}, {}, {}x{})".format(*shape)
