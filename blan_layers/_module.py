@@ -119,6 +119,33 @@ def _open_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
 
 
+def check_open(model: nn.Module, name: str = "") -> None:
+    """Refuse a network, or a part of it around the named module, that would not see a change of its modules."""
+    path, part = "", model
+    _check_part("model", model)
+    for step in name.split(".") if name else ():
+        path = f"{path}.{step}" if path else step
+        part = part.get_submodule(step)
+        _check_part(f"{path!r}", part)
+
+
+def _check_part(called: str, part: nn.Module) -> None:
+    if isinstance(part, torch.jit.ScriptModule):
+        raise ValueError(
+            said(f"{called} must not be scripted, got {type(part).__name__}. Do this before torch.jit.script.")
+        )
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if isinstance(part, nn.parallel.DistributedDataParallel) or (
+        fsdp is not None and isinstance(part, fsdp.FSDPModule | fsdp.FullyShardedDataParallel)
+    ):
+        raise ValueError(
+            said(
+                f"{called} must not be wrapped for distributed training yet, which would leave the new parameters "
+                f"out, got {type(part).__name__}. Wrap it afterwards."
+            )
+        )
+
+
 def runs_forward(method: Callable[P, R]) -> Callable[P, R]:
     """Let a method other than ``forward`` have FSDP2 gather the weights, as ``forward`` has, where that shards them."""
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers._checks import choice, said
-from blan_layers._module import outside_attention
+from blan_layers._module import check_open, outside_attention
 from blan_layers._torch import has_hooks
 from blan_layers.attention import CBAM, ECA, SCSE, ChannelAttention, SqueezeExcitation
 
@@ -86,7 +86,8 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
 
     Raises:
         ValueError: ``source`` is unknown, there is nothing to replace, or a module has a gate or another option that
-            ours has not, or hooks. Then nothing is replaced.
+            ours has not, or hooks, or the network is scripted, sharded or wrapped for distributed training. Then
+            nothing is replaced.
 
     Example:
         >>> class Foreign(torch.nn.Module):
@@ -102,12 +103,13 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
         ['1']
     """
     choice("source", source, tuple(SOURCES))
+    check_open(model)
     replacements: dict[str, nn.Module] = {}
     by_module: dict[nn.Module, nn.Module] = {}
     for name, module in outside_attention(model):
         if any(name.startswith(f"{outer}.") for outer in replacements):
             continue
-        if module not in by_module and (ours := _counterpart(name, module, source)) is not None:
+        if module not in by_module and (ours := _counterpart(model, name, source)) is not None:
             by_module[module] = ours
         if module in by_module:
             replacements[name] = by_module[module]
@@ -121,8 +123,9 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
     return list(replacements)
 
 
-def _counterpart(name: str, module: nn.Module, source: Source) -> nn.Module | None:
+def _counterpart(model: nn.Module, name: str, source: Source) -> nn.Module | None:
     """Return the module of ours that computes what one of a network does, None if that is no such attention."""
+    module = model.get_submodule(name)
     for pattern in SOURCES[source]:
         if not pattern.parts <= {*module._modules}:
             continue
@@ -130,6 +133,7 @@ def _counterpart(name: str, module: nn.Module, source: Source) -> nn.Module | No
         weights = {**parameters, **dict(module.named_buffers())}
         if not pattern.fits(weights):
             continue
+        check_open(model, name)
         with torch.no_grad():
             ours = pattern.convert(weights)
             trained = pattern.convert(

@@ -367,12 +367,12 @@ def test_parts_that_would_not_see_the_attention_are_refused(mesh: Any) -> None:
 
     part: Any = nn.Sequential(nn.Conv2d(8, 8, 1))
     wrappers: list[tuple[Any, str, str]] = [
-        (scripted(), "1", "model must not be scripted, got RecursiveScriptModule. Insert before torch.jit.script."),
+        (scripted(), "1", "model must not be scripted, got RecursiveScriptModule. Do this before torch.jit.script."),
         (torch.jit.freeze(scripted()), "1", "model must not be scripted, got RecursiveScriptModule."),
         (nn.Sequential(nn.Sequential(scripted())), "0.0.1", "'0.0' must not be scripted, got RecursiveScriptModule."),
         (nn.parallel.DistributedDataParallel(copy.deepcopy(part)), "module.0",
          "model must not be wrapped for distributed training yet, which would leave the new parameters out, "
-         "got DistributedDataParallel. Insert first."),
+         "got DistributedDataParallel. Wrap it afterwards."),
         (nn.Sequential(fully_shard(copy.deepcopy(part), mesh=mesh)), "0.0",
          "'0' must not be wrapped for distributed training yet"),
     ]  # fmt: skip
@@ -381,6 +381,15 @@ def test_parts_that_would_not_see_the_attention_are_refused(mesh: Any) -> None:
         with pytest.raises(ValueError, match=f"^insert_attention: {re.escape(words)}"):
             insert_attention(net, CBAM, [where])
         assert list(net.state_dict()) == keys
+    inner = nn.Sequential(foreign("torchvision", 16))
+    fully_shard(inner, mesh=mesh)
+    foreigner = nn.Sequential(inner)
+    with pytest.raises(ValueError, match=r"^replace_attention: '0' must not be wrapped for distributed training yet"):
+        convert.replace_attention(foreigner, "torchvision")
+    unet: Any = UNet()
+    fully_shard(unet.decoder, mesh=mesh)
+    with pytest.raises(ValueError, match=r"^attend_skips: 'decoder' must not be wrapped for distributed training yet"):
+        smp.attend_skips(unet)
 
 
 @pytest.mark.parametrize("factory", [SqueezeExcitation, ECA, SCSE, BAM, CoordinateAttention])

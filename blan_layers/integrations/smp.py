@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import said
+from blan_layers._module import check_open
 from blan_layers.attention import RDAM
 from blan_layers.networks.blending import Blend
 from blan_layers.networks.compiled import forget
@@ -42,7 +43,8 @@ def attend_skips(
 
     Raises:
         TypeError: ``factory`` makes no module.
-        ValueError: The network is of another form, or its skips have attention already. Nothing is changed then.
+        ValueError: The network is of another form, its skips have attention already, or it is scripted, sharded or
+            wrapped for distributed training. Nothing is changed then.
 
     Example:
         >>> import torch
@@ -71,6 +73,7 @@ def attend_skips(
             )
         )
     built: list[tuple[str, nn.Module, nn.Module]] = []
+    check_open(unet, "decoder.blocks")
     for (key, block), width in zip(blocks.named_children(), skips, strict=False):
         name = f"decoder.blocks.{key}"
         skip_argument(block, name)

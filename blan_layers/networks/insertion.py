@@ -11,10 +11,11 @@ from torch.utils.hooks import RemovableHandle
 
 from blan_layers import _checks
 from blan_layers._checks import said
+from blan_layers._module import check_open
 from blan_layers.networks.blending import starting_as_identity
 from blan_layers.networks.compiled import forget
 from blan_layers.networks.readings import axes_of, channels_of, kind_of
-from blan_layers.networks.targets import HANDLE, KEY, Where, check_surroundings, check_target, last_part, targets_in
+from blan_layers.networks.targets import HANDLE, KEY, Where, check_target, last_part, targets_in
 
 Start: TypeAlias = Literal["identity", "paper"]
 
@@ -115,7 +116,7 @@ def insert_attention(
         last = last_part(target)
         if any(last is other for other, _ in built.values()):
             continue  # it has other names as well
-        check_surroundings(model, name)
+        check_open(model, name)
         check_target(name, last)
         attention = _built(name, target, model, factory, options)
         if any(attention is other for _, other in built.values()) or attention in {*model.modules()}:

@@ -1,15 +1,13 @@
 """Where attention goes in a network: behind which modules, and behind which it cannot."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-import torch
 from torch import nn
 
 from blan_layers._checks import said
-from blan_layers._module import outside_attention
+from blan_layers._module import check_open, outside_attention
 
 Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
@@ -53,7 +51,7 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
     """Return the modules of a network that ``where`` tells, by their names."""
     if not isinstance(model, nn.Module):
         raise TypeError(said(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass the network."))
-    _check_part("model", model)
+    check_open(model)
     inserted = [f"{name}.{KEY}" for name, part in model.named_modules() if _attended(part)]
     modules = {
         name: module
@@ -163,31 +161,5 @@ def check_target(name: str, target: nn.Module) -> None:
             said(
                 f"{name!r} must be called by the network, got a {type(target).__name__}, which only holds others. "
                 "Name what it holds."
-            )
-        )
-
-
-def check_surroundings(model: nn.Module, name: str) -> None:
-    """Refuse a part of the network around the named module, or itself, that would not see what is inserted."""
-    path, part = "", model
-    for step in name.split("."):
-        path = f"{path}.{step}" if path else step
-        part = part.get_submodule(step)
-        _check_part(f"{path!r}", part)
-
-
-def _check_part(called: str, part: nn.Module) -> None:
-    if isinstance(part, torch.jit.ScriptModule):
-        raise ValueError(
-            said(f"{called} must not be scripted, got {type(part).__name__}. Insert before torch.jit.script.")
-        )
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if isinstance(part, nn.parallel.DistributedDataParallel) or (
-        fsdp is not None and isinstance(part, fsdp.FSDPModule | fsdp.FullyShardedDataParallel)
-    ):
-        raise ValueError(
-            said(
-                f"{called} must not be wrapped for distributed training yet, which would leave the new parameters "
-                f"out, got {type(part).__name__}. Insert first."
             )
         )
