@@ -456,11 +456,11 @@ def critic_cases() -> list[Case]:
     flat = partial(blan_layers.GlobalCritic, 24, 4, hidden_channels=8)
     vector = partial(blan_layers.GlobalCritic, 6, 4, hidden_channels=8)
     return [
-        Case("DotProductCritic", dot, map_and_summary, dot_product_reference),
-        Case("SeparableCritic", separable, map_and_summary, separable_reference),
-        Case("SeparableCritic-3d", separable, map_and_summary, separable_reference, 3),
-        Case("BilinearCritic", bilinear, map_and_summary, bilinear_reference),
-        Case("BilinearCritic-1d", bilinear, map_and_summary, bilinear_reference, 1),
+        Case("DotProductCritic", dot, map_and_summary, dot_product_reference, float32_output=True),
+        Case("SeparableCritic", separable, map_and_summary, separable_reference, float32_output=True),
+        Case("SeparableCritic-3d", separable, map_and_summary, separable_reference, 3, float32_output=True),
+        Case("BilinearCritic", bilinear, map_and_summary, bilinear_reference, float32_output=True),
+        Case("BilinearCritic-1d", bilinear, map_and_summary, bilinear_reference, 1, float32_output=True),
         Case("GlobalCritic", flat, flat_map_and_summary, global_reference, resizes=False),
         Case("GlobalCritic-vector", vector, vector_and_summary, global_reference, spatial_dims=0, resizes=False),
     ]

@@ -113,7 +113,8 @@ def test_autocast_keeps_the_input_dtype_and_stays_near(case: Case) -> None:
     truth = module(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
         output = module(*inputs)
-    assert output.dtype == (torch.bfloat16 if isinstance(module, Critic) else torch.float32)
+    half = isinstance(module, Critic) and not case.float32_output
+    assert output.dtype == (torch.bfloat16 if half else torch.float32)
     torch.testing.assert_close(output.float(), truth, rtol=0.1, atol=0.1)
     assert all(gradient.isfinite().all() for gradient in gradients(output, module, inputs))
 

@@ -241,3 +241,23 @@ def test_contrast_returns_no_views() -> None:
     critic, summaries = ConcatConvCritic(8, 4, hidden_channels=3), torch.randn(3, 4)
     for indices in (torch.tensor([1, 2, 0]), torch.tensor([[1, 2], [2, 0], [0, 1]])):
         assert not any(logits._is_view() for logits in critic.contrast(torch.randn(3, 8, 5), summaries, indices))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_products_of_large_halves_are_finite(autocast: bool) -> None:
+    """Of features of standard deviation 100, whose products pass the range of float16."""
+    torch.manual_seed(0)
+    dtype = torch.float32 if autocast else torch.float16
+    critic = BilinearCritic(64, 32, dtype=dtype)
+    local, summaries = (100 * torch.randn(4, *shape).to(dtype) for shape in ((64, 3), (32,)))
+    exact = BilinearCritic(64, 32, dtype=torch.float64)
+    exact.load_state_dict(critic.state_dict())
+    indices = torch.tensor([[1], [2], [3], [0]])
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        found = critic(local, summaries), critic(local, summaries, indices), critic.all_pairs(local, summaries)
+    truth = (exact(local.double(), summaries.double()), exact(local.double(), summaries.double(), indices),
+             exact.all_pairs(local.double(), summaries.double()))  # fmt: skip
+    for ours, true in zip(found, truth, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - true).abs().max() <= 2e-3 * true.abs().max()
+    assert truth[2].abs().max() > torch.finfo(torch.float16).max

@@ -43,10 +43,10 @@ def gradients(module):
     return [parameter.grad.clone() for parameter in module.parameters()]
 
 
-def parallel(groups=None, **options):
+def parallel(groups=None, part=mine, **options):
     module = Training(**options).eval()
     wrapped = DistributedDataParallel(module)
-    loss = wrapped(maps[mine], sources[mine], groups if groups is None else groups[mine])
+    loss = wrapped(maps[part], sources[part], groups if groups is None else groups[part])
     loss.backward()
     total = loss.detach().clone()
     dist.all_reduce(total)
@@ -78,6 +78,12 @@ same(parallel(groups, objective="infonce", gather=True, **every), alone(groups, 
 ours = parallel(objective="infonce", gather=True, reduction="sum", **every)
 truth = alone(objective="infonce", reduction="sum", **every)
 same((2 * ours[0], ours[1]), truth, scale=2.0)
+
+# Batches of four and of two are six candidates for both processes.
+unequal = slice(0, 4) if rank == 0 else slice(4, 6)
+for given in (None, groups):
+    ours = parallel(given, unequal, objective="infonce", gather=True, reduction="sum", **every)
+    same((2 * ours[0], ours[1]), alone(given, objective="infonce", reduction="sum", **every), scale=2.0)
 
 # Without gathering, each process ranks among its own summaries alone: another loss.
 assert not torch.allclose(parallel(objective="infonce", **every)[0] / 2, truth[0])

@@ -197,6 +197,44 @@ def test_the_queue_is_read_and_grows_in_training_alone() -> None:
     assert not loss.queue.stored.requires_grad
 
 
+def test_a_single_image_meets_the_queue_and_not_an_empty_one() -> None:
+    loss, (local, summaries) = loss_of(objective="infonce", negatives="queue", queue_size=7).train(), features()
+    with pytest.raises(ValueError, match=r"^LMIMLoss: needs at least 2 images, or a queue that holds some, to form"):
+        loss(local[:1], summaries[:1])
+    loss(local[1:], summaries[1:])
+    alone = loss.eval()(local[:1], summaries[:1])
+    scores = literal_all(loss, local[:1], torch.cat([summaries[:1], summaries[1:]]))
+    candidates = scores.flatten(2).log_softmax(1)[:, 0]
+    torch.testing.assert_close(alone, -(math.log(5) + candidates.mean()))
+
+
+@pytest.mark.parametrize("options", [
+    {},
+    {"backend": "blocked"},
+    {"negatives": "derangement", "num_negatives": 2},
+    {"objective": "infonce", "negatives": "all"},
+    {"objective": "dv"},
+], ids=str)  # fmt: skip
+def test_an_image_without_weight_may_have_any_features(options: Any) -> None:
+    loss, (local, summaries) = loss_of(**options), features()
+    mask = torch.ones(5, 3, 2)
+    mask[2] = 0
+    plain, broken = ([x.clone() for x in (local, summaries)] for _ in range(2))
+    for x, value in ((plain, 0.0), (broken, math.nan)):
+        x[0][2], x[1][2] = value, value
+        for tensor in x:
+            tensor.requires_grad_()
+    results = []
+    for inputs in (plain, broken):
+        found = loss(*inputs, mask=mask)
+        d_local, d_summaries, *others = torch.autograd.grad(found, [*inputs, *loss.parameters()])
+        assert d_summaries.isfinite().all()
+        results.append([found, d_local, d_summaries[[0, 1, 3, 4]], *others])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+        assert second.isfinite().all()
+
+
 def test_a_loss_with_a_queue_exports_for_any_batch_and_trains_compiled() -> None:
     loss, (local, summaries) = loss_of(objective="infonce", negatives="queue", queue_size=7), features()
     batch = torch.export.Dim("batch", min=2)

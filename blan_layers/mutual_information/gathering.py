@@ -1,5 +1,6 @@
 """Summaries of all processes, with gradients."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,23 +12,27 @@ class _Gathered(Function):
     """The rows of all processes, in the order of their ranks; each row's gradient is the sum over all processes."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.count = rows.shape[0]
-        return _all_rows(rows)
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.counts = counts
+        return _all_rows(rows, counts)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total)
-        return total.narrow(0, rank() * ctx.count, ctx.count)
+        return total.narrow(0, sum(ctx.counts[: rank()]), ctx.counts[rank()]), None
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """Return the rows (B, ...) of all processes (world B, ...), this process's first; without a group, the rows."""
+    """Return the rows (B, ...) of all processes, this process's first; without a group, the rows.
+
+    Batches may differ in size between processes, which tell one another theirs first.
+    """
     if world_size() == 1:
         return rows
-    everyone = _with_gradient(rows) if rows.is_floating_point() else _all_rows(rows)
-    return everyone.roll(-rank() * rows.shape[0], 0)
+    counts = _counts(rows)
+    everyone = _with_gradient(rows, counts) if rows.is_floating_point() else _all_rows(rows, counts)
+    return everyone.roll(-sum(counts[: rank()]), 0)
 
 
 def world_size() -> int:
@@ -40,12 +45,24 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
-def _all_rows(rows: Tensor) -> Tensor:
-    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
-    distributed.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+def _counts(rows: Tensor) -> Sequence[int]:
+    """Return how many rows each process has."""
+    own = torch.tensor([rows.shape[0]], device=rows.device)
+    found = [torch.empty_like(own) for _ in range(world_size())]
+    distributed.all_gather(found, own)
+    counts: list[int] = torch.cat(found).tolist()
+    return counts
 
 
-def _with_gradient(rows: Tensor) -> Tensor:
-    everyone: Tensor = _Gathered.apply(rows)
+def _all_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    rows, missing = rows.contiguous(), max(counts) - rows.shape[0]
+    if missing:  # what travels is of one size
+        rows = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
+    parts = [torch.empty_like(rows) for _ in counts]
+    distributed.all_gather(parts, rows)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def _with_gradient(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    everyone: Tensor = _Gathered.apply(rows, counts)
     return everyone

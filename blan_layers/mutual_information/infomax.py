@@ -28,6 +28,7 @@ from blan_layers.mutual_information.negatives import (
     checked_groups,
     drawn_indices,
     valid_candidates,
+    with_partners,
 )
 from blan_layers.mutual_information.objectives import ESTIMATORS, EstimatorName, PairLogits, location_losses
 
@@ -175,6 +176,7 @@ class InfoMaxLoss(Module, ABC):
         self._check_features(local_features, global_features)
         if mask is not None:
             local_features = _masked(local_features, mask)
+            global_features = _without_unseen(global_features, mask)
         return local_features, self._pairs(local_features, global_features, groups, random=random)
 
     def _pairs(self, local_features: Tensor, global_features: Tensor, groups: Tensor | None, *, random: bool) -> Pairs:
@@ -182,6 +184,7 @@ class InfoMaxLoss(Module, ABC):
         if groups is not None:
             groups = checked_groups(self.negatives, local_features, groups)
             groups = gathered(groups) if self.gather and groups is not None else groups
+            groups = with_partners(self.negatives, groups)
         if self.negatives in DRAWN:
             indices = drawn_indices(self.negatives, local_features, self.num_negatives, groups, random)
             return Pairs(summaries, indices, None)
@@ -397,6 +400,15 @@ def _masked(local_features: Tensor, mask: Tensor | None) -> Tensor:
             )
         )
     return local_features.masked_fill((mask == 0).unsqueeze(1), 0)
+
+
+@whole
+def _without_unseen(global_features: Tensor, mask: Tensor | None) -> Tensor:
+    """Return summaries with zeros for what is not finite in those of images of which the mask leaves nothing."""
+    if mask is None:
+        return global_features
+    unseen = (mask == 0).reshape(mask.shape[0], -1).all(1, keepdim=True)
+    return global_features.masked_fill(unseen & ~global_features.isfinite(), 0)
 
 
 @whole

@@ -75,10 +75,10 @@ class LMIMLoss(InfoMaxLoss):
     exponentials go on as lines where they would leave the floating range. "dv" and "mine" know the mean alone.
 
     In several processes each has its own maps. ``gather`` makes the summaries of all of them candidates, with
-    gradients; nothing else travels, and all batches must be of one size. DistributedDataParallel averages gradients
-    over processes, and the mean loss then has those of one process on the joined batch; ``reduction="sum"`` has them
-    divided by the number of processes, and a mask's mean is each process's own. Without that wrapper average the
-    gradients yourself.
+    gradients; nothing else travels. DistributedDataParallel averages gradients over processes, and for batches of one
+    size the mean loss then has those of one process on the joined batch; a mean over a smaller batch, or over a mask,
+    is each process's own, and ``reduction="sum"`` has gradients divided by the number of processes. Without that
+    wrapper average the gradients yourself.
 
     Args:
         local_channels: Channels C of the maps.
@@ -187,7 +187,7 @@ class LMIMLoss(InfoMaxLoss):
             return self._loss(local_features, pairs, mask)
         cast(ConcatConvCritic, self.critic).check(local_features, global_features)
         weights = self._weights(mask, local_features, divides=self.reduction == "mean")
-        total = contrast_sum(way, local_features, global_features, pairs.indices, weights, *layers)
+        total = contrast_sum(way, local_features, pairs.summaries, pairs.indices, weights, *layers)
         count = local_features[:, 0].numel() if weights is None else weights.sum()
         offset = 2 * math.log(2) if self.objective == "jsd" else 0.0
         return total / count - offset if self.reduction == "mean" else total - offset * count

@@ -141,7 +141,10 @@ def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor |
         filled: Which places of a queue, that is put behind the summaries, hold one.
     """
     batch = local_features.shape[0]
-    _check_batch(batch, summaries.shape[0])
+    if filled is None:
+        _check_batch(batch, summaries.shape[0])
+    elif summaries.shape[0] < 2:
+        _check_queue(filled)
     if groups is None:
         images = torch.arange(summaries.shape[0], device=summaries.device)
         valid = images[:batch].unsqueeze(1) != images
@@ -161,13 +164,30 @@ def _check_batch(batch: int, candidates: int) -> None:
         )
 
 
+def _check_queue(filled: Tensor) -> None:
+    """Refuse a single image beside a queue that holds none yet, where values may be read."""
+    if _checks.reads_values(filled) and not bool(filled.any()):
+        raise ValueError(
+            said(
+                "needs at least 2 images, or a queue that holds some, to form negative pairs, got a batch of 1 and an "
+                "empty queue. Begin with a larger batch."
+            )
+        )
+
+
 @whole
 def checked_groups(kind: Negatives, local_features: Tensor, groups: Tensor | None) -> Tensor | None:
-    """Return groups that are integers (B,) and leave each image a partner, for negatives that can keep them apart."""
-    if groups is None:
-        return None
-    _check_groups(kind, groups, local_features.shape[0])
-    _check_partners(kind, groups)
+    """Return groups that are integers (B,), for negatives that can keep them apart."""
+    if groups is not None:
+        _check_groups(kind, groups, local_features.shape[0])
+    return groups
+
+
+@whole
+def with_partners(kind: Negatives, groups: Tensor | None) -> Tensor | None:
+    """Return groups, of all processes where these are gathered, that leave each image a partner."""
+    if groups is not None:
+        _check_partners(kind, groups)
     return groups
 
 

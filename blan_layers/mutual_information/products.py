@@ -7,13 +7,17 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._init import he_normal_, reset
 from blan_layers._module import weight_of, width_of
+from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 from blan_layers.mutual_information.critics import Critic, at_locations
 from blan_layers.mutual_information.encoders import Perceptron, ResidualEncoder
 
 
 class ProductCritic(Critic):
-    """A critic whose logit is the inner product of what its two encoders make of a local and of a global vector."""
+    """A critic whose logit is the inner product of what its two encoders make of a local and of a global vector.
+
+    The product, and so the logit, is in float32 at least.
+    """
 
     local_encoder: nn.Module
     global_encoder: nn.Module
@@ -42,7 +46,7 @@ class ProductCritic(Critic):
         """Multiply all codes at once: there is no activation beside the logits."""
         if type(self).score is not ProductCritic.score or "score" in self.__dict__:  # another score than the product
             return super().score_all(local_codes, global_codes)
-        return torch.einsum("bue,ne->bnu", local_codes, global_codes)
+        return _all_products(local_codes, global_codes)
 
     def first_layers(self) -> tuple[nn.Module, ...]:
         """Return the first layers of the encoders."""
@@ -59,9 +63,23 @@ class ProductCritic(Critic):
 @whole
 def _products(local_codes: Tensor, global_codes: Tensor) -> Tensor:
     """Multiply codes (B, U, E) with others (B, K, E) or (B, K, U, E): (B, K, U)."""
-    if global_codes.ndim == 3:
-        return torch.einsum("bue,bke->bku", local_codes, global_codes)
-    return torch.einsum("bue,bkue->bku", local_codes, global_codes)
+    partners = "bke" if global_codes.ndim == 3 else "bkue"
+    return _precise_product(f"bue,{partners}->bku", local_codes, global_codes)
+
+
+@whole
+def _all_products(local_codes: Tensor, global_codes: Tensor) -> Tensor:
+    """Multiply codes (B, U, E) with all others (N, E): (B, N, U)."""
+    return _precise_product("bue,ne->bnu", local_codes, global_codes)
+
+
+def _precise_product(axes: str, local_codes: Tensor, global_codes: Tensor) -> Tensor:
+    """Multiply codes in float32 at least, since the products of halves that are large pass their range."""
+    device = local_codes.device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return _precise_product(axes, local_codes, global_codes)
+    return torch.einsum(axes, at_least_float32(local_codes), at_least_float32(global_codes))
 
 
 class DotProductCritic(ProductCritic):
