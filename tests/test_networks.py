@@ -422,7 +422,7 @@ def test_networks_of_any_number_of_axes(axes: int) -> None:
 
 
 def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> None:
-    net, one = trained(), SqueezeExcitation(8)
+    net, one, relu = trained(), SqueezeExcitation(8), nn.ReLU()
     keys = list(net.state_dict())
     owning: Any = nn.Conv2d(3, 8, 1)
     owning.attention = "flash"
@@ -450,6 +450,9 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
         ),
         "'0' must have no attribute 'attention' of its own, got a Conv2d that has": lambda: insert_attention(
             nn.Sequential(owning), CBAM, ["0"]
+        ),
+        "'0' must end with a module of its own, got a ReLU that stands in several places": lambda: insert_attention(
+            nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), relu), nn.Conv2d(8, 8, 1), relu), CBAM, ["0"]
         ),
         "factory must make a new module for each place, got one SqueezeExcitation twice": lambda: insert_attention(
             net, lambda _: one, r"layer1\.\d\.bn2"

@@ -15,7 +15,7 @@ from blan_layers._module import check_open
 from blan_layers.networks.blending import starting_as_identity
 from blan_layers.networks.compiled import forget
 from blan_layers.networks.readings import axes_of, channels_of, kind_of
-from blan_layers.networks.targets import HANDLE, KEY, Where, check_target, last_part, targets_in
+from blan_layers.networks.targets import HANDLE, KEY, Where, check_end, check_target, last_part, targets_in
 
 Start: TypeAlias = Literal["identity", "paper"]
 
@@ -92,9 +92,9 @@ def insert_attention(
     Raises:
         TypeError: ``factory`` makes no module, or one of several inputs, or ``where`` is none of these.
         ValueError: Nothing matches ``where``, a name is not there, a module's channels cannot be read, it is not called
-            by the network, has attention behind it already or an attribute of that name, ``factory`` returns one module
-            twice, or the network or a part of it that holds the module is scripted, sharded or wrapped for distributed
-            training. Nothing is changed then.
+            by the network, has attention behind it already or an attribute of that name, a sequence ends with a module
+            that stands elsewhere too, ``factory`` returns one module twice, or the network or a part of it that holds
+            the module is scripted, sharded or wrapped for distributed training. Nothing is changed then.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, figure 3.
@@ -117,6 +117,7 @@ def insert_attention(
         if any(last is other for other, _ in built.values()):
             continue  # it has other names as well
         check_open(model, name)
+        check_end(model, name, target)
         check_target(name, last)
         attention = _built(name, target, model, factory, options)
         if any(attention is other for _, other in built.values()) or attention in {*model.modules()}:

@@ -140,6 +140,18 @@ def last_part(target: nn.Module) -> nn.Module:
     return target
 
 
+def check_end(model: nn.Module, name: str, target: nn.Module) -> None:
+    """Refuse a sequence that ends with a module which stands elsewhere too, and would be attended there as well."""
+    last = last_part(target)
+    if last is not target and sum(part is last for m in model.modules() for part in m._modules.values()) > 1:
+        raise ValueError(
+            said(
+                f"{name!r} must end with a module of its own, got a {type(last).__name__} that stands in several "
+                "places. Name a module inside of it."
+            )
+        )
+
+
 def check_target(name: str, target: nn.Module) -> None:
     """Refuse a module that cannot hold attention."""
     if _attended(target):
