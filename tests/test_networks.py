@@ -300,6 +300,13 @@ def test_attention_of_a_factory_without_device_and_dtype_is_brought_to_the_netwo
     net(X.bfloat16())
 
 
+def test_attention_behind_a_sequence_is_of_that_sequence_s_dtype() -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 8, 1).double(), nn.ReLU()))
+    insert_attention(net, CBAM, ["1"])
+    assert {p.dtype for p in net[1].parameters()} == {torch.float64}
+    net[1](net[0](X).double())
+
+
 def test_a_network_that_was_compiled_before_sees_the_attention_and_its_end() -> None:
     net = trained()
     compiled = torch.compile(net, backend="eager")

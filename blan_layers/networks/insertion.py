@@ -112,33 +112,36 @@ def insert_attention(
     _checks.choice("start", start, ("identity", "paper"))
     targets = targets_in(model, where)
     built: dict[str, tuple[nn.Module, nn.Module]] = {}
+    seen, known = set(), {*model.modules()}
     for name, target in targets.items():
         last = last_part(target)
-        if any(last is other for other, _ in built.values()):
+        if last in seen:
             continue  # it has other names as well
+        seen.add(last)
         check_open(model, name)
         check_end(model, name, target)
         check_target(name, last)
         attention = _built(name, target, model, factory, options)
-        if any(attention is other for _, other in built.values()) or attention in {*model.modules()}:
+        if attention in known:
             raise ValueError(
                 said(
                     f"factory must make a new module for each place, got one {type(attention).__name__} twice. "
                     "Pass a class, or a function that builds one."
                 )
             )
-        built[name] = last, attention
+        known.add(attention)
+        built[name] = target, attention
     guard = model.register_forward_pre_hook(_Guard(list(built)))
-    for name, (last, attention) in built.items():
-        device, dtype = kind_of(last, model)
+    placed: dict[str, nn.Module] = {}
+    for name, (target, attention) in built.items():
+        last, (device, dtype) = last_part(target), kind_of(target, model)
         device, dtype = options.get("device", device), options.get("dtype", dtype)
         attention.to(device=device, dtype=dtype)
-        placed = attention if start == "paper" else starting_as_identity(attention, device, dtype)
-        placed.train(last.training)
-        place(last, placed, last.register_forward_hook(_Attend(name)))
-        built[name] = last, placed
+        placed[name] = attention if start == "paper" else starting_as_identity(attention, device, dtype)
+        placed[name].train(last.training)
+        place(last, placed[name], last.register_forward_hook(_Attend(name)))
     forget()
-    return Insertion(model, {name: placed for name, (_, placed) in built.items()}, guard)
+    return Insertion(model, placed, guard)
 
 
 class _Attend:
