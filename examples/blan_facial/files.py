@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -31,3 +31,15 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON that a person can read."""
     with replacing(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def made_for(folder: Path, results: Sequence[str], *, overwrite: bool) -> str:
+    """Make a folder for results and return "", or say what speaks against it: it holds some already."""
+    found = [name for name in results if (folder / name).exists()]
+    if found and not overwrite:
+        return (
+            f"the output folder must hold no results, got {', '.join(found)} in {folder}. "
+            "Give --overwrite to replace them, or another --output."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return ""

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from blan_facial.files import replacing, write_json
+from blan_facial.files import made_for, replacing, write_json
 from blan_facial.report.sheet import style
 from blan_facial.terminal import print_error
 from mutual_information.estimators import ESTIMATORS, CriticName, EstimatorName
@@ -167,13 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(settings: Settings) -> None:
     """Make the output folder, or refuse one that holds results."""
-    found = [name for name in RESULTS if (settings.output / name).exists()]
-    if found and not settings.overwrite:
-        raise MeasureError(
-            f"measure: the output folder must hold no results, got {', '.join(found)} in {settings.output}. "
-            "Give --overwrite to replace them, or another --output."
-        )
-    settings.output.mkdir(parents=True, exist_ok=True)
+    if refusal := made_for(settings.output, RESULTS, overwrite=settings.overwrite):
+        raise MeasureError(f"measure: {refusal}")
 
 
 def _train(settings: Settings, console: Console) -> dict[tuple[TaskName, EstimatorName], list[Estimates]]:

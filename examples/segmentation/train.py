@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor, nn
 
-from blan_facial.files import replacing, write_json
+from blan_facial.files import made_for, replacing, write_json
 from blan_facial.report.sheet import style
 from blan_facial.terminal import print_error
 from blan_layers import RDAM, AttentionGate
@@ -208,13 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(settings: Settings) -> None:
     """Make the output folder, or refuse one that holds results."""
-    found = [name for name in RESULTS if (settings.output / name).exists()]
-    if found and not settings.overwrite:
-        raise TrainError(
-            f"train: the output folder must hold no results, got {', '.join(found)} in {settings.output}. "
-            "Give --overwrite to replace them, or another --output."
-        )
-    settings.output.mkdir(parents=True, exist_ok=True)
+    if refusal := made_for(settings.output, RESULTS, overwrite=settings.overwrite):
+        raise TrainError(f"train: {refusal}")
 
 
 def _drawn(count: int, settings: Settings, *seed: int) -> tuple[Tensor, Tensor]:
@@ -229,7 +224,7 @@ def _table(settings: Settings, scores: Mapping[Kind, Sequence[Score]], seconds: 
         f"{seconds:,.0f} s in all, {settings.workers} trainings at a time."
     )
     table = Table("skips", caption=caption, box=box.SIMPLE)
-    for name in ("IoU, %", "Dice, %", "parameters", "ms a step"):
+    for name in ("IoU, %", "Dice, %", "parameters", "ms per step"):
         table.add_column(name, justify="right")
     for kind, by_seed in scores.items():
         iou, dice, parameters, milliseconds = zip(*by_seed, strict=True)
