@@ -84,7 +84,7 @@ def full_tables(contents: Contents) -> str:
     parts = []
     for content in contents.values():
         machine = content["machine"]
-        parts.append(f"### {title_of(content['machine'])}\n")
+        parts.append(f"### {title_of(machine)}\n")
         parts.append(f"{_listed({**machine, **machine['caches']}, without=('caches',))}.\n")
         for suite, results in content["suites"].items():
             run = results["run"]

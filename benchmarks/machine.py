@@ -36,8 +36,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def name_of(described: dict[str, Any]) -> str:
     """Return the name of a machine's file: its GPU, or its CPU and the number of threads."""
-    words = title_of(described)
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", title_of(described).lower()).strip("-")
 
 
 def title_of(described: Mapping[str, Any]) -> str:

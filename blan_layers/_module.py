@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -91,14 +91,14 @@ class Module(nn.Module):
         )
 
 
-def _is_attention(module: nn.Module) -> bool:
+def _is_attention(module: nn.Module) -> TypeGuard[Module]:
     """Tell whether a module is attention of this library."""
     return isinstance(module, Module) and bool(module.gates)
 
 
 def attention_in(model: nn.Module, name: str = "") -> Iterator[tuple[str, Module]]:
     """Yield the attention of this library that is not inside another, by its name."""
-    if isinstance(model, Module) and model.gates:
+    if _is_attention(model):
         yield name, model
     for child, module in _open_children(model):
         yield from attention_in(module, f"{name}.{child}" if name else child)
@@ -115,7 +115,7 @@ def outside_attention(model: nn.Module, name: str = "") -> Iterator[tuple[str, n
 def _open_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield a module's children, of attention those alone that are networks of the user's own."""
     for name, child in model._modules.items():
-        if child is not None and (not _is_attention(model) or name in model.holds):  # type: ignore[operator]  # a tuple
+        if child is not None and (not _is_attention(model) or name in model.holds):
             yield name, child
 
 

@@ -109,7 +109,7 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
     for name, module in outside_attention(model):
         if any(name.startswith(f"{outer}.") for outer in replacements):
             continue
-        if module not in by_module and (ours := _counterpart(model, name, source)) is not None:
+        if module not in by_module and (ours := _counterpart(model, name, module, source)) is not None:
             by_module[module] = ours
         if module in by_module:
             replacements[name] = by_module[module]
@@ -123,9 +123,8 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
     return list(replacements)
 
 
-def _counterpart(model: nn.Module, name: str, source: Source) -> nn.Module | None:
+def _counterpart(model: nn.Module, name: str, module: nn.Module, source: Source) -> nn.Module | None:
     """Return the module of ours that computes what one of a network does, None if that is no such attention."""
-    module = model.get_submodule(name)
     for pattern in SOURCES[source]:
         if not pattern.parts <= {*module._modules}:
             continue
@@ -198,7 +197,9 @@ def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
     """Tell whether a module multiplies each channel of a map by one number."""
     x = _drawn_map(ours) + 3
     y = _outputs(foreign, x)
-    ratio = (y / x).flatten(2) if y.shape == x.shape else torch.zeros(1, 1, 2) + torch.arange(2)
+    if y.shape != x.shape:
+        return False
+    ratio = (y / x).flatten(2)
     return bool(((ratio - ratio[:, :, :1]).abs() < 1e-3).all())
 
 

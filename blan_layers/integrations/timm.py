@@ -57,14 +57,13 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
             )
         if rd_ratio is not None and not 0 < rd_ratio <= 1:
             raise ValueError(f"attention: rd_ratio must be above 0 and at most 1, got {rd_ratio!r}. Pass 1 / 16, say.")
-        ratio = None if rd_ratio is None or rd_channels else 1 / rd_ratio
-        whole = ratio is None or abs(ratio - round(ratio)) < 1e-6
-        translated = {
-            "hidden_channels": rd_channels if whole else max(1, round(channels / ratio)),  # type: ignore[operator]
-            "reduction_ratio": round(ratio) if whole and ratio is not None else None,
-            "activation": act_layer,
-            **further,
-        }
+        translated = {"hidden_channels": rd_channels, "activation": act_layer, **further}
+        if rd_ratio is not None and not rd_channels:
+            ratio = 1 / rd_ratio
+            if abs(ratio - round(ratio)) < 1e-6:
+                translated["reduction_ratio"] = round(ratio)
+            else:
+                translated["hidden_channels"] = max(1, round(channels / ratio))
         if BOTTLENECK & set(given):
             translated = {name: value for name, value in translated.items() if name not in BOTTLENECK}
         for name, value in translated.items():

@@ -35,18 +35,22 @@ KEEPING = (
 )
 """What stands last in a sequence and keeps its channels."""
 
-AXES: dict[type[nn.Module], int] = {
-    nn.BatchNorm2d: 2,
-    nn.BatchNorm3d: 3,
-    nn.InstanceNorm1d: 1,
-    nn.InstanceNorm2d: 2,
-    nn.InstanceNorm3d: 3,
+CONVOLUTIONS: dict[type[nn.Module], int] = {
     nn.Conv1d: 1,
     nn.Conv2d: 2,
     nn.Conv3d: 3,
     nn.ConvTranspose1d: 1,
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
+}
+"""Spatial axes of what they take."""
+
+AXES: dict[type[nn.Module], int] = CONVOLUTIONS | {
+    nn.BatchNorm2d: 2,
+    nn.BatchNorm3d: 3,
+    nn.InstanceNorm1d: 1,
+    nn.InstanceNorm2d: 2,
+    nn.InstanceNorm3d: 3,
 }
 """Spatial axes of what a module takes, where its class tells."""
 

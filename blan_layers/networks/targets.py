@@ -8,6 +8,7 @@ from torch import nn
 
 from blan_layers._checks import said
 from blan_layers._module import check_open, outside_attention
+from blan_layers.networks.readings import CONVOLUTIONS
 
 Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
@@ -32,15 +33,6 @@ NORMS = (
     nn.InstanceNorm1d,
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
-)
-
-CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
 )
 
 ATTENTION = "se", "attn", "attn_last", "cbam", "eca", "attention"
@@ -114,9 +106,9 @@ def _ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Ite
             for name, part in modules.items()
             if name.startswith(inside)
             and not {*SHORTCUTS, *ATTENTION, "parametrizations"} & {*name.removeprefix(inside).split(".")}
-            and (_is_norm(part) or isinstance(part, CONVOLUTIONS) or (not part._modules and part._parameters))
+            and (_is_norm(part) or isinstance(part, tuple(CONVOLUTIONS)) or (not part._modules and part._parameters))
         ]
-        if branch and (_is_norm(branch[-1][1]) or isinstance(branch[-1][1], CONVOLUTIONS)):
+        if branch and (_is_norm(branch[-1][1]) or isinstance(branch[-1][1], tuple(CONVOLUTIONS))):
             yield branch[-1]
 
 

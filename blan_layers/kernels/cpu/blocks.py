@@ -51,7 +51,7 @@ def blocks(x: Tensor) -> Sequence[tuple[slice, slice]]:
 
 
 def whole_images(x: Tensor) -> Sequence[slice]:
-    """Return blocks of whole images of a map (B, C, N), of an image a thread at least.
+    """Return blocks of whole images of a map (B, C, N), of at least one image per thread.
 
     A block's images are spread evenly over the batch. PyTorch gives each thread a contiguous share of what it works on:
     so a thread meets the same images in a block as in an operation on the whole map, and not those that another core
