@@ -90,6 +90,14 @@ def is_tracing() -> bool:
     return not torch.compiler.is_compiling() and _traces()
 
 
+_is_exporting: Callable[[], bool] = _found(torch.compiler, "is_exporting")
+
+
+def is_compiled() -> bool:
+    """Tell whether ``torch.compile`` runs, and not an exporter, whose graphs are to stand without this library."""
+    return torch.compiler.is_dynamo_compiling() and not _is_exporting()
+
+
 def is_compiled_or_traced() -> bool:
     """Tell whether a compiler or ``torch.jit.trace`` runs."""
     return torch.compiler.is_compiling() or _traces()
@@ -117,3 +125,7 @@ _backward_pass: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", 
 def backward_runs() -> bool:
     """Tell whether a backward pass runs in this thread, which calls modules again where a checkpoint was."""
     return _backward_pass() != -1
+
+
+graph_is_kept: Callable[[], bool] = _found(torch._C, "_autograd._get_current_graph_task_keep_graph")
+"""Tells whether the backward pass that runs in this thread keeps its graph, so that it may run again."""

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from blan_layers import CBAM, RDAM, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
 from blan_layers import functional as F
 from blan_layers.kernels.contrast import softplus
-from blan_layers.kernels.cpu import attention, blocks
+from blan_layers.kernels.cpu import attention, blocks, products
 from blan_layers.kernels.cpu.attention import LONG, row_split
 from blan_layers.kernels.cpu.mutual_information import ContrastLoss
 from tests.cases import Case
@@ -290,7 +291,7 @@ def takes(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object], function: 
 
 
 def test_the_automatic_choice_takes_blocks_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "core_cache_bytes", lambda: 2**14)
+    monkeypatch.setattr("blan_layers.functional.mutual_information.core_cache_bytes", lambda: 2**14)
     loss, summary = LMIMLoss(4, 4, hidden_channels=16), torch.randn(2, 4)
     small, large = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 16, 16)
     assert not takes(monkeypatch, lambda: loss(small, summary), ContrastLoss)
@@ -341,7 +342,7 @@ def test_a_thread_meets_the_same_images_in_a_block_as_in_the_whole_map(
         assert first.max() < 8 <= second.min()
 
 
-def test_the_cache_is_read_from_the_system_or_assumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_the_cache_is_read_from_the_system_or_assumed(tmp_path: Any) -> None:
     (tmp_path / "bare" / "index0").mkdir(parents=True)
     (tmp_path / "bare" / "index0" / "level").write_text("2\n")  # without its size
     for index, (level, size) in enumerate((("1", "32K"), ("2", "2M"), ("3", "32M"))):
@@ -350,10 +351,7 @@ def test_the_cache_is_read_from_the_system_or_assumed(monkeypatch: pytest.Monkey
         (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
     assumed = blocks.FALLBACK_BYTES
     for folder, expected in ((tmp_path, 2**21), (tmp_path / "none", assumed), (tmp_path / "bare", assumed)):
-        monkeypatch.setattr(blocks, "CACHES", folder)
-        blocks.core_cache_bytes.cache_clear()
-        assert blocks.core_cache_bytes() == expected
-    blocks.core_cache_bytes.cache_clear()
+        assert blocks.read_cache_bytes(folder) == expected
 
 
 @pytest.mark.parametrize("locations", [1, 35, 64, 67, 256, 1024, 3136, 4096])
@@ -379,13 +377,16 @@ def compiled_operations(module: nn.Module, inputs: list[Tensor], *, dynamic: boo
 
 @pytest.mark.usefixtures("auto")
 @every_case
-def test_compiled_and_exported_graphs_are_those_of_the_plain_operations(case: Case) -> None:
+def test_compilers_see_plain_operations_or_one_of_ours_and_exporters_plain_ones(case: Case) -> None:
     module, plain = built(case, "auto"), built(case, "reference")
     inputs = [x.requires_grad_() for x in case.inputs(torch.float64)]
     assert in_blocks(module(*inputs))
     for dynamic in (False, True):
         operations = compiled_operations(module, inputs, dynamic=dynamic)
-        assert operations == compiled_operations(plain, inputs, dynamic=dynamic)
+        if isinstance(module, LMIMLoss):
+            assert "contrast_in_blocks" in " ".join(operations)
+        else:
+            assert operations == compiled_operations(plain, inputs, dynamic=dynamic)
         assert not [name for name in operations if "autograd" in name]
     exported, expected = (
         [str(node.target) for node in torch.export.export(m, tuple(inputs)).graph.nodes if node.op == "call_function"]
@@ -393,6 +394,89 @@ def test_compiled_and_exported_graphs_are_those_of_the_plain_operations(case: Ca
     )
     assert exported == expected
     assert all(name.startswith("aten.") or "getitem" in name for name in exported)
+
+
+@pytest.mark.usefixtures("auto")
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("options", [{}, {"objective": "jsd", "reduction": "sum"}], ids=["mean", "sum"])
+def test_the_compiled_loss_has_the_eager_one_s_values_and_gradients(options: dict[str, Any], dynamic: bool) -> None:
+    loss = lmim(dtype=torch.float64, **options).eval()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    inputs = [X.double().requires_grad_(), T.double().requires_grad_()]
+    weights = torch.rand(X.shape[0], *X.shape[2:], dtype=torch.float64)
+    for mask in (None, weights):
+        found, expected = (
+            with_gradients(run, loss, inputs) for run in (partial(f, mask=mask) for f in (compiled, loss))
+        )
+        for ours, eager in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, eager, rtol=1e-12, atol=1e-12)
+    torch._dynamo.reset()
+
+
+def test_a_kept_graph_gives_gradients_of_their_own() -> None:
+    loss, x = lmim().eval(), X.clone().requires_grad_()
+    value = loss(x, T)
+    (once,) = torch.autograd.grad(value, x, retain_graph=True)
+    expected = once.clone()
+    once.zero_()
+    (again,) = torch.autograd.grad(value, x)
+    assert torch.equal(again, expected)
+
+
+@pytest.mark.usefixtures("auto")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(8, 5, 16, 16), (3, 5, 21, 17)])  # rows that part into images, and rows that do not
+def test_products_are_the_same_by_convolutions(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], threads: int
+) -> None:
+    loss = LMIMLoss(5, 6, hidden_channels=32).eval()
+    inputs = [torch.randn(shape, requires_grad=True), torch.randn(shape[0], 6, requires_grad=True)]
+    asked = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        expected = with_gradients(loss, loss, inputs)
+        monkeypatch.setattr(products, "_halves_mkl", lambda: True)
+        monkeypatch.setattr(products, "MANY_ROWS", 1)
+        called = []
+        convolve = products.F.conv2d
+        monkeypatch.setattr(products.F, "conv2d", lambda *arguments: called.append(1) or convolve(*arguments))
+        found = with_gradients(loss, loss, inputs)
+    finally:
+        torch.set_num_threads(asked)
+    assert called
+    for ours, others in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, others, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "capability", "expected"),
+    [
+        ("AuthenticAMD", "AVX512", True),
+        ("AuthenticAMD", "AVX2", False),
+        ("GenuineIntel", "AVX512", False),
+        (None, "DEFAULT", False),
+    ],
+)
+def test_the_provider_of_products_is_a_matter_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, vendor: str | None, capability: str, expected: bool
+) -> None:
+    described = tmp_path / "cpuinfo"
+    if vendor:
+        described.write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    monkeypatch.setattr(products, "CPUINFO", described)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    products._halves_mkl.cache_clear()
+    try:
+        assert products._halves_mkl() == expected
+        rows = torch.zeros(products.MANY_ROWS, 2)
+        assert products.convolves(rows) == (expected and torch.backends.mkldnn.is_available())
+        assert not products.convolves(rows[1:])
+        assert not products.convolves(rows.double())
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert not products.convolves(rows)
+    finally:
+        products._halves_mkl.cache_clear()
 
 
 @pytest.mark.usefixtures("cache")

@@ -10,8 +10,8 @@ from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers.functional._precision import autocast
 from blan_layers.functional._tracing import whole
-from blan_layers.kernels.choice import Way, chosen_way, contrast_sum_of
-from blan_layers.kernels.cpu.blocks import cache_bytes
+from blan_layers.kernels.choice import Way, chosen_way, contrast_mean_of
+from blan_layers.kernels.cpu.blocks import core_cache_bytes
 
 
 @whole
@@ -121,32 +121,28 @@ def contrast_way(
     layers: Sequence[Tensor],
     refusal: Callable[[], str],
 ) -> Way:
-    """Return the way of the loss of a concat-and-convolve critic; any but "reference" is :func:`contrast_sum`.
+    """Return the way of the loss of a concat-and-convolve critic; any but "reference" is :func:`contrast_mean`.
 
-    "auto" takes it where the hidden layers of real and fake pairs leave the cache, and ``refusal`` is empty.
+    "auto" takes it where a hidden layer of real and fake pairs fills the cache of a core, and ``refusal`` is empty.
     """
 
-    def outgrows_cache() -> bool:
+    def fills_cache() -> bool:
         pairs = 2 * local_features.shape[0] * local_features[0, 0].numel()
-        return bool(layers) and pairs * layers[3].shape[0] * local_features.element_size() > cache_bytes()
+        return bool(layers) and pairs * layers[3].shape[0] * local_features.element_size() >= core_cache_bytes()
 
-    return chosen_way(backend, (local_features, global_features, *layers), outgrows_cache, refusal)
+    return chosen_way(backend, (local_features, global_features, *layers), fills_cache, refusal, compiles=True)
 
 
-def contrast_sum(
+def contrast_mean(
     way: Way,
     local_features: Tensor,
     global_features: Tensor,
     indices: Tensor,
     weights: Tensor | None,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    w3: Tensor,
-    b3: Tensor,
+    layers: Sequence[Tensor],
+    count: float,
 ) -> Tensor:
-    """Return the sum of ``softplus(-real) + softplus(fake)`` in one pass that keeps no activation.
+    """Return the sum of ``softplus(-real) + softplus(fake)`` over a count, in one pass that keeps no activation.
 
     Args:
         way: "blocked" or "triton".
@@ -154,19 +150,13 @@ def contrast_sum(
         global_features: Summaries (B, D).
         indices: Whose summary (B,) makes each image's fake pairs.
         weights: Weights of the locations (B, *S), or None.
-        w1: Weight of the first layer; this and those that follow as in :func:`concat_conv_logits`.
-        b1: Bias of the first layer.
-        w2: Weight of the second layer.
-        b2: Bias of the second layer.
-        w3: Weight of the third layer.
-        b3: Bias of the third layer.
+        layers: Weight and bias of each layer, as in :func:`concat_conv_logits`.
+        count: What the sum is divided by.
     """
-    local_features, global_features, w1, b1, w2, b2, w3, b3 = autocast(
-        local_features, global_features, w1, b1, w2, b2, w3, b3
-    )
-    channels = local_features.shape[1]
-    own = F.linear(global_features, w1[:, channels:], b1)
+    tensors = autocast(local_features, global_features, *layers)
+    differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    local_features, global_features, *layers = tensors
     flat = None if weights is None else weights.flatten(1)
-    layers = w1[:, :channels], w2, b2, w3, b3
-    differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in (local_features, own, *layers))
-    return contrast_sum_of(way)(local_features.flatten(2), own, own[indices], flat, *layers, differentiates)
+    return contrast_mean_of(way)(
+        local_features.flatten(2), global_features, indices, flat, *layers, float(count), differentiates
+    )

@@ -5,7 +5,7 @@ Predicates answer with what speaks against a way, "" if nothing does: a user who
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Literal, TypeAlias
 
@@ -18,11 +18,12 @@ from blan_layers._torch import (
     dispatch_mode_active,
     forward_mode_active,
     function_mode_active,
+    is_compiled,
     is_compiled_or_traced,
     transforms_active,
 )
 from blan_layers.kernels.cpu.attention import BlockedPasses
-from blan_layers.kernels.cpu.mutual_information import ContrastLoss
+from blan_layers.kernels.cpu.mutual_information import contrast_loss
 from blan_layers.kernels.passes import PlainPasses
 
 Way: TypeAlias = Literal["reference", "blocked", "triton"]
@@ -44,6 +45,8 @@ def chosen_way(
     tensors: Sequence[Tensor | None],
     worthwhile: Callable[[], bool],
     refusal: Callable[[], str] = lambda: "",
+    *,
+    compiles: bool = False,
 ) -> Way:
     """Return the way to take; refuse a forced one that is not supported.
 
@@ -52,18 +55,20 @@ def chosen_way(
         tensors: What the computation reads; None stands for what is not given.
         worthwhile: Tells whether "auto" leaves the plain operations where it may.
         refusal: Says what else speaks against every way but "reference", "" if nothing does.
+        compiles: Whether "blocked" is an operation that compilers call.
 
     Raises:
         ValueError: ``backend`` names a way that is not supported.
     """
     if backend == "reference":
         return backend
+    against: dict[Way, Callable[..., str]] = {**PREDICATES, "blocked": partial(against_blocks, compiles=compiles)}
     if backend == "auto":
         for way in AUTOMATIC:
-            if not PREDICATES[way](*tensors) and worthwhile() and not refusal():
+            if not against[way](*tensors) and worthwhile() and not refusal():
                 return way
         return "reference"
-    if reason := PREDICATES[backend](*tensors) or refusal():
+    if reason := against[backend](*tensors) or refusal():
         raise ValueError(
             said(f"backend={backend!r} cannot be taken here, {reason}. Use backend='auto' or backend='reference'.")
         )
@@ -79,23 +84,25 @@ def passes_of(way: Way) -> type[PlainPasses]:
     return BlockedPasses if way == "blocked" else PlainPasses
 
 
-def contrast_sum_of(way: Way) -> Callable[..., Tensor]:
-    """Return :func:`~blan_layers.kernels.contrast.plain_contrast_sum` of a way that is not the plain one.
+def contrast_mean_of(way: Way) -> Callable[..., Tensor]:
+    """Return :func:`~blan_layers.kernels.contrast.plain_contrast_mean` of a way that is not the plain one.
 
     It takes one more argument, whether gradients are asked for.
     """
     if way == "triton":
-        from blan_layers.kernels.gpu.mutual_information import contrast_loss
+        from blan_layers.kernels.gpu import mutual_information as triton
 
-        return contrast_loss
-    blocks: Callable[..., Tensor] = ContrastLoss.apply
-    return blocks
+        return triton.contrast_loss
+    return contrast_loss
 
 
-def against_blocks(*tensors: Tensor | None) -> str:
-    """Say what speaks against autograd functions that read these tensors' memory on the CPU."""
+def against_blocks(*tensors: Tensor | None, compiles: bool = False) -> str:
+    """Say what speaks against autograd functions that read these tensors' memory on the CPU.
+
+    A compiler does not if it ``compiles`` them, that is, calls them as operations.
+    """
     given = [tensor for tensor in tensors if tensor is not None]
-    if reason := _against_state(given):
+    if reason := _against_state(given, compiles):
         return reason
     if torch.is_autocast_enabled("cpu"):
         return "autocast is enabled"
@@ -144,17 +151,19 @@ def capability_refusal(capability: tuple[int, int]) -> str:
 PREDICATES: dict[Way, Callable[..., str]] = {"blocked": against_blocks, "triton": against_triton}
 
 
-def _against_state(tensors: Sequence[Tensor]) -> str:
+def _against_state(tensors: Sequence[Tensor], compiles: bool = False) -> str:
     """Say what watches or rewrites the plain operations, so that these have to run."""
-    if is_compiled_or_traced():
+    if is_compiled_or_traced() and not (compiles and is_compiled()):
         return COMPILED
     if transforms_active():
         return "a torch.func transform needs the plain operations"
     if forward_mode_active():  # the weights, which are not seen here, may carry tangents too
         return "forward-mode differentiation needs the plain operations"
-    if dispatch_mode_active():
+    if compiles and is_compiled():
+        pass  # it sees to modes itself
+    elif dispatch_mode_active():
         return "a dispatch mode sees every operation and needs the plain ones"
-    if function_mode_active():
+    elif function_mode_active():
         return "a function mode sees every function and needs the plain ones"
     for tensor in tensors:
         if type(tensor) not in PLAIN_TENSORS:

@@ -37,3 +37,25 @@ def plain_contrast_sum(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = softplus(-logits[:, 0]) + softplus(logits[:, 1])
     return (losses if weights is None else losses * weights).sum()
+
+
+def plain_contrast_mean(
+    local: Tensor,
+    summaries: Tensor,
+    indices: Tensor,
+    weights: Tensor | None,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    count: float,
+) -> Tensor:
+    """Return :func:`plain_contrast_sum` over a ``count``, of summaries (B, D), of fake pairs those of ``indices`` (B,).
+
+    w1 (hidden, C + D) is the whole first layer's.
+    """
+    channels = local.shape[1]
+    own = F.linear(summaries, w1[:, channels:], b1)
+    return plain_contrast_sum(local, own, own[indices], weights, w1[:, :channels], w2, b2, w3, b3) / count

@@ -10,7 +10,7 @@ from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option
 from blan_layers._module import known, oddity
 from blan_layers._torch import has_hooks
-from blan_layers.functional.mutual_information import check_pair, contrast_sum, contrast_way
+from blan_layers.functional.mutual_information import check_pair, contrast_mean, contrast_way
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import ConcatConvCritic, Critic
 from blan_layers.mutual_information.infomax import InfoMaxLoss, Reduction, refuse_beside_critic
@@ -187,10 +187,14 @@ class LMIMLoss(InfoMaxLoss):
             return self._loss(local_features, pairs, mask)
         cast(ConcatConvCritic, self.critic).check(local_features, global_features)
         weights = self._weights(mask, local_features, divides=self.reduction == "mean")
-        total = contrast_sum(way, local_features, pairs.summaries, pairs.indices, weights, *layers)
-        count = local_features[:, 0].numel() if weights is None else weights.sum()
+        locations = local_features[:, 0].numel()
         offset = 2 * math.log(2) if self.objective == "jsd" else 0.0
-        return total / count - offset if self.reduction == "mean" else total - offset * count
+        if self.reduction == "sum":
+            total = contrast_mean(way, local_features, pairs.summaries, pairs.indices, weights, layers, 1)
+            return total - offset * (locations if weights is None else weights.sum())
+        if weights is not None:
+            weights, locations = weights / weights.sum(), 1
+        return contrast_mean(way, local_features, pairs.summaries, pairs.indices, weights, layers, locations) - offset
 
     def _layers(self, mask: Tensor | None) -> tuple[tuple[Tensor, ...], str]:
         """Return the critic's layers for a loss in one pass over all of them, or what speaks against one."""

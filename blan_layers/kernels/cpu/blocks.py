@@ -16,10 +16,9 @@ FALLBACK_BYTES = 2**20
 """Taken where the system does not tell the size of its second-level cache: that of most server cores."""
 
 
-@lru_cache(maxsize=1)
-def core_cache_bytes() -> int:
-    """Return the size of a core's second-level cache."""
-    for cache in sorted(CACHES.glob("index*")):
+def read_cache_bytes(caches: Path) -> int:
+    """Return the size of a second-level cache that the system tells of."""
+    for cache in sorted(caches.glob("index*")):
         try:
             level, size = ((cache / name).read_text().strip() for name in ("level", "size"))
         except OSError:  # some systems list a cache and leave its size out
@@ -27,6 +26,14 @@ def core_cache_bytes() -> int:
         if level == "2":
             return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
     return FALLBACK_BYTES
+
+
+CORE_CACHE_BYTES = read_cache_bytes(CACHES)
+
+
+def core_cache_bytes() -> int:
+    """Return the size of a core's second-level cache."""
+    return CORE_CACHE_BYTES
 
 
 def cache_bytes() -> int:
@@ -86,14 +93,16 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
-def scratch(part: Tensor) -> Tensor:
-    """Return room for a block of a map, in the map's layout.
-
-    The next call in this thread returns the same memory.
-    """
-    size = part.numel() * part.element_size()
+def workspace(count: int, dtype: torch.dtype) -> Tensor:
+    """Return room for so many numbers. The next call in this thread returns the same memory."""
+    size = count * dtype.itemsize
     if _workspace.memory.numel() < size:
         with torch.inference_mode(mode=False):  # it belongs to no mode, whichever is on: neither this one nor a device
             _workspace.memory = torch.empty(size, dtype=torch.uint8, device="cpu")
-    room = _workspace.memory[:size].view(part.dtype)
+    return _workspace.memory[:size].view(dtype)
+
+
+def scratch(part: Tensor) -> Tensor:
+    """Return room for a block of a map, in the map's layout: that of :func:`workspace`."""
+    room = workspace(part.numel(), part.dtype)
     return room.view(part.mT.shape).mT if part.stride(1) < part.stride(2) else room.view(part.shape)

@@ -4,96 +4,180 @@ The loss is a scalar, so that its gradients are formed beside it, block by block
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.library import custom_op
 
-from blan_layers.kernels.contrast import plain_contrast_sum, softplus
-from blan_layers.kernels.cpu.blocks import block_bytes
+from blan_layers._torch import graph_is_kept
+from blan_layers.kernels.contrast import plain_contrast_mean, softplus
+from blan_layers.kernels.cpu.blocks import block_bytes, workspace
+from blan_layers.kernels.cpu.products import add_weight_gradient, linear
 from blan_layers.kernels.derivatives import Gradients, any_order
+
+Formed: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The loss and its gradients: of the maps, of the summaries, of each layer's weight and bias."""
 
 _relu_backward_ = torch.ops.aten.threshold_backward.grad_input
 
 
 class ContrastLoss(Function):
-    """:func:`~blan_layers.kernels.contrast.plain_contrast_sum`, with its gradients beside it if ``differentiates``."""
+    """:func:`~blan_layers.kernels.contrast.plain_contrast_mean`, its gradients beside it if ``differentiates``."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        local: Tensor,
-        own: Tensor,
-        other: Tensor,
-        weights: Tensor | None,
-        w1: Tensor,
-        w2: Tensor,
-        b2: Tensor,
-        w3: Tensor,
-        b3: Tensor,
-        differentiates: bool,
-    ) -> Tensor:
-        batch, _, locations = local.shape
-        hidden = w2.shape[0]
-        images, places = block_shape(batch, locations, hidden, local.element_size())
-        size = 2 * images * places * hidden
-        first, second, third = local.new_empty(3, size)
-        projection = local.new_empty(size // 2)
-        per_image = torch.stack([own, other])
-        signs = local.new_tensor([-1.0, 1.0])[:, None]
-        gradients = [torch.zeros_like(t) for t in (per_image, w1, w2, b2, w3, b3)] if differentiates else []
-        d_local = torch.empty_like(local) if differentiates else None
-        total = local.new_zeros(())
-        for image in range(0, batch, images):
-            for place in range(0, locations, places):
-                x = local[image : image + images, :, place : place + places]
-                n, _, m = x.shape
-                rows = 2 * n * m
-                of_image = slice(image, image + images)
-
-                projected = _matmul(x.mT, w1.t(), projection[: rows // 2 * hidden].view(n, m, hidden))
-                h1 = first[: rows * hidden].view(2, n, m, hidden)
-                torch.add(projected, per_image[:, of_image, None], out=h1).relu_()
-                h1 = h1.view(rows, hidden)
-                h2 = torch.addmm(b2, h1, w2.t(), out=second[: rows * hidden].view(rows, hidden)).relu_()
-                losing = torch.addmv(b3, h2, w3[0]).view(2, n * m).mul_(signs)
-                loss = softplus(losing)
-                weight = None if weights is None else weights[of_image, place : place + places].reshape(-1)
-                total += (loss if weight is None else loss * weight).sum()
-                if d_local is None:
-                    continue
-
-                d_per_image, d_w1, d_w2, d_b2, d_w3, d_b3 = gradients
-                d_logits = losing.sigmoid_().mul_(signs)
-                if weight is not None:
-                    d_logits *= weight
-                d_logits = d_logits.view(rows)
-                d_b3 += d_logits.sum()
-                d_w3[0].addmv_(h2.t(), d_logits)
-                d_h2 = torch.mul(d_logits[:, None], w3, out=third[: rows * hidden].view(rows, hidden))
-                _relu_backward_(d_h2, h2, 0, grad_input=d_h2)
-                d_b2 += d_h2.sum(0)
-                d_w2.addmm_(d_h2.t(), h1)
-                d_h1 = torch.mm(d_h2, w2, out=h2)
-                _relu_backward_(d_h1, h1, 0, grad_input=d_h1)
-                d_h1 = d_h1.view(2, n, m, hidden)
-                d_per_image[:, of_image] += d_h1.sum(2)
-                d_projected = torch.add(d_h1[0], d_h1[1], out=projected)
-                for i in range(n):
-                    d_w1.addmm_(d_projected[i].t(), x[i].t())
-                _matmul(w1.t(), d_projected.mT, d_local[of_image, :, place : place + places])
-        if d_local is not None:
-            ctx.tensors, ctx.options = 9, ()
-            ctx.save_for_backward(local, own, other, weights, w1, w2, b2, w3, b3, d_local, *gradients)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *inputs, count, differentiates = arguments
+        total, *gradients = form(*arguments)
+        if differentiates:
+            ctx.tensors, ctx.options = len(inputs), (count,)
+            ctx.save_for_backward(*inputs, *gradients)
         return total
 
     @staticmethod
-    @any_order(plain_contrast_sum)
+    @any_order(plain_contrast_mean)
     def backward(ctx: Any, saved: Sequence[Tensor | None], d_total: Tensor) -> Gradients:
         formed = [gradient for gradient in saved[ctx.tensors :] if gradient is not None]
-        d_local, d_per_image, *d_weights = (gradient * d_total for gradient in formed)
-        return d_local, *d_per_image, None, *d_weights, None
+        if d_total.item() != 1 or graph_is_kept():  # else they are given away as they are
+            formed = [gradient * d_total for gradient in formed]
+        d_local, d_summaries, *d_layers = formed
+        return d_local, d_summaries, None, None, *d_layers, None, None
+
+
+@custom_op("blan_layers::contrast_in_blocks", mutates_args=())
+def contrast_in_blocks(
+    local: Tensor,
+    summaries: Tensor,
+    indices: Tensor,
+    weights: Tensor | None,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    count: float,
+    differentiates: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """:class:`ContrastLoss` as an operation that compilers call and do not look into."""
+    return form(local, summaries, indices, weights, w1, b1, w2, b2, w3, b3, count, differentiates)
+
+
+@contrast_in_blocks.register_fake
+def _(local: Tensor, summaries: Tensor, indices: Tensor, weights: Tensor | None, *layers: Any) -> Formed:
+    *tensors, _, differentiates = layers
+    gradients = (torch.empty_like(t) if differentiates else t.new_empty(0) for t in (local, summaries, *tensors))
+    return local.new_empty(()), *gradients  # type: ignore[return-value]  # eight of them
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Formed) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:])
+
+
+def _scale(ctx: Any, d_total: Tensor | None, *_: None) -> Gradients:
+    if d_total is None:
+        return (None,) * 12
+    d_local, d_summaries, *d_layers = (gradient * d_total for gradient in ctx.saved_tensors)
+    return d_local, d_summaries, None, None, *d_layers, None, None
+
+
+contrast_in_blocks.register_autograd(_scale, setup_context=_keep)
+
+
+def contrast_loss(*arguments: Any) -> Tensor:
+    """Return the loss: as an operation under a compiler, else with derivatives of any order."""
+    if torch.compiler.is_compiling():
+        return contrast_in_blocks(*arguments)[0]
+    loss: Tensor = ContrastLoss.apply(*arguments)
+    return loss
+
+
+def form(
+    local: Tensor,
+    summaries: Tensor,
+    indices: Tensor,
+    weights: Tensor | None,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    count: float,
+    differentiates: bool,
+) -> Formed:
+    """Return the loss and its gradients, which are empty if it does not differentiate."""
+    batch, channels, locations = local.shape
+    hidden = w2.shape[0]
+    images, places = block_shape(batch, locations, hidden, local.element_size())
+    most = images * places
+    room = workspace(most * (7 * hidden + 2 * channels), local.dtype)
+    layers, vectors = room[: 7 * most * hidden], room[7 * most * hidden :]
+    of_local, of_summaries = w1[:, :channels].contiguous(), w1[:, channels:]
+    own = F.linear(summaries, of_summaries, b1)
+    per_image = torch.stack([own, own[indices]])
+    signs = local.new_tensor([-1.0, 1.0])[:, None]
+    differentiable = local, summaries, w1, b1, w2, b2, w3, b3
+    gradients = [torch.empty_like(t) if differentiates else t.new_empty(0) for t in differentiable]
+    d_local, d_summaries, d_w1, d_b1, d_w2, d_b2, d_w3, d_b3 = gradients
+    d_per_image = torch.zeros_like(per_image)
+    if differentiates:
+        to_local = of_local.t().contiguous()
+        to_first = (w3.t() * w2).t().contiguous()  # from the units of the second layer that are on
+        for gradient in (d_b2, d_w3, d_b3):
+            gradient.zero_()
+    total = local.new_zeros(())
+    for image in range(0, batch, images):
+        for place in range(0, locations, places):
+            x = local[image : image + images, :, place : place + places]
+            n, _, m = x.shape
+            of_image, pairs, anew = slice(image, image + images), n * m, image == place == 0
+            first, second, third = layers[: 6 * pairs * hidden].view(3, 2 * pairs, hidden)
+            projection = layers[6 * most * hidden :][: pairs * hidden].view(pairs, hidden)
+            features, d_features = vectors[: 2 * pairs * channels].view(2, pairs, channels)
+
+            features.view(n, m, channels).copy_(x.mT)
+            projected = linear(features, of_local, out=projection)
+            sums = first.view(2, n, m, hidden)
+            h1 = torch.add(projected.view(n, m, hidden), per_image[:, of_image, None], out=sums).relu_()
+            h1 = h1.view(2 * pairs, hidden)
+            h2 = linear(h1, w2, b2, out=second).relu_()
+            losing = torch.addmv(b3, h2, w3[0]).view(2, pairs).mul_(signs)
+            loss = softplus(losing)
+            weight = None if weights is None else weights[of_image, place : place + places].reshape(-1)
+            total += (loss if weight is None else loss * weight).sum()
+            if not differentiates:
+                continue
+
+            d_logits = losing.sigmoid_().mul_(signs / count)
+            if weight is not None:
+                d_logits *= weight
+            d_logits = d_logits.view(2 * pairs)
+            d_b3 += d_logits.sum()
+            d_w3[0].addmv_(h2.t(), d_logits)
+            on = _relu_backward_(d_logits[:, None].expand_as(h2), h2, 0, grad_input=third)
+            d_b2 += on.sum(0)
+            add_weight_gradient(d_w2, on, h1, anew)
+            d_h1 = linear(on, to_first, out=h2)
+            _relu_backward_(d_h1, h1, 0, grad_input=d_h1)
+            d_h1 = d_h1.view(2, n, m, hidden)
+            d_per_image[:, of_image] += d_h1.sum(2)
+            d_projected = torch.add(d_h1[0], d_h1[1], out=projected.view(n, m, hidden)).view(pairs, hidden)
+            add_weight_gradient(d_w1[:, :channels], d_projected, features, anew)
+            d_x = linear(d_projected, to_local, out=d_features)
+            d_local[of_image, :, place : place + places] = d_x.view(n, m, channels).mT
+    if differentiates:
+        d_b2 *= w3[0]
+        d_w2 *= w3.t()
+        d_own = d_per_image[0].index_add(0, indices, d_per_image[1])
+        torch.sum(d_own, 0, out=d_b1)
+        torch.mm(d_own.t(), summaries, out=d_w1[:, channels:])
+        torch.mm(d_own, of_summaries, out=d_summaries)
+    return total / count, *gradients  # type: ignore[return-value]  # eight of them
 
 
 def block_shape(batch: int, locations: int, hidden: int, element_size: int) -> tuple[int, int]:
@@ -105,10 +189,3 @@ def block_shape(batch: int, locations: int, hidden: int, element_size: int) -> t
     room = max(1, block_bytes() // (2 * hidden * element_size))
     places = min(locations, room)
     return min(batch, max(1, room // places)), places
-
-
-def _matmul(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """Multiply matrices of every image, (n, ...) or shared, into ``out``."""
-    for i in range(out.shape[0]):
-        torch.mm(a[i] if a.ndim == 3 else a, b[i] if b.ndim == 3 else b, out=out[i])
-    return out

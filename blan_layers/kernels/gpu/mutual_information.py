@@ -8,6 +8,7 @@ a few times; those of the whole map never exist. Weights' gradients are added up
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.library import custom_op
 
@@ -116,10 +117,16 @@ def _differentiate(ctx: Any, d_total: Tensor | None, *_: None) -> Gradients:
 contrast.register_autograd(_differentiate, setup_context=_keep)
 
 
-def contrast_loss(*arguments: Any) -> Tensor:
-    """Return the loss alone."""
-    total: Tensor = contrast(*arguments)[0]
-    return total
+def contrast_loss(
+    local: Tensor, summaries: Tensor, indices: Tensor, weights: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor,
+    b2: Tensor, w3: Tensor, b3: Tensor, count: float, differentiates: bool,
+) -> Tensor:  # fmt: skip
+    """Return :func:`~blan_layers.kernels.contrast.plain_contrast_mean`."""
+    channels = local.shape[1]
+    own = F.linear(summaries, w1[:, channels:], b1)
+    layers = w1[:, :channels], w2, b2, w3, b3
+    total: Tensor = contrast(local, own, own[indices], weights, *layers, differentiates)[0]
+    return total / count
 
 
 def _contrast(

@@ -1,0 +1,70 @@
+"""Products of many rows with a matrix on the CPU, by the faster of the two libraries that torch brings.
+
+``torch.mm`` goes to MKL, convolutions go to oneDNN. On Intel's processors both run at the machine's rate. On AMD's with
+AVX-512, MKL keeps to AVX2, at half of it: there a product is a 1x1 convolution over a channels-last view of the rows,
+which copies nothing. The rule looks at the processor and at the dtype, never at a clock, so that equal settings give
+equal bits.
+"""
+
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+CPUINFO = Path("/proc/cpuinfo")
+
+IMAGES = 16
+"""Images that rows are viewed as. With fewer, torch gives the 1x1 convolutions of a single thread to MKL again."""
+
+MANY_ROWS = 1024
+"""With fewer, what a convolution prepares takes longer than its product saves."""
+
+
+def convolves(rows: Tensor) -> bool:
+    """Tell whether the faster product of these rows is a convolution."""
+    if rows.dtype is not torch.float32 or len(rows) < MANY_ROWS or not _halves_mkl():
+        return False
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor) -> Tensor:
+    """Return ``rows weight^T + bias``, (N, C) and (M, C) -> (N, M), in ``out`` or in memory of its own."""
+    if convolves(rows):
+        return F.conv2d(_as_map(rows), weight[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(out.shape)
+    if bias is None:
+        return torch.mm(rows, weight.t(), out=out)
+    return torch.addmm(bias, rows, weight.t(), out=out)
+
+
+def add_weight_gradient(target: Tensor, gradient: Tensor, rows: Tensor, anew: bool) -> None:
+    """Add ``gradient^T rows``, (N, M) and (N, C), to ``target`` (M, C), or put it there ``anew``."""
+    if not convolves(rows):
+        target.addmm_(gradient.t(), rows, beta=0 if anew else 1)
+        return
+    found = conv2d_weight(_as_map(rows), (*target.shape, 1, 1), _as_map(gradient)).view(target.shape)
+    if anew:
+        target.copy_(found)
+    else:
+        target += found
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """View rows (N, C) as a channels-last map (B, C, 1, N / B)."""
+    images = IMAGES if len(rows) % IMAGES == 0 else 1
+    return rows.view(images, 1, len(rows) // images, -1).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=1)
+def _halves_mkl() -> bool:
+    """Tell whether MKL uses half of this processor's registers: an AMD one with AVX-512."""
+    if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    try:
+        described = CPUINFO.read_text()
+    except OSError:  # not Linux
+        described = platform.processor()
+    return "AuthenticAMD" in described
