@@ -19,6 +19,7 @@ from blan_layers.fusion import AdaptiveScoreFusion
 from blan_layers.mutual_information import (
     BilinearCritic,
     ConcatConvCritic,
+    CosineCritic,
     DeepInfoMaxLoss,
     DotProductCritic,
     GlobalCritic,
@@ -45,6 +46,7 @@ __all__ = [
     "ChannelAttention",
     "ConcatConvCritic",
     "CoordinateAttention",
+    "CosineCritic",
     "DeepInfoMaxLoss",
     "DotProductCritic",
     "GlobalCritic",

@@ -1,5 +1,8 @@
 """He initialisation, the start of every weight in the library, and the way back to it."""
 
+from collections.abc import Iterable
+
+import torch
 from torch import nn
 
 
@@ -9,6 +12,13 @@ def he_normal_(layer: nn.Module) -> None:
     nn.init.kaiming_normal_(weight, nonlinearity="relu")
     if bias is not None:
         nn.init.zeros_(bias)
+
+
+def shrink_(layers: Iterable[nn.Module], factor: float) -> None:
+    """Multiply the weights of layers by a factor."""
+    with torch.no_grad():
+        for layer in layers:
+            layer.get_parameter("weight").mul_(factor)
 
 
 def reset(module: nn.Module) -> None:

@@ -245,6 +245,12 @@ def bilinear_reference(module: Any, local_features: Tensor, global_features: Ten
     return reference.bilinear_logits(local_features, global_features, module.global_encoder.weight)
 
 
+def cosine_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    weights = critic_weights(module.local_encoder), critic_weights(module.global_encoder)
+    temperature = (-module.logit_scale).exp() if module.learnt_temperature else module.temperature
+    return reference.cosine_logits(local_features, global_features, *weights, temperature)
+
+
 def lmim_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
     loss = reference.lmim_loss(local_features, global_features, *critic_weights(module.critic))
     return loss - 2 * torch.tensor(2.0, dtype=torch.float64).log() if module.objective == "jsd" else loss
@@ -453,6 +459,8 @@ def critic_cases() -> list[Case]:
     dot = partial(blan_layers.DotProductCritic, 6, 4, hidden_channels=8)
     separable = partial(blan_layers.SeparableCritic, 6, 4, hidden_channels=8, embedding_channels=3)
     bilinear = partial(blan_layers.BilinearCritic, 6, 4)
+    cosine = partial(blan_layers.CosineCritic, 6, 4, embedding_channels=8, temperature=0.5)
+    learnt = partial(cosine, learnt_temperature=True)
     flat = partial(blan_layers.GlobalCritic, 24, 4, hidden_channels=8)
     vector = partial(blan_layers.GlobalCritic, 6, 4, hidden_channels=8)
     return [
@@ -461,6 +469,8 @@ def critic_cases() -> list[Case]:
         Case("SeparableCritic-3d", separable, map_and_summary, separable_reference, 3, float32_output=True),
         Case("BilinearCritic", bilinear, map_and_summary, bilinear_reference, float32_output=True),
         Case("BilinearCritic-1d", bilinear, map_and_summary, bilinear_reference, 1, float32_output=True),
+        Case("CosineCritic", cosine, map_and_summary, cosine_reference, float32_output=True),
+        Case("CosineCritic-learnt-1d", learnt, map_and_summary, cosine_reference, 1, float32_output=True),
         Case("GlobalCritic", flat, flat_map_and_summary, global_reference, resizes=False),
         Case("GlobalCritic-vector", vector, vector_and_summary, global_reference, spatial_dims=0, resizes=False),
     ]

@@ -1,5 +1,6 @@
 """What the critics promise beyond the contract: one pair, K fake ones and all pairs are the same logits."""
 
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from blan_layers import BilinearCritic, ConcatConvCritic, DotProductCritic, GlobalCritic, LMIMLoss, SeparableCritic
+from blan_layers import (
+    BilinearCritic,
+    ConcatConvCritic,
+    CosineCritic,
+    DotProductCritic,
+    GlobalCritic,
+    GlobalInfoMaxLoss,
+    LMIMLoss,
+    SeparableCritic,
+)
+from blan_layers import functional as F
+from blan_layers.functional.objectives import OBJECTIVES
 from blan_layers.mutual_information import Critic, critics
 
 Maker = Callable[..., Critic]
@@ -23,8 +35,18 @@ LOCAL: list[Maker] = [
     partial(DotProductCritic, 6, 4, hidden_channels=8),
     partial(SeparableCritic, 6, 4, hidden_channels=8, embedding_channels=3),
     partial(BilinearCritic, 6, 4),
+    partial(CosineCritic, 6, 4, embedding_channels=8),
+    partial(CosineCritic, 6, 4, embedding_channels=3, learnt_temperature=True),
+]
+PRODUCTS: list[Callable[[int, int], Critic]] = [
+    partial(DotProductCritic, hidden_channels=64),
+    partial(SeparableCritic, hidden_channels=64),
+    BilinearCritic,
+    CosineCritic,
+    partial(CosineCritic, embedding_channels=32, temperature=0.5, learnt_temperature=True),
 ]
 local_critics = pytest.mark.parametrize("maker", LOCAL, ids=lambda maker: maker.func.__name__)
+product_critics = pytest.mark.parametrize("maker", PRODUCTS, ids=lambda maker: getattr(maker, "func", maker).__name__)
 
 
 def features(batch: int = 5, candidates: int = 5, size: tuple[int, ...] = (3, 4)) -> tuple[Tensor, Tensor]:
@@ -214,10 +236,100 @@ def test_a_loss_s_reset_starts_its_critic_as_the_constructor_does() -> None:
 @pytest.mark.parametrize("width", [4, 8])
 def test_the_shortcut_of_the_residual_encoder_starts_as_the_identity(width: int) -> None:
     critic: Any = built(partial(DotProductCritic, 6, 4, hidden_channels=width))
-    for encoder, channels in ((critic.local_encoder, 6), (critic.global_encoder, 4)):
-        noise = encoder.shortcut.weight - torch.eye(width, channels, dtype=torch.float64)
+    small = 1 / (16 * math.sqrt(width))
+    for encoder, channels, scale in ((critic.local_encoder, 6, 1.0), (critic.global_encoder, 4, small)):
+        noise = encoder.shortcut.weight / scale - torch.eye(width, channels, dtype=torch.float64)
         assert noise.abs().max() <= 0.01
         assert noise.count_nonzero() == width * channels - min(width, channels)
+
+
+@product_critics
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("size", [(), (3, 2)], ids=["vectors", "maps"])
+def test_the_first_loss_is_that_of_a_critic_that_tells_nothing(maker: Any, objective: Any, size: Any) -> None:
+    """On standardised features of any width, in a batch of 64."""
+    torch.manual_seed(0)
+    for channels in ((4, 6), (64, 32), (20, 512)):
+        kind = LMIMLoss if size else GlobalInfoMaxLoss
+        loss: Any = kind(*channels, critic=maker(*channels), objective=objective, negatives="all").eval()
+        batch = torch.randn(64, channels[0], *size), torch.randn(64, channels[1])
+        first, critic = loss(*batch), loss.critic
+        assert 0 < critic.all_pairs(*batch).std() < 0.25
+        assert all(g.any() for g in torch.autograd.grad(first, [p for p in critic.parameters() if p.ndim > 1]))
+        for parameter in critic.global_encoder.parameters():
+            nn.init.zeros_(parameter)
+        assert abs(first - loss(*batch)) < 0.1
+
+
+@product_critics
+@pytest.mark.parametrize("objective", ["nwj", "dv", "infonce"])
+def test_exponential_objectives_train_from_the_start(maker: Any, objective: str) -> None:
+    """Two nats between Gaussians of 20 dimensions, in 600 steps from the critic's own start."""
+    bounds: dict[str, Callable[[Tensor], Tensor]] = {
+        "nwj": lambda logits: F.nwj_lower_bound(logits.diagonal(), logits[~torch.eye(len(logits), dtype=torch.bool)]),
+        "dv": lambda logits: F.dv_lower_bound(logits.diagonal(), logits[~torch.eye(len(logits), dtype=torch.bool)]),
+        "infonce": F.infonce_lower_bound,
+    }
+    torch.manual_seed(0)
+    critic, rho = maker(20, 20), math.sqrt(-math.expm1(-4 / 20))
+
+    def drawn(pairs: int) -> Tensor:
+        x, noise = torch.randn(2, pairs, 20)
+        return bounds[objective](critic.all_pairs(x, rho * x + math.sqrt(1 - rho**2) * noise))
+
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-3)
+    for _ in range(600):
+        optimizer.zero_grad()
+        (-drawn(128)).backward()
+        nn.utils.clip_grad_norm_(critic.parameters(), 5.0)
+        optimizer.step()
+    with torch.no_grad():
+        assert 1.2 < torch.stack([drawn(128) for _ in range(20)]).mean() < 2
+
+
+def cosine(**options: Any) -> CosineCritic:
+    torch.manual_seed(0)
+    return CosineCritic(6, 4, embedding_channels=8, dtype=torch.float64, **options)
+
+
+def test_a_vector_of_length_zero_scores_zero_and_passes_finite_derivatives_on() -> None:
+    critic, (local, summaries) = cosine(), features(size=())
+    local[1], summaries[2] = 0, 0  # biases are zero at the start
+    inputs = [local.requires_grad_(), summaries.requires_grad_(), *critic.parameters()]
+    logits = critic.all_pairs(local, summaries)
+    assert not logits[1].any()
+    assert not logits[:, 2].any()
+    first = torch.autograd.grad(logits.logsumexp(1).sum(), inputs, create_graph=True)
+    second = torch.autograd.grad(torch.stack([(g**2).sum() for g in first]).sum(), inputs)
+    assert all(g.isfinite().all() for g in (*first, *second))
+
+
+def test_the_cosine_is_no_larger_than_one_over_the_temperature() -> None:
+    critic, (local, summaries) = cosine(temperature=0.2), features()
+    with torch.no_grad():
+        critic.global_encoder.weight.copy_(torch.eye(8, 4))
+        critic.local_encoder.weight.copy_(torch.eye(8, 6))
+    same = torch.cat([summaries, torch.zeros(5, 2)], 1)
+    torch.testing.assert_close(critic(100 * same, summaries), torch.full((5,), 5.0, dtype=torch.float64))
+    assert critic.all_pairs(local, summaries).abs().max() < 5
+
+
+def test_a_learnt_temperature_is_bounded_and_comes_back_from_the_bound() -> None:
+    critic, (local, summaries) = cosine(learnt_temperature=True), features(size=())
+    assert critic.logit_scale.item() == pytest.approx(-math.log(0.07))
+    fixed = cosine()
+    fixed.load_state_dict({name: value for name, value in critic.state_dict().items() if name != "logit_scale"})
+    torch.testing.assert_close(critic(local, summaries), fixed(local, summaries))
+    cosines = 0.07 * fixed.all_pairs(local, summaries)
+    for passed, scale in ((-1.0, 100 / math.e), (-1e-9, 100.0), (1.0, 100 / math.e), (50.0, 0.0)):
+        with torch.no_grad():
+            critic.logit_scale.fill_(math.log(100) + passed)
+        logits = critic.all_pairs(local, summaries)
+        torch.testing.assert_close(logits, scale * cosines)
+        wanting_more = torch.autograd.grad(logits[cosines > 0].sum(), critic.logit_scale)[0]
+        assert (wanting_more > 0) == (passed < 0)
+    critic.reset_parameters()
+    assert critic.logit_scale.item() == pytest.approx(-math.log(0.07))
 
 
 @local_critics
@@ -249,6 +361,8 @@ def test_products_of_large_halves_are_finite(autocast: bool) -> None:
     torch.manual_seed(0)
     dtype = torch.float32 if autocast else torch.float16
     critic = BilinearCritic(64, 32, dtype=dtype)
+    with torch.no_grad():
+        critic.global_encoder.weight *= 128  # as training may make it
     local, summaries = (100 * torch.randn(4, *shape).to(dtype) for shape in ((64, 3), (32,)))
     exact = BilinearCritic(64, 32, dtype=torch.float64)
     exact.load_state_dict(critic.state_dict())

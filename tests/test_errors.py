@@ -22,6 +22,7 @@ from blan_layers import (
     ChannelAttention,
     ConcatConvCritic,
     CoordinateAttention,
+    CosineCritic,
     DeepInfoMaxLoss,
     DotProductCritic,
     GlobalCritic,
@@ -440,6 +441,18 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "SeparableCritic: embedding_channels must be at least 1, got 0. Pass a whole number, 1 or more.",
     ),
     (
+        lambda: CosineCritic(8, 4, embedding_channels=1),
+        "CosineCritic: embedding_channels must be at least 2, got 1. Pass, for example, 128.",
+    ),
+    (
+        lambda: CosineCritic(8, 4, temperature=0.0),
+        "CosineCritic: temperature must be finite and above zero, got 0.0. Pass 0.07.",
+    ),
+    (
+        lambda: CosineCritic(8, 4, temperature=0.005, learnt_temperature=True),
+        "CosineCritic: temperature must be finite and at least 0.01, got 0.005. Pass 0.07.",
+    ),
+    (
         lambda: BilinearCritic(8, 4).all_pairs(X, T[:1]),
         "BilinearCritic: local_features and global_features must hold the same images, got batches of 2 and 1. "
         "Pass one global vector per map.",
@@ -828,6 +841,14 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: loss(negatives="all")(X, T, groups=torch.zeros(2)),
         "LMIMLoss: groups must be an integer tensor, got torch.float32. Number the groups.",
+    ),
+    (
+        lambda: CosineCritic(8, 4, temperature="cold"),  # type: ignore[arg-type]
+        "CosineCritic: temperature must be a number, got 'cold'. Pass, for example, 0.07.",
+    ),
+    (
+        lambda: CosineCritic(8, 4, learnt_temperature=1),  # type: ignore[arg-type]
+        "CosineCritic: learnt_temperature must be a bool, got 1. Pass True or False.",
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, beta="1"),  # type: ignore[arg-type]

@@ -112,6 +112,8 @@ PUBLISHED = {
     "SeparableCritic": "local_channels, global_channels, *, hidden_channels=512, embedding_channels=32, device=None, "
     "dtype=None",
     "BilinearCritic": "local_channels, global_channels, *, device=None, dtype=None",
+    "CosineCritic": "local_channels, global_channels, *, embedding_channels=128, temperature=0.07, "
+    "learnt_temperature=False, device=None, dtype=None",
     "GlobalCritic": "input_features, global_channels, *, hidden_channels=512, device=None, dtype=None",
     "LMIMLoss": f"local_channels, global_channels, *, {PAIRING}, reduction='mean', backend='auto', device=None, "
     "dtype=None",

@@ -137,15 +137,16 @@ def test_what_torch_no_longer_has_is_answered_yes() -> None:
     assert _torch._found(torch._C, "_functorch.no_such_function")(torch.ones(1)) is True
 
 
-def halve(module: nn.Module, name: str) -> None:
-    module.get_submodule(name).register_forward_hook(lambda _, __, output: 0.5 * output)
+def bend(module: nn.Module, name: str) -> None:
+    """Change what a child returns in length and in direction, which alone a cosine sees."""
+    module.get_submodule(name).register_forward_hook(lambda _, __, output: 0.5 * output + 0.1)
 
 
 @every_case
 def test_a_hook_that_changes_what_a_child_returns_is_honoured(case: Case) -> None:
     plain = module_of(case)(*inputs_of(case))
     for name in children_of(module_of(case)):
-        ours, truth = on_both_ways(case, partial(halve, name=name))
+        ours, truth = on_both_ways(case, partial(bend, name=name))
         agree(ours, truth)
         assert not torch.equal(ours[0], plain), name
 
@@ -194,9 +195,9 @@ def derive(module: Any, name: str) -> None:
     child = module.get_submodule(name)
 
     def forward(self: Any, *inputs: Any, **options: Any) -> Any:
-        return 0.5 * super(type(child), self).forward(*inputs, **options)
+        return 0.5 * super(type(child), self).forward(*inputs, **options) + 0.1
 
-    child.__class__ = type("Halved", (type(child),), {"forward": forward})
+    child.__class__ = type("Bent", (type(child),), {"forward": forward})
 
 
 @every_case

@@ -341,6 +341,22 @@ def bilinear_logits(local_features: Tensor, global_features: Tensor, weight: Ten
     return torch.einsum("bc...,cd,bd->b...", local_features, weight, global_features)
 
 
+def cosine_logits(
+    local_features: Tensor,
+    global_features: Tensor,
+    local_weights: Sequence[Tensor],
+    global_weights: Sequence[Tensor],
+    temperature: Tensor | float,
+) -> Tensor:
+    """Return the cosine of linear embeddings of each location and of the summary, over the temperature."""
+    summary = F.linear(global_features, *global_weights)
+    logits = [
+        F.cosine_similarity(F.linear(local, *local_weights), summary) / temperature
+        for local in rearrange(local_features, "b c ... -> (...) b c")
+    ]
+    return torch.stack(logits, 1).reshape(local_features.shape[0], *local_features.shape[2:])
+
+
 def bce_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
     """Return the binary cross entropy of 'real' against 1, plus that of 'fake' against 0."""
     real = F.binary_cross_entropy_with_logits(positive_logits, torch.ones_like(positive_logits))

@@ -6,11 +6,12 @@ from blan_layers.mutual_information.global_infomax import GlobalInfoMaxLoss
 from blan_layers.mutual_information.lmim import LMIMLoss
 from blan_layers.mutual_information.mine import MINEObjective
 from blan_layers.mutual_information.prior import PriorMatchingLoss
-from blan_layers.mutual_information.products import BilinearCritic, DotProductCritic, SeparableCritic
+from blan_layers.mutual_information.products import BilinearCritic, CosineCritic, DotProductCritic, SeparableCritic
 
 __all__ = [
     "BilinearCritic",
     "ConcatConvCritic",
+    "CosineCritic",
     "Critic",
     "DeepInfoMaxLoss",
     "DotProductCritic",

@@ -68,6 +68,10 @@ class ResidualEncoder(Module):
         encoded: Tensor = self.norm(self.fc2(torch.relu(self.fc1(x))) + self.shortcut(x))
         return encoded
 
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layers whose sum the code is."""
+        return self.fc2, self.shortcut
+
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
@@ -102,6 +106,10 @@ class Perceptron(Module):
         """Encode vectors (..., C) as (..., out)."""
         encoded: Tensor = self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
         return encoded
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Return the layer whose output the code is."""
+        return (self.fc3,)
 
     if TYPE_CHECKING:
 

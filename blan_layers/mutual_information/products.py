@@ -1,22 +1,31 @@
 """Critics that score a pair by the inner product of two codes, so that all pairs cost one matrix product."""
 
+import math
+import sys
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._init import he_normal_, reset
+from blan_layers._checks import said
+from blan_layers._init import he_normal_, reset, shrink_
 from blan_layers._module import weight_of, width_of
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 from blan_layers.mutual_information.critics import Critic, at_locations
 from blan_layers.mutual_information.encoders import Perceptron, ResidualEncoder
 
+START = 1 / 16
+"""The factor, beside the root of the codes' width, that takes the first logits to a standard deviation near 0.1."""
+
 
 class ProductCritic(Critic):
     """A critic whose logit is the inner product of what its two encoders make of a local and of a global vector.
 
-    The product, and so the logit, is in float32 at least.
+    The product, and so the logit, is in float32 at least. The codes of the summaries start small, so that the first
+    logits of standardised features are near zero, whatever the width: of order 10 otherwise, of which an exponential
+    is taken, they keep a critic from learning.
     """
 
     local_encoder: nn.Module
@@ -26,6 +35,13 @@ class ProductCritic(Critic):
         """Draw the weights anew."""
         reset(self.local_encoder)
         reset(self.global_encoder)
+        self._start_near_zero()
+
+    def _start_near_zero(self) -> None:
+        """Make the codes of the summaries small."""
+        if isinstance(self.global_encoder, Perceptron | ResidualEncoder):
+            last = self.global_encoder.last_layers()
+            shrink_(last, START / math.sqrt(last[0].get_parameter("weight").shape[0]))
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the map location by location, and the summaries."""
@@ -89,8 +105,10 @@ class DotProductCritic(ProductCritic):
     ``local_encoder(x) = layer_norm(fc2(relu(fc1(x))) + shortcut(x))`` acts at every location, a residual network of 1x1
     convolutions, and ``global_encoder`` is the same perceptron without the norm.
 
-    The shortcuts start as the identity with noise of 0.01, the other weights by He's rule. The authors' code has batch
-    norm inside the encoders too, which lets a logit depend on the other images of the batch; it is left out.
+    The shortcuts start as the identity with noise of 0.01, the other weights by He's rule, and the layers that make the
+    summary's code are then divided by 16 times the root of its width: the first logits of standardised features have a
+    standard deviation near 0.1. The authors' code has batch norm inside the encoders too, which lets a logit depend on
+    the other images of the batch; it is left out.
 
     Args:
         local_channels: Channels C of the map.
@@ -131,13 +149,15 @@ class DotProductCritic(ProductCritic):
         _checks.floating_dtype(dtype)
         self.local_encoder = ResidualEncoder(self.local_channels, hidden, norm=True, device=device, dtype=dtype)
         self.global_encoder = ResidualEncoder(self.global_channels, hidden, norm=False, device=device, dtype=dtype)
+        self._start_near_zero()
 
 
 class SeparableCritic(ProductCritic):
     r"""Separable critic: the inner product of what two perceptrons make of the local and of the global vector.
 
     ``<local_encoder(local_u), global_encoder(global)>``, each encoder a perceptron with two hidden layers and ReLU.
-    Weights start by He's rule, biases at zero.
+    Weights start by He's rule, biases at zero, and the last layer of the summary's encoder is then divided by 16 times
+    the root of its width: the first logits of standardised features have a standard deviation near 0.1.
 
     Args:
         local_channels: Channels C of the map.
@@ -180,12 +200,14 @@ class SeparableCritic(ProductCritic):
         width = _checks.positive_int("embedding_channels", embedding_channels)
         self.local_encoder = Perceptron(self.local_channels, (hidden, hidden), width, device=device, dtype=dtype)
         self.global_encoder = Perceptron(self.global_channels, (hidden, hidden), width, device=device, dtype=dtype)
+        self._start_near_zero()
 
 
 class BilinearCritic(ProductCritic):
     r"""Bilinear critic.
 
-    ``<local_u, W global>``, W (C, D) the weight of ``global_encoder``. It starts by He's rule.
+    ``<local_u, W global>``, W (C, D) the weight of ``global_encoder``. It starts by He's rule, divided by 16 times the
+    root of C: the first logits of standardised features have a standard deviation near 0.1.
 
     Args:
         local_channels: Channels C of the map.
@@ -227,8 +249,128 @@ class BilinearCritic(ProductCritic):
     def reset_parameters(self) -> None:
         """Draw the weight anew."""
         he_normal_(self.global_encoder)
+        shrink_([self.global_encoder], START / math.sqrt(self.local_channels))
 
     def widths(self) -> tuple[int | None, int | None]:
         """Return the sides of the weight."""
         weight = weight_of(self.global_encoder)
         return (None, None) if weight is None else (weight.shape[0], weight.shape[1])
+
+
+COLDEST = 0.01
+"""The lowest temperature that a critic can learn, as in CLIP."""
+
+
+class CosineCritic(ProductCritic):
+    r"""Cosine critic: the cosine of linear embeddings of the local and of the global vector, over a temperature.
+
+    ``cos(local_encoder(local_u), global_encoder(global)) / temperature``, the logits of NT-Xent and CLIP.
+
+    A vector of which an encoder makes zero scores 0, and passes a finite gradient on. A learnt temperature is held as
+    the parameter ``logit_scale`` (1,), minus its log, as CLIP holds it, and the scale is at most 100: a parameter above
+    log 100 counts as one as far below, so that it has a gradient that leads back.
+
+    Weights start by He's rule, biases at zero. Then the second half of the local code and the first half of the global
+    one are made small, so that each vector is long where the other is short: the first logits of standardised features
+    have a standard deviation of 0.1 or less, while the short halves learn from features of full size.
+
+    Args:
+        local_channels: Channels C of the map.
+        global_channels: Width D of the summary.
+        embedding_channels: Width E of the embeddings, 2 or more.
+        temperature: What the cosine is divided by, above zero; where it is learnt, its start, and at least 0.01.
+        learnt_temperature: Whether the temperature is a parameter.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Shape:
+        local_features (B, C, \*S) or (B, C), global_features (B, D) -> logits (B, \*S).
+
+    Raises:
+        TypeError: A number is not an int, ``temperature`` is no number or ``learnt_temperature`` no bool, or an input
+            is not a floating-point tensor.
+        ValueError: A number is below 1, ``embedding_channels`` below 2, ``temperature`` out of range, or the inputs are
+            not (B, C, \*S) and (B, D).
+
+    Reference:
+        Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020, Eq. 1
+        (NT-Xent); Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021,
+        section 2.3 to 2.5 (CLIP: linear embeddings, the learnt temperature and its bound).
+
+    Example:
+        >>> import torch
+        >>> critic = CosineCritic(64, 512, learnt_temperature=True)
+        >>> critic.all_pairs(torch.randn(2, 64), torch.randn(2, 512)).shape
+        torch.Size([2, 2])
+        >>> [name for name, _ in critic.named_parameters()]  # doctest: +NORMALIZE_WHITESPACE
+        ['logit_scale', 'local_encoder.weight', 'local_encoder.bias', 'global_encoder.weight', 'global_encoder.bias']
+    """
+
+    def __init__(
+        self,
+        local_channels: int,
+        global_channels: int,
+        *,
+        embedding_channels: int = 128,
+        temperature: float = 0.07,
+        learnt_temperature: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(local_channels, global_channels)
+        width = _checks.positive_int("embedding_channels", embedding_channels)
+        if width < 2:
+            raise ValueError(said("embedding_channels must be at least 2, got 1. Pass, for example, 128."))
+        _checks.floating_dtype(dtype)
+        _checks.number("temperature", temperature, 0.07)
+        _checks.flag("learnt_temperature", learnt_temperature)
+        least, wanted = (COLDEST, f"at least {COLDEST}") if learnt_temperature else (sys.float_info.min, "above zero")
+        if not least <= temperature < math.inf:
+            raise ValueError(said(f"temperature must be finite and {wanted}, got {temperature!r}. Pass 0.07."))
+        self.temperature = float(temperature)
+        self.learnt_temperature = learnt_temperature
+        if learnt_temperature:
+            self.logit_scale = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self.local_encoder = nn.Linear(self.local_channels, width, device=device, dtype=dtype)
+        self.global_encoder = nn.Linear(self.global_channels, width, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and start the temperature anew if it is learnt."""
+        he_normal_(self.local_encoder)
+        he_normal_(self.global_encoder)
+        weights = [encoder.get_parameter("weight") for encoder in (self.local_encoder, self.global_encoder)]
+        width = weights[0].shape[0]
+        short = min(1.0, self.temperature * math.sqrt(width) * START)
+        with torch.no_grad():
+            weights[0][width // 2 :] *= short
+            weights[1][: width // 2] *= short
+            if self.learnt_temperature:
+                self.logit_scale.fill_(-math.log(self.temperature))
+
+    def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed the map location by location, and the summaries; unit vectors, those of summaries scaled."""
+        local, summaries = super().encode(local_features, global_features)
+        if not self.learnt_temperature:
+            return _unit(local), _unit(summaries) / self.temperature
+        return _unit(local), _unit(summaries) * _bounded_exp(self.logit_scale)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows."""
+        learnt = ", learnt_temperature=True" if self.learnt_temperature else ""
+        return f"{super().extra_repr()}, temperature={self.temperature}{learnt}"
+
+
+@whole
+def _unit(codes: Tensor) -> Tensor:
+    """Return codes (..., E) divided by their length, in float32 at least; zeros stay zeros."""
+    codes = at_least_float32(codes)
+    square = codes.square().sum(-1, keepdim=True)
+    return codes * square.masked_fill(square == 0, 1).rsqrt()
+
+
+@whole
+def _bounded_exp(logit_scale: Tensor) -> Tensor:
+    """Return exp of the parameter, in float32 at least, folded at the bound."""
+    log_scale, bound = at_least_float32(logit_scale), -math.log(COLDEST)
+    return torch.where(log_scale > bound, 2 * bound - log_scale, log_scale).exp()
