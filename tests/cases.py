@@ -271,6 +271,16 @@ def infonce_reference(module: Any, local_features: Tensor, global_features: Tens
     return (pairs.logsumexp(1) - own).mean() - torch.tensor(float(len(global_features)), dtype=pairs.dtype).log()
 
 
+def symmetric_reference(module: Any, local_features: Tensor, global_features: Tensor) -> Tensor:
+    def logits(summary: Tensor) -> Tensor:
+        return cosine_reference(module.critic, local_features, summary.expand(len(local_features), -1))
+
+    pairs = torch.stack([logits(summary) for summary in global_features], 1)
+    own = pairs.diagonal().movedim(-1, 0)
+    chance = torch.tensor(float(len(global_features)), dtype=pairs.dtype).log()
+    return ((pairs.logsumexp(1) + pairs.logsumexp(0)) / 2 - own).mean() - chance
+
+
 def global_loss_reference(module: Any, inputs: Tensor, global_features: Tensor) -> Tensor:
     real = global_reference(module.critic, inputs, global_features)
     return reference.bce_loss(real, global_reference(module.critic, inputs, global_features.roll(-1, 0)))
@@ -284,6 +294,11 @@ def prior_reference(module: Any, summaries: Tensor, samples: Tensor) -> Tensor:
 def infonce_of_every_pair(device: Any, dtype: Any) -> nn.Module:  # which has no choice of backend
     options: Any = {"objective": "infonce", "negatives": "all", "device": device, "dtype": dtype}
     return blan_layers.LMIMLoss(6, 4, hidden_channels=8, **options)
+
+
+def symmetric_loss(device: Any, dtype: Any) -> nn.Module:
+    critic = blan_layers.CosineCritic(6, 4, embedding_channels=8, temperature=0.5, device=device, dtype=dtype)
+    return blan_layers.LMIMLoss(6, 4, objective="infonce", negatives="all", symmetric=True, critic=critic)
 
 
 def deep_infomax(device: Any, dtype: Any) -> nn.Module:
@@ -487,6 +502,7 @@ def information_cases() -> list[Case]:
         Case("LMIMLoss", loss, map_and_summary, lmim_reference, **as_loss),
         Case("LMIMLoss-jsd-1d", partial(loss, objective="jsd"), map_and_summary, lmim_reference, 1, **as_loss),
         Case("LMIMLoss-infonce", infonce_of_every_pair, map_and_summary, infonce_reference, **as_loss),
+        Case("LMIMLoss-symmetric", symmetric_loss, map_and_summary, symmetric_reference, **as_loss),
         Case(
             "GlobalInfoMaxLoss",
             partial(blan_layers.GlobalInfoMaxLoss, 24, 4, hidden_channels=8),

@@ -237,6 +237,7 @@ FURTHER = (
     "CoordinateAttention-3d",
     "LMIMLoss-jsd-1d",
     "LMIMLoss-infonce",
+    "LMIMLoss-symmetric",
 )
 onnx_cases = pytest.mark.parametrize(
     "case", [*FIRST_CASES, *(case for case in CASES if case.name in FURTHER)], ids=lambda case: case.name

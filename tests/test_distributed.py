@@ -74,6 +74,12 @@ same(parallel(objective="infonce", gather=True, **every), alone(objective="infon
 same(parallel(objective="nwj", gather=True, **every), alone(objective="nwj", **every))
 same(parallel(groups, objective="infonce", gather=True, **every), alone(groups, objective="infonce", **every))
 
+clip = {"objective": "infonce", "symmetric": True, "gather": True, **every}
+same(parallel(**clip), alone(**clip | {"gather": False}))
+for positives in ("own", "groups"):
+    options = clip | {"positives": positives}
+    same(parallel(groups, **options), alone(groups, **options | {"gather": False}))
+
 # A sum over locations has its gradients divided by the number of processes: the wrapper takes their mean.
 ours = parallel(objective="infonce", gather=True, reduction="sum", **every)
 truth = alone(objective="infonce", reduction="sum", **every)
@@ -84,14 +90,18 @@ unequal = slice(0, 4) if rank == 0 else slice(4, 6)
 for given in (None, groups):
     ours = parallel(given, unequal, objective="infonce", gather=True, reduction="sum", **every)
     same((2 * ours[0], ours[1]), alone(given, objective="infonce", reduction="sum", **every), scale=2.0)
+    options = clip | {"reduction": "sum"}
+    ours = parallel(given, unequal, **options)
+    same((2 * ours[0], ours[1]), alone(given, **options | {"gather": False}), scale=2.0)
 
 # Without gathering, each process ranks among its own summaries alone: another loss.
 assert not torch.allclose(parallel(objective="infonce", **every)[0] / 2, truth[0])
 
 # All processes remember all summaries, and one image each is enough.
 loss = LMIMLoss(6, 4, hidden_channels=8, dtype=torch.float64, negatives="queue", queue_size=8, gather=True)
-loss(maps[mine], sources[mine, :4])
+loss(maps[mine], sources[mine, :4], groups=groups[mine])
 assert sorted(loss.queue.stored[:6, 0].tolist()) == sorted(sources[:, 0].tolist())
+assert sorted(loss.queue.groups[:6].tolist()) == sorted(groups.tolist())
 assert loss(maps[mine][:1], sources[mine, :4][:1]).isfinite()
 dist.destroy_process_group()
 print("done")

@@ -239,8 +239,8 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(negatives="shuffle"),
-        "LMIMLoss: negatives must be one of 'shift', 'derangement', 'per-location', 'all', 'queue', got 'shuffle'. "
-        "Pass one of those.",
+        "LMIMLoss: negatives must be one of 'shift', 'derangement', 'per-location', 'all', 'queue', 'given', got "
+        "'shuffle'. Pass one of those.",
     ),
     (
         lambda: loss(reduction="max"),
@@ -297,7 +297,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(objective="infonce"),
-        "LMIMLoss: objective='infonce' needs negatives 'all' or 'queue', got negatives='shift'. "
+        "LMIMLoss: objective='infonce' needs negatives 'all', 'queue' or 'given', got negatives='shift'. "
         "Pass one of those, or drop it.",
     ),
     (
@@ -306,7 +306,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(queue_size=8),
-        "LMIMLoss: queue_size needs negatives 'queue', got negatives='shift'. Pass one of those, or drop it.",
+        "LMIMLoss: queue_size needs negatives 'queue', got negatives='shift'. Pass that, or drop it.",
     ),
     (
         lambda: loss(negatives="queue"),
@@ -329,7 +329,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss().estimate(X, T, estimator="infonce"),
-        "LMIMLoss.estimate: estimator='infonce' needs negatives 'all' or 'queue', got 'shift'. "
+        "LMIMLoss.estimate: estimator='infonce' needs negatives 'all', 'queue' or 'given', got 'shift'. "
         "Build the loss with one of those.",
     ),
     (
@@ -344,7 +344,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: loss()(X, T, groups=torch.tensor([0, 1])),
         "LMIMLoss: groups needs negatives that can keep them apart, got negatives='shift'. "
-        "Use 'derangement', 'per-location' or 'all'.",
+        "Use 'derangement', 'per-location', 'all' or 'queue'.",
     ),
     (
         lambda: loss(negatives="all")(X, T, groups=torch.tensor([3, 3])),
@@ -358,6 +358,99 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: loss(negatives="derangement")(torch.zeros(3, 8, 2), torch.zeros(3, 4), groups=torch.tensor([0, 0, 1])),
         "LMIMLoss: groups of more than half the batch cannot be paired with others, got one of 2 in a batch of 3. "
         "Use negatives='all', or draw batches from more groups.",
+    ),
+    (
+        lambda: loss(symmetric=True, negatives="all"),
+        "LMIMLoss: symmetric=True needs objective 'infonce', got objective='bce'. Pass that, or drop it.",
+    ),
+    (
+        lambda: loss(symmetric=True, objective="infonce", negatives="queue", queue_size=4),
+        "LMIMLoss: symmetric=True needs negatives 'all', got negatives='queue'. Pass that, or drop it.",
+    ),
+    (
+        lambda: loss(positives="others"),
+        "LMIMLoss: positives must be one of 'own', 'groups', got 'others'. Pass one of those.",
+    ),
+    (
+        lambda: loss(positives="groups", objective="nwj", negatives="all"),
+        "LMIMLoss: positives='groups' needs objective 'infonce', got objective='nwj'. Pass that, or drop it.",
+    ),
+    (
+        lambda: loss(positives="groups", objective="infonce", negatives="given"),
+        "LMIMLoss: positives='groups' needs negatives 'all' or 'queue', got negatives='given'. "
+        "Pass one of those, or drop it.",
+    ),
+    (
+        lambda: loss(positives="groups", objective="infonce", negatives="all")(X, T),
+        "LMIMLoss: positives='groups' needs groups, got none. Pass the group of each image.",
+    ),
+    (
+        lambda: loss(negatives="given")(X, T),
+        "LMIMLoss: negatives='given' needs negative_features, got none. "
+        "Pass K further summaries for each image, (B, K, D).",
+    ),
+    (
+        lambda: loss().estimate(X, T, negative_features=T[:, None]),
+        "LMIMLoss.estimate: negative_features needs negatives 'given', got negatives='shift'. Pass that, or drop it.",
+    ),
+    (
+        lambda: loss(negatives="given")(X, T, negative_features=T),
+        "LMIMLoss: negative_features must be (2, K, 4) with K >= 1, got shape (2, 4). "
+        "Pass K further summaries for each image.",
+    ),
+    (
+        lambda: loss(negatives="given")(X, T, negative_features=T[:, :0, None].expand(2, 0, 4)),
+        "LMIMLoss: negative_features must be (2, K, 4) with K >= 1, got shape (2, 0, 4). "
+        "Pass K further summaries for each image.",
+    ),
+    (
+        lambda: loss(negatives="given")(X, T, negative_features=torch.zeros(2, 1, 4, device="meta")),
+        "LMIMLoss: negative_features must be where global_features are, on cpu, got them on meta. Move them there.",
+    ),
+    (
+        lambda: loss(negatives="given", num_negatives=2),
+        "LMIMLoss: num_negatives needs negatives 'shift', 'derangement' or 'per-location', got negatives='given'. "
+        "Pass one of those, or drop it.",
+    ),
+    (
+        lambda: loss(negatives="given", gather=True),
+        "LMIMLoss: gather=True needs negatives 'all' or 'queue', got negatives='given'. Pass one of those, or drop it.",
+    ),
+    (
+        lambda: loss(negatives="given")(X, T, negative_features=T[:, None], groups=torch.tensor([0, 1])),
+        "LMIMLoss: groups needs negatives that can keep them apart, got negatives='given'. "
+        "Use 'derangement', 'per-location', 'all' or 'queue'.",
+    ),
+    (
+        lambda: loss(negatives="queue", queue_size=4)(X, T, groups=torch.tensor([3, 3])),
+        "LMIMLoss: groups must leave each image one of another group in the batch or the queue, got none for image 0. "
+        "Draw batches from several groups.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, negatives="given"),
+        "DeepInfoMaxLoss: negatives must need no further features, got 'given'. "
+        "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss by themselves.",
+    ),
+    (
+        lambda: F.supervised_contrastive_loss(torch.zeros(3), torch.ones(3, dtype=torch.bool)),
+        "supervised_contrastive_loss: logits must be (N, M), N and M above 0, got shape (3,). Score items in rows.",
+    ),
+    (
+        lambda: F.supervised_contrastive_loss(torch.zeros(2, 3), torch.ones(3, 2, dtype=torch.bool)),
+        "supervised_contrastive_loss: positives must have a value for every logit, shape (2, 3), got (3, 2). "
+        "Expand it to the logits.",
+    ),
+    (
+        lambda: F.supervised_contrastive_loss(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]])),
+        "supervised_contrastive_loss: positives must hold one for each item, got none for item 1. "
+        "Give such items weights of zero.",
+    ),
+    (
+        lambda: F.supervised_contrastive_loss(
+            torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), candidates=torch.eye(2, dtype=torch.bool)
+        ),
+        "supervised_contrastive_loss: positives must be among the candidates, got one that is not. "
+        "Leave it out, or make it a candidate.",
     ),
     (
         lambda: GlobalInfoMaxLoss(100, 4)(X, T),
@@ -706,7 +799,7 @@ VALUE_ERRORS += [
     ),
     (
         lambda: afterwards(loss(), objective="infonce")(X, T),
-        "LMIMLoss: objective='infonce' needs negatives 'all' or 'queue', got negatives='shift'. "
+        "LMIMLoss: objective='infonce' needs negatives 'all', 'queue' or 'given', got negatives='shift'. "
         "Pass one of those, or drop it.",
     ),
     (
@@ -849,6 +942,24 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: CosineCritic(8, 4, learnt_temperature=1),  # type: ignore[arg-type]
         "CosineCritic: learnt_temperature must be a bool, got 1. Pass True or False.",
+    ),
+    (
+        lambda: loss(symmetric="yes", objective="infonce", negatives="all"),
+        "LMIMLoss: symmetric must be a bool, got 'yes'. Pass True or False.",
+    ),
+    (
+        lambda: loss(negatives="given")(X, T, negative_features=T[:, None].double()),
+        "LMIMLoss: negative_features must have the weights' dtype torch.float32, got torch.float64. "
+        "Convert it by negative_features.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: loss(negatives="given")(X, T, negative_features=[1.0]),  # type: ignore[arg-type]
+        "LMIMLoss: negative_features must be a tensor, got list. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: F.supervised_contrastive_loss(torch.zeros(2, 2), torch.zeros(2, 2)),
+        "supervised_contrastive_loss: positives must be a boolean tensor, got torch.float32. "
+        "Compare labels, or pass positives.bool().",
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, beta="1"),  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ COMPOSITE = (
 )
 PAIRING = (
     "hidden_channels=None, objective='bce', negatives='shift', num_negatives=None, queue_size=None, gather=False, "
-    "critic=None"
+    "symmetric=False, positives='own', critic=None"
 )
 PUBLISHED = {
     "ChannelAttention": "channels, *, reduction_ratio=None, hidden_channels=None, pools=('avg', 'max'), form='cbam', "
@@ -156,6 +156,7 @@ PUBLISHED_FUNCTIONS = {
     "score_fusion": "scores, weight",
     "smile_estimate": f"{PAIR}, *, clip=5.0, {WEIGHTS}",
     "spatial_attention": "x, weight, bias=None, *, norm=None, backend='auto'",
+    "supervised_contrastive_loss": "logits, positives, *, candidates=None, weights=None",
     "tuba_lower_bound": f"{PAIR}, log_baseline, *, {WEIGHTS}",
 }
 

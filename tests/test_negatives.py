@@ -162,7 +162,7 @@ def test_the_queue_keeps_the_latest_summaries(size: int, batches: list[int]) -> 
         rows = torch.arange(len(seen), len(seen) + batch).float()[:, None].expand(-1, 2)
         queue(rows, store=True)
         seen = torch.cat([seen, rows])
-    _, filled = queue(torch.zeros(0, 2))
+    filled = queue(torch.zeros(0, 2)).filled
     kept = queue.stored[filled]
     assert sorted(kept[:, 0].tolist()) == seen[-size:, 0].tolist()
     twin = SummaryQueue(size, 2)

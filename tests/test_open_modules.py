@@ -219,7 +219,7 @@ class Wrapper(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
-        return y + self.scale * y
+        return y + self.scale * y.square()
 
 
 @every_case

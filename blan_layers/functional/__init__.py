@@ -10,7 +10,11 @@ from blan_layers.functional.bounds import (
     tuba_lower_bound,
 )
 from blan_layers.functional.certificate import mutual_information_certificate
-from blan_layers.functional.contrastive import alpha_lower_bound, infonce_lower_bound
+from blan_layers.functional.contrastive import (
+    alpha_lower_bound,
+    infonce_lower_bound,
+    supervised_contrastive_loss,
+)
 from blan_layers.functional.fusion import score_fusion
 from blan_layers.functional.mine import mine_objective
 from blan_layers.functional.mutual_information import concat_conv_logits
@@ -34,5 +38,6 @@ __all__ = [
     "score_fusion",
     "smile_estimate",
     "spatial_attention",
+    "supervised_contrastive_loss",
     "tuba_lower_bound",
 ]

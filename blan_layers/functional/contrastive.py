@@ -1,4 +1,4 @@
-"""Lower bounds of mutual information from the logits of all pairs of a batch."""
+"""Contrastive losses, and lower bounds of mutual information, from the logits of all pairs of a batch."""
 
 import math
 
@@ -96,6 +96,102 @@ def alpha_lower_bound(
     weights = None if weights is None else weights.to(wide.dtype)
     pairs = others.expand_as(wide) if weights is None else others * weights.unsqueeze(-1)
     return 1 + mean(own - mixed, pairs) - mean(steady_exp(wide - left_out, logits.dtype), pairs)
+
+
+@whole
+def supervised_contrastive_loss(
+    logits: Tensor, positives: Tensor, *, candidates: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    r"""Supervised contrastive loss: several positives for each item, their mean outside the log, to be minimised.
+
+    ``-mean_i mean_{p in P(i)} log(exp(logits[i, p]) / sum_{a in A(i)} exp(logits[i, a]))``
+
+    P(i) are the positives of item i and A(i) its candidates. It is log N for N candidates of which nothing is told, and
+    with one positive each it is the loss of InfoNCE and NT-Xent. For a batch z of unit vectors and its labels the
+    paper's loss has the logits ``z @ z.T / temperature``, an item being no candidate of its own:
+    ``others = ~torch.eye(len(z), dtype=torch.bool)`` are the candidates, ``(labels[:, None] == labels) & others`` the
+    positives.
+
+    Args:
+        logits: Score of each item (rows) with each candidate (columns).
+        positives: Boolean, which candidates are positives of each item.
+        candidates: Boolean, which columns are candidates of each item; None means all. Positives are among them.
+        weights: Boolean or non-negative weights of the items, for a weighed mean: items without positives need zero.
+
+    Shape:
+        logits, positives and candidates (N, M), weights (N,) -> scalar.
+
+    Raises:
+        TypeError: ``logits`` is not a floating-point tensor, ``positives`` or ``candidates`` is not a boolean one, or
+            ``weights`` neither boolean nor floating-point.
+        ValueError: ``logits`` is not (N, M) or is empty, ``positives`` or ``candidates`` has another shape, an item
+            with weight has no positive, a positive is no candidate, or ``weights`` has another shape, a negative value
+            or no finite sum above zero.
+
+    Reference:
+        Khosla et al., "Supervised contrastive learning", NeurIPS 2020, Eq. 2 (L_out).
+
+    Example:
+        >>> import torch
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> others = ~torch.eye(4, dtype=torch.bool)
+        >>> supervised_contrastive_loss(torch.zeros(4, 4), (labels[:, None] == labels) & others, candidates=others)
+        tensor(1.0986)
+    """
+    _checks.floating("logits", logits)
+    if logits.ndim != 2 or logits.numel() == 0:
+        raise ValueError(
+            said(f"logits must be (N, M), N and M above 0, got shape {_checks.shape(logits)}. Score items in rows.")
+        )
+    _check_boolean("positives", positives, logits)
+    if candidates is not None:
+        _check_boolean("candidates", candidates, logits)
+    check_weights("weights", weights, logits.shape[:1])
+    _check_positives(positives, candidates, weights)
+    among = torch.ones_like(positives) if candidates is None else candidates
+    if weights is not None:
+        logits = counted(logits, weights.unsqueeze(-1))
+    return -mean(mean_log_share(logits, positives, among, 1), weights)
+
+
+def mean_log_share(logits: Tensor, positives: Tensor, candidates: Tensor, dim: int) -> Tensor:
+    """Return the mean over positives of the log of their share among candidates, along an axis, 0 for none."""
+    shares = at_least_float32(logits).masked_fill(~candidates, -math.inf).log_softmax(dim)
+    return shares.masked_fill(~positives, 0).sum(dim) / positives.sum(dim).clamp(min=1)
+
+
+def _check_boolean(name: str, chosen: object, logits: Tensor) -> None:
+    """Refuse anything but a boolean for every logit."""
+    if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool:
+        got = chosen.dtype if isinstance(chosen, Tensor) else type(chosen).__name__
+        raise TypeError(said(f"{name} must be a boolean tensor, got {got}. Compare labels, or pass {name}.bool()."))
+    if chosen.shape != logits.shape:
+        raise ValueError(
+            said(
+                f"{name} must have a value for every logit, shape {_checks.shape(logits)}, got "
+                f"{_checks.shape(chosen)}. Expand it to the logits."
+            )
+        )
+
+
+def _check_positives(positives: Tensor, candidates: Tensor | None, weights: Tensor | None) -> None:
+    """Refuse items without positives, and positives that are no candidates, where values may be read."""
+    if not _checks.reads_values(positives):
+        return
+    without = ~positives.any(1)
+    if weights is not None:
+        without = without & (weights != 0)
+    if bool(without.any()):
+        raise ValueError(
+            said(
+                f"positives must hold one for each item, got none for item {int(without.byte().argmax())}. "
+                "Give such items weights of zero."
+            )
+        )
+    if candidates is not None and bool((positives & ~candidates).any()):
+        raise ValueError(
+            said("positives must be among the candidates, got one that is not. Leave it out, or make it a candidate.")
+        )
 
 
 def _log_mean_of_others(logits: Tensor) -> Tensor:

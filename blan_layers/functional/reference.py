@@ -400,6 +400,15 @@ def infonce_lower_bound(logits: Tensor) -> Tensor:
     return torch.stack([(scores[i, i] / scores[i].mean()).log() for i in items]).mean()
 
 
+def supervised_contrastive_loss(logits: Tensor, positives: Tensor, candidates: Tensor) -> Tensor:
+    """Return L_out (Khosla et al. 2020, Eq. 2): -1/N sum_i 1/|P(i)| sum_p log(exp(T_ip) / sum_a exp(T_ia))."""
+    scores, losses = logits.exp(), []
+    for i in range(len(logits)):
+        total = scores[i][candidates[i]].sum()
+        losses.append(-torch.stack([(scores[i, p] / total).log() for p in positives[i].nonzero()]).mean())
+    return torch.stack(losses).mean()
+
+
 def alpha_lower_bound(logits: Tensor, log_baseline: Tensor, alpha: float) -> Tensor:
     """Return I_alpha (Poole et al. 2019), every candidate but the own one left out in turn."""
     scores, baseline, items = logits.exp(), log_baseline.exp(), range(len(logits))

@@ -86,6 +86,13 @@ class DeepInfoMaxLoss(Module):
         )
         if self.alpha == self.beta == self.gamma == 0:
             raise ValueError(said("needs a weight above zero, got alpha, beta and gamma of 0. Pass beta=1.0."))
+        if negatives == "given":
+            raise ValueError(
+                said(
+                    "negatives must need no further features, got 'given'. "
+                    "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss by themselves."
+                )
+            )
         for weight, name, option in (
             ("alpha", "map_size", map_size),
             ("beta", "local_critic", local_critic),

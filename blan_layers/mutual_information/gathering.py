@@ -35,6 +35,21 @@ def gathered(rows: Tensor) -> Tensor:
     return everyone.roll(-sum(counts[: rank()]), 0)
 
 
+def exchanged(rows: Tensor, batch: int) -> Tensor:
+    """Return what each of P processes has of this one's batch, (P, B, ...), with gradients.
+
+    Args:
+        rows: What this process has of all processes' batches (N, ...), in the order of :func:`gathered`.
+        batch: Size B of this process's batch.
+    """
+    if world_size() == 1:
+        return rows.unsqueeze(0)
+    counts = _counts(rows[:batch])
+    first = sum(counts[: rank()])
+    everyone = _with_gradient(rows.roll(first, 0), [rows.shape[0]] * world_size())
+    return everyone.reshape(world_size(), *rows.shape).narrow(1, first, batch)
+
+
 def world_size() -> int:
     """Return the number of processes, one without a group."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

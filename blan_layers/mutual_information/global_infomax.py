@@ -8,7 +8,7 @@ from blan_layers._checks import said
 from blan_layers._torch import has_hooks
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import Critic, GlobalCritic
-from blan_layers.mutual_information.infomax import InfoMaxLoss, Pairs, Reduction, refuse_beside_critic
+from blan_layers.mutual_information.infomax import InfoMaxLoss, Pairs, Positives, Reduction, refuse_beside_critic
 from blan_layers.mutual_information.negatives import Negatives
 
 
@@ -18,8 +18,8 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
     ``mean_b softplus(-critic(input[b], global[b])) + mean_b softplus(critic(input[b], global[b']))``
 
     It is :class:`~blan_layers.LMIMLoss` of an input without locations: a vector, or a map that is flattened.
-    Objectives, negatives, groups, ``gather`` and ``estimate`` are told there. The critic is held here: **give this
-    module's parameters to the optimiser**.
+    Objectives, negatives, positives, groups, ``gather`` and ``estimate`` are told there. The critic is held here:
+    **give this module's parameters to the optimiser**.
 
     Args:
         input_features: Numbers F in an input: its width, or C times its locations.
@@ -27,16 +27,19 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         hidden_channels: Width of the critic's hidden layers; None means 512. Refused together with ``critic``.
         objective: One of those of :class:`~blan_layers.LMIMLoss`.
         negatives: One of those of :class:`~blan_layers.LMIMLoss` but "per-location".
-        num_negatives: Fake pairs K of each input; None means 1. Below the batch; refused for "all" and "queue".
+        num_negatives: Fake pairs K of each input; None means 1. Below the batch; for negatives that are drawn.
         queue_size: Summaries that the queue holds; for "queue" alone, which needs it.
         gather: Whether the summaries of all processes are candidates; for "all" and "queue".
+        symmetric: Whether summaries tell their inputs, too; for "infonce" with negatives "all".
+        positives: "own", or "groups": all summaries of an image's group; for "infonce" with "all" and "queue".
         critic: A critic of vectors (B, F) and (B, D) to use instead of :class:`~blan_layers.GlobalCritic`.
         reduction: "mean" and "sum" give a scalar, "none" the loss of each input (B,).
         device: Device of the critic's parameters.
         dtype: Floating dtype of the critic's parameters.
 
     Shape:
-        local_features (B, F) or (B, C, \*S), global_features (B, D), mask and groups (B,) -> scalar, (B,) for "none".
+        local_features (B, F) or (B, C, \*S), global_features (B, D), mask and groups (B,), negative_features (B, K, D)
+        -> scalar, (B,) for "none".
 
     Raises:
         TypeError: As :class:`~blan_layers.LMIMLoss` does.
@@ -51,6 +54,11 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         >>> loss = GlobalInfoMaxLoss(64 * 4 * 4, 128, objective="infonce", negatives="all")
         >>> loss(torch.randn(8, 64, 4, 4), torch.randn(8, 128)).shape
         torch.Size([])
+        >>> from blan_layers import CosineCritic
+        >>> options = {"objective": "infonce", "negatives": "all", "symmetric": True}
+        >>> clip = GlobalInfoMaxLoss(64, 128, critic=CosineCritic(64, 128, learnt_temperature=True), **options)
+        >>> clip(torch.randn(8, 64), torch.randn(8, 128)).shape
+        torch.Size([])
     """
 
     def __init__(
@@ -64,6 +72,8 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         num_negatives: int | None = None,
         queue_size: int | None = None,
         gather: bool = False,
+        symmetric: bool = False,
+        positives: Positives = "own",
         critic: Critic | nn.Module | None = None,
         reduction: Reduction = "mean",
         device: torch.device | str | None = None,
@@ -75,6 +85,8 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
             num_negatives=num_negatives,
             queue_size=queue_size,
             gather=gather,
+            symmetric=symmetric,
+            positives=positives,
             reduction=reduction,
         )
         self.input_features = _checks.positive_int("input_features", input_features)
@@ -97,12 +109,16 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         *,
         mask: Tensor | None = None,
         groups: Tensor | None = None,
+        negative_features: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, the inputs weighted by ``mask`` (boolean or non-negative weights) if there is one.
 
-        No input is paired with one of its own number in ``groups``, if they are given.
+        No input is paired with one of its own number in ``groups``, if they are given, or these are its positives.
+        ``negative_features`` are the summaries that make the fake pairs, for negatives "given".
         """
-        inputs, pairs = self._prepared(local_features, global_features, mask, groups, random=self.training)
+        inputs, pairs = self._prepared(
+            local_features, global_features, mask, groups, negative_features, random=self.training
+        )
         return self._loss(inputs, pairs, mask)
 
     def _prepared(
@@ -111,13 +127,14 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         global_features: Tensor,
         mask: Tensor | None,
         groups: Tensor | None,
+        negative_features: Tensor | None,
         *,
         random: bool,
     ) -> tuple[Tensor, Pairs]:
         """Flatten the inputs first."""
         vectors = isinstance(local_features, Tensor) and local_features.ndim < 2
         inputs = local_features if vectors or not hasattr(local_features, "flatten") else local_features.flatten(1)
-        return super()._prepared(inputs, global_features, mask, groups, random=random)
+        return super()._prepared(inputs, global_features, mask, groups, negative_features, random=random)
 
     def _check_features(self, local_features: Tensor, global_features: Tensor) -> None:
         critic = self.critic

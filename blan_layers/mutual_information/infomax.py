@@ -4,7 +4,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,36 +19,58 @@ from blan_layers.functional._tracing import whole
 from blan_layers.functional.objectives import OBJECTIVES, ObjectiveName
 from blan_layers.mutual_information.critics import Critic, contrast
 from blan_layers.mutual_information.gathering import gathered
-from blan_layers.mutual_information.memory import SummaryQueue
+from blan_layers.mutual_information.memory import SummaryQueue, all_but_last
 from blan_layers.mutual_information.mine import MINEObjective
 from blan_layers.mutual_information.negatives import (
     DRAWN,
     NEGATIVES,
+    OF_ALL,
     Negatives,
+    checked_given,
     checked_groups,
     drawn_indices,
+    of_own_group,
     valid_candidates,
+    with_given,
     with_partners,
+    without_given,
 )
-from blan_layers.mutual_information.objectives import ESTIMATORS, EstimatorName, PairLogits, location_losses
+from blan_layers.mutual_information.objectives import (
+    ESTIMATORS,
+    EstimatorName,
+    PairLogits,
+    location_losses,
+    told_by_summaries,
+)
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "none")
 
+Positives: TypeAlias = Literal["own", "groups"]
+
+POSITIVES: tuple[Positives, ...] = ("own", "groups")
+
+
+OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)
+
 
 class Pairs(NamedTuple):
-    """Who is scored with whom.
+    r"""Who is scored with whom.
 
     Attributes:
         summaries: The batch's own (B, D), then further candidates: (N, D).
         indices: Whose summaries make the fake pairs, as a critic's ``contrast`` takes them, or None for all.
         valid: Which of all candidates make fake pairs with each map, (B, N), or None.
+        groups: Group of each candidate, (N,), or None.
+        seen: Which locations have weight, (B, \*S), or None for all.
     """
 
     summaries: Tensor
     indices: Tensor | None
-    valid: Tensor | None
+    valid: Tensor | None = None
+    groups: Tensor | None = None
+    seen: Tensor | None = None
 
 
 class InfoMaxLoss(Module, ABC):
@@ -56,6 +78,7 @@ class InfoMaxLoss(Module, ABC):
 
     objective = Option(tuple(OBJECTIVES))
     negatives = Option(NEGATIVES)
+    positives = Option(POSITIVES)
     reduction = Option(REDUCTIONS)
 
     critic: Critic | nn.Module
@@ -68,15 +91,20 @@ class InfoMaxLoss(Module, ABC):
         num_negatives: int | None,
         queue_size: int | None,
         gather: bool,
+        symmetric: bool,
+        positives: Positives,
         reduction: Reduction,
     ) -> None:
         super().__init__()
         self._built = False
         self.objective = objective
         self.negatives = negatives
+        self.positives = positives
         self.reduction = reduction
         _checks.flag("gather", gather)
         self.gather = gather
+        _checks.flag("symmetric", symmetric)
+        self.symmetric = symmetric
         self.num_negatives = 1
         if num_negatives is not None:
             self.num_negatives = _checks.positive_int("num_negatives", num_negatives)
@@ -99,10 +127,18 @@ class InfoMaxLoss(Module, ABC):
                     )
                 )
         if self.gather:
-            self._needs("gather=True", self.negatives not in DRAWN, "negatives 'all' or 'queue'")
+            self._needs("gather=True", self.negatives in OF_ALL, "negatives 'all' or 'queue'")
         each = OBJECTIVES[self.objective].each
         if each == "candidates":
-            self._needs(f"objective={self.objective!r}", self.negatives not in DRAWN, "negatives 'all' or 'queue'")
+            wanted = "negatives 'all', 'queue' or 'given'"
+            self._needs(f"objective={self.objective!r}", self.negatives not in DRAWN, wanted)
+        for name, asked, kinds, wanted in (
+            ("symmetric=True", self.symmetric, ("all",), "negatives 'all'"),
+            ("positives='groups'", self.positives == "groups", OF_ALL, "negatives 'all' or 'queue'"),
+        ):
+            if asked:
+                self._needs(name, each == "candidates", "objective 'infonce'", "objective")
+                self._needs(name, self.negatives in kinds, wanted)
         if each == "batch" and self.reduction != "mean":
             raise ValueError(
                 said(
@@ -111,10 +147,11 @@ class InfoMaxLoss(Module, ABC):
                 )
             )
 
-    def _needs(self, name: str, holds: bool, wanted: str) -> None:
+    def _needs(self, name: str, holds: bool, wanted: str, option: str = "negatives") -> None:
         if not holds:
+            remedy = "one of those" if " or " in wanted else "that"
             raise ValueError(
-                said(f"{name} needs {wanted}, got negatives={self.negatives!r}. Pass one of those, or drop it.")
+                said(f"{name} needs {wanted}, got {option}={getattr(self, option)!r}. Pass {remedy}, or drop it.")
             )
 
     def _hold(
@@ -168,28 +205,48 @@ class InfoMaxLoss(Module, ABC):
         global_features: Tensor,
         mask: Tensor | None,
         groups: Tensor | None,
+        negative_features: Tensor | None,
         *,
         random: bool,
     ) -> tuple[Tensor, Pairs]:
         """Return the features, zero where the mask is, and who is scored with whom."""
         self._check_options()
         self._check_features(local_features, global_features)
+        if self.negatives == "given":
+            negative_features = checked_given(negative_features, global_features)
+        elif negative_features is not None:
+            global_features = without_given(self.negatives, negative_features, global_features)
         if mask is not None:
             local_features = _masked(local_features, mask)
             global_features = _without_unseen(global_features, mask)
-        return local_features, self._pairs(local_features, global_features, groups, random=random)
+            negative_features = _without_unseen(negative_features, mask)
+        pairs = self._pairs(local_features, global_features, groups, negative_features, random=random)
+        return local_features, pairs._replace(seen=_seen(mask))
 
-    def _pairs(self, local_features: Tensor, global_features: Tensor, groups: Tensor | None, *, random: bool) -> Pairs:
+    def _pairs(
+        self,
+        local_features: Tensor,
+        global_features: Tensor,
+        groups: Tensor | None,
+        negative_features: Tensor | None,
+        *,
+        random: bool,
+    ) -> Pairs:
         summaries = gathered(global_features) if self.gather else global_features
         if groups is not None:
             groups = checked_groups(self.negatives, local_features, groups)
             groups = gathered(groups) if self.gather and groups is not None else groups
             groups = with_partners(self.negatives, groups)
+        if self.negatives == "given":
+            given = with_given(global_features, cast(Tensor, negative_features))
+            return Pairs(given[0], given[1])
         if self.negatives in DRAWN:
             indices = drawn_indices(self.negatives, local_features, self.num_negatives, groups, random)
-            return Pairs(summaries, indices, None)
-        candidates, filled = self.queue(summaries) if self.negatives == "queue" else (summaries, None)
-        return Pairs(candidates, None, valid_candidates(local_features, summaries, groups, filled))
+            return Pairs(summaries, indices)
+        candidates, filled = summaries, None
+        if self.negatives == "queue":
+            candidates, filled, groups = self.queue(summaries, groups)
+        return Pairs(candidates, None, valid_candidates(local_features, summaries, groups, filled), groups)
 
     def _logits(self, local_features: Tensor, pairs: Pairs) -> PairLogits:
         """Return the critic's logits of the real pairs and of the fake ones."""
@@ -202,7 +259,7 @@ class InfoMaxLoss(Module, ABC):
             else:
                 logits = critic(local_features, summaries, "all")
             self._check_logits("(B, N, *S)", logits, local_features, summaries.shape[0])
-            return PairLogits(_own(logits), logits, pairs.valid)
+            return self._all_logits(logits, local_features, pairs)
         positive: Tensor
         negative: Tensor
         if hasattr(type(critic), "contrast"):
@@ -216,8 +273,19 @@ class InfoMaxLoss(Module, ABC):
         if self._one_each:
             self._check_logits("(B, *S)", negative, local_features)
             negative = negative.unsqueeze(1)
-        self._check_logits("(B, K, *S)", negative, local_features, self.num_negatives)
+        count = self.num_negatives if self.negatives in DRAWN else indices.shape[1]
+        self._check_logits("(B, K, *S)", negative, local_features, count)
         return PairLogits(positive, negative, None)
+
+    def _all_logits(self, logits: Tensor, local_features: Tensor, pairs: Pairs) -> PairLogits:
+        """Return the logits of all pairs as real and fake ones."""
+        valid = cast(Tensor, pairs.valid)
+        positives = of_summaries = None
+        if self.positives == "groups":
+            positives = of_own_group(local_features, pairs.groups)
+        if self.symmetric:
+            of_summaries = told_by_summaries(logits, valid, positives, pairs.seen, self.gather)
+        return PairLogits(_own(logits), logits, valid, positives, of_summaries)
 
     @property
     def _one_each(self) -> bool:
@@ -242,7 +310,8 @@ class InfoMaxLoss(Module, ABC):
         logits = self._logits(local_features, pairs)
         weights = self._weights(mask, logits.positive, divides=self.reduction == "mean")
         if self.training and self.negatives == "queue":
-            self.queue(pairs.summaries[: -self.queue.stored.shape[0]], store=True)
+            size = self.queue.stored.shape[0]
+            self.queue(pairs.summaries[:-size], all_but_last(pairs.groups, size), store=True)
         if self.objective == "mine":
             return -self.mine(logits.positive, logits.negative, **logits.weights(weights))
         if self.objective == "dv":
@@ -262,6 +331,7 @@ class InfoMaxLoss(Module, ABC):
         *,
         mask: Tensor | None = None,
         groups: Tensor | None = None,
+        negative_features: Tensor | None = None,
         estimator: EstimatorName = "jsd",
         reduction: Literal["mean", "none"] = "mean",
     ) -> Tensor:
@@ -278,19 +348,20 @@ class InfoMaxLoss(Module, ABC):
           batches it is to be taken once, of the mean of their cross entropies: (2 log 2 - the mean "jsd") / 2;
         - "nwj", a lower bound for every critic, of high variance; "dv", the same in the limit of many fake pairs;
         - "infonce", a lower bound for every critic, at most the log of the number of candidates; it needs negatives
-          "all" or "queue";
+          "all", "queue" or "given", and is minus the loss of that objective, in both directions for a symmetric one;
         - "positive_logit", the mean logit of real pairs, and "smile", Donsker-Varadhan with clipped negatives: the
           mutual information for an optimal critic, and no bounds. They need a critic that an objective trains towards
           the log density ratio: "bce", "jsd", "nwj" or "rkl".
 
-        With ``groups``, or a queue of summaries that have since changed, fake pairs are no draws from the product of
-        the marginals, and every estimate can pass the mutual information.
+        With ``groups``, a queue of summaries that have since changed, or given negatives that were chosen, fake pairs
+        are no draws from the product of the marginals, and every estimate can pass the mutual information.
 
         Args:
             local_features: Maps.
             global_features: Summaries.
             mask: Boolean or non-negative weights of the locations.
             groups: Group of each image (B,), integers, none of which is paired with its own.
+            negative_features: Summaries (B, K, D) that make the fake pairs, for negatives "given".
             estimator: One of those above.
             reduction: "mean" over all pairs, or "none" for each location by itself, over the images; where no image has
                 weight that is NaN.
@@ -308,7 +379,7 @@ class InfoMaxLoss(Module, ABC):
         if record.of_candidates and self.negatives in DRAWN:
             raise ValueError(
                 said(
-                    f"estimator={estimator!r} needs negatives 'all' or 'queue', got {self.negatives!r}. "
+                    f"estimator={estimator!r} needs negatives 'all', 'queue' or 'given', got {self.negatives!r}. "
                     "Build the loss with one of those."
                 )
             )
@@ -319,7 +390,9 @@ class InfoMaxLoss(Module, ABC):
                     f"objective={self.objective!r}. Use 'certificate', or train with 'bce', 'jsd', 'nwj' or 'rkl'."
                 )
             )
-        local_features, pairs = self._prepared(local_features, global_features, mask, groups, random=False)
+        local_features, pairs = self._prepared(
+            local_features, global_features, mask, groups, negative_features, random=False
+        )
         logits = self._logits(local_features, pairs)
         weights = self._weights(mask, logits.positive, divides=True)
         if behind:
@@ -348,6 +421,7 @@ class InfoMaxLoss(Module, ABC):
             *,
             mask: Tensor | None = None,
             groups: Tensor | None = None,
+            negative_features: Tensor | None = None,
         ) -> Tensor:
             """Call ``forward``, and the hooks around it."""
 
@@ -403,12 +477,18 @@ def _masked(local_features: Tensor, mask: Tensor | None) -> Tensor:
 
 
 @whole
-def _without_unseen(global_features: Tensor, mask: Tensor | None) -> Tensor:
+def _seen(mask: Tensor | None) -> Tensor | None:
+    """Tell which locations have weight."""
+    return None if mask is None else mask != 0
+
+
+@whole
+def _without_unseen(summaries: OptionalTensor, mask: Tensor | None) -> OptionalTensor:
     """Return summaries with zeros for what is not finite in those of images of which the mask leaves nothing."""
-    if mask is None:
-        return global_features
-    unseen = (mask == 0).reshape(mask.shape[0], -1).all(1, keepdim=True)
-    return global_features.masked_fill(unseen & ~global_features.isfinite(), 0)
+    if mask is None or summaries is None:
+        return summaries
+    unseen = (mask == 0).reshape(mask.shape[0], -1).all(1)
+    return summaries.masked_fill(unseen.reshape(-1, *(1 for _ in summaries.shape[1:])) & ~summaries.isfinite(), 0)
 
 
 @whole

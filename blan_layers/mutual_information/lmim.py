@@ -13,7 +13,7 @@ from blan_layers._torch import has_hooks
 from blan_layers.functional.mutual_information import check_pair, contrast_mean, contrast_way
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import ConcatConvCritic, Critic
-from blan_layers.mutual_information.infomax import InfoMaxLoss, Reduction, refuse_beside_critic
+from blan_layers.mutual_information.infomax import InfoMaxLoss, Positives, Reduction, refuse_beside_critic
 from blan_layers.mutual_information.negatives import Negatives
 
 CRITIC = {"critic": known(ConcatConvCritic, methods=("forward", "contrast", "encode", "score", "score_at"))}
@@ -44,10 +44,12 @@ class LMIMLoss(InfoMaxLoss):
     - "per-location": by K such permutations at every location, as the authors of Deep InfoMax shuffle;
     - "all": with every other image of the batch;
     - "queue": with these and the last ``queue_size`` summaries of earlier training batches, without gradient. In
-      evaluation the queue is read and stays as it is. Keep it well below the data set, lest an image meet itself.
+      evaluation the queue is read and stays as it is. Keep it well below the data set, lest an image meet itself;
+    - "given": with ``negative_features`` (B, K, D), K summaries of your choice for each map, hard ones for example.
 
     ``groups`` numbers the images' identities or classes: none is then paired with its own ("derangement",
-    "per-location", "all"). Each map's fake pairs weigh together as much as its real one.
+    "per-location", "all", "queue", which keeps the groups of its summaries). Each map's fake pairs weigh together as
+    much as its real one.
 
     Objectives, ``objective``, with p a real and q a fake logit, E a mean, I the information in nats:
 
@@ -71,14 +73,22 @@ class LMIMLoss(InfoMaxLoss):
     :mod:`blan_layers.functional.objectives`; what takes more than logits (TUBA, alpha, SMILE, CLUB) is a function of
     :mod:`blan_layers.functional`, for the logits of a critic's ``contrast`` or ``all_pairs``.
 
-    "infonce" tells each location's own summary among N candidates, so that it needs negatives "all" or "queue". The
-    exponentials go on as lines where they would leave the floating range. "dv" and "mine" know the mean alone.
+    "infonce" tells each location's own summary among N candidates, so that it needs negatives "all", "queue" or
+    "given". ``symmetric`` makes its loss the mean of that and of the other direction, in which each summary tells its
+    own map among all maps, location by location: the loss of CLIP, less log N. ``positives="groups"`` makes every
+    summary of a map's group a real pair of it, as in supervised contrastive learning: the loss is then the mean over
+    these positives, outside the log, among all candidates. NT-Xent is the loss of both views stacked, ``z = cat([a,
+    b])``, with the other view for a summary, ``cat([b, a])``, and ``groups`` that number the images, so that no view
+    meets itself.
+
+    The exponentials go on as lines where they would leave the floating range. "dv" and "mine" know the mean alone.
 
     In several processes each has its own maps. ``gather`` makes the summaries of all of them candidates, with
-    gradients; nothing else travels. DistributedDataParallel averages gradients over processes, and for batches of one
-    size the mean loss then has those of one process on the joined batch; a mean over a smaller batch, or over a mask,
-    is each process's own, and ``reduction="sum"`` has gradients divided by the number of processes. Without that
-    wrapper average the gradients yourself.
+    gradients; for a symmetric loss a few numbers for each summary and location travel too, never a map.
+    DistributedDataParallel averages gradients over processes, and for batches of one size the mean loss then has those
+    of one process on the joined batch; a mean over a smaller batch, or over a mask, is each process's own, and
+    ``reduction="sum"`` has gradients divided by the number of processes. Without that wrapper average the gradients
+    yourself.
 
     Args:
         local_channels: Channels C of the maps.
@@ -86,9 +96,11 @@ class LMIMLoss(InfoMaxLoss):
         hidden_channels: Width of the critic's hidden layers; None means 512. Refused together with ``critic``.
         objective: A name of the table above.
         negatives: A name of the list above.
-        num_negatives: Fake pairs K of each location; None means 1. Below the batch; refused for "all" and "queue".
+        num_negatives: Fake pairs K of each location; None means 1. Below the batch; for negatives that are drawn.
         queue_size: Summaries that the queue holds; for "queue" alone, which needs it.
         gather: Whether the summaries of all processes are candidates; for "all" and "queue".
+        symmetric: Whether summaries tell their maps, too; for "infonce" with negatives "all".
+        positives: "own", or "groups": all summaries of an image's group; for "infonce" with "all" and "queue".
         critic: A module (local_features (B, C, \*S), global_features (B, D)) -> logits (B, \*S) to use instead of
             :class:`ConcatConvCritic`. One that also has ``contrast(local_features, global_features, indices)`` is asked
             for real and fake logits together. Other negatives than one of "shift" or "derangement" need a
@@ -101,8 +113,9 @@ class LMIMLoss(InfoMaxLoss):
         dtype: Floating dtype of the critic's parameters.
 
     Shape:
-        local_features (B, C, \*S), global_features (B, D), mask (B, \*S), groups (B,) -> scalar, or (B, \*S) for
-        "none"; B >= 2, over all processes for ``gather``.
+        local_features (B, C, \*S), global_features (B, D), mask (B, \*S), groups (B,), negative_features (B, K, D)
+        -> scalar, or (B, \*S) for "none". B >= 2, over all processes for ``gather``, or 1 beside a queue that is not
+        empty and for "given".
 
     Raises:
         TypeError: A number is not an int, ``critic`` is not a module, an input is not a floating-point tensor, the
@@ -111,13 +124,15 @@ class LMIMLoss(InfoMaxLoss):
             ``hidden_channels``, ``device`` or ``dtype``, the inputs are not (B, C, \*S) and (B, D), the batch is of
             fewer than 2 images or no more than ``num_negatives``, the mask has another shape, negative or non-finite
             weights, or, where it divides, no finite sum above zero, ``groups`` have another shape or leave an image
-            without a partner, or ``backend`` cannot be taken. Values of mask and groups are looked at in eager mode
-            alone.
+            without a partner, ``groups`` or ``negative_features`` are missing where an option needs them or given where
+            none does, or ``backend`` cannot be taken. Values of mask and groups are looked at in eager mode alone.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
         Recognition 100, 2020, Eq. 5; Hjelm et al., "Learning deep representations by mutual information estimation and
-        maximization", ICLR 2019, Eq. 4 and appendix A.2.
+        maximization", ICLR 2019, Eq. 4 and appendix A.2. For ``symmetric`` Radford et al., "Learning transferable
+        visual models from natural language supervision", ICML 2021, figure 3; for ``positives`` Khosla et al.,
+        "Supervised contrastive learning", NeurIPS 2020, Eq. 2.
 
     Example:
         >>> import torch
@@ -142,6 +157,8 @@ class LMIMLoss(InfoMaxLoss):
         num_negatives: int | None = None,
         queue_size: int | None = None,
         gather: bool = False,
+        symmetric: bool = False,
+        positives: Positives = "own",
         critic: Critic | nn.Module | None = None,
         reduction: Reduction = "mean",
         backend: _checks.Backend = "auto",
@@ -154,6 +171,8 @@ class LMIMLoss(InfoMaxLoss):
             num_negatives=num_negatives,
             queue_size=queue_size,
             gather=gather,
+            symmetric=symmetric,
+            positives=positives,
             reduction=reduction,
         )
         self.local_channels = _checks.positive_int("local_channels", local_channels)
@@ -175,12 +194,16 @@ class LMIMLoss(InfoMaxLoss):
         *,
         mask: Tensor | None = None,
         groups: Tensor | None = None,
+        negative_features: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, weighted by ``mask`` (boolean or non-negative weights) if there is one.
 
-        No image is paired with one of its own number in ``groups``, if they are given.
+        No image is paired with one of its own number in ``groups``, if they are given, or these are its positives.
+        ``negative_features`` are the summaries that make the fake pairs, for negatives "given".
         """
-        local_features, pairs = self._prepared(local_features, global_features, mask, groups, random=self.training)
+        local_features, pairs = self._prepared(
+            local_features, global_features, mask, groups, negative_features, random=self.training
+        )
         layers, odd = self._layers(mask)
         way = contrast_way(self.backend, local_features, global_features, layers, lambda: odd)
         if way == "reference" or pairs.indices is None:

@@ -1,20 +1,43 @@
 """A memory of summaries: candidates from earlier batches."""
 
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from blan_layers._module import Module
+from blan_layers.functional._tracing import whole
+
+NO_GROUP = torch.iinfo(torch.int64).min
+"""The group of a summary that came in without one, which is nobody's."""
+
+
+class Remembered(NamedTuple):
+    """Candidates.
+
+    Attributes:
+        summaries: Those that were asked with, then the queue's: (N + size, channels).
+        filled: Which places of the queue hold one, (size,).
+        groups: Group of each candidate, or None if it was asked without.
+    """
+
+    summaries: Tensor
+    filled: Tensor
+    groups: Tensor | None
 
 
 class SummaryQueue(Module):
-    """The last ``size`` summaries that came in, without gradient; the oldest go first.
+    """The last ``size`` summaries that came in, without gradient, and their groups; the oldest go first.
 
-    Its state is two buffers of fixed shape: ``stored`` (size, channels) and ``seen``, how many ever came in. It is read
-    and written by calls, so that who moves its buffers about is told.
+    Its state is three buffers of fixed shape: ``stored`` (size, channels), ``seen``, how many ever came in, and
+    ``groups`` (size,). It is read and written by calls, so that who moves its buffers about is told. A state without
+    groups, from before there were any, loads as one whose summaries are of no group.
     """
 
     stored: Tensor
     seen: Tensor
+    groups: Tensor
 
     def __init__(
         self, size: int, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -22,33 +45,61 @@ class SummaryQueue(Module):
         super().__init__()
         self.register_buffer("stored", torch.zeros(size, channels, device=device, dtype=dtype))
         self.register_buffer("seen", torch.zeros((), device=device, dtype=torch.int64))
+        self.register_buffer("groups", torch.full((size,), NO_GROUP, device=device, dtype=torch.int64))
 
     def reset_parameters(self) -> None:
         """Forget all."""
         self.stored.zero_()
         self.seen.zero_()
+        self.groups.fill_(NO_GROUP)
 
-    def forward(self, summaries: Tensor, *, store: bool = False) -> tuple[Tensor, Tensor]:
-        """Return summaries (N, channels) with those of the queue behind them, and which places hold one, (size,).
+    def forward(self, summaries: Tensor, groups: Tensor | None = None, *, store: bool = False) -> Remembered:
+        """Return summaries (N, channels) and their groups (N,), with those of the queue behind them.
 
-        With ``store`` the summaries are taken in, the last of more than there is room for, and returned alone.
+        With ``store`` they are taken in, the last of more than there is room for, and returned alone.
         """
-        candidates = summaries
+        candidates, all_groups = summaries, groups
         if store:
-            self._push(summaries)
+            self._push(summaries, groups)
         else:
             candidates = torch.cat([summaries, self.stored.to(summaries.dtype)])
-        return candidates, torch.arange(self.stored.shape[0], device=self.stored.device) < self.seen
+            all_groups = _joined(groups, self.groups)
+        filled = torch.arange(self.stored.shape[0], device=self.stored.device) < self.seen
+        return Remembered(candidates, filled, all_groups)
 
     @torch.no_grad()
-    def _push(self, summaries: Tensor) -> None:
+    def _push(self, summaries: Tensor, groups: Tensor | None) -> None:
         count, size = summaries.shape[0], self.stored.shape[0]
         latest = summaries[max(0, count - size) :]
         first = self.seen + count - latest.shape[0]
         places = (first + torch.arange(latest.shape[0], device=self.stored.device)) % size
         self.stored.index_copy_(0, places, latest.to(self.stored.dtype))
+        self.groups.index_copy_(0, places, _numbers(groups, summaries)[max(0, count - size) :])
         self.seen += count
+
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(f"{prefix}groups", torch.full_like(self.groups, NO_GROUP))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
         return f"size={self.stored.shape[0]}, channels={self.stored.shape[1]}"
+
+
+@whole
+def all_but_last(groups: Tensor | None, count: int) -> Tensor | None:
+    """Return groups without the last of them, if there are any."""
+    return None if groups is None else groups[:-count]
+
+
+@whole
+def _joined(groups: Tensor | None, stored: Tensor) -> Tensor | None:
+    return None if groups is None else torch.cat([groups, stored])
+
+
+@whole
+def _numbers(groups: Tensor | None, summaries: Tensor) -> Tensor:
+    """Return the group of each summary as it is stored."""
+    if groups is None:
+        return torch.full(summaries.shape[:1], NO_GROUP, device=summaries.device)
+    return groups.to(torch.int64)

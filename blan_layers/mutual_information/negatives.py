@@ -12,12 +12,15 @@ from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers.functional._tracing import whole
 
-Negatives: TypeAlias = Literal["shift", "derangement", "per-location", "all", "queue"]
+Negatives: TypeAlias = Literal["shift", "derangement", "per-location", "all", "queue", "given"]
 
-NEGATIVES: tuple[Negatives, ...] = ("shift", "derangement", "per-location", "all", "queue")
+NEGATIVES: tuple[Negatives, ...] = ("shift", "derangement", "per-location", "all", "queue", "given")
 
 DRAWN = ("shift", "derangement", "per-location")
-"""Those that give each map as many fake pairs as are asked for; the others take every candidate."""
+"""Those that give each map as many fake pairs as are asked for."""
+
+OF_ALL = ("all", "queue")
+"""Those that take every candidate."""
 
 
 def shifted_indices(batch: int, device: torch.device, *, random: bool) -> Tensor:
@@ -137,20 +140,83 @@ def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor |
     Args:
         local_features: The maps (B, ...).
         summaries: The batch's own and what other processes gathered.
-        groups: Group of each summary, none of which is paired with its own, or None.
+        groups: Group of each candidate, none of which is paired with its own, or None.
         filled: Which places of a queue, that is put behind the summaries, hold one.
     """
-    batch = local_features.shape[0]
+    batch, count = local_features.shape[0], summaries.shape[0]
     if filled is None:
-        _check_batch(batch, summaries.shape[0])
-    elif summaries.shape[0] < 2:
+        _check_batch(batch, count)
+    elif count < 2:
         _check_queue(filled)
+    images = torch.arange(count, device=summaries.device)
+    valid = images[:batch].unsqueeze(1) != images if groups is None else groups[:batch].unsqueeze(1) != groups
+    if filled is None:
+        return valid
     if groups is None:
-        images = torch.arange(summaries.shape[0], device=summaries.device)
-        valid = images[:batch].unsqueeze(1) != images
-    else:
-        valid = ~same_group(groups)[:batch]
-    return valid if filled is None else torch.cat([valid, filled.expand(batch, -1)], 1)
+        return torch.cat([valid, filled.expand(batch, -1)], 1)
+    valid = valid & torch.cat([filled.new_ones(count), filled])
+    _check_left(valid)
+    return valid
+
+
+@whole
+def of_own_group(local_features: Tensor, groups: Tensor | None) -> Tensor:
+    """Tell which of all candidates are of each map's group, (B, N)."""
+    if groups is None:
+        raise ValueError(said("positives='groups' needs groups, got none. Pass the group of each image."))
+    return groups[: local_features.shape[0]].unsqueeze(1) == groups
+
+
+@whole
+def with_given(global_features: Tensor, negative_features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return summaries (B, D) with further ones (B, K, D) behind them, and at which places each map's are, (B, K)."""
+    batch, count = negative_features.shape[:2]
+    places = torch.arange(batch, batch + batch * count, device=global_features.device)
+    return torch.cat([global_features, negative_features.flatten(0, 1)]), places.unflatten(0, (batch, count))
+
+
+@whole
+def without_given(kind: Negatives, negative_features: Tensor | None, global_features: Tensor) -> Tensor:
+    """Return summaries, beside which no negatives are given."""
+    if negative_features is not None:
+        raise ValueError(
+            said(f"negative_features needs negatives 'given', got negatives={kind!r}. Pass that, or drop it.")
+        )
+    return global_features
+
+
+@whole
+def checked_given(negative_features: Tensor | None, global_features: Tensor) -> Tensor:
+    """Return negatives (B, K, D) that go with summaries (B, D)."""
+    name = "negative_features"
+    if negative_features is None:
+        raise ValueError(
+            said(
+                "negatives='given' needs negative_features, got none. "
+                "Pass K further summaries for each image, (B, K, D)."
+            )
+        )
+    _checks.floating(name, negative_features)
+    if _checks.traced(negative_features, global_features):
+        return negative_features
+    batch, channels = global_features.shape
+    shape = negative_features.shape
+    if len(shape) != 3 or (shape[0], shape[2]) != (batch, channels) or shape[1] == 0:
+        raise ValueError(
+            said(
+                f"{name} must be ({batch}, K, {channels}) with K >= 1, got shape {tuple(shape)}. "
+                "Pass K further summaries for each image."
+            )
+        )
+    if negative_features.device != global_features.device:
+        raise ValueError(
+            said(
+                f"{name} must be where global_features are, on {global_features.device}, got them on "
+                f"{negative_features.device}. Move them there."
+            )
+        )
+    _checks.same_dtype(name, negative_features, global_features.dtype)
+    return negative_features
 
 
 def _check_batch(batch: int, candidates: int) -> None:
@@ -171,6 +237,17 @@ def _check_queue(filled: Tensor) -> None:
             said(
                 "needs at least 2 images, or a queue that holds some, to form negative pairs, got a batch of 1 and an "
                 "empty queue. Begin with a larger batch."
+            )
+        )
+
+
+def _check_left(valid: Tensor) -> None:
+    """Refuse groups that leave an image without a fake pair in batch and queue, where values may be read."""
+    if _checks.reads_values(valid) and not bool((found := valid.any(1)).all()):
+        raise ValueError(
+            said(
+                "groups must leave each image one of another group in the batch or the queue, got none for image "
+                f"{int(found.byte().argmin())}. Draw batches from several groups."
             )
         )
 
@@ -203,18 +280,18 @@ def _check_groups(kind: Negatives, groups: object, batch: int) -> None:
                 "Pass one integer per image."
             )
         )
-    if kind in ("shift", "queue"):
+    if kind in ("shift", "given"):
         raise ValueError(
             said(
                 f"groups needs negatives that can keep them apart, got negatives={kind!r}. "
-                "Use 'derangement', 'per-location' or 'all'."
+                "Use 'derangement', 'per-location', 'all' or 'queue'."
             )
         )
 
 
 def _check_partners(kind: Negatives, groups: Tensor) -> None:
     """Refuse groups that leave an image without a partner, where values may be read."""
-    if not _checks.reads_values(groups):
+    if kind == "queue" or not _checks.reads_values(groups):  # which may hold partners
         return
     batch, largest = groups.shape[0], int(same_group(groups).sum(1).max())
     if largest == batch:

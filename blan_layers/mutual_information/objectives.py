@@ -3,17 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from blan_layers import functional
-from blan_layers.functional._logits import log_mean_exp, mean
+from blan_layers.functional._logits import log_mean_exp, log_of, mean
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 from blan_layers.functional.bounds import CLIP
+from blan_layers.functional.contrastive import mean_log_share
 from blan_layers.functional.objectives import OBJECTIVES, ObjectiveName
+from blan_layers.mutual_information.gathering import exchanged
 
 EstimatorName: TypeAlias = Literal["jsd", "positive_logit", "certificate", "nwj", "dv", "smile", "infonce"]
 
@@ -25,11 +27,15 @@ class PairLogits(NamedTuple):
         positive: Of each location with its own summary, (B, \*S).
         negative: Of each location with K others, (B, K, \*S).
         valid: Which of the K are another's indeed, (B, K), or None for all.
+        positives: Which of the K, then all candidates, count as real pairs, (B, K), or None for the own summary alone.
+        of_summaries: How much more than by chance each summary tells its own map, (B, \*S), for a symmetric loss.
     """
 
     positive: Tensor
     negative: Tensor
     valid: Tensor | None
+    positives: Tensor | None = None
+    of_summaries: Tensor | None = None
 
     def plus(self, constant: float) -> "PairLogits":
         """Return the logits plus a constant."""
@@ -70,11 +76,60 @@ def location_losses(name: ObjectiveName, logits: PairLogits) -> Tensor:
 
 
 def _infonce(logits: PairLogits) -> Tensor:
-    """Return the log of how much more than by chance each location tells its own summary among all candidates."""
+    """Return the log of how much more than by chance each location tells its own summary among all candidates.
+
+    Where the loss is symmetric it is the mean of that and of how much each summary tells its own map.
+    """
+    told = _of_locations(logits)
+    return told if logits.of_summaries is None else (told + logits.of_summaries) / 2
+
+
+def _of_locations(logits: PairLogits) -> Tensor:
     positive, negative = at_least_float32(logits.positive), at_least_float32(logits.negative)
-    valid = over_locations(cast(Tensor, logits.valid), negative)  # given with all candidates, which it needs
-    candidates = torch.cat([positive.unsqueeze(1), negative.masked_fill(~valid, -math.inf)], 1)
-    return (1 + valid.sum(1)).to(positive.dtype).log() + candidates.log_softmax(1)[:, 0]
+    if logits.valid is None:
+        shares = torch.cat([positive.unsqueeze(1), negative], 1).log_softmax(1)
+        return log_of(shares.shape[1], shares) + shares[:, 0]
+    valid = over_locations(logits.valid, negative)
+    if logits.positives is None:
+        candidates = torch.cat([positive.unsqueeze(1), negative.masked_fill(~valid, -math.inf)], 1)
+        return (1 + valid.sum(1)).to(positive.dtype).log() + candidates.log_softmax(1)[:, 0]
+    positives = over_locations(logits.positives, negative)
+    among = valid | positives
+    return among.sum(1).to(positive.dtype).log() + mean_log_share(negative, positives, among, 1)
+
+
+@whole
+def told_by_summaries(
+    logits: Tensor, valid: Tensor, positives: Tensor | None, seen: Tensor | None, gather: bool
+) -> Tensor:
+    r"""Return the log of how much more than by chance each summary tells its own map among all maps, (B, \*S).
+
+    It is told at every location by itself, among what the maps hold there.
+
+    Args:
+        logits: Of maps with summaries (B, N, \*S), the maps' own summaries first.
+        valid: Which are fake pairs, (B, N).
+        positives: Which count as real pairs, (B, N), or None for the own ones alone.
+        seen: Which locations are to be looked at, (B, \*S), or None for all.
+        gather: Whether summaries meet the maps of all processes. What travels is a few numbers for each of N.
+    """
+    logits, batch = at_least_float32(logits), logits.shape[0]
+    own = torch.arange(logits.shape[1], device=logits.device) == torch.arange(batch, device=logits.device).unsqueeze(1)
+    real = over_locations(own if positives is None else positives, logits)
+    among = over_locations(valid, logits) | real
+    if seen is not None:
+        among = among & (seen.unsqueeze(1) | over_locations(own, logits))
+        real = real & among
+    terms = (
+        logits.masked_fill(~among, torch.finfo(logits.dtype).min / 2).logsumexp(0),  # finite, where there are none
+        logits.masked_fill(~real, 0).sum(0),
+        real.sum(0),
+        among.sum(0),
+    )
+    sums = torch.stack([term.to(logits.dtype).expand_as(terms[0]) for term in terms], 1)
+    parts = exchanged(sums, batch) if gather else sums.unsqueeze(0)
+    total, told, reals, count = parts.unbind(2)
+    return count.sum(0).log() + told.sum(0) / reals.sum(0) - total.logsumexp(0)
 
 
 @dataclass(frozen=True)
