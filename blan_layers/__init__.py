@@ -17,6 +17,7 @@ from blan_layers.attention import (
 )
 from blan_layers.fusion import AdaptiveScoreFusion
 from blan_layers.mutual_information import (
+    CLUB,
     BilinearCritic,
     ConcatConvCritic,
     CosineCritic,
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BAM",
     "CBAM",
+    "CLUB",
     "ECA",
     "RAR",
     "RDAM",

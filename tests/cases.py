@@ -281,6 +281,10 @@ def symmetric_reference(module: Any, local_features: Tensor, global_features: Te
     return ((pairs.logsumexp(1) + pairs.logsumexp(0)) / 2 - own).mean() - chance
 
 
+def club_reference(module: Any, x: Tensor, y: Tensor) -> Tensor:
+    return reference.gaussian_club(x, y, *critic_weights(module))
+
+
 def global_loss_reference(module: Any, inputs: Tensor, global_features: Tensor) -> Tensor:
     real = global_reference(module.critic, inputs, global_features)
     return reference.bce_loss(real, global_reference(module.critic, inputs, global_features.roll(-1, 0)))
@@ -510,6 +514,15 @@ def information_cases() -> list[Case]:
             global_loss_reference,
             resizes=False,
             **as_loss,
+        ),
+        Case(
+            "CLUB",
+            partial(blan_layers.CLUB, 6, 4, hidden_channels=8),
+            vector_and_summary,
+            club_reference,
+            spatial_dims=0,
+            resizes=False,
+            **(as_loss | {"evaluated": False}),
         ),
         Case(
             "PriorMatchingLoss-uniform",

@@ -12,6 +12,7 @@ import blan_layers.functional as F
 from blan_layers import (
     BAM,
     CBAM,
+    CLUB,
     ECA,
     RAR,
     RDAM,
@@ -451,6 +452,30 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         ),
         "supervised_contrastive_loss: positives must be among the candidates, got one that is not. "
         "Leave it out, or make it a candidate.",
+    ),
+    (
+        lambda: CLUB(0, 4),
+        "CLUB: x_channels must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: CLUB(4, 4)(T, X),
+        "CLUB: y must be (B, 4), got shape (2, 8, 5, 6). Build the bound for the width of y.",
+    ),
+    (
+        lambda: CLUB(4, 4).learning_loss(torch.zeros(2, 5), T),
+        "CLUB: x must be (B, 4), got shape (2, 5). Build the bound for the width of x.",
+    ),
+    (
+        lambda: CLUB(4, 4)(T, T[:1]),
+        "CLUB: x and y must hold the same pairs, got 2 and 1 rows. Pass one y for each x.",
+    ),
+    (
+        lambda: CLUB(4, 4).estimate(T[:1], T[:1]),
+        "CLUB.estimate: needs at least 2 pairs, got 1. Use drop_last=True in the DataLoader.",
+    ),
+    (
+        lambda: CLUB(4, 4).learning_loss(T[:0], T[:0]),
+        "CLUB: needs at least 1 pair, got 0. Use drop_last=True in the DataLoader.",
     ),
     (
         lambda: GlobalInfoMaxLoss(100, 4)(X, T),
@@ -960,6 +985,11 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
         lambda: F.supervised_contrastive_loss(torch.zeros(2, 2), torch.zeros(2, 2)),
         "supervised_contrastive_loss: positives must be a boolean tensor, got torch.float32. "
         "Compare labels, or pass positives.bool().",
+    ),
+    (
+        lambda: CLUB(4, 4)(T, T.double()),
+        "CLUB: y must have the weights' dtype torch.float32, got torch.float64. "
+        "Convert it by y.to(torch.float32), convert the module, or use torch.autocast.",
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, beta="1"),  # type: ignore[arg-type]

@@ -118,6 +118,7 @@ PUBLISHED = {
     "LMIMLoss": f"local_channels, global_channels, *, {PAIRING}, reduction='mean', backend='auto', device=None, "
     "dtype=None",
     "GlobalInfoMaxLoss": f"input_features, global_channels, *, {PAIRING}, reduction='mean', device=None, dtype=None",
+    "CLUB": "x_channels, y_channels, *, hidden_channels=512, device=None, dtype=None",
     "PriorMatchingLoss": "channels, *, hidden_channels=(1000, 200), prior='uniform', device=None, dtype=None",
     "DeepInfoMaxLoss": "local_channels, global_channels, *, map_size=None, alpha=0.0, beta=1.0, gamma=0.1, "
     "objective='jsd', negatives='all', local_critic=None, prior=None, device=None, dtype=None",

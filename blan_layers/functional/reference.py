@@ -433,6 +433,20 @@ def club_upper_bound(positive_log_likelihood: Tensor, negative_log_likelihood: T
     return positive_log_likelihood.mean() - negative_log_likelihood.mean()
 
 
+def gaussian_club(
+    x: Tensor, y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor
+) -> Tensor:
+    """Return CLUB with q(y | x) = N(mean(x), variance(x)), every y with every x but its own."""
+    mean, raw = F.linear(F.relu(mlp(x, w1, b1, w2, b2)), w3, b3).chunk(2, 1)
+    variance, rows = (10 * torch.tanh(raw / 10)).exp(), range(len(x))
+
+    def log_likelihood(i: int, j: int) -> Tensor:
+        return -((y[j] - mean[i]) ** 2 / variance[i] + (2 * math.pi * variance[i]).log()).sum() / 2
+
+    real = torch.stack([log_likelihood(i, i) for i in rows])
+    return club_upper_bound(real, torch.stack([log_likelihood(i, j) for i in rows for j in rows if i != j]))
+
+
 def f_divergence_objective(positive_logits: Tensor, negative_logits: Tensor, divergence: str) -> Tensor:
     """Return E_P[g(v)] - E_Q[f*(g(v))] with Nowozin et al.'s activations g and conjugates f*, or Wasserstein's."""
     if divergence == "wasserstein":
