@@ -20,20 +20,17 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
-def cosine(channels: int = 4, **options: Any) -> CosineCritic:
+def cosine(**options: Any) -> Any:
     """Return a critic whose embeddings are the features, as the losses of others have them."""
-    critic = CosineCritic(
-        channels, channels, embedding_channels=channels, temperature=TEMPERATURE, dtype=torch.float64, **options
-    )
+    critic = CosineCritic(4, 4, embedding_channels=4, temperature=TEMPERATURE, dtype=torch.float64, **options)
     with torch.no_grad():
         for encoder in (critic.local_encoder, critic.global_encoder):
-            encoder.weight.copy_(torch.eye(channels))
+            nn.init.eye_(encoder.get_parameter("weight"))
     return critic
 
 
 def infonce(**options: Any) -> GlobalInfoMaxLoss:
-    options = {"negatives": "all", "critic": cosine()} | options
-    return GlobalInfoMaxLoss(4, 4, objective="infonce", **options)
+    return GlobalInfoMaxLoss(4, 4, objective="infonce", **{"negatives": "all", "critic": cosine(), **options})
 
 
 def agree(ours: Tensor, truth: Tensor, inputs: list[Tensor]) -> None:

@@ -287,7 +287,7 @@ def test_exponential_objectives_train_from_the_start(maker: Any, objective: str)
         assert 1.2 < torch.stack([drawn(128) for _ in range(20)]).mean() < 2
 
 
-def cosine(**options: Any) -> CosineCritic:
+def cosine(**options: Any) -> Any:
     torch.manual_seed(0)
     return CosineCritic(6, 4, embedding_channels=8, dtype=torch.float64, **options)
 
@@ -360,7 +360,7 @@ def test_products_of_large_halves_are_finite(autocast: bool) -> None:
     """Of features of standard deviation 100, whose products pass the range of float16."""
     torch.manual_seed(0)
     dtype = torch.float32 if autocast else torch.float16
-    critic = BilinearCritic(64, 32, dtype=dtype)
+    critic: Any = BilinearCritic(64, 32, dtype=dtype)
     with torch.no_grad():
         critic.global_encoder.weight *= 128  # as training may make it
     local, summaries = (100 * torch.randn(4, *shape).to(dtype) for shape in ((64, 3), (32,)))
