@@ -216,6 +216,12 @@ def test_a_traced_loss_refuses_what_it_does_not_use() -> None:
         loss(*inputs, negative_features=torch.zeros(3, 1, 4))
 
 
+def test_a_loss_shows_in_which_ways_it_is_contrastive() -> None:
+    assert infonce().extra_repr() == "objective='infonce', negatives='all', reduction='mean'"
+    shown = infonce(symmetric=True, positives="groups").extra_repr()
+    assert shown == "objective='infonce', negatives='all', symmetric=True, positives='groups', reduction='mean'"
+
+
 # Given negatives
 
 

@@ -206,7 +206,7 @@ def club_upper_bound(
     An upper bound for the **true** conditional distribution alone, and then above the information by KL(product of the
     marginals, joint distribution). With a model q(y | x), fitted in a step of its own that maximises the mean
     log-likelihood of real pairs, it is an estimate: it stays a bound while KL(joint, q(y | x) p(x)) is at most
-    KL(product, q(y | x) p(x)).
+    KL(product, q(y | x) p(x)). :class:`~blan_layers.CLUB` holds a normal one.
 
     Args:
         positive_log_likelihood: log q(y | x) of pairs drawn together, normalised over y.

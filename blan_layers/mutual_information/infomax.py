@@ -221,7 +221,7 @@ class InfoMaxLoss(Module, ABC):
             global_features = _without_unseen(global_features, mask)
             negative_features = _without_unseen(negative_features, mask)
         pairs = self._pairs(local_features, global_features, groups, negative_features, random=random)
-        return local_features, pairs._replace(seen=_seen(mask))
+        return local_features, pairs._replace(seen=_seen(mask)) if self.symmetric else pairs
 
     def _pairs(
         self,
@@ -410,7 +410,10 @@ class InfoMaxLoss(Module, ABC):
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
-        return f"objective={self.objective!r}, negatives={self.negatives!r}, reduction={self.reduction!r}"
+        both = ", symmetric=True" if self.symmetric else ""
+        several = f", positives={self.positives!r}" if self.positives != "own" else ""
+        shown = f"objective={self.objective!r}, negatives={self.negatives!r}{both}{several}"
+        return f"{shown}, reduction={self.reduction!r}"
 
     if TYPE_CHECKING:
 
