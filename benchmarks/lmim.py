@@ -1,10 +1,13 @@
 """The LMIM loss against the literal concatenation of both pairs."""
 
-from collections.abc import Iterable, Iterator
+import timeit
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from benchmarks import peers
 from benchmarks.contest import TOLERANCES, Case, Contest, Floor, contender
@@ -76,22 +79,39 @@ def _coarsen(tensors: Iterable[Tensor], step: float) -> None:
 
 
 def _products(rows: int, channels: int, like: Tensor) -> Floor:
-    """Return the matrix products of the split form and of its gradients, and nothing else."""
+    """Return the matrix products of the split form and of its gradients, and nothing else, by their faster library."""
 
     def matrix(*shape: int) -> Tensor:
         return like.detach().new_ones(shape)
 
     local, hidden, pairs = matrix(rows, channels), matrix(rows, WIDTH), matrix(2 * rows, WIDTH)
-    first, second = matrix(channels, WIDTH), matrix(WIDTH, WIDTH)
-    d_first, d_second, d_local, d_hidden, d_pairs = (torch.empty_like(x) for x in (first, second, local, hidden, pairs))
+    first, second = matrix(WIDTH, channels), matrix(WIDTH, WIDTH)
+    layers = (local, first, hidden), (pairs, second, pairs)
+    room = {id(tensor): torch.empty_like(tensor) for tensor in (local, hidden, pairs, first, second)}
 
     def multiply() -> None:
-        torch.mm(local, first, out=d_hidden)
-        torch.mm(pairs, second, out=d_pairs)
-        torch.mm(pairs.t(), pairs, out=d_second)
-        torch.mm(pairs, second.t(), out=d_pairs)
-        torch.mm(local.t(), hidden, out=d_first)
-        torch.mm(hidden, first.t(), out=d_local)
+        for x, weight, d_y in layers:
+            torch.mm(x, weight.t(), out=room[id(d_y)])
+            torch.mm(d_y.t(), x, out=room[id(weight)])
+            torch.mm(d_y, weight, out=room[id(x)])
+
+    def convolve() -> None:
+        for x, weight, d_y in layers:
+            kernel, size = weight[:, :, None, None], (*weight.shape, 1, 1)
+            F.conv2d(_as_map(x), kernel)
+            conv2d_weight(_as_map(x), size, _as_map(d_y))
+            F.conv2d(_as_map(d_y), kernel.transpose(0, 1))
 
     work = 3 * 2 * rows * WIDTH * (channels + 2 * WIDTH)
-    return Floor("matrix products of the split form", multiply, 1.0, work, "FLOP")
+    faster = min((multiply, convolve), key=_least_seconds)
+    return Floor("matrix products of the split form", faster, 1.0, work, "FLOP")
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """View rows (N, C) as a channels-last map."""
+    return rows.view(8, 1, len(rows) // 8, -1).permute(0, 3, 1, 2)
+
+
+def _least_seconds(step: Callable[[], None]) -> float:
+    """Return how long a step takes at least."""
+    return min(timeit.repeat(step, number=1, repeat=4))
