@@ -27,6 +27,7 @@ ALLOWED = {
     "convert": {"attention"},
     "integrations": {"attention", "networks"},
     "plotting": set(),
+    "estimation": {"functional"},
 }
 SHARED = {"_checks", "_init", "_module", "_torch"}
 

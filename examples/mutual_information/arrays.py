@@ -1,25 +1,30 @@
-"""The user's arrays: how they are read, and what is wrong with them."""
+"""The user's files: how they are read, and what is wrong with them."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-Array: TypeAlias = npt.NDArray[np.float64]
-
-LEAST_ROWS = 100
+Line: TypeAlias = tuple[int, list[str]]
+"""Its number in the file, from 1 on, and its fields."""
 
 
 class ArraysError(ValueError):
-    """Arrays that information cannot be measured between, or a file that holds none."""
+    """A file that holds no array."""
 
 
-def read(path: Path) -> npt.NDArray[np.generic]:
+def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
     """Read an array from a NumPy file (.npy) or a table (.csv with commas, .tsv with tabs), with or without header.
+
+    A NumPy file is mapped into memory, not copied. A table of numbers has a header if a field of its first line is no
+    number; one of categories, if no field of its first line stands in its column again.
+
+    Args:
+        path: The file.
+        categories: Whether to keep a table's fields as strings.
 
     Raises:
         ArraysError: The file is of another kind, broken, or no table of numbers.
@@ -27,78 +32,28 @@ def read(path: Path) -> npt.NDArray[np.generic]:
     """
     kind = path.suffix.lower()
     if kind in (".csv", ".tsv"):
-        return _read_table(path, "," if kind == ".csv" else "\t")
+        return _read_table(path, "," if kind == ".csv" else "\t", categories)
     if kind != ".npy":
         raise ArraysError(
             f"between: files must be .npy, .csv or .tsv, got {path}. Save the array in one of these formats."
         )
     try:
-        content = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        content = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OverflowError) as error:
         raise ArraysError(
             f"between: {path} must hold an array of numbers, got a file that does not load ({error}). "
             "Save it anew by numpy.save."
         ) from error
-    return np.asarray(content)
-
-
-def checked(x: object, y: object) -> tuple[Array, Array]:
-    """Return both arrays as (n, d), or say what is wrong with them.
-
-    Raises:
-        TypeError: An array does not hold numbers.
-        ArraysError: An array has another shape, a value that is not finite or a constant column, or the two have
-            different or too few rows.
-    """
-    left, right = _numbers("x", x), _numbers("y", y)
-    if len(left) != len(right):
+    if not isinstance(content, np.ndarray):
+        content.close()
         raise ArraysError(
-            f"information_between: x and y must have a row for each pair, got {len(left)} and {len(right)} rows. "
-            "Pair them row by row first."
+            f"between: {path} must hold one array, got an archive of {len(content.files)}. "
+            "Save the array by itself, by numpy.save."
         )
-    if len(left) < LEAST_ROWS:
-        raise ArraysError(
-            f"information_between: needs at least {LEAST_ROWS} rows to train and to hold some out, got {len(left)}. "
-            "Gather more pairs."
-        )
-    for name, values in (("x", left), ("y", right)):
-        _check_values(name, values)
-    return left, right
+    return content
 
 
-def _numbers(name: str, values: object) -> Array:
-    """Return an array as (n, d)."""
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"information_between: {name} must hold real numbers, got dtype {array.dtype}. "
-            "Encode categories as columns of zeros and ones."
-        )
-    if array.ndim not in (1, 2) or 0 in array.shape[1:]:
-        raise ArraysError(
-            f"information_between: {name} must be (n,) or (n, d) with d >= 1, got shape {array.shape}. "
-            "Flatten what belongs to a row."
-        )
-    return array.reshape(len(array), -1).astype(np.float64)
-
-
-def _check_values(name: str, values: Array) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ArraysError(
-            f"information_between: {name} must be finite, got {values[row, column]} in row {row}, column {column} "
-            f"({bad.sum()} such in all). Leave these rows out of both arrays, or fill them in."
-        )
-    constant = np.flatnonzero((values == values[0]).all(0))
-    if len(constant):
-        raise ArraysError(
-            f"information_between: {name} must vary in every column, got {values[0, constant[0]]:g} throughout column "
-            f"{constant[0]}. Leave it out: a constant tells nothing."
-        )
-
-
-def _read_table(path: Path, delimiter: str) -> Array:
+def _read_table(path: Path, delimiter: str, categories: bool) -> npt.NDArray[Any]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         try:
             lines = [
@@ -110,22 +65,30 @@ def _read_table(path: Path, delimiter: str) -> Array:
             ) from error
     if not lines:
         raise ArraysError(f"between: {path} must hold a table of numbers, got an empty file. Check the path.")
-    (_, first), *rest = lines
-    header = None
-    if any(_number(field) is None for field in first):
-        header, lines = first, rest
-    if not lines:
+    header = lines[0][1] if _has_header(lines, categories) else None
+    width, rows = len(lines[0][1]), lines if header is None else lines[1:]
+    if not rows:
         raise ArraysError(f"between: {path} must hold a table of numbers, got a header alone. Check the file.")
-    return np.array([_row(path, number, fields, len(first), header) for number, fields in lines])
+    for number, fields in rows:
+        if len(fields) != width:
+            raise ArraysError(
+                f"between: {path} must have {width} fields in every line, as in its first, got {len(fields)} in line "
+                f"{number}. Mend that line."
+            )
+    if categories:
+        return np.array([fields for _, fields in rows])
+    return np.array([_row(path, number, fields, header) for number, fields in rows])
 
 
-def _row(path: Path, number: int, fields: Sequence[str], width: int, header: Sequence[str] | None) -> list[float]:
+def _has_header(lines: Sequence[Line], categories: bool) -> bool:
+    first = lines[0][1]
+    if not categories:
+        return any(_number(field) is None for field in first)
+    return not any(field == again for _, fields in lines[1:] for field, again in zip(first, fields, strict=False))
+
+
+def _row(path: Path, number: int, fields: Sequence[str], header: Sequence[str] | None) -> list[float]:
     """Return the numbers of a line; an empty field is NaN."""
-    if len(fields) != width:
-        raise ArraysError(
-            f"between: {path} must have {width} fields in every line, as in its first, got {len(fields)} in line "
-            f"{number}. Mend that line."
-        )
     values = []
     for column, field in enumerate(fields):
         value = _number(field)
@@ -133,7 +96,7 @@ def _row(path: Path, number: int, fields: Sequence[str], width: int, header: Seq
             named = f"column {column}" if header is None else f"column {header[column]!r}"
             raise ArraysError(
                 f"between: {path} must hold numbers, got {field!r} in line {number}, {named}. "
-                "Encode categories as columns of zeros and ones, or leave the column out."
+                "Pass --discrete for a table of categories, or leave the column out."
             )
         values.append(value)
     return values

@@ -5,23 +5,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 if not __package__:  # run as a script, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import tyro
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blan_facial.files import write_json
 from blan_facial.terminal import print_error
+from blan_layers.estimation import InformationEstimate, information_between
 from mutual_information.arrays import read
-from mutual_information.estimators import CriticName
-from mutual_information.information import Information, Units, information_between
 
 PROGRAM = "python examples/mutual_information/between.py"
 DESCRIPTION = """Measure the mutual information between two arrays, row by row a pair, on pairs that no critic was
-trained on, with the interval of a bootstrap and a check by shuffled pairs."""
+trained on, with an interval, a test by shuffled pairs, and two other estimates beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,46 +32,52 @@ class Settings:
     """Array (n,) or (n, d): .npy, .csv or .tsv, with or without a header."""
     y: tyro.conf.Positional[Path]
     """Array with as many rows."""
-    estimator: Literal["infonce", "nwj", "dv", "mine", "jsd", "smile", "certificate"] = "infonce"
-    """A lower bound of low variance, capped at the log of the candidates (infonce), lower bounds without cap and of
-    high variance (nwj, dv, mine), estimates that are no bound (jsd, smile), or what the cross entropy certifies."""
-    critic: CriticName = "separable"
-    """Critic; concat sees both sides at once, and is slower."""
-    hidden_channels: int | None = None
-    """Width of the critic's hidden layers; by default 64."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """A critic for each; the first also draws the parts."""
-    held_out: float = 0.3
-    """Share of the pairs that is measured."""
-    stopping: float = 0.2
-    """Share of the pairs that ends the training."""
-    candidates: int = 1024
-    """Held-out pairs that are scored with one another."""
-    batch_size: int = 256
-    """Pairs in a training batch."""
-    max_steps: int = 3000
-    """Training steps at most."""
-    lr: float = 1e-3
-    """AdamW's learning rate."""
-    confidence: float = 0.95
-    """Of the interval."""
-    units: Units = "nats"
+    estimator: Literal["infonce", "nwj", "dv", "jsd", "smile", "certificate"] = "infonce"
+    """A lower bound of low variance, capped at the log of the pairs in a fold (infonce), lower bounds without cap and
+    of high variance (nwj, dv), estimates that are no bound (jsd, smile), or what the cross entropy certifies."""
+    preprocess: Literal["ranks", "standardise"] = "ranks"
+    """Turn columns into normal scores, or bring them to mean 0 and deviation 1."""
+    discrete: Literal["x", "y", "both"] | None = None
+    """Which array holds categories, numbers or strings."""
+    blocks: str | None = None
+    """Rows in a stretch of a series, or a file with the label of each row's group."""
+    units: Literal["nats", "bits"] = "nats"
     """Units of the result."""
-    shuffled: bool = True
-    """Do all of it once more with shuffled pairs, which should show nothing."""
+    seed: int = 0
+    """Of folds, training, bootstrap and shuffles."""
+    max_rows: int = 20_000
+    """Of more rows, so many are drawn."""
     json: Path | None = None
     """Also write the result to this file."""
 
 
-def run(settings: Settings, console: Console) -> Information:
+def run(settings: Settings, console: Console) -> InformationEstimate:
     """Read, measure and write."""
-    options = {name: value for name, value in asdict(settings).items() if name not in ("x", "y", "json")}
-    x, y = read(settings.x), read(settings.y)
-    with console.status("reading") as status:
-        found = information_between(x, y, **options, progress=lambda line: status.update(f"training on {line}"))
+    options = {name: value for name, value in asdict(settings).items() if name not in ("x", "y", "blocks", "json")}
+    x, y = (
+        read(path, categories=settings.discrete in (name, "both"))
+        for name, path in (("x", settings.x), ("y", settings.y))
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=1.0)
+        found = information_between(
+            x,
+            y,
+            blocks=_blocks(settings.blocks),
+            **options,
+            progress=lambda done, what: bar.update(task, completed=done, description=what),
+        )
     if settings.json is not None:
         write_json(settings.json, found.as_json())
     return found
+
+
+def _blocks(given: str | None) -> Any:
+    if given is None or given.lstrip("-").isdecimal():
+        return None if given is None else int(given)
+    labels = read(Path(given), categories=True)
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

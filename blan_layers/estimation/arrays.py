@@ -1,0 +1,280 @@
+"""What information can be measured between: arrays, tensors and data frames, and what is wrong with those it cannot."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from blan_layers._checks import choice, said
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+Discrete: TypeAlias = Literal["x", "y", "both"] | None
+
+LEAST_ROWS = 100
+
+MOST_CATEGORIES = 10
+"""Rows that there must be for each category of a column."""
+
+_AT_ONCE = 1 << 16  # rows that are looked at together
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two variables, a row an observation."""
+
+    values: Array
+    """Numbers (n, d), or the codes of categories, from 0 on."""
+    discrete: bool
+    """Whether they are codes."""
+
+
+class _Table:
+    """An array as it was given, two-dimensional, with the names of its columns if it has any."""
+
+    def __init__(self, name: str, given: object, discrete: bool) -> None:
+        self.name, self.discrete = name, discrete
+        self.labels: Sequence[object] | None = list(given.columns) if _is_frame(given) else None  # type: ignore[attr-defined]
+        self.values = self._two_dimensional(_as_array(name, given, discrete))
+
+    def _two_dimensional(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if array.ndim not in (1, 2) or 0 in array.shape[1:]:
+            raise ValueError(
+                said(
+                    f"{self.name} must be (n,) or (n, d) with d >= 1, got shape {array.shape}. "
+                    "Flatten what belongs to a row."
+                )
+            )
+        self._check_kind(array.dtype)
+        return array.reshape(len(array), -1)
+
+    def _check_kind(self, dtype: np.dtype[Any]) -> None:
+        if dtype.kind in ("biufOUS" if self.discrete else "biuf"):
+            return
+        remedy = {
+            "c": "Give real and imaginary parts as columns",
+            "M": f"Give times as numbers, for example {self.name}.astype('int64')",
+            "m": f"Give times as numbers, for example {self.name}.astype('int64')",
+            "V": "Give each field as a column",
+        }.get(dtype.kind, f'If they are categories, pass discrete="{self.name}" (or "both")')
+        raise TypeError(said(f"{self.name} must hold real numbers, got dtype {dtype}. {remedy}."))
+
+    def column(self, place: int) -> str:
+        """Return how a column is called in messages."""
+        return f"column {place}" if self.labels is None else f"column {self.labels[place]!r}"
+
+    def chunks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yield the first row of a stretch and the stretch, so that a file is never in memory as a whole."""
+        for start in range(0, len(self.values), _AT_ONCE):
+            yield start, np.asarray(self.values[start : start + _AT_ONCE])
+
+    def check_values(self) -> None:
+        """Refuse what is missing or infinite, and columns that are one value."""
+        count, first, varies = 0, None, np.zeros(self.values.shape[1], dtype=bool)
+        for start, chunk in self.chunks():
+            bad = _missing(chunk)
+            if bad.any() and first is None:
+                row, column = np.argwhere(bad)[0]
+                first = f"{chunk[row, column]} in row {start + row}, {self.column(column)}"
+            count += int(bad.sum())
+            varies |= (chunk != self.values[0]).any(0)
+        if first is not None:
+            rule = "have no missing values" if self.values.dtype.kind in "OUS" else "be finite"
+            raise ValueError(
+                said(
+                    f"{self.name} must {rule}, got {first} ({count} such in all). Leave these rows out of both arrays, "
+                    "or fill them in."
+                )
+            )
+        if not varies.all():
+            place = int(np.flatnonzero(~varies)[0])
+            raise ValueError(
+                said(
+                    f"{self.name} must vary in every column, got {self.values[0, place]} throughout "
+                    f"{self.column(place)}. Leave it out: a constant tells nothing."
+                )
+            )
+
+    def side(self, rows: npt.NDArray[np.intp] | slice) -> Side:
+        """Return the rows as numbers."""
+        values = np.asarray(self.values[rows])
+        if not self.discrete:
+            return Side(values.astype(np.float64), False)
+        return Side(np.stack([self._codes(values[:, c], c) for c in range(values.shape[1])], 1), True)
+
+    def _codes(self, column: npt.NDArray[Any], place: int) -> Array:
+        try:
+            names, codes = np.unique(column, return_inverse=True)
+        except TypeError:
+            kinds = " and ".join(sorted({type(value).__name__ for value in column}))
+            raise TypeError(
+                said(
+                    f"{self.name} must hold categories of one type, got {kinds} in {self.column(place)}. "
+                    f"Make them strings, for example by str()."
+                )
+            ) from None
+        if MOST_CATEGORIES * len(names) > len(column):
+            raise ValueError(
+                said(
+                    f"{self.name} must have at least {MOST_CATEGORIES} rows for each category, got {len(names)} "
+                    f"categories in {len(column)} rows in {self.column(place)}. Join some, or measure it as numbers."
+                )
+            )
+        return codes.astype(np.float64)
+
+
+class Pairs:
+    """The two arrays as they were given, checked but for what needs all their rows in memory."""
+
+    def __init__(self, x: object, y: object, discrete: Discrete) -> None:
+        choice("discrete", discrete, (None, "x", "y", "both"))
+        y = _aligned(x, y)
+        self.x, self.y = _Table("x", x, discrete in ("x", "both")), _Table("y", y, discrete in ("y", "both"))
+        rows = len(self.x.values)
+        if rows != len(self.y.values):
+            raise ValueError(
+                said(
+                    f"x and y must have a row for each pair, got {rows} and {len(self.y.values)} rows. "
+                    "Pair them row by row first."
+                )
+            )
+        for table in (self.x, self.y):
+            if table.values.shape[1] > rows:
+                raise ValueError(
+                    said(
+                        f"{table.name} must have more rows than columns, got shape {table.values.shape}. "
+                        f"If a column is an observation, pass {table.name}.T; otherwise reduce it to fewer columns."
+                    )
+                )
+        if rows < LEAST_ROWS:
+            raise ValueError(
+                said(f"needs at least {LEAST_ROWS} rows to train and to hold some out, got {rows}. Gather more pairs.")
+            )
+        for table in (self.x, self.y):
+            table.check_values()
+
+    def __len__(self) -> int:
+        return len(self.x.values)
+
+    def sides(self, rows: npt.NDArray[np.intp] | slice) -> tuple[Side, Side]:
+        """Return the rows of both as numbers, or say which columns are one and the same."""
+        x, y = self.x.side(rows), self.y.side(rows)
+        for table, side in ((self.x, x), (self.y, y)):
+            same = _equal_columns(side.values, side.values, within=True)
+            if same is not None:
+                raise ValueError(
+                    said(
+                        f"{table.name} must have no column twice, got equal {table.column(same[0])} and "
+                        f"{table.column(same[1])}. Leave one of them out: it tells nothing more."
+                    )
+                )
+        same = None if x.discrete or y.discrete else _equal_columns(x.values, y.values)
+        if same is not None:
+            raise ValueError(
+                said(
+                    f"x and y must differ, got {self.x.column(same[0])} of x equal to {self.y.column(same[1])} of y. "
+                    "What is in both has infinite information: leave it out of one of them."
+                )
+            )
+        return x, y
+
+
+def _is_frame(given: object) -> bool:
+    return hasattr(given, "columns") and hasattr(given, "index") and hasattr(given, "to_numpy")
+
+
+def _is_indexed(given: object) -> bool:
+    return hasattr(given, "index") and hasattr(given, "to_numpy") and hasattr(given, "loc")
+
+
+def _aligned(x: object, y: Any) -> object:
+    """Return y in the order of x's index, if both have one."""
+    if not (_is_indexed(x) and _is_indexed(y)):
+        return y
+    left, right = x.index, y.index  # type: ignore[attr-defined]
+    if left.equals(right):
+        return y
+    for name, index in (("x", left), ("y", right)):
+        if not index.is_unique:
+            twice = index[index.duplicated()].tolist()[0]
+            raise ValueError(
+                said(
+                    f"{name}'s index must have no label twice to be aligned with the other's, got {twice!r} twice. "
+                    "Make it unique, or pair by position by passing .to_numpy()."
+                )
+            )
+    missing, more = left.difference(right), right.difference(left)
+    if len(missing) or len(more):
+        example = f"{missing.tolist()[0]!r} in x alone" if len(missing) else f"{more.tolist()[0]!r} in y alone"
+        raise ValueError(
+            said(
+                f"x and y must have the same labels in their indices, got {len(missing) + len(more)} without partner, "
+                f"{example}. Join them first, or pair by position by passing .to_numpy()."
+            )
+        )
+    return y.loc[left]
+
+
+def _as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
+    if isinstance(given, torch.Tensor):
+        return _of_tensor(name, given)
+    if np.ma.isMaskedArray(given):
+        return _of_masked(name, given)
+    if _is_indexed(given):
+        kinds = {getattr(kind, "kind", "O") for kind in getattr(given, "dtypes", [])} if _is_frame(given) else None
+        kinds = {getattr(given.dtype, "kind", "O")} if kinds is None else kinds
+        if kinds <= set("biuf") and not discrete:  # missing values of any kind become NaN, which is refused by place
+            return np.asarray(given.to_numpy(dtype="float64", na_value=np.nan))
+        return np.asarray(given.to_numpy())
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise ValueError(
+            said(f"{name} must have as many numbers in every row, got a ragged {type(given).__name__}. Pad or cut it.")
+        ) from error
+
+
+def _of_tensor(name: str, given: torch.Tensor) -> npt.NDArray[Any]:
+    if given.layout != torch.strided or given.is_nested or given.is_meta:
+        got = "a nested tensor" if given.is_nested else "no values (meta)" if given.is_meta else str(given.layout)
+        raise TypeError(said(f"{name} must be dense, got {got}. Convert it, for example by {name}.to_dense()."))
+    wide = given.float() if given.dtype == torch.bfloat16 else given
+    return np.asarray(wide.detach().resolve_neg().cpu().numpy())
+
+
+def _of_masked(name: str, given: Any) -> npt.NDArray[Any]:
+    mask = np.ma.getmaskarray(given)
+    if mask.any():
+        row, *column = np.argwhere(mask)[0]
+        where = f"row {row}, column {column[0] if column else 0}"
+        rows = f"~np.ma.getmaskarray({name}){'.any(1)' if column else ''}"
+        raise ValueError(
+            said(
+                f"{name} must have no masked values, got one in {where} ({mask.sum()} such in all). "
+                f"Leave these rows out of both arrays: keep = {rows}."
+            )
+        )
+    return np.asarray(given.data)
+
+
+def _missing(chunk: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if chunk.dtype.kind == "f":
+        return np.asarray(~np.isfinite(chunk), dtype=bool)
+    if chunk.dtype.kind == "O":
+        return np.array([[value is None or value != value for value in row] for row in chunk], dtype=bool)
+    return np.zeros(chunk.shape, dtype=bool)
+
+
+def _equal_columns(left: Array, right: Array, within: bool = False) -> tuple[int, int] | None:
+    """Return the first two columns that hold the same numbers."""
+    seen: dict[bytes, int] = {} if within else {column.tobytes(): c for c, column in reversed([*enumerate(left.T)])}
+    for place, column in enumerate(right.T):
+        found = seen.get(column.tobytes())
+        if found is not None:
+            return found, place
+        if within:
+            seen[column.tobytes()] = place
+    return None

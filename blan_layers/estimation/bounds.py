@@ -1,0 +1,96 @@
+"""What logits of all pairs (M, M), the real ones on the diagonal, show in nats, under weights of the pairs.
+
+A pair that is drawn w times into a resample weighs w among the real pairs, and the fake pair of its x and the y of
+another one, drawn v times, weighs w v. A pair's own x and y are never a fake pair, however often it is drawn. Each
+resample then costs a product of a matrix with a vector.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from blan_layers.functional import mutual_information_certificate
+
+Estimator: TypeAlias = Literal["infonce", "nwj", "dv", "jsd", "smile", "certificate"]
+
+_LARGEST = 600.0  # what an exponential is taken of at most, in float64
+_CLIP = 5.0
+
+
+def infonce(logits: Tensor) -> Tensor:
+    """Return what each real pair (..., M) adds to InfoNCE's mean, from logits (..., M, M)."""
+    return logits.diagonal(dim1=-2, dim2=-1) - logits.logsumexp(-1) + math.log(logits.shape[-1])
+
+
+def weighed(estimator: Estimator, logits: Tensor, weights: Tensor) -> Tensor:
+    """Return the estimates (R,) under weights (R, M) of the pairs, from logits (M, M) in float64."""
+    return _WEIGHED[estimator](logits, weights)
+
+
+def effective_pairs(logits: Tensor) -> float:
+    """Return how many fake pairs the mean of their exponentials rests on: (sum e^q)^2 / sum e^(2 q)."""
+    fake = _fake(logits.double(), -math.inf).flatten()
+    return math.exp(2 * fake.logsumexp(0).item() - (2 * fake).logsumexp(0).item())
+
+
+def _infonce(logits: Tensor, weights: Tensor) -> Tensor:
+    real, others = logits.diagonal(), _fake(logits, -math.inf)
+    largest = others.amax(1, keepdim=True)
+    mean = (others - largest).exp() @ weights.T / (weights.sum(1) - weights.T)  # (M, R)
+    rest = mean.log() + largest + math.log(len(real) - 1)
+    shown = math.log(len(real)) + real[:, None] - rest.logaddexp(real[:, None])
+    return _mean(shown.T, weights)
+
+
+def _nwj(logits: Tensor, weights: Tensor) -> Tensor:
+    fake = _fake((logits - 1).clamp(max=_LARGEST).exp(), 0)
+    return _mean(logits.diagonal(), weights) - _mean_of_fake(fake, weights)
+
+
+def _dv(logits: Tensor, weights: Tensor) -> Tensor:
+    others = _fake(logits, -math.inf)
+    fake = _mean_of_fake((others - others.amax()).exp(), weights).log()
+    return _mean(logits.diagonal(), weights) - fake - others.amax()
+
+
+def _jsd(logits: Tensor, weights: Tensor) -> Tensor:
+    return _mean(logits.diagonal(), weights)
+
+
+def _smile(logits: Tensor, weights: Tensor) -> Tensor:
+    fake = _fake(logits.clamp(-_CLIP, _CLIP).exp(), 0)
+    return _mean(logits.diagonal(), weights) - _mean_of_fake(fake, weights).log()
+
+
+def _certificate(logits: Tensor, weights: Tensor) -> Tensor:
+    fake = _mean_of_fake(_fake(softplus(logits), 0), weights)
+    return mutual_information_certificate((_mean(softplus(-logits.diagonal()), weights) + fake) / 2)
+
+
+def _fake(values: Tensor, of_real: float) -> Tensor:
+    return values.masked_fill(torch.eye(len(values), dtype=torch.bool), of_real)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (weights * values).sum(1) / weights.sum(1)
+
+
+def _mean_of_fake(values: Tensor, weights: Tensor) -> Tensor:
+    total = ((weights @ values) * weights).sum(1)
+    return total / (weights.sum(1).square() - weights.square().sum(1))
+
+
+_WEIGHED: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {
+    "infonce": _infonce,
+    "nwj": _nwj,
+    "dv": _dv,
+    "jsd": _jsd,
+    "smile": _smile,
+    "certificate": _certificate,
+}
+
+ESTIMATORS: tuple[Estimator, ...] = tuple(_WEIGHED)

@@ -1,0 +1,133 @@
+"""The critic of a part: candidates that its stopping pairs choose among and weigh."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from blan_layers.estimation.bounds import infonce
+from blan_layers.estimation.gaussian import SHRINKAGES, GaussianCritic, fit_gaussian
+from blan_layers.estimation.kernels import BANDWIDTHS, MOST_COLUMNS, MOST_PAIRS, KernelCritic, Lengths, fit_lengths
+from blan_layers.estimation.perceptrons import DECAYS, Pairs, PerceptronCritic, train_perceptrons
+
+MOST_STOPPING = 1024
+"""Stopping pairs that choose."""
+
+_ITERATIONS = 30
+_CERTAIN = 2.0  # standard errors
+
+
+class Critic(Protocol):
+    """What gives the logits (n, m) of all pairs."""
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logits of x (n, d) and y (m, d')."""
+
+
+class LengthCritic(NamedTuple):
+    """A critic of how far rows lie from the middle."""
+
+    lengths: Lengths
+    critic: KernelCritic
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logits (n, m) of all pairs."""
+        return self.critic.logits(self.lengths.of(0, x), self.lengths.of(1, y))
+
+
+class Weighted(NamedTuple):
+    """Logits of several critics, summed by weights; of none, zero."""
+
+    critics: Sequence[Critic]
+    weights: Sequence[float]
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logits (n, m) of all pairs."""
+        total = torch.zeros(len(x), len(y))
+        for critic, weight in zip(self.critics, self.weights, strict=True):
+            if weight:
+                total.add_(critic.logits(x, y), alpha=weight)
+        return total
+
+
+def fit_critics(
+    fit: Sequence[Pairs],
+    stopping: Sequence[Pairs],
+    seed: int,
+    progress: Callable[[float], None],
+    decays: Sequence[float] = DECAYS,
+) -> list[Weighted]:
+    """Return the critic of each part.
+
+    Four candidates are fitted: Gaussian, with as much taken off its correlations as the stopping pairs ask for; that
+    and what perceptrons add to it; kernels around the pairs, if columns are few; and kernels around the lengths of x
+    and y, if either has several columns. Their logits are summed by the weights of 0 or more that show most on the
+    stopping pairs. Unless that is above 0 by more than two standard errors, all weights are 0: the start, which knows
+    nothing. Last, what is fitted without training is fitted to the stopping pairs too.
+    """
+    stopping = [(x[:MOST_STOPPING], y[:MOST_STOPPING]) for x, y in stopping]
+    gaussians = [_best_gaussian(*pairs) for pairs in zip(fit, stopping, strict=True)]
+    perceptrons = train_perceptrons(fit, stopping, [g for g, _ in gaussians], seed, decays, progress)
+    return [
+        _weigh(pairs, watched, gaussian, share, perceptron)
+        for pairs, watched, (gaussian, share), perceptron in zip(fit, stopping, gaussians, perceptrons, strict=True)
+    ]
+
+
+def _weigh(
+    fit: Pairs, stopping: Pairs, gaussian: GaussianCritic, share: float, perceptron: PerceptronCritic
+) -> Weighted:
+    known: Pairs = (torch.cat([fit[0], stopping[0]]), torch.cat([fit[1], stopping[1]]))
+    critics: list[Critic] = [gaussian, perceptron]
+    again = fit_gaussian(*known).shrunk(share)
+    refitted: list[Critic] = [again, perceptron._replace(base=again)]
+    if fit[0].shape[1] + fit[1].shape[1] <= MOST_COLUMNS:
+        kernel = _best_kernel(fit, stopping)
+        critics.append(kernel)
+        refitted.append(_kernel(known, kernel.bandwidth))
+    if max(fit[0].shape[1], fit[1].shape[1]) > 1:
+        lengths = fit_lengths(gaussian, *fit)
+        kernel = _best_kernel(*((lengths.of(0, x), lengths.of(1, y)) for x, y in (fit, stopping)))
+        critics.append(LengthCritic(lengths, kernel))
+        lengths = fit_lengths(again, *known)
+        refitted.append(
+            LengthCritic(lengths, _kernel((lengths.of(0, known[0]), lengths.of(1, known[1])), kernel.bandwidth))
+        )
+    return Weighted(refitted, _best_weights(torch.stack([critic.logits(*stopping) for critic in critics])))
+
+
+def _best_gaussian(fit: Pairs, stopping: Pairs) -> tuple[GaussianCritic, float]:
+    gaussian = fit_gaussian(*fit)
+    candidates = [gaussian.shrunk(share) for share in SHRINKAGES]
+    return max(zip(candidates, SHRINKAGES, strict=True), key=lambda pair: _shown(pair[0], stopping))
+
+
+def _best_kernel(fit: Pairs, stopping: Pairs) -> KernelCritic:
+    return max((_kernel(fit, bandwidth) for bandwidth in BANDWIDTHS), key=lambda critic: _shown(critic, stopping))
+
+
+def _kernel(known: Pairs, bandwidth: float) -> KernelCritic:
+    return KernelCritic(known[0][:MOST_PAIRS], known[1][:MOST_PAIRS], bandwidth)
+
+
+def _shown(critic: Critic, pairs: Pairs) -> float:
+    return infonce(critic.logits(*pairs)).mean().item()
+
+
+def _best_weights(logits: Tensor) -> list[float]:
+    """Return the weights of critics by their logits (C, M, M): InfoNCE is concave in them."""
+    roots = torch.full((len(logits), 1, 1), len(logits) ** -0.5, requires_grad=True)
+    optimizer = torch.optim.LBFGS([roots], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = -infonce((roots.square() * logits).sum(0)).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    weights = roots.detach().square()
+    shown = infonce((weights * logits).sum(0))
+    certain = shown.mean() > _CERTAIN * shown.std() / len(shown) ** 0.5
+    return weights.flatten().tolist() if certain else [0.0] * len(logits)

@@ -1,0 +1,95 @@
+r"""Mutual information by canonical correlation: of all pairs at once, and as a critic of pairs one has not seen."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+"""How much of what chance alone makes of correlations is taken off their squares."""
+
+_RIDGE = 1e-6
+_LARGEST = 1 - 1e-12
+
+LEAST_LOGIT = -50.0
+"""Whose exponential float32 still holds as a normal number, after a softmax too."""
+
+
+def canonical_correlation(x: Tensor, y: Tensor) -> float:
+    r"""Return :math:`-\frac12 \sum \log(1 - \rho_i^2)` over the canonical correlations, without its bias of few rows.
+
+    The log determinant of a covariance of n rows and d columns of Gaussians is too small by
+    :math:`d \log(m / 2) - \sum_{i=1}^d \psi((m + 1 - i) / 2)`, m = n - 1, on average.
+
+    Reference:
+        Misra, Singh, Demchuk, "Estimation of the entropy of a multivariate normal distribution", Journal of
+        Multivariate Analysis 92, 2005.
+    """
+    x, y = x.double(), y.double()
+    free = len(x) - 1
+    values = 0.0
+    for sign, part in ((1, x), (1, y), (-1, torch.cat([x, y], 1))):
+        width = part.shape[1]
+        determinant = torch.linalg.eigvalsh(torch.cov(part.T).reshape(width, width)).clamp(min=1e-15).log().sum()
+        halves = (free - torch.arange(width, dtype=torch.float64)) / 2
+        values += sign * (determinant.item() + width * math.log(free / 2) - torch.digamma(halves).sum().item()) / 2
+    return values
+
+
+class GaussianCritic(NamedTuple):
+    """The log density ratio of Gaussians, in canonical variables."""
+
+    mean: tuple[Tensor, Tensor]
+    turn: tuple[Tensor, Tensor]
+    """Columns to canonical variables, (d, r) and (d', r)."""
+    white: tuple[Tensor, Tensor]
+    """Columns to ones of covariance 1, (d, d) and (d', d')."""
+    correlations: Tensor
+    """Of the r canonical variables, as they are found."""
+    chance: tuple[float, float]
+    """The widths of x and y over the number of rows."""
+    kept: Tensor
+    """The correlations that are used."""
+
+    def shrunk(self, share: float) -> "GaussianCritic":
+        r"""Return the critic with :math:`\sqrt{\rho^2 - s (\sqrt{d / n} + \sqrt{d' / n})^2}`, or 0 below that.
+
+        The sum of the two roots is the largest correlation between Gaussians without any.
+        """
+        largest = (math.sqrt(self.chance[0]) + math.sqrt(self.chance[1])) ** 2
+        kept = (self.correlations.square() - share * largest).clamp(0, _LARGEST**2).sqrt()
+        return self._replace(kept=kept)
+
+    def canonical(self, side: int, values: Tensor) -> Tensor:
+        """Return the canonical variables of x (side 0) or y (side 1)."""
+        return (values - self.mean[side]) @ self.turn[side]
+
+    def encode(self, side: int, values: Tensor) -> Tensor:
+        """Return what the logits are the products of, (n, r + 2)."""
+        u, rho = self.canonical(side, values), self.kept
+        across, along = rho / (1 - rho**2), rho**2 / (1 - rho**2) / 2
+        one, square = torch.ones_like(u[:, :1]), -(u.square() @ along)[:, None]
+        if side:
+            return torch.cat([u, square, one], 1)
+        return torch.cat([u * across, one, square - torch.log1p(-(rho**2)).sum() / 2], 1)
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logits (n, m) of all pairs."""
+        return (self.encode(0, x.double()) @ self.encode(1, y.double()).T).clamp_(min=LEAST_LOGIT).float()
+
+
+def fit_gaussian(x: Tensor, y: Tensor) -> GaussianCritic:
+    """Return the critic of all correlations that the pairs show."""
+    (mean_x, white_x), (mean_y, white_y) = _whitening(x.double()), _whitening(y.double())
+    across = ((x - mean_x) @ white_x).T @ ((y - mean_y) @ white_y) / len(x)
+    left, correlations, right = torch.linalg.svd(across, full_matrices=False)
+    chance = x.shape[1] / len(x), y.shape[1] / len(x)
+    turn = white_x @ left, white_y @ right.T
+    return GaussianCritic((mean_x, mean_y), turn, (white_x, white_y), correlations, chance, correlations).shrunk(0.0)
+
+
+def _whitening(values: Tensor) -> tuple[Tensor, Tensor]:
+    mean = values.mean(0)
+    spectrum, axes = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
+    return mean, axes / spectrum.clamp(min=_RIDGE * spectrum.amax()).sqrt() @ axes.T

@@ -1,0 +1,483 @@
+"""The mutual information between two variables, measured on pairs that no critic has seen."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from blan_layers._checks import choice, positive_int, said
+from blan_layers.estimation.arrays import LEAST_ROWS, Discrete, Pairs, Side
+from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighed
+from blan_layers.estimation.critics import fit_critics
+from blan_layers.estimation.gaussian import canonical_correlation
+from blan_layers.estimation.independence import permutation_test
+from blan_layers.estimation.neighbours import MOST_ROWS, nearest_neighbours
+from blan_layers.estimation.parts import Labels, Part, Serial, block_labels, copies, folds, serial_dependence
+from blan_layers.estimation.preprocessing import PREPROCESSES, Preprocess, scale
+
+__all__ = ["InformationEstimate", "information_between"]
+
+Units: TypeAlias = Literal["nats", "bits"]
+
+Progress: TypeAlias = Callable[[float, str], None]
+
+FOLDS = 5
+CANDIDATES = 2048
+"""Pairs that are measured together at most."""
+RESAMPLES = 400
+LEVEL = 0.05
+
+_LEARNING_RATE = 2 / 3  # what is not learnt falls with this power of the pairs, as kernels' error in two dimensions
+_NEAR_CAP = 1.0  # nats
+_GAIN = 0.05  # nats that twice as many candidates add
+_DISAGREE = 0.05  # nats, and share of a value above 1
+_FEW_COLUMNS = 3  # of x and y together, for which neighbours are as good as anything
+_WIDE = 0.5  # nats, and share of an end above 1
+_FEW_PAIRS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationEstimate:
+    """What was measured, in ``units``."""
+
+    value: float
+    """What pairs show that no critic has seen."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the interval."""
+    p_value: float
+    """Share of shuffled pairings that show as much dependence as the pairs do."""
+    saturated: bool
+    """Whether the value is near the most that so many pairs can show."""
+    others: dict[str, float]
+    """Other estimates: "neighbours" (Kraskov et al., Gao et al.) and "gaussian" (canonical correlation)."""
+    warnings: tuple[str, ...]
+    """What speaks against the number, and what to do about it."""
+    units: Units
+    estimator: Estimator
+    cap: float | None
+    """The most that the estimator can show, if there is a most."""
+    by_fold: tuple[float, ...]
+    """The value of each fold."""
+    unlearnt: float
+    """What critics of any number of pairs would show above these, going by critics of half as many pairs."""
+    pairs: int
+    """How many were measured."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Say what was measured, and what of it is sure."""
+        units = self.units
+        capped = "" if self.cap is None else f", at most {self.cap:.2f} {units}"
+        p_value = f"{self.p_value:.3f}".rstrip("0")
+        lines = [
+            f"{self.value:.3f} {units}, 95 % interval {self.low:.3f} to {self.high:.3f}; p = {p_value}",
+            f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}.",
+            f"{self.pairs:,} pairs, each measured by a critic that has not seen it. By fold: "
+            f"{', '.join(f'{value:.3f}' for value in self.by_fold)}.",
+            f"Nearest neighbours: {self.others['neighbours']:.3f}. Gaussian: {self.others['gaussian']:.3f}.",
+            "The interval covers which pairs were drawn and, upwards, what critics would learn of more pairs "
+            f"({self.unlearnt:.3f}); it does not cover what no critic here can learn.",
+        ]
+        return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.warnings)])
+
+
+_TITLES: dict[Estimator, str] = {
+    "infonce": "InfoNCE",
+    "nwj": "NWJ",
+    "dv": "DV",
+    "jsd": "Mean logit",
+    "smile": "SMILE",
+    "certificate": "Certificate",
+}
+
+_LOWER = "a lower bound, so that the information may be more"
+_NO_BOUND = "an estimate for an optimal critic and no bound"
+
+_MEANINGS: dict[Estimator, str] = {
+    "infonce": _LOWER,
+    "nwj": _LOWER,
+    "dv": f"{_LOWER}, given many pairs",
+    "jsd": _NO_BOUND,
+    "smile": _NO_BOUND,
+    "certificate": _LOWER,
+}
+
+
+def information_between(
+    x: object,
+    y: object,
+    *,
+    estimator: Estimator = "infonce",
+    preprocess: Preprocess = "ranks",
+    discrete: Discrete = None,
+    blocks: int | npt.ArrayLike | Tensor | None = None,
+    units: Units = "nats",
+    seed: int = 0,
+    max_rows: int = 20_000,
+    progress: Progress | None = None,
+) -> InformationEstimate:
+    r"""Measure the mutual information between two variables, row by row a pair.
+
+    The pairs are parted into five folds. Each fold is measured by a critic of the other four, so that every pair is
+    measured once, by a critic that has not seen it. Of these four fifths, a fifth chooses among critics and the rest is
+    what they are fitted to, their scale included. Candidates are Gaussians in canonical variables, perceptrons that add
+    to them, kernels, and, always, the start, which knows nothing and shows exactly 0. A lower bound stays one whatever
+    is chosen.
+
+    **Interval.** Its lower end is that of a bootstrap of the measured pairs (of blocks, where there are any), with
+    critics as they are. Its upper end is that of the bootstrap plus what critics still lack: what they show above
+    critics of half as many pairs, times 1.7, since what is not learnt falls with the pairs to the power of 2/3 or
+    faster. Where a fold's choice was the start, it is at least the upper end of the Gaussian estimate. It covers which
+    pairs were drawn and how much was learnt of them. It does not cover what none of the critics can express. How often
+    it held the truth is in ``examples/mutual_information/repeated.md``.
+
+    **p-value.** 199 shuffles of the pairs, and a statistic of the whole sample that needs no training: exact for
+    independent rows (or blocks), whatever was measured.
+
+    Rows must be independent of one another, or ``blocks`` must say which are not. Rows that stand there several times
+    are kept in one part. Steps of training, measured pairs and ``max_rows`` are bounded, and so is the time; while
+    critics train, ``progress`` is told how many seconds that takes at most.
+
+    Args:
+        x: Numbers (n,) or (n, d): a NumPy array (memory-mapped ones are read as far as needed), a tensor of any
+            floating or integer dtype, a data frame or a series.
+        y: Numbers (n,) or (n, d'). Where both have an index, rows are paired by it.
+        estimator: A lower bound of low variance that is capped at the log of the pairs in a fold ("infonce"), bounds
+            without cap and of high variance ("nwj", "dv"), estimates that are no bound ("jsd", "smile"), or what the
+            binary cross entropy alone certifies ("certificate").
+        preprocess: "ranks" turns every column into normal scores, which leaves the information as it is and lets no
+            outlier matter; "standardise" brings it to mean 0 and deviation 1.
+        discrete: Which side holds categories, strings or numbers: "x", "y" or "both".
+        blocks: The length of a stretch of a series beyond which rows no longer resemble one another, or the label (n,)
+            of the group that each row belongs to. Folds, bootstrap and shuffles go by blocks.
+        units: "nats" or "bits".
+        seed: Of folds, training, bootstrap and shuffles. The same seed gives the same result.
+        max_rows: Of more rows, so many are drawn (blocks as wholes), with a warning.
+        progress: Called with the share that is done and with what begins.
+
+    Returns:
+        The value, its interval and what speaks against it.
+
+    Raises:
+        TypeError: A side does not hold real numbers or categories.
+        ValueError: Rows do not pair or are too few, values are missing, infinite or constant, columns are equal, or an
+            option is out of its range.
+
+    Shape:
+        x ``(n,)`` or ``(n, d)``, y ``(n,)`` or ``(n, d')``, n at least 100.
+
+    Reference:
+        van den Oord, Li, Vinyals, "Representation learning with contrastive predictive coding", 2018 (InfoNCE); Poole
+        et al., "On variational bounds of mutual information", ICML 2019; McAllester and Stratos, "Formal limitations on
+        the measurement of mutual information", AISTATS 2020; Chernozhukov et al., "Double/debiased machine learning for
+        treatment and structural parameters", Econometrics Journal 21, 2018 (cross-fitting).
+
+    Example:
+        >>> import numpy as np
+        >>> from blan_layers.estimation import information_between
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.standard_normal(500)
+        >>> y = 0.8 * x + 0.6 * rng.standard_normal(500)
+        >>> found = information_between(np.exp(3 * x), y**5)  # the truth is 0.51 nats
+        >>> found.low < 0.51 < found.high, found.p_value, found.warnings
+        (True, 0.005, ())
+    """
+    choice("estimator", estimator, ESTIMATORS)
+    choice("preprocess", preprocess, PREPROCESSES)
+    choice("units", units, ("nats", "bits"))
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(said(f"seed must be an int from 0 on, got {seed!r}. Pass, for example, 0."))
+    if positive_int("max_rows", max_rows) < LEAST_ROWS:
+        raise ValueError(said(f"max_rows must be at least {LEAST_ROWS}, got {max_rows}. Raise it."))
+    tell = progress or (lambda done, what: None)
+    tell(0.0, "reading")
+    sample = _read(x, y, discrete, blocks, max_rows, int(seed))
+    measured = _cross_fitted(sample, preprocess, estimator, int(seed), tell)
+    tell(0.8, "estimates beside it")
+    whole = np.arange(len(sample.labels))
+    left, right = (scale(side, whole, preprocess)(whole) for side in (sample.x, sample.y))
+    others = {
+        "neighbours": _neighbours(sample, left, right, int(seed)),
+        "gaussian": canonical_correlation(left, right),
+    }
+    tell(0.9, "shuffles")
+    p_value = permutation_test(left, right, sample.labels, int(seed))
+    tell(1.0, "done")
+    return _estimate(sample, measured, others, p_value, estimator, units)
+
+
+class _Sample(NamedTuple):
+    """The rows that are measured."""
+
+    x: Side
+    y: Side
+    labels: Labels
+    distinct: npt.NDArray[np.intp]
+    """Rows without copies of others."""
+    warnings: list[str]
+
+
+class _Measured(NamedTuple):
+    """What the folds show, in nats."""
+
+    value: float
+    resamples: Tensor
+    by_fold: tuple[float, ...]
+    unlearnt: float
+    cap: float
+    """The log of the fewest candidates."""
+    gain: float
+    """What all candidates show above halves of them."""
+    started: bool
+    """Whether some fold was measured by the start, which shows nothing."""
+    effective: float
+    """Fake pairs that a mean of exponentials rests on, in the fold where they are fewest."""
+
+
+def _read(
+    x: object, y: object, discrete: Discrete, blocks: int | npt.ArrayLike | Tensor | None, max_rows: int, seed: int
+) -> _Sample:
+    pairs = Pairs(x, y, discrete)
+    given = np.arange(len(pairs)) if blocks is None else block_labels(blocks, len(pairs))
+    warnings = []
+    rows: npt.NDArray[np.intp] | slice = slice(None)
+    if len(pairs) > max_rows:
+        order = np.random.default_rng(seed).permutation(int(given.max()) + 1)
+        rows = np.flatnonzero(np.cumsum(np.bincount(given)[order])[np.argsort(order)][given] <= max_rows)
+        given = np.unique(given[rows], return_inverse=True)[1]
+        warnings.append(
+            f"of {len(pairs):,} rows, {len(given):,} drawn at random were measured. Raise max_rows for more."
+        )
+    left, right = pairs.sides(rows)
+    labels, distinct = given, np.arange(len(given))
+    equal = copies(left, right)
+    if equal is not None:
+        distinct = np.unique(equal, return_index=True)[1]
+        labels = equal if blocks is None else given
+        kept = "they were kept in one part, and count once in the interval"
+        warnings.append(
+            f"{len(equal) - len(distinct):,} of {len(equal):,} rows are copies of others: "
+            f"{kept if blocks is None else 'blocks must keep them together'}. Leave copies out."
+        )
+    if blocks is None:
+        serial = None if isinstance(rows, np.ndarray) and len(rows) < len(pairs) else _serial(left, right)
+        warnings += [] if serial is None else [_serial_warning(serial, len(given))]
+    return _Sample(left, right, labels, distinct, warnings)
+
+
+def _serial(x: Side, y: Side) -> Serial | None:
+    whole = np.arange(len(x.values))
+    return serial_dependence(*(scale(side, whole, "ranks")(whole).double().numpy() for side in (x, y)))
+
+
+def _serial_warning(serial: Serial, rows: int) -> str:
+    resemble = f"neighbouring rows resemble one another, in x (correlation {serial.x:.2f}) and in y ({serial.y:.2f})"
+    if 20 * serial.length > rows:
+        return (
+            f"{resemble}, over more than a twentieth of the series: value, interval and p-value are worthless if they "
+            "are a series, which then has too few independent stretches. Take differences, or a longer series."
+        )
+    return (
+        f"{resemble}: if they are a series, interval and p-value claim too much. Pass blocks={2 * serial.length}, for "
+        "example; if their order means nothing, shuffle the rows."
+    )
+
+
+class _Block(NamedTuple):
+    """Pairs of a fold that were measured together."""
+
+    fold: int
+    rows: npt.NDArray[np.intp]
+    logits: Tensor
+    """Of all pairs (M, M), the real ones on the diagonal."""
+
+
+def _halves(block: _Block) -> list[_Block]:
+    middle = len(block.rows) // 2
+    return [
+        _Block(block.fold, block.rows[part], block.logits[part, part]) for part in (slice(middle), slice(middle, None))
+    ]
+
+
+def _cross_fitted(
+    sample: _Sample, preprocess: Preprocess, estimator: Estimator, seed: int, tell: Progress
+) -> _Measured:
+    parts = folds(sample.labels, FOLDS, np.random.default_rng(seed))
+    halves = [Part(part.fit[::2], part.stopping[::2], part.measured) for part in parts]
+    measure = partial(_measure, sample, preprocess=preprocess, estimator=estimator, seed=seed)
+    began: list[tuple[float, float]] = []
+
+    def told(done: float) -> None:
+        began.append((done, time.perf_counter()))
+        (first, then), (last, now) = began[0], began[-1]
+        left = "" if len(began) == 1 else f", at most {(now - then) / (last - first) * (2 - last):.0f} s more"
+        tell(0.4 * done, f"critics{left}")
+
+    blocks = list(measure(parts, progress=told))
+    of_halves = list(measure(halves, progress=lambda done: tell(0.4 + 0.4 * done, "critics of half as many pairs")))
+    fewer = [half for block in blocks for half in _halves(block)]
+    once = torch.ones(1, len(sample.labels), dtype=torch.float64)
+    number = int(sample.labels.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), RESAMPLES)
+    value = _value(estimator, blocks, once).item()
+    doubled = value - _value(estimator, of_halves, once).item()
+    return _Measured(
+        value,
+        _value(estimator, blocks, torch.from_numpy(drawn[:, sample.labels]).double()),
+        tuple(
+            _value(estimator, [block for block in blocks if block.fold == fold], once).item()
+            for fold in range(len(parts))
+        ),
+        doubled / (2**_LEARNING_RATE - 1),
+        math.log(min(len(block.rows) for block in blocks)),
+        value - _value(estimator, fewer, once).item(),
+        not all(block.logits.any() for block in blocks),
+        min(effective_pairs(block.logits) for block in blocks),
+    )
+
+
+def _measure(
+    sample: _Sample,
+    parts: list[Part],
+    preprocess: Preprocess,
+    estimator: Estimator,
+    seed: int,
+    progress: Callable[[float], None],
+) -> Iterator[_Block]:
+    """Yield the measured pairs of every part, by its critic."""
+    scales = [[scale(side, part.fit, preprocess) for side in (sample.x, sample.y)] for part in parts]
+    fit, stopping = (
+        [(x(part[kind]), y(part[kind])) for (x, y), part in zip(scales, parts, strict=True)] for kind in (0, 1)
+    )
+    critics = fit_critics(fit, stopping, seed, progress)
+    for fold, (part, (x, y), critic) in enumerate(zip(parts, scales, critics, strict=True)):
+        for rows in np.array_split(part.measured, math.ceil(len(part.measured) / CANDIDATES)):
+            logits = critic.logits(x(rows), y(rows))
+            if estimator != "infonce":  # which alone is blind to what is added to a row
+                known = critic.logits(x(rows), stopping[fold][1])
+                logits -= known.logsumexp(1, keepdim=True) - math.log(known.shape[1])
+            yield _Block(fold, rows, logits + 1 if estimator == "nwj" else logits)
+
+
+def _value(estimator: Estimator, blocks: list[_Block], weights: Tensor) -> Tensor:
+    """Return the mean (R,) of the blocks' estimates under weights (R, n) of all rows."""
+    values = torch.stack(
+        [weighed(estimator, block.logits.double(), weights[:, torch.from_numpy(block.rows)]) for block in blocks]
+    )
+    sizes = torch.tensor([float(len(block.rows)) for block in blocks], dtype=torch.float64)
+    return sizes @ values / sizes.sum()
+
+
+def _neighbours(sample: _Sample, x: Tensor, y: Tensor, seed: int) -> float:
+    """Return the nearest-neighbour estimate of rows without copies."""
+    chosen = np.random.default_rng(seed).permutation(sample.distinct)[:MOST_ROWS]
+    left, right = (
+        torch.from_numpy(side.values[chosen]) if side.discrete else scaled[torch.from_numpy(chosen)]
+        for side, scaled in ((sample.x, x), (sample.y, y))
+    )
+    return nearest_neighbours(left, right, discrete=(sample.x.discrete, sample.y.discrete))
+
+
+def _estimate(
+    sample: _Sample,
+    measured: _Measured,
+    others: dict[str, float],
+    p_value: float,
+    estimator: Estimator,
+    units: Units,
+) -> InformationEstimate:
+    value, capped = measured.value, estimator == "infonce"
+    low, high = _interval(measured, others["gaussian"], sample)
+    saturated = capped and (value > measured.cap - _NEAR_CAP or measured.gain > _GAIN)
+    words = [
+        *sample.warnings,
+        *_of_estimator(measured, others["neighbours"], estimator, saturated),
+        *(() if saturated else _of_others(value, low, high, others, sample)),
+        *_of_interval(low, high, p_value),
+    ]
+    unit = 1.0 if units == "nats" else 1 / math.log(2)
+    return InformationEstimate(
+        value=unit * value,
+        low=unit * low,
+        high=unit * high,
+        p_value=p_value,
+        saturated=saturated,
+        others={name: unit * other for name, other in others.items()},
+        warnings=tuple(words),
+        units=units,
+        estimator=estimator,
+        cap=unit * measured.cap if capped else None,
+        by_fold=tuple(unit * fold for fold in measured.by_fold),
+        unlearnt=unit * measured.unlearnt,
+        pairs=len(sample.labels),
+    )
+
+
+def _interval(measured: _Measured, gaussian: float, sample: _Sample) -> tuple[float, float]:
+    """Return the ends of the interval; resamples, which tell fewer pairs apart, are centred at the value."""
+    tails = torch.tensor([LEVEL / 2, 1 - LEVEL / 2], dtype=torch.float64)
+    low, high = (measured.resamples - measured.resamples.mean() + measured.value).quantile(tails).tolist()
+    high += max(0.0, measured.unlearnt)
+    if measured.started:
+        rows, terms = len(sample.distinct), sample.x.values.shape[1] * sample.y.values.shape[1]
+        deviation = math.sqrt(terms / 2 / rows**2 + 2 * max(gaussian, 0.0) / rows)
+        high = max(high, gaussian + 2 * deviation)
+    return low, high
+
+
+def _of_estimator(measured: _Measured, neighbours: float, estimator: Estimator, saturated: bool) -> Iterator[str]:
+    """Say what speaks against the value, in nats, because of what measured it."""
+    if saturated:
+        yield (
+            f"the value is near the most that so many pairs can show, {measured.cap:.2f} nats, and the information may "
+            f"be far more. Gather more pairs; nearest neighbours, which have no cap, show {neighbours:.2f} nats, and "
+            "are right for few columns alone."
+        )
+    if estimator != "infonce" and measured.value > measured.cap:
+        yield (
+            f"the value is above {measured.cap:.2f} nats, the log of the pairs of a fold, beyond which no bound is "
+            "sure. Gather more pairs."
+        )
+    if estimator in ("nwj", "dv") and measured.effective < _FEW_PAIRS:
+        yield (
+            f"the mean of exponentials rests on about {max(1, round(measured.effective))} fake pairs, and its variance "
+            "is more than the interval shows. Use infonce, or gather more pairs."
+        )
+
+
+def _of_others(value: float, low: float, high: float, others: dict[str, float], sample: _Sample) -> Iterator[str]:
+    """Say where other estimates, in nats, disagree."""
+    neighbours, gaussian = others["neighbours"], others["gaussian"]
+    beyond, columns = _DISAGREE * max(1.0, value), sample.x.values.shape[1] + sample.y.values.shape[1]
+    if neighbours > (2 * value - low if columns <= _FEW_COLUMNS else high) + beyond:
+        yield (
+            f"nearest neighbours show more, {neighbours:.2f} nats: critics have missed something, such as sharp edges, "
+            "or many columns mislead neighbours. Trust them for few columns, and gather more pairs."
+        )
+    if gaussian > high + beyond:
+        yield (
+            f"the Gaussian estimate is more, {gaussian:.2f} nats: the variables are not jointly Gaussian, or pairs are "
+            "few for so many columns. Trust the value."
+        )
+
+
+def _of_interval(low: float, high: float, p_value: float) -> Iterator[str]:
+    """Say how little is sure, in nats."""
+    if high - low > _WIDE * max(1.0, high):
+        yield "the interval is wide. Gather more pairs."
+    if p_value <= LEVEL and low <= 0:
+        yield "shuffles tell that there is some information, and critics cannot show how much. Gather more pairs."
+    if p_value > LEVEL:
+        yield f"the pairs cannot be told from shuffled ones (p = {p_value:.2f})."

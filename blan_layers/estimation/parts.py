@@ -1,0 +1,139 @@
+"""Rows that belong together, the parts they are in, and rows that do not belong to themselves alone."""
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from blan_layers._checks import said
+from blan_layers.estimation.arrays import Side
+from blan_layers.estimation.preprocessing import Rows
+
+LEAST_BLOCKS = 20
+
+Labels = npt.NDArray[np.intp]
+
+_DISTINCT = 0.99  # share of different rows from which a side counts as fine
+
+
+class Part(NamedTuple):
+    """The rows of a fold: those that critics are fitted on, that choose among them, and that are measured."""
+
+    fit: Rows
+    stopping: Rows
+    measured: Rows
+
+
+def block_labels(blocks: Any, rows: int) -> Labels:
+    """Return the block of each row, from 0 on: stretches of a series, or the given groups."""
+    if isinstance(blocks, bool):
+        raise TypeError(said(f"blocks must be an int or an array of labels, got {blocks!r}. Pass, for example, 50."))
+    try:
+        length = operator.index(blocks)
+    except TypeError:
+        labels = _group_labels(blocks, rows)
+    else:
+        if length < 1:
+            raise ValueError(said(f"blocks must be at least 1, got {length}. Pass the length of a stretch."))
+        labels = np.arange(rows) // length
+    count = int(labels.max()) + 1
+    if count < LEAST_BLOCKS:
+        raise ValueError(
+            said(
+                f"needs at least {LEAST_BLOCKS} blocks to train and to hold some out, got {count}. "
+                "Make them shorter, or gather more."
+            )
+        )
+    return labels
+
+
+def _group_labels(blocks: Any, rows: int) -> Labels:
+    given = blocks.detach().cpu().numpy() if isinstance(blocks, torch.Tensor) else np.asarray(blocks)
+    if given.shape != (rows,):
+        raise ValueError(said(f"blocks must have a label for each of {rows} rows, got shape {given.shape}. Pass (n,)."))
+    missing = np.array([value is None or value != value for value in given.tolist()])
+    if missing.any():
+        row = int(missing.argmax())
+        raise ValueError(
+            said(f"blocks must have a label for each row, got {given[row]} in row {row}. Leave such rows out.")
+        )
+    try:
+        return np.unique(given, return_inverse=True)[1].astype(np.intp)
+    except TypeError:
+        raise TypeError(said(f"blocks must have labels of one type, got dtype {given.dtype}. Use strings.")) from None
+
+
+def copies(x: Side, y: Side) -> Labels | None:
+    """Return labels that rows share which are copies of one another, or None if there are none.
+
+    Rows that happen to be equal are no copies. Where values repeat by themselves, as counts and categories do, both
+    sides still repeat once equal rows are left out.
+    """
+    both, numbers = np.concatenate([x.values, y.values], 1), [side for side in (x, y) if not side.discrete]
+    _, first, labels = np.unique(both, axis=0, return_index=True, return_inverse=True)
+    if len(first) == len(both) or not numbers:
+        return None
+    fine = max(len(np.unique(side.values[first], axis=0)) for side in numbers)
+    return labels.reshape(-1) if fine >= _DISTINCT * len(first) else None
+
+
+def folds(labels: Labels, number: int, rng: np.random.Generator) -> list[Part]:
+    """Return the parts of each fold: a block lies in one of them, and every row is measured once.
+
+    A fifth of the blocks that a fold does not measure chooses, the others are fitted on.
+    """
+    place, within = _cut(labels, number, rng), []
+    for fold in range(number):
+        rest = np.flatnonzero(place != fold)
+        inner = _cut(labels[rest], 5, rng)
+        within.append(Part(rest[inner > 0], rest[inner == 0], np.flatnonzero(place == fold)))
+    size, watched = (min(len(part[kind]) for part in within) for kind in (0, 1))
+    return [
+        Part(rng.permutation(part.fit)[:size], rng.permutation(part.stopping)[:watched], rng.permutation(part.measured))
+        for part in within
+    ]
+
+
+def _cut(labels: Labels, number: int, rng: np.random.Generator) -> Labels:
+    """Return the share of each row, from 0 to number - 1, of about equal sizes and with no block in two."""
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(counts))
+    middle = np.cumsum(counts[order]) - counts[order] / 2
+    share = np.empty(len(counts), dtype=np.intp)
+    share[order] = np.minimum(middle * number / len(labels), number - 1).astype(np.intp)
+    return share[inverse]
+
+
+class Serial(NamedTuple):
+    """How far neighbouring rows resemble one another, in x and in y."""
+
+    x: float
+    y: float
+    length: int
+    """Rows after which they do no longer."""
+
+
+def serial_dependence(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Serial | None:
+    """Return the largest correlations of neighbouring rows, if both sides have more than chance makes of them."""
+    rows = len(x)
+    found = []
+    for side in (x, y):
+        centred = (side - side.mean(0)) / np.maximum(side.std(0), 1e-12)
+        lagged = (centred[1:] * centred[:-1]).mean(0)
+        column = int(lagged.argmax())
+        if lagged[column] < max(4.5 / math.sqrt(rows), 0.1):
+            return None
+        found.append((float(lagged[column]), _length(centred[:, column])))
+    return Serial(found[0][0], found[1][0], max(found[0][1], found[1][1]))
+
+
+def _length(column: npt.NDArray[np.float64]) -> int:
+    """Return the lag at which the correlation of rows falls below a twentieth."""
+    rows = len(column)
+    spectrum = np.fft.rfft(column, 2 * rows)
+    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:rows] / rows
+    low = np.flatnonzero(correlation < 0.05)
+    return int(low[0]) if len(low) else rows

@@ -1,0 +1,138 @@
+"""Separable critics, trained for several parts of the data and several decays at once by batched products."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blan_layers.estimation.bounds import infonce
+from blan_layers.estimation.gaussian import LEAST_LOGIT, GaussianCritic
+
+DECAYS = (1.0, 5.0)
+"""Strong: with thousands of pairs and not millions, critics learn pairs by heart."""
+
+MOST_STEPS = 500
+
+HIDDEN, EMBEDDING, BATCH = 64, 32, 128
+RATE = 3e-3
+EVERY, PATIENCE, LEAST_GAIN = 25, 4, 0.002
+"""Steps between two looks at the stopping parts, and looks after which training ends, if nowhere so much is gained."""
+
+_WARM_UP = 25
+_START = 0.02  # of the last layer of y's encoder, so that logits start near the base's
+
+Pairs = tuple[Tensor, Tensor]
+
+
+class PerceptronCritic(NamedTuple):
+    """Gaussian logits and what two perceptrons add to them."""
+
+    base: GaussianCritic
+    weights: list[Tensor]
+    """Of the three layers for x, then for y, each with its bias; none while nothing was found to add."""
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logits (n, m) of all pairs."""
+        base = self.base.logits(x, y)
+        if not self.weights:
+            return base
+        left, right = (_encode(self.weights[6 * s : 6 * s + 6], z[None]) for s, z in enumerate((x, y)))
+        return base.add_(left[0] @ right[0].T).clamp_(min=LEAST_LOGIT)
+
+
+def train_perceptrons(
+    fit: Sequence[Pairs],
+    stopping: Sequence[Pairs],
+    bases: Sequence[GaussianCritic],
+    seed: int,
+    decays: Sequence[float] = DECAYS,
+    progress: Callable[[float], None] = lambda done: None,
+) -> list[PerceptronCritic]:
+    """Return for each part the critic that is best on its stopping pairs: of all decays and steps, the start included.
+
+    The start is the part's base alone. All parts must have as many pairs to fit.
+
+    Args:
+        fit: The pairs of each part that critics are trained on.
+        stopping: The pairs of each part that choose among them.
+        bases: The critic of each part that the perceptrons add to.
+        seed: Of starts and batches.
+        decays: Decoupled weight decays, each times the rate.
+        progress: Called with the share that is done.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    each = len(decays)
+    data, watched = ([torch.stack([pairs[s] for pairs in parts]) for s in (0, 1)] for parts in (fit, stopping))
+    offsets = [_bases(bases, parts) for parts in (data, watched)]
+    watched = [side.repeat_interleave(each, 0) for side in watched]
+    of_watched = _products(*offsets[1]).repeat_interleave(each, 0)
+    weights = _start(len(fit) * each, [side.shape[2] for side in data], generator)
+    keep = 1 - RATE * torch.tensor(decays).repeat(len(fit))[:, None, None]
+    optimizer = torch.optim.Adam(weights, RATE)
+    best = infonce(of_watched).mean(-1)
+    chosen, improved = [w.detach().clone() for w in weights], torch.zeros(len(best), dtype=torch.bool)
+    size, waited, order = min(BATCH, data[0].shape[1]), 0, torch.empty(0, dtype=torch.long)
+    for step in range(1, MOST_STEPS + 1):
+        if len(order) < size:
+            order = torch.randperm(data[0].shape[1], generator=generator)
+        batch, order = order[:size], order[size:]
+        base = _products(*(side[:, batch] for side in offsets[0]))
+        batches = (side[:, batch].repeat_interleave(each, 0) for side in data)
+        logits = (_logits(weights, *batches) + base.repeat_interleave(each, 0)).clamp(min=LEAST_LOGIT)
+        optimizer.zero_grad()
+        (-(infonce(logits).mean(-1) + infonce(logits.mT).mean(-1)).sum() / 2).backward()
+        optimizer.param_groups[0]["lr"] = RATE * min(1.0, step / _WARM_UP)
+        optimizer.step()
+        with torch.no_grad():
+            for matrix in weights[::2]:
+                matrix.mul_(keep)
+            if step % EVERY:
+                continue
+            progress(step / MOST_STEPS)
+            shown = infonce((_logits(weights, *watched) + of_watched).clamp_(min=LEAST_LOGIT)).mean(-1)
+            better = shown > best
+            waited = 0 if (shown > best + LEAST_GAIN).any() else waited + 1
+            best, improved = shown.maximum(best), improved | better
+            for old, new in zip(chosen, weights, strict=True):
+                old.copy_(torch.where(better[:, None, None], new, old))
+            if waited == PATIENCE:
+                break
+    winners = best.view(len(fit), each).argmax(1) + each * torch.arange(len(fit))
+    return [
+        PerceptronCritic(base, [w[m : m + 1] for w in chosen] if improved[m] else [])
+        for base, m in zip(bases, winners.tolist(), strict=True)
+    ]
+
+
+def _start(models: int, columns: Sequence[int], generator: torch.Generator) -> list[Tensor]:
+    """Return the same weights for every model, by He's rule."""
+    weights = []
+    for width in columns:
+        for number, (ins, outs) in enumerate(((width, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, EMBEDDING))):
+            gain = 2.0 if number < 2 else 0.5 / math.sqrt(EMBEDDING)
+            matrix = torch.randn(1, ins, outs, generator=generator) * math.sqrt(gain / ins)
+            weights += [matrix.repeat(models, 1, 1), torch.zeros(models, 1, outs)]
+    weights[10].mul_(_START)
+    return [w.requires_grad_() for w in weights]
+
+
+def _encode(weights: Sequence[Tensor], values: Tensor) -> Tensor:
+    hidden = torch.baddbmm(weights[1], values, weights[0]).relu()
+    hidden = torch.baddbmm(weights[3], hidden, weights[2]).relu()
+    return torch.baddbmm(weights[5], hidden, weights[4])
+
+
+def _logits(weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+    return _encode(weights[:6], x) @ _encode(weights[6:], y).mT
+
+
+def _bases(bases: Sequence[GaussianCritic], sides: Sequence[Tensor]) -> list[Tensor]:
+    return [
+        torch.stack([base.encode(s, side.double()) for base, side in zip(bases, sides[s], strict=True)]) for s in (0, 1)
+    ]
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    return (left @ right.mT).clamp_(min=LEAST_LOGIT).float()

@@ -1,0 +1,55 @@
+"""Columns brought to one scale, which some rows ask for and any row can be brought to."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from blan_layers.estimation.arrays import Array, Side
+
+Preprocess: TypeAlias = Literal["ranks", "standardise"]
+
+Rows: TypeAlias = npt.NDArray[np.intp]
+
+PREPROCESSES: tuple[Preprocess, ...] = ("ranks", "standardise")
+
+
+def scale(side: Side, rows: Rows, preprocess: Preprocess) -> Callable[[Rows], Tensor]:
+    r"""Return what gives any rows of a side (n, d) in float32, on the scale that the given rows ask for.
+
+    Ranks become normal scores, :math:`\Phi^{-1}((r - 1/2) / n)`; equal values share the score of their mean rank. Other
+    rows lie linearly between the neighbouring scores, and get the outermost score beyond them. "standardise" makes the
+    mean 0 and the deviation 1. Categories become columns of zeros and ones, one less than there are, over their
+    deviation.
+    """
+    kind = _indicators if side.discrete else {"ranks": _normal_scores, "standardise": _standardised}[preprocess]
+    columns = [kind(column[rows], column) for column in side.values.T]
+
+    def apply(chosen: Rows) -> Tensor:
+        scaled = [column(side.values[chosen, place]) for place, column in enumerate(columns)]
+        return torch.from_numpy(np.concatenate(scaled, 1, dtype=np.float32))
+
+    return apply
+
+
+def _normal_scores(column: Array, whole: Array) -> Callable[[Array], Array]:
+    knots, counts = np.unique(column, return_counts=True)
+    middle = (np.cumsum(counts) - counts / 2) / len(column)
+    scores = torch.special.ndtri(torch.from_numpy(middle)).numpy()
+    return lambda values: np.interp(values, knots, scores)[:, None]
+
+
+def _standardised(column: Array, whole: Array) -> Callable[[Array], Array]:
+    unit = np.abs(column).max() or 1.0  # so that no square overflows
+    mean, deviation = (column / unit).mean(), (column / unit).std() or 1.0
+    return lambda values: ((values / unit - mean) / deviation)[:, None]
+
+
+def _indicators(column: Array, whole: Array) -> Callable[[Array], Array]:
+    codes = np.unique(whole)[:-1]
+    shares = (column[:, None] == codes).mean(0)
+    deviation = np.sqrt(np.maximum(shares * (1 - shares), 1 / len(column)))
+    return lambda values: ((values[:, None] == codes) - shares) / deviation

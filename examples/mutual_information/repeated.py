@@ -1,0 +1,227 @@
+"""Measure known information on fresh draws, again and again: ``python examples/mutual_information/repeated.py``."""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+if not __package__:  # run as a script, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+from rich.console import Console
+
+from blan_facial.files import write_json
+from blan_layers.estimation import information_between
+from mutual_information.parallel import each
+from mutual_information.tasks import common_scale_information, correlation
+
+PROGRAM = "python examples/mutual_information/repeated.py"
+DESCRIPTION = """Measure tasks of known information by information_between on fresh draws, and write bias, spread and
+coverage as a page. What is in the file of results already is not measured again."""
+
+HERE = Path(__file__).resolve().parent
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+
+class Task(NamedTuple):
+    """Pairs of a known information."""
+
+    title: str
+    rows: int
+    information: float
+    draw: Callable[[int, np.random.Generator], tuple[Array, Array]]
+
+
+class Case(NamedTuple):
+    """A draw of a task."""
+
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of tasks; all by default."""
+    repetitions: int = 20
+    """Draws of each task."""
+    workers: int = min(2, os.cpu_count() or 1)
+    """Measurements at a time, of one thread each."""
+    seconds: float = math.inf
+    """Begin no measurement after this."""
+    results: Path = HERE / "repeated.json"
+    """File of all measurements."""
+    page: Path = HERE / "repeated.md"
+    """Page of what they show."""
+
+
+def _gaussian(dimensions: int, rho: float, correlated: int | None = None) -> Callable[..., tuple[Array, Array]]:
+    def draw(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        x, noise = rng.standard_normal((2, rows, dimensions))
+        rhos = np.where(np.arange(dimensions) < (dimensions if correlated is None else correlated), rho, 0.0)
+        return x, rhos * x + np.sqrt(1 - rhos**2) * noise
+
+    return draw
+
+
+def _long_tailed(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x, y = _gaussian(1, 0.9)(rows, rng)
+    return np.exp(3 * x), y**5
+
+
+def _outlier(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x, y = _gaussian(1, 0.8)(rows, rng)
+    x[rng.integers(rows)] = 1e8
+    return x, y
+
+
+def _student(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x, y = _gaussian(5, 0.0)(rows, rng)
+    scale = np.sqrt(3 / rng.chisquare(3, (rows, 1)))
+    return scale * x, scale * y
+
+
+def _turned(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x, y = _gaussian(25, correlation(1.292, 25))(rows, rng)
+    return x, y @ np.linalg.qr(rng.standard_normal((25, 25)))[0]
+
+
+def _band(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x = rng.uniform(size=(rows, 1))
+    return x, x + rng.uniform(-0.1, 0.1, (rows, 1))
+
+
+def _near(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x = rng.standard_normal((rows, 1))
+    return x, x + 0.001 * rng.standard_normal((rows, 1))
+
+
+TASKS: dict[str, Task] = {
+    "independent": Task("independent 5x5 Gaussians", 1000, 0.0, _gaussian(5, 0.0)),
+    "long-tailed": Task("exp(3 a) and b^5, correlation 0.9", 4000, -math.log(1 - 0.81) / 2, _long_tailed),
+    "outlier": Task("1x1 Gaussians, one value of 1e8", 1000, -math.log(1 - 0.64) / 2, _outlier),
+    "student": Task("5x5 Student t, 3 degrees of freedom", 4000, common_scale_information(3, 5, 5), _student),
+    "two pairs": Task("25x25 Gaussians, two pairs correlated", 4000, -math.log(1 - 0.64), _gaussian(25, 0.8, 2)),
+    "dense": Task("25x25 Gaussians, every column correlated", 4000, 1.292, _turned),
+    "gaussian 1": Task("1x1 Gaussians", 4000, -math.log(1 - 0.36) / 2, _gaussian(1, 0.6)),
+    "gaussian 2": Task("2x2 Gaussians", 4000, -math.log(1 - 0.49), _gaussian(2, 0.7)),
+    "gaussian 3": Task("3x3 Gaussians", 4000, -1.5 * math.log(1 - 0.64), _gaussian(3, 0.8)),
+    "gaussian 10": Task("10x10 Gaussians", 4000, -5 * math.log(1 - 0.25), _gaussian(10, 0.5)),
+    "band": Task("x uniform, y = x + uniform noise of +-0.1", 4000, math.log(5) + 0.1, _band),
+    "near": Task("y = x + 0.001 e", 4000, math.log1p(1e6) / 2, _near),
+}
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Draw and measure."""
+    task = TASKS[case.task]
+    x, y = task.draw(task.rows, np.random.default_rng([case.seed, *case.task.encode()]))
+    started = time.perf_counter()
+    found = information_between(x, y, seed=case.seed)
+    names = ("value", "low", "high", "p_value", "saturated", "others")
+    kept = {name: getattr(found, name) for name in names}
+    return {"task": case.task, "seed": case.seed, **kept, "seconds": time.perf_counter() - started}
+
+
+def page(results: Sequence[dict[str, Any]]) -> str:
+    """Return the page of what all measurements show."""
+    lines = [
+        "# Known information, measured again and again",
+        "",
+        "`information_between` with its defaults on fresh draws, a row a task. Bias and standard deviation are of the "
+        "value, in nats; covered says how often the 95 % interval held the truth; p <= 0.05 how often the shuffles "
+        "told the pairs from none. Root mean square errors stand beside those of the nearest-neighbour estimate "
+        "(Kraskov et al., k = 3) and the Gaussian one (canonical correlation) of the same draws, on normal scores too.",
+        "",
+        "| task | pairs | truth | draws | bias | deviation | lowest | covered | p <= 0.05 | saturated | error "
+        "| neighbours' | Gaussian's | seconds |",
+        f"| --- |{' ---: |' * 13}",
+    ]
+    for name, task in TASKS.items():
+        found = [result for result in results if result["task"] == name]
+        if found:
+            lines.append(_line(task, found))
+    seconds = sum(result["seconds"] for result in results)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Written by `{PROGRAM}`; {len(results)} measurements on one thread each, {seconds:,.0f} s in all, beside "
+            "other work on the machine.",
+            "",
+        ]
+    )
+
+
+def _line(task: Task, found: Sequence[dict[str, Any]]) -> str:
+    truth, count = task.information, len(found)
+    values = np.array([result["value"] for result in found])
+    errors = [
+        math.sqrt(np.mean((np.array(numbers) - truth) ** 2))
+        for numbers in (values, *([r["others"][other] for r in found] for other in ("neighbours", "gaussian")))
+    ]
+    covered = sum(result["low"] <= truth <= result["high"] for result in found)
+    told = sum(result["p_value"] <= 0.05 for result in found)
+    cells = [
+        task.title,
+        f"{task.rows:,}",
+        f"{truth:.3f}",
+        f"{count}",
+        f"{values.mean() - truth:+.3f}",
+        f"{values.std(ddof=1) if count > 1 else 0:.3f}",
+        f"{values.min():.3f}",
+        f"{covered} of {count}",
+        f"{told} of {count}",
+        f"{sum(result['saturated'] for result in found)} of {count}",
+        *(f"{error:.3f}" for error in errors),
+        f"{np.median([result['seconds'] for result in found]):.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def run(settings: Settings, console: Console) -> None:
+    """Measure what is missing, and write results and page after every measurement."""
+    started = time.perf_counter()
+    results = json.loads(settings.results.read_text(encoding="utf-8")) if settings.results.exists() else []
+    done = {Case(result["task"], result["seed"]) for result in results}
+    names = settings.tasks or tuple(TASKS)
+    todo = [Case(name, seed) for seed in range(settings.repetitions) for name in names]
+    todo = [case for case in todo if case not in done]
+    size = settings.workers
+    for start in range(0, len(todo), 4 * size):
+        if time.perf_counter() - started > settings.seconds:
+            break
+        for result in each(measure, todo[start : start + 4 * size], settings.workers):
+            results.append(result)
+            console.print(f"{result['task']}, seed {result['seed']}: {result['value']:.3f}, {result['seconds']:.1f} s")
+        results.sort(key=lambda result: (list(TASKS).index(result["task"]), result["seed"]))
+        write_json(settings.results, results)
+        settings.page.write_text(page(results), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    console = Console()
+    settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
+    try:
+        run(settings, console)
+    except KeyboardInterrupt:
+        console.print("\nStopped; what was measured is kept.")
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The command that measures the information between two files: what is read, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blan_layers.estimation import information_between, perceptrons
+from mutual_information.arrays import read
+from mutual_information.between import main
+from mutual_information.repeated import TASKS, Case, measure, page
+from mutual_information.repeated import main as repeat
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptrons, "MOST_STEPS", 25)
+
+
+@pytest.fixture
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Gaussians in units of their own."""
+    x, noise = np.random.default_rng(0).standard_normal((2, 400, 2))
+    return 40 + 1e3 * x, 1e-4 * (0.8 * x + 0.6 * noise)
+
+
+class TestCommand:
+    def test_files_of_either_kind_say_the_same(
+        self, tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        x, y = (side[:400] for side in arrays)
+        np.save(tmp_path / "x.npy", x)
+        lines = ["first,second", *(f"{a!r},{b!r}" for a, b in y.tolist())]
+        (tmp_path / "y.csv").write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig")
+        (tmp_path / "y.tsv").write_text("\n".join(line.replace(",", "\t") for line in lines[1:]))
+        assert np.array_equal(read(tmp_path / "y.csv"), y)
+        assert np.array_equal(read(tmp_path / "y.tsv"), y)
+        options = ["--seed", "3", "--blocks", "2", "--units", "bits", "--json", str(tmp_path / "found.json")]
+        assert main([str(tmp_path / "x.npy"), str(tmp_path / "y.csv"), *options]) == 0
+        content = json.loads((tmp_path / "found.json").read_text())
+        assert content == json.loads(json.dumps(information_between(x, y, seed=3, blocks=2, units="bits").as_json()))
+        assert f"{content['value']:.3f} bits, 95 % interval" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("x.txt", "1\n", "between: files must be .npy, .csv or .tsv, got"),
+            ("x.npy", "no array", "must hold an array of numbers, got a file that does not load"),
+            ("x.csv", "", "must hold a table of numbers, got an empty file. Check the path."),
+            ("x.csv", "a,b\n", "must hold a table of numbers, got a header alone. Check the file."),
+            (
+                "x.csv",
+                "a,b\n1,2\n3\n",
+                "must have 2 fields in every line, as in its first, got 1 in line 3. Mend that line.",
+            ),
+            (
+                "x.csv",
+                "size,colour\n1,2\n3,red\n",
+                "must hold numbers, got 'red' in line 3, column 'colour'. Pass --discrete for a table of categories, "
+                "or leave the column out.",
+            ),
+            ("x.tsv", "1\t2\n3\tred\n", "must hold numbers, got 'red' in line 2, column 1."),
+            ("x.csv", "1\n\n2\n", "needs at least 100 rows to train and to hold some out, got 2."),
+            ("x.csv", "1\n" * 99 + ",\n", "must have 1 fields in every line, as in its first, got 2 in line 100."),
+            ("x.csv", "1,2\n" * 99 + "1,\n", "x must be finite, got nan in row 99, column 1 (1 such in all)."),
+        ],
+    )
+    def test_files_that_cannot_be_are_refused(
+        self, tmp_path: Path, name: str, content: str, message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / name).write_text(content)
+        assert main([str(tmp_path / name)] * 2) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert error.startswith("error: ")
+        assert message in error
+
+    def test_a_file_that_is_not_there_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([str(tmp_path / "x.csv"), str(tmp_path / "y.csv")]) == 1
+        assert "No such file or directory" in capsys.readouterr().err
+
+    def test_categories_and_groups_are_read_as_they_stand(
+        self, tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        x = arrays[0][:400, 0]
+        np.save(tmp_path / "x.npy", x)
+        (tmp_path / "y.csv").write_text("kind\n" + "\n".join("more" if value > 40 else "less" for value in x) + "\n")
+        (tmp_path / "groups.csv").write_text("\n".join(f"g{row // 4}" for row in range(400)) + "\n")
+        assert read(tmp_path / "y.csv", categories=True).shape == (400, 1)
+        assert read(tmp_path / "groups.csv", categories=True).shape == (400, 1)
+        options = ["--discrete", "y", "--blocks", str(tmp_path / "groups.csv"), "--json", str(tmp_path / "found.json")]
+        assert main([str(tmp_path / "x.npy"), str(tmp_path / "y.csv"), *options]) == 0
+        assert json.loads((tmp_path / "found.json").read_text())["value"] == pytest.approx(np.log(2), abs=0.15)
+
+    def test_archives_and_headers_that_promise_too_much_are_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
+        (tmp_path / "two.npz").rename(tmp_path / "x.npy")
+        assert main([str(tmp_path / "x.npy")] * 2) == 1
+        assert "must hold one array, got an archive of 2." in " ".join(capsys.readouterr().err.split())
+        with (tmp_path / "y.npy").open("wb") as file:
+            header = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+            np.lib.format.write_array_header_1_0(file, header)
+        assert main([str(tmp_path / "y.npy")] * 2) == 1
+        assert "got a file that does not load" in " ".join(capsys.readouterr().err.split())
+
+    def test_an_array_of_objects_is_never_unpickled(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        np.save(tmp_path / "x.npy", np.array([{}, []], dtype=object))
+        assert main([str(tmp_path / "x.npy")] * 2) == 1
+        assert "must hold an array of numbers" in " ".join(capsys.readouterr().err.split())
+
+
+class TestRepeating:
+    def test_what_was_measured_is_not_measured_again(self, tmp_path: Path) -> None:
+        results, text = tmp_path / "repeated.json", tmp_path / "repeated.md"
+        options = ["--tasks", "outlier", "--workers", "1", "--results", str(results), "--page", str(text)]
+        assert repeat([*options, "--repetitions", "1"]) == 0
+        (first,) = json.loads(results.read_text())
+        assert repeat([*options, "--repetitions", "2"]) == 0
+        again = json.loads(results.read_text())
+        assert again[0] == first
+        assert [result["seed"] for result in again] == [0, 1]
+        assert "| 1x1 Gaussians, one value of 1e8 | 1,000 | 0.511 | 2 |" in text.read_text()
+        assert first["value"] == measure(Case("outlier", 0))["value"]
+
+    def test_a_line_says_bias_spread_and_coverage(self) -> None:
+        result = {"task": "band", "p_value": 0.005, "saturated": False, "seconds": 2.0}
+        truth = TASKS["band"].information
+        results = [
+            {**result, "value": truth + error, "low": truth - 0.1, "high": truth + high, "others": others}
+            for error, high in ((-0.3, -0.05), (0.1, 0.2))
+            for others in ({"neighbours": truth + 0.5, "gaussian": truth},)
+        ]
+        line = next(line for line in page(results).splitlines() if line.startswith("| x uniform"))
+        expected = "2 | -0.100 | 0.283 | 1.409 | 1 of 2 | 2 of 2 | 0 of 2 | 0.224 | 0.500 | 0.000 | 2.0 |"
+        assert line.endswith(expected)

@@ -1,0 +1,507 @@
+"""Information between a user's arrays: what is measured, how sure it is, and what is refused."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from blan_layers import functional as F
+from blan_layers.estimation import InformationEstimate, information_between, perceptrons
+from blan_layers.estimation.arrays import Side
+from blan_layers.estimation.bounds import Estimator, effective_pairs, infonce, weighed
+from blan_layers.estimation.gaussian import canonical_correlation, fit_gaussian
+from blan_layers.estimation.independence import permutation_test
+from blan_layers.estimation.kernels import KernelCritic
+from blan_layers.estimation.neighbours import nearest_neighbours
+from blan_layers.estimation.parts import copies, folds, serial_dependence
+from blan_layers.estimation.preprocessing import scale
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def gaussian(rows: int, columns: int = 1, rho: float = 0.8, seed: int = 0) -> Arrays:
+    x, noise = np.random.default_rng(seed).standard_normal((2, rows, columns))
+    return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not matter how well perceptrons are trained."""
+    monkeypatch.setattr(perceptrons, "MOST_STEPS", 25)
+
+
+@pytest.fixture(scope="module")
+def found() -> InformationEstimate:
+    x, y = gaussian(1500, 2, 0.7)
+    return information_between(np.exp(3 * x), y**5)
+
+
+class TestMeasuring:
+    def test_long_tails_show_their_information(self, found: InformationEstimate) -> None:
+        truth = -math.log(1 - 0.49)
+        assert found.value == pytest.approx(truth, abs=0.1)
+        assert found.low < truth < found.high < found.low + 0.3
+        assert found.value == pytest.approx(np.mean(found.by_fold))
+        assert found.p_value == pytest.approx(1 / 200)
+        assert not found.saturated
+        assert found.others["gaussian"] == pytest.approx(truth, abs=0.1)
+        assert found.others["neighbours"] == pytest.approx(truth, abs=0.15)
+        assert found.cap == pytest.approx(math.log(300))
+        assert found.pairs == 1500
+        assert found.warnings == ()
+
+    def test_it_is_told_in_words(self, found: InformationEstimate) -> None:
+        text = str(found)
+        assert f"{found.value:.3f} nats, 95 % interval {found.low:.3f} to {found.high:.3f}; p = 0.005" in text
+        assert "InfoNCE: a lower bound, so that the information may be more, at most 5.70 nats." in text
+        assert "1,500 pairs, each measured by a critic that has not seen it." in text
+        assert "it does not cover what no critic here can learn" in text
+        assert json.loads(json.dumps(found.as_json()))["value"] == found.value
+
+    def test_one_outlier_does_not_matter(self, short: None) -> None:
+        x, y = gaussian(500)
+        plain = information_between(x, y)
+        x[np.argmax(x)] = 1e8
+        assert information_between(x, y).value == pytest.approx(plain.value, abs=0.01)
+
+    def test_independent_pairs_show_none(self, short: None) -> None:
+        found = [information_between(*gaussian(400, 3, 0.0, seed=seed), seed=seed) for seed in range(5)]
+        assert all(-0.02 <= each.value <= 0.02 and each.low <= 0 <= each.high for each in found)
+        assert any("cannot be told from shuffled ones" in line for each in found for line in each.warnings)
+
+    def test_the_same_seed_gives_the_same_and_the_caller_s_draws_stay_theirs(self, short: None) -> None:
+        x, y = gaussian(300, 2)
+        state, of_numpy = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
+        first = information_between(x, y, seed=3)
+        assert torch.equal(state, torch.get_rng_state())
+        assert str(of_numpy) == str(np.random.get_state(legacy=False))  # noqa: NPY002  # the caller's global one
+        assert first == information_between(x, y, seed=3)
+        assert first.value != information_between(x, y, seed=4).value
+
+    def test_bits_are_nats_over_log_2(self, short: None) -> None:
+        x, y = gaussian(300)
+        nats, bits = (information_between(x, y, units=units) for units in ("nats", "bits"))
+        for name in ("value", "low", "high", "cap", "unlearnt"):
+            assert getattr(bits, name) == pytest.approx(getattr(nats, name) / math.log(2))
+        assert bits.others["gaussian"] == pytest.approx(nats.others["gaussian"] / math.log(2))
+        assert "bits, 95 % interval" in str(bits)
+
+    @pytest.mark.parametrize("estimator", [name for name in get_args(Estimator) if name != "infonce"])
+    def test_other_estimators_find_it_too(self, estimator: Estimator, short: None) -> None:
+        found = information_between(*gaussian(2000), estimator=estimator)
+        assert found.value == pytest.approx(-math.log(0.6), abs=0.3 if estimator == "certificate" else 0.1)
+        assert found.cap is None
+
+    def test_a_cap_that_is_near_is_told(self, short: None) -> None:
+        found = information_between(*gaussian(1000, rho=math.sqrt(1 - 1e-6)))
+        assert found.saturated
+        assert any("near the most that so many pairs can show, 5.30 nats" in line for line in found.warnings)
+
+    def test_a_mean_of_exponentials_that_rests_on_few_pairs_says_so(self, short: None) -> None:
+        found = information_between(*gaussian(500, rho=0.9999), estimator="nwj")
+        assert any("the mean of exponentials rests on about" in line for line in found.warnings)
+
+    def test_sharp_edges_that_neighbours_see_are_told(self) -> None:
+        rng = np.random.default_rng(0)
+        x = rng.uniform(size=2000)
+        found = information_between(x, x + rng.uniform(-0.1, 0.1, 2000))
+        assert any("nearest neighbours show more" in line for line in found.warnings)
+
+    def test_progress_grows_to_one(self, short: None) -> None:
+        told: list[tuple[float, str]] = []
+        information_between(*gaussian(200), progress=lambda done, what: told.append((done, what)))
+        shares = [done for done, _ in told]
+        assert shares == sorted(shares)
+        assert (shares[0], shares[-1]) == (0, 1)
+
+    def test_standardised_columns_are_free_of_units(self, short: None) -> None:
+        x, y = gaussian(400)
+        plain = information_between(x, y, preprocess="standardise")
+        assert plain.value == pytest.approx(-math.log(0.6), abs=0.15)
+        scaled = information_between(1e300 * x, 1e-300 * y, preprocess="standardise")
+        assert scaled.value == pytest.approx(plain.value, abs=1e-4)
+
+
+PAIRS = gaussian(300, 2)
+
+
+class TestKinds:
+    """What may be measured, and that it is the same whatever holds it."""
+
+    @pytest.fixture
+    def value(self, short: None) -> float:
+        return information_between(*PAIRS).value
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            torch.from_numpy,
+            lambda values: torch.from_numpy(values).requires_grad_(),
+            lambda values: values.tolist(),
+            lambda values: np.ma.masked_array(values, mask=False),
+            lambda values: values[::-1][::-1],
+            lambda values: pd.DataFrame(values, columns=["a", "b"]).convert_dtypes(),
+        ],
+        ids=["tensor", "with gradient", "list", "nothing masked", "view", "frame"],
+    )
+    def test_other_holders(self, kind: Callable[[np.ndarray], Any], value: float) -> None:
+        assert information_between(*(kind(side) for side in PAIRS)).value == pytest.approx(value)
+
+    def test_bfloat16(self, value: float) -> None:
+        x, y = (torch.from_numpy(side).bfloat16() for side in PAIRS)
+        assert information_between(x, y).value == pytest.approx(value, abs=0.05)
+
+    def test_frames_are_paired_by_their_index(self, value: float) -> None:
+        x, y = (pd.DataFrame(side, index=[f"row {r}" for r in range(300)]) for side in PAIRS)
+        assert information_between(x, y.sample(frac=1, random_state=0)).value == pytest.approx(value)
+
+    def test_files_are_mapped(self, value: float, tmp_path: Path) -> None:
+        for name, side in zip("xy", PAIRS, strict=True):
+            np.save(tmp_path / f"{name}.npy", side)
+        mapped = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy")
+        assert information_between(*mapped).value == value
+
+    def test_of_many_rows_some_are_drawn(self, short: None) -> None:
+        found = information_between(*gaussian(1000), max_rows=300)
+        assert found.pairs == 300
+        assert "of 1,000 rows, 300 drawn at random were measured. Raise max_rows for more." in found.warnings
+
+    def test_categories_by_their_names(self, short: None) -> None:
+        rng = np.random.default_rng(0)
+        codes = rng.integers(3, size=1200)
+        x = 3.0 * codes + rng.standard_normal(1200)
+        grid = np.linspace(-8, 14, 20001)
+        densities = np.exp(-((grid - 3.0 * np.arange(3)[:, None]) ** 2) / 2) / math.sqrt(2 * math.pi)
+        mixed = densities.mean(0)
+        truth = np.trapezoid(-mixed * np.log(mixed + 1e-300), grid) - 0.5 * math.log(2 * math.pi * math.e)
+        found = information_between(x, np.array(["red", "green", "blue"])[codes], discrete="y")
+        assert found.value == pytest.approx(truth, abs=0.1)
+        assert found.others["neighbours"] == pytest.approx(truth, abs=0.1)
+        assert found.value == pytest.approx(information_between(x, pd.Series(codes), discrete="y").value, abs=0.05)
+
+    def test_categories_on_both_sides(self, short: None) -> None:
+        rng = np.random.default_rng(0)
+        x = rng.integers(4, size=2000)
+        y = np.where(rng.uniform(size=2000) < 0.7, x, rng.integers(4, size=2000))
+        same = 0.7 + 0.3 / 4
+        truth = math.log(4) + same * math.log(same) + (1 - same) * math.log((1 - same) / 3)
+        found = information_between(x, y, discrete="both")
+        assert found.value == pytest.approx(truth, abs=0.1)
+        assert found.others["neighbours"] == pytest.approx(truth, abs=0.05)
+        assert information_between(x, x, discrete="both").value == pytest.approx(math.log(4), abs=0.1)
+
+
+class TestDependentRows:
+    def test_copies_are_kept_together_and_told(self, short: None) -> None:
+        x, y = gaussian(400, rho=0.0)
+        found = information_between(np.repeat(x, 5, 0), np.repeat(y, 5, 0))
+        assert abs(found.value) < 0.05
+        assert found.p_value > 0.01
+        assert any(line.startswith("1,600 of 2,000 rows are copies of others") for line in found.warnings)
+
+    def test_values_that_repeat_by_themselves_are_no_copies(self) -> None:
+        counts = np.random.default_rng(0).integers(5, size=(400, 2)).astype(float)
+        assert copies(Side(counts[:, :1], False), Side(counts[:, 1:], False)) is None
+
+    def test_series_are_told(self, short: None) -> None:
+        noise = np.random.default_rng(0).standard_normal((2, 2000))
+        walks = information_between(*noise.cumsum(1))
+        assert any("Take differences, or a longer series." in line for line in walks.warnings)
+        smooth = (np.convolve(side, np.full(8, 0.4), "valid") for side in noise)
+        assert any(
+            "if they are a series" in line and "Pass blocks=" in line for line in information_between(*smooth).warnings
+        )
+        assert serial_dependence(*(side[:, None] for side in noise)) is None
+
+    def test_blocks_answer_the_warning(self, short: None) -> None:
+        noise = np.random.default_rng(1).standard_normal((2, 2000))
+        x, y = (np.convolve(side, np.full(8, 0.4), "valid") for side in noise)
+        found = information_between(x, y, blocks=40)
+        assert not any("series" in line for line in found.warnings)
+        assert found.p_value > 0.05
+
+    @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, pd.Series, lambda groups: groups.astype(str)])
+    def test_groups_stay_together(self, kind: Callable[[np.ndarray], Any], short: None) -> None:
+        rng = np.random.default_rng(0)
+        groups = np.repeat(np.arange(60), 10)
+        x, y = (rng.standard_normal(60)[groups] + 0.01 * rng.standard_normal(600) for _ in range(2))
+        assert information_between(x, y).value > 1  # each group is recognised by x, and has its y
+        found = information_between(x, y, blocks=kind(groups))
+        assert found.value < 0.1
+        assert found.p_value > 0.05
+
+    def test_folds_cut_no_block_and_measure_every_row_once(self) -> None:
+        labels = np.random.default_rng(0).integers(50, size=1000)
+        parts = folds(labels, 5, np.random.default_rng(0))
+        assert np.array_equal(np.sort(np.concatenate([part.measured for part in parts])), np.arange(1000))
+        for part in parts:
+            blocks = [set(labels[rows]) for rows in part]
+            assert sum(map(len, blocks)) == len(set().union(*blocks))
+
+
+class TestParts:
+    """What the measuring is made of."""
+
+    @pytest.mark.parametrize("name", get_args(Estimator))
+    def test_equal_weights_give_the_library_s_estimate(self, name: Estimator) -> None:
+        logits = 2 * torch.randn(12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        logits = logits + 6 * torch.eye(12) - 3
+        real = logits.diagonal()
+        fake = logits.flatten()[1:].unflatten(0, (11, 13))[:, :-1]
+        functions: dict[Estimator, Callable[[], torch.Tensor]] = {
+            "infonce": lambda: F.infonce_lower_bound(logits),
+            "nwj": lambda: F.nwj_lower_bound(real, fake),
+            "dv": lambda: F.dv_lower_bound(real, fake),
+            "jsd": real.mean,
+            "smile": lambda: F.smile_estimate(real, fake, clip=5.0),
+            "certificate": lambda: F.mutual_information_certificate(F.bce_loss(real, fake) / 2),
+        }
+        expected = functions[name]()
+        assert weighed(name, logits, logits.new_ones(1, 12)).item() == pytest.approx(expected.item())
+        assert infonce(logits).mean().item() == pytest.approx(F.infonce_lower_bound(logits).item())
+
+    @pytest.mark.parametrize("name", get_args(Estimator))
+    def test_a_pair_without_weight_is_as_if_it_were_not_there(self, name: Estimator) -> None:
+        logits = torch.randn(9, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        weights = torch.tensor([[2.0, 2, 2, 2, 2, 2, 0, 0, 0]], dtype=torch.float64)
+        few = logits[:6, :6]
+        rest = weighed(name, few, few.new_ones(1, 6)).item()
+        if name == "infonce":  # which keeps its number of candidates, by weight
+            mean = few.masked_fill(torch.eye(6, dtype=torch.bool), -math.inf).logsumexp(1) - math.log(5)
+            real = few.diagonal()
+            rest = (math.log(9) + real - real.logaddexp(mean + math.log(8))).mean().item()
+        assert weighed(name, logits, weights).item() == pytest.approx(rest)
+
+    def test_effective_pairs_count_equal_ones_and_no_others(self) -> None:
+        assert effective_pairs(torch.zeros(5, 5) + 3) == pytest.approx(20)
+        one = torch.zeros(5, 5)
+        one[0, 1] = 50
+        assert effective_pairs(one) == pytest.approx(1)
+
+    def test_gaussian_critics_are_the_density_ratio(self) -> None:
+        x, y = (torch.from_numpy(side) for side in gaussian(200_000, rho=0.6))
+        critic = fit_gaussian(x, y)
+        u, v = torch.tensor([[0.3], [-1.2]]), torch.tensor([[1.0], [0.4]])
+        expected = (0.6 * u * v.T - 0.18 * (u**2 + v.T**2)) / 0.64 - math.log(0.64) / 2
+        assert torch.allclose(critic.logits(u, v), expected.float(), atol=0.03)
+
+    def test_what_chance_makes_of_correlations_is_taken_off(self) -> None:
+        x, y = (torch.from_numpy(side) for side in gaussian(1000, 20, rho=0.0))
+        critic = fit_gaussian(x, y)
+        assert critic.correlations[0] > 0.15
+        assert critic.shrunk(1.5).kept.count_nonzero() == 0
+        assert critic.shrunk(1.5).logits(x[:3], y[:3]).count_nonzero() == 0
+
+    def test_canonical_correlation_has_no_bias_of_few_rows(self) -> None:
+        draws = [gaussian(100, 5, 0.5, seed=seed) for seed in range(200)]
+        found = [canonical_correlation(*(torch.from_numpy(side) for side in draw)) for draw in draws]
+        assert np.mean(found) == pytest.approx(-2.5 * math.log(0.75), abs=3 * np.std(found) / math.sqrt(200))
+
+    def test_kernels_are_the_ratio_written_out(self) -> None:
+        known = torch.randn(2, 30, 1, generator=torch.Generator().manual_seed(0))
+        x, y = torch.tensor([[0.2]]), torch.tensor([[-0.4]])
+        near_x, near_y = (torch.exp(-((known[s] - z) ** 2) / (2 * 0.5**2)) for s, z in enumerate((x, y)))
+        ratio = (near_x * near_y).mean() / (near_x.mean() * near_y.mean())
+        expected = (0.98 * ratio + 0.02).log().item()
+        assert KernelCritic(known[0], known[1], 0.5).logits(x, y).item() == pytest.approx(expected, abs=1e-5)
+
+    def test_nearest_neighbours_are_those_of_the_definition(self) -> None:
+        x, y = gaussian(60, 2)
+        far = [np.abs(side[:, None] - side).max(-1) for side in (x, y)]
+        joint = np.maximum(*far) + np.diag(np.full(60, np.inf))
+        reach = np.sort(joint, 1)[:, 2]
+        counts = [(each < reach[:, None]).sum(1) for each in far]  # itself among them
+        psi = torch.special.digamma
+        inner = sum(psi(torch.from_numpy(count).double()) for count in counts).mean()
+        expected = (psi(torch.tensor(3.0).double()) + psi(torch.tensor(60.0).double()) - inner).item()
+        assert nearest_neighbours(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(expected)
+
+    def test_ties_share_a_score_and_new_values_lie_between(self) -> None:
+        side = Side(np.array([[1.0], [2], [2], [3], [1e9], [2.5], [-5], [2e9]]), False)
+        scores = scale(side, np.arange(5), "ranks")(np.arange(8)).flatten()
+        expected = torch.special.ndtri(torch.tensor([0.1, 0.4, 0.4, 0.7, 0.9]))
+        assert torch.allclose(scores[:5], expected)
+        assert scores[5].item() == pytest.approx((scores[1] + scores[3]).item() / 2)
+        assert (scores[6], scores[7]) == (scores[0], scores[4])
+
+    def test_the_test_of_independence_keeps_its_level(self) -> None:
+        draws = [gaussian(100, 2, 0.0, seed=seed) for seed in range(200)]
+        found = [
+            permutation_test(torch.from_numpy(x).float(), torch.from_numpy(y).float(), np.arange(100), seed)
+            for seed, (x, y) in enumerate(draws)
+        ]
+        assert 2 <= sum(p <= 0.05 for p in found) <= 20  # 10 +- 3.1
+        assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+
+
+LINE = np.arange(100.0)
+WIDE = np.random.default_rng(0).standard_normal((100, 3))
+
+BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
+    (
+        lambda: (LINE, LINE[:90]),
+        ValueError,
+        "x and y must have a row for each pair, got 100 and 90 rows. Pair them row by row first.",
+    ),
+    (
+        lambda: (LINE[:50], LINE[:50]),
+        ValueError,
+        "needs at least 100 rows to train and to hold some out, got 50. Gather more pairs.",
+    ),
+    (
+        lambda: (WIDE.T, WIDE.T),
+        ValueError,
+        "x must have more rows than columns, got shape (3, 100). If a column is an observation, pass x.T; otherwise "
+        "reduce it to fewer columns.",
+    ),
+    (
+        lambda: (LINE, np.where(LINE == 7, np.nan, LINE)),
+        ValueError,
+        "y must be finite, got nan in row 7, column 0 (1 such in all). Leave these rows out of both arrays, or fill "
+        "them in.",
+    ),
+    (
+        lambda: (np.stack([LINE, np.where(LINE > 97, -np.inf, LINE)], 1), LINE),
+        ValueError,
+        "x must be finite, got -inf in row 98, column 1 (2 such in all).",
+    ),
+    (
+        lambda: (pd.DataFrame({"a": LINE, "b": pd.array([None, *range(99)], dtype="Int64")}), LINE),
+        ValueError,
+        "x must be finite, got nan in row 0, column 'b' (1 such in all).",
+    ),
+    (
+        lambda: (np.stack([LINE, 0 * LINE + 3], 1), LINE),
+        ValueError,
+        "x must vary in every column, got 3.0 throughout column 1. Leave it out: a constant tells nothing.",
+    ),
+    (
+        lambda: (np.stack([LINE, -LINE, LINE], 1), WIDE),
+        ValueError,
+        "x must have no column twice, got equal column 0 and column 2. Leave one of them out: it tells nothing more.",
+    ),
+    (
+        lambda: (WIDE, WIDE),
+        ValueError,
+        "x and y must differ, got column 0 of x equal to column 0 of y. What is in both has infinite information: "
+        "leave it out of one of them.",
+    ),
+    (
+        lambda: (LINE, np.array(["red", "green"] * 50)),
+        TypeError,
+        'y must hold real numbers, got dtype <U5. If they are categories, pass discrete="y" (or "both").',
+    ),
+    (lambda: (LINE.astype(object), LINE), TypeError, "x must hold real numbers, got dtype object."),
+    (
+        lambda: (LINE + 1j, LINE),
+        TypeError,
+        "x must hold real numbers, got dtype complex128. Give real and imaginary parts as columns.",
+    ),
+    (
+        lambda: (LINE.astype("datetime64[s]"), LINE),
+        TypeError,
+        "x must hold real numbers, got dtype datetime64[s]. Give times as numbers, for example x.astype('int64').",
+    ),
+    (
+        lambda: (np.zeros(100, dtype=[("a", float)]), LINE),
+        TypeError,
+        "x must hold real numbers, got dtype [('a', '<f8')]. Give each field as a column.",
+    ),
+    (
+        lambda: ([[1.0], [1.0, 2.0]], LINE),
+        ValueError,
+        "x must have as many numbers in every row, got a ragged list. Pad or cut it.",
+    ),
+    (
+        lambda: (np.zeros((100, 2, 2)), LINE),
+        ValueError,
+        "x must be (n,) or (n, d) with d >= 1, got shape (100, 2, 2). Flatten what belongs to a row.",
+    ),
+    (lambda: (np.zeros((100, 0)), LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape (100, 0)."),
+    (lambda: (3.0, LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape ()."),
+    (
+        lambda: (LINE, np.ma.masked_less(WIDE, -1)),
+        ValueError,
+        "y must have no masked values, got one in row ",
+    ),
+    (
+        lambda: (torch.eye(100).to_sparse(), LINE),
+        TypeError,
+        "x must be dense, got torch.sparse_coo. Convert it, for example by x.to_dense().",
+    ),
+    (
+        lambda: (pd.Series(LINE), pd.Series(LINE, index=range(1, 101))),
+        ValueError,
+        "x and y must have the same labels in their indices, got 2 without partner, 0 in x alone. Join them first, or "
+        "pair by position by passing .to_numpy().",
+    ),
+    (
+        lambda: (pd.Series(LINE, index=[0, *range(99)]), pd.Series(LINE)),
+        ValueError,
+        "x's index must have no label twice to be aligned with the other's, got 0 twice.",
+    ),
+]
+
+CATEGORIES: list[tuple[Any, type[Exception], str]] = [
+    (
+        np.array(["a", None] * 50, dtype=object),
+        ValueError,
+        "y must have no missing values, got None in row 1, column 0",
+    ),
+    (
+        np.array(["a", 1] * 50, dtype=object),
+        TypeError,
+        "y must hold categories of one type, got int and str in column 0",
+    ),
+    (LINE, ValueError, "y must have at least 10 rows for each category, got 100 categories in 100 rows in column 0"),
+]
+
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"estimator": "alpha"}, ValueError, "estimator must be one of 'infonce', 'nwj', 'dv', 'jsd', 'smile', 'certifi"),
+    ({"preprocess": None}, ValueError, "preprocess must be one of 'ranks', 'standardise', got None."),
+    ({"discrete": True}, ValueError, "discrete must be one of None, 'x', 'y', 'both', got True."),
+    ({"units": "bans"}, ValueError, "units must be one of 'nats', 'bits', got 'bans'. Pass one of those."),
+    ({"seed": -1}, ValueError, "seed must be an int from 0 on, got -1. Pass, for example, 0."),
+    ({"max_rows": 50}, ValueError, "max_rows must be at least 100, got 50. Raise it."),
+    ({"blocks": 0}, ValueError, "blocks must be at least 1, got 0. Pass the length of a stretch."),
+    ({"blocks": True}, TypeError, "blocks must be an int or an array of labels, got True."),
+    (
+        {"blocks": 10},
+        ValueError,
+        "needs at least 20 blocks to train and to hold some out, got 10. Make them shorter, or",
+    ),
+    ({"blocks": LINE[:9]}, ValueError, "blocks must have a label for each of 100 rows, got shape (9,). Pass (n,)."),
+    (
+        {"blocks": np.where(LINE == 3, np.nan, LINE)},
+        ValueError,
+        "blocks must have a label for each row, got nan in row 3.",
+    ),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("arrays", "error", "message"), BAD)
+    def test_arrays(self, arrays: Callable[[], tuple[Any, Any]], error: type[Exception], message: str) -> None:
+        with pytest.raises(error) as raised:
+            information_between(*arrays())
+        assert str(raised.value).startswith("information_between: ")
+        assert message in str(raised.value)
+
+    @pytest.mark.parametrize(("y", "error", "message"), CATEGORIES)
+    def test_categories(self, y: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error) as raised:
+            information_between(LINE, y, discrete="y")
+        assert message in str(raised.value)
+
+    @pytest.mark.parametrize(("options", "error", "message"), WRONG)
+    def test_options(self, options: dict[str, Any], error: type[Exception], message: str) -> None:
+        with pytest.raises(error) as raised:
+            information_between(LINE, LINE**2, **options)
+        assert str(raised.value).startswith("information_between: ")
+        assert message in str(raised.value)
