@@ -264,7 +264,7 @@ def _read(
     labels, distinct = given, np.arange(len(given))
     equal = copies(left, right)
     if equal is not None:
-        distinct = np.unique(equal, return_index=True)[1]
+        distinct = np.sort(np.unique(equal, return_index=True)[1])
         labels = equal if blocks is None else given
         kept = "they were kept in one part, and count once in the interval"
         warnings.append(
@@ -272,14 +272,13 @@ def _read(
             f"{kept if blocks is None else 'blocks must keep them together'}. Leave copies out."
         )
     if blocks is None:
-        serial = None if isinstance(rows, np.ndarray) and len(rows) < len(pairs) else _serial(left, right)
+        serial = _serial(left, right, distinct) if isinstance(rows, slice) else None
         warnings += [] if serial is None else [_serial_warning(serial, len(given))]
     return _Sample(left, right, labels, distinct, warnings)
 
 
-def _serial(x: Side, y: Side) -> Serial | None:
-    whole = np.arange(len(x.values))
-    return serial_dependence(*(scale(side, whole, "ranks")(whole).double().numpy() for side in (x, y)))
+def _serial(x: Side, y: Side, rows: Labels) -> Serial | None:
+    return serial_dependence(*(scale(side, rows, "ranks")(rows).double().numpy() for side in (x, y)))
 
 
 def _serial_warning(serial: Serial, rows: int) -> str:
@@ -302,12 +301,15 @@ class _Block(NamedTuple):
     rows: npt.NDArray[np.intp]
     logits: Tensor
     """Of all pairs (M, M), the real ones on the diagonal."""
+    start: bool
+    """Whether they are the start's, which shows nothing."""
 
 
 def _halves(block: _Block) -> list[_Block]:
     middle = len(block.rows) // 2
     return [
-        _Block(block.fold, block.rows[part], block.logits[part, part]) for part in (slice(middle), slice(middle, None))
+        block._replace(rows=block.rows[part], logits=block.logits[part, part])
+        for part in (slice(middle), slice(middle, None))
     ]
 
 
@@ -343,7 +345,7 @@ def _cross_fitted(
         doubled / (2**_LEARNING_RATE - 1),
         math.log(min(len(block.rows) for block in blocks)),
         value - _value(estimator, fewer, once).item(),
-        not all(block.logits.any() for block in blocks),
+        any(block.start for block in blocks),
         min(effective_pairs(block.logits) for block in blocks),
     )
 
@@ -368,13 +370,18 @@ def _measure(
             if estimator != "infonce":  # which alone is blind to what is added to a row
                 known = critic.logits(x(rows), stopping[fold][1])
                 logits -= known.logsumexp(1, keepdim=True) - math.log(known.shape[1])
-            yield _Block(fold, rows, logits + 1 if estimator == "nwj" else logits)
+            yield _Block(fold, rows, logits + 1 if estimator == "nwj" else logits, not any(critic.weights))
 
 
 def _value(estimator: Estimator, blocks: list[_Block], weights: Tensor) -> Tensor:
     """Return the mean (R,) of the blocks' estimates under weights (R, n) of all rows."""
     values = torch.stack(
-        [weighed(estimator, block.logits.double(), weights[:, torch.from_numpy(block.rows)]) for block in blocks]
+        [
+            weights.new_zeros(len(weights))
+            if block.start
+            else weighed(estimator, block.logits.double(), weights[:, torch.from_numpy(block.rows)])
+            for block in blocks
+        ]
     )
     sizes = torch.tensor([float(len(block.rows)) for block in blocks], dtype=torch.float64)
     return sizes @ values / sizes.sum()
