@@ -90,9 +90,9 @@ contrast_in_blocks.register_autograd(_scale, setup_context=_keep)
 
 def contrast_loss(*arguments: Any) -> Tensor:
     """Return the loss: as an operation under a compiler, else with derivatives of any order."""
-    if torch.compiler.is_compiling():
-        return contrast_in_blocks(*arguments)[0]
-    loss: Tensor = ContrastLoss.apply(*arguments)
+    loss: Tensor = (
+        contrast_in_blocks(*arguments)[0] if torch.compiler.is_compiling() else ContrastLoss.apply(*arguments)
+    )
     return loss
 
 
