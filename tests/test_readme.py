@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+GUIDE = README.parent / "docs" / "mutual_information.md"
 
 
-def test_the_readme_s_python_runs_from_top_to_bottom() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) >= 7
-    exec(compile("\n".join(blocks), str(README), "exec"), {})  # the README's code is ours
+@pytest.mark.parametrize(("page", "least"), [(README, 7), (GUIDE, 5)], ids=["README", "mutual information"])
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, least: int) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= least
+    exec(compile("\n".join(blocks), str(page), "exec"), {})  # the pages' code is ours
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,7 @@ def test_the_readme_s_python_runs_from_top_to_bottom() -> None:
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "docs/mutual_information.md",
         "examples/blan_facial/README.md",
         "examples/mutual_information/README.md",
         "examples/segmentation/README.md",
