@@ -57,6 +57,8 @@ class Settings:
     """Names of tasks; all by default."""
     repetitions: int = 20
     """Draws of each task."""
+    first_seed: int = 0
+    """Seed of the first draw; the others follow."""
     workers: int = min(2, os.cpu_count() or 1)
     """Measurements at a time, of one thread each."""
     seconds: float = math.inf
@@ -197,7 +199,8 @@ def run(settings: Settings, console: Console) -> None:
     results = json.loads(settings.results.read_text(encoding="utf-8")) if settings.results.exists() else []
     done = {Case(result["task"], result["seed"]) for result in results}
     names = settings.tasks or tuple(TASKS)
-    todo = [Case(name, seed) for seed in range(settings.repetitions) for name in names]
+    seeds = range(settings.first_seed, settings.first_seed + settings.repetitions)
+    todo = [Case(name, seed) for seed in seeds for name in names]
     todo = [case for case in todo if case not in done]
     size = settings.workers
     for start in range(0, len(todo), 4 * size):
