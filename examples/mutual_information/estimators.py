@@ -66,10 +66,11 @@ def build_objective(name: ObjectiveName) -> Measure:
 def build_critic(
     name: CriticName, channels: tuple[int, int], hidden_channels: int | None, *, default: int = 256, maps: bool = False
 ) -> Critic:
-    """Return a critic of pairs of so many numbers, which starts by scoring them all nearly alike.
+    """Return a critic of pairs of so many numbers, which starts by scoring them all alike.
 
-    The library's product critics do. The joint one starts by He's rule there, with logits of order 1, of which NWJ and
-    MINE take exponentials: its last layer starts at zero here.
+    The library's product critics start near zero, the joint one by He's rule. Here the last layer of each starts at
+    exactly zero, so that all climb the staircase from one place: NWJ and MINE take exponentials of the logits, and a
+    critic that begins high does not recover.
 
     Args:
         name: One of the library's; "concat" is the joint critic, which sees both sides at once.
@@ -87,12 +88,19 @@ def build_critic(
                 f"build_critic: the bilinear critic has no hidden layers, got hidden_channels={hidden_channels}. "
                 "Leave it out, or choose another critic."
             )
-        return BilinearCritic(*channels)
+        return _starting_at_zero(BilinearCritic(*channels))
     joint = ConcatConvCritic if maps else GlobalCritic
     kinds = {"separable": SeparableCritic, "concat": joint, "dot-product": DotProductCritic}
-    critic = kinds[name](*channels, hidden_channels=hidden_channels or default)
-    if isinstance(critic, ConcatConvCritic):
-        nn.init.zeros_(critic.fc3.weight)
+    return _starting_at_zero(kinds[name](*channels, hidden_channels=hidden_channels or default))
+
+
+def _starting_at_zero(critic: Critic) -> Critic:
+    """Set the critic's last layer, or that of one of its encoders, to zero."""
+    last = ("fc3.", "global_encoder.fc3.", "global_encoder.fc2.", "global_encoder.shortcut.", "global_encoder.weight")
+    perceptron = any(name.startswith("global_encoder.fc3.") for name, _ in critic.named_parameters())
+    for name, parameter in critic.named_parameters():
+        if name.startswith(last) and not (perceptron and name.startswith("global_encoder.fc2.")):
+            nn.init.zeros_(parameter)
     return critic
 
 

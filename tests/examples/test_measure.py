@@ -129,15 +129,13 @@ class TestEstimators:
         ],
     )
     @pytest.mark.parametrize("maps", [False, True])
-    def test_critics_start_by_scoring_all_pairs_nearly_alike_and_learn(
-        self, name: CriticName, kind: type, maps: bool
-    ) -> None:
+    def test_critics_start_by_scoring_all_pairs_alike_and_learn(self, name: CriticName, kind: type, maps: bool) -> None:
         critic = build_critic(name, (3, 3), None if name == "bilinear" else 8, maps=maps)
         assert isinstance(critic, kind) or (maps and name == "concat")
         x, y = torch.randn(16, 3, 2, 2) if maps else torch.randn(16, 3), torch.randn(16, 3)
         logits = score(critic, x, y)
         assert logits.shape == ((2, 2, 16, 16) if maps else (16, 16))
-        assert logits.std() < 0.3
+        assert not logits.any()
         F.jsd_objective(real(logits), fake(logits)).neg().backward()
         assert any(parameter.grad is not None and parameter.grad.any() for parameter in critic.parameters())
 
