@@ -71,7 +71,7 @@ def short_tables(contents: Contents) -> str:
         faster = [theirs["speedup"]["median"] for _, theirs in pairs if "speedup" in theirs]
         leaner = [ratio for ours, theirs in pairs if (ratio := memory_ratio(theirs, ours)) is not None]
         lines.append([words, peer, _range(faster, 2), _range(leaner, 1)])
-    titles = " and ".join(title_of(content["machine"]) for content in contents.values())
+    titles = "; ".join(title_of(content["machine"]) for content in contents.values())
     pictures = [
         f"![Times faster than the peers: {title_of(content['machine'])}](benchmarks/results/{path.stem}.svg)\n"
         for path, content in contents.items()

@@ -243,7 +243,7 @@ def test_the_short_table_gives_the_range_over_sizes_and_machines_of_eager_steps(
     machine = {"cpu": "Abacus", "family": "26", "model": "2", "threads": 2}
     slower = {Path("b.json"): {"machine": machine, "suites": {"attention": {"cases": [record("(1)", 0.5)]}}}}
     lines = draw.short_tables(contents | slower).splitlines()
-    assert lines[0] == "Measured on Abacus, 2 threads and Abacus (family 26, model 2), 2 threads."
+    assert lines[0] == "Measured on Abacus, 2 threads; Abacus (family 26, model 2), 2 threads."
     assert "| CBAM, forward + backward | by hand | 0.50 to 2.00 | 3.0 |" in lines
 
 
