@@ -145,7 +145,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "`information_between` with its defaults on fresh draws, a row a task. Bias and standard deviation are of the "
         "value, in nats; covered says how often the 95 % interval held the truth; p <= 0.05 how often the shuffles "
         "told the pairs from none. Root mean square errors stand beside those of the nearest-neighbour estimate "
-        "(Kraskov et al., k = 3) and the Gaussian one (canonical correlation) of the same draws, on normal scores too.",
+        "(Kraskov et al., k = 3) and the Gaussian one (canonical correlation) of the same draws, on normal scores too. "
+        "Some constants of the estimator were settled with a few of these draws in view: `--first-seed` takes others.",
         "",
         "| task | pairs | truth | draws | bias | deviation | lowest | covered | p <= 0.05 | saturated | error "
         "| neighbours' | Gaussian's | seconds |",
