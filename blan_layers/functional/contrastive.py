@@ -116,7 +116,7 @@ def supervised_contrastive_loss(
         logits: Score of each item (rows) with each candidate (columns).
         positives: Boolean, which candidates are positives of each item.
         candidates: Boolean, which columns are candidates of each item; None means all. Positives are among them.
-        weights: Boolean or non-negative weights of the items, for a weighed mean: items without positives need zero.
+        weights: Boolean or non-negative weights of the items, for a weighted mean: items without positives need zero.
 
     Shape:
         logits, positives and candidates (N, M), weights (N,) -> scalar.

@@ -153,18 +153,18 @@ PREDICATES: dict[Way, Callable[..., str]] = {"blocked": against_blocks, "triton"
 
 def _against_state(tensors: Sequence[Tensor], compiles: bool = False) -> str:
     """Say what watches or rewrites the plain operations, so that these have to run."""
-    if is_compiled_or_traced() and not (compiles and is_compiled()):
+    traced = is_compiled_or_traced()
+    if traced and not (compiles and is_compiled()):
         return COMPILED
     if transforms_active():
         return "a torch.func transform needs the plain operations"
     if forward_mode_active():  # the weights, which are not seen here, may carry tangents too
         return "forward-mode differentiation needs the plain operations"
-    if compiles and is_compiled():
-        pass  # it sees to modes itself
-    elif dispatch_mode_active():
-        return "a dispatch mode sees every operation and needs the plain ones"
-    elif function_mode_active():
-        return "a function mode sees every function and needs the plain ones"
+    if not traced:  # a compiler sees to modes itself
+        if dispatch_mode_active():
+            return "a dispatch mode sees every operation and needs the plain ones"
+        if function_mode_active():
+            return "a function mode sees every function and needs the plain ones"
     for tensor in tensors:
         if type(tensor) not in PLAIN_TENSORS:
             if isinstance(tensor, Proxy):

@@ -46,56 +46,6 @@ class ContrastLoss(Function):
         return d_local, d_summaries, None, None, *d_layers, None, None
 
 
-@custom_op("blan_layers::contrast_in_blocks", mutates_args=())
-def contrast_in_blocks(
-    local: Tensor,
-    summaries: Tensor,
-    indices: Tensor,
-    weights: Tensor | None,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    w3: Tensor,
-    b3: Tensor,
-    count: float,
-    differentiates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """:class:`ContrastLoss` as an operation that compilers call and do not look into."""
-    return form(local, summaries, indices, weights, w1, b1, w2, b2, w3, b3, count, differentiates)
-
-
-@contrast_in_blocks.register_fake
-def _(local: Tensor, summaries: Tensor, indices: Tensor, weights: Tensor | None, *layers: Any) -> Formed:
-    *tensors, _, differentiates = layers
-    gradients = (torch.empty_like(t) if differentiates else t.new_empty(0) for t in (local, summaries, *tensors))
-    return local.new_empty(()), *gradients  # type: ignore[return-value]  # eight of them
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Formed) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*output[1:])
-
-
-def _scale(ctx: Any, d_total: Tensor | None, *_: None) -> Gradients:
-    if d_total is None:
-        return (None,) * 12
-    d_local, d_summaries, *d_layers = (gradient * d_total for gradient in ctx.saved_tensors)
-    return d_local, d_summaries, None, None, *d_layers, None, None
-
-
-contrast_in_blocks.register_autograd(_scale, setup_context=_keep)
-
-
-def contrast_loss(*arguments: Any) -> Tensor:
-    """Return the loss: as an operation under a compiler, else with derivatives of any order."""
-    loss: Tensor = (
-        contrast_in_blocks(*arguments)[0] if torch.compiler.is_compiling() else ContrastLoss.apply(*arguments)
-    )
-    return loss
-
-
 def form(
     local: Tensor,
     summaries: Tensor,
@@ -178,6 +128,41 @@ def form(
         torch.mm(d_own.t(), summaries, out=d_w1[:, channels:])
         torch.mm(d_own, of_summaries, out=d_summaries)
     return total / count, *gradients  # type: ignore[return-value]  # eight of them
+
+
+contrast_in_blocks = custom_op("blan_layers::contrast_in_blocks", mutates_args=())(form)
+"""The same as an operation that compilers call and do not look into."""
+
+
+@contrast_in_blocks.register_fake
+def _(local: Tensor, summaries: Tensor, indices: Tensor, weights: Tensor | None, *layers: Any) -> Formed:
+    *tensors, _, differentiates = layers
+    gradients = (torch.empty_like(t) if differentiates else t.new_empty(0) for t in (local, summaries, *tensors))
+    return local.new_empty(()), *gradients  # type: ignore[return-value]  # eight of them
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Formed) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:])
+
+
+def _scale(ctx: Any, d_total: Tensor | None, *_: None) -> Gradients:
+    if d_total is None:
+        return (None,) * 12
+    d_local, d_summaries, *d_layers = (gradient * d_total for gradient in ctx.saved_tensors)
+    return d_local, d_summaries, None, None, *d_layers, None, None
+
+
+contrast_in_blocks.register_autograd(_scale, setup_context=_keep)
+
+
+def contrast_loss(*arguments: Any) -> Tensor:
+    """Return the loss: as an operation under a compiler, else with derivatives of any order."""
+    loss: Tensor = (
+        contrast_in_blocks(*arguments)[0] if torch.compiler.is_compiling() else ContrastLoss.apply(*arguments)
+    )
+    return loss
 
 
 def block_shape(batch: int, locations: int, hidden: int, element_size: int) -> tuple[int, int]:
