@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import Record
 from benchmarks.table import heading
-from blan_facial.report.sheet import FAINT, INK, MARGIN, Sheet
+from shared.sheet import FAINT, INK, MARGIN, Sheet
 
 WIN, DEFEAT, EVEN = "#0072b2", "#d55e00", "#999999"
 

@@ -17,8 +17,8 @@ from benchmarks.chart import chart
 from benchmarks.machine import title_of
 from benchmarks.record import RESULTS, load
 from benchmarks.table import HEADER, details, heading, memory_ratio, rows
-from blan_facial.files import replacing
-from blan_facial.report.sheet import style
+from shared.files import replacing
+from shared.sheet import style
 
 MARKED = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 

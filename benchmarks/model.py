@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.contest import TOLERANCES, Case, Contender, Contest, Results
-from blan_facial.building import build
 from blan_facial.config import PRESETS, Config
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.loading import normalize
-from blan_facial.model import BLAN
-from blan_facial.objective import BLANObjective
-from blan_facial.trainer import TrainingStep
+from blan_facial.network.builder import build
+from blan_facial.network.model import BLAN
+from blan_facial.network.objective import BLANObjective
+from blan_facial.training.loop import TrainingStep
 from blan_layers import RDAM, LMIMLoss
 
 Assembly = tuple[BLAN, BLANObjective]

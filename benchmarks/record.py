@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blan_facial.files import write_json
+from shared.files import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -22,14 +22,15 @@ from blan_facial.config import Config, ConfigError
 from blan_facial.data.faces import DataError
 from blan_facial.data.matching import match_attributes
 from blan_facial.data.splits import load_split
-from blan_facial.devices import make_fabric
-from blan_facial.files import write_json
-from blan_facial.finished import FinishedRun, load_run
-from blan_facial.metrics import evaluate
+from blan_facial.machines.devices import make_fabric
 from blan_facial.report import metrics_table
-from blan_facial.runs import METRICS, RunError
-from blan_facial.terminal import print_error
-from blan_facial.trainer import evaluation_loader
+from blan_facial.results.finished import FinishedRun, load_run
+from blan_facial.results.run_folder import METRICS
+from blan_facial.training.checkpoint import RunError
+from blan_facial.training.loop import evaluation_loader
+from blan_facial.training.metrics import evaluate
+from shared.files import write_json
+from shared.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/evaluate.py"
 DESCRIPTION = """Test a finished run on any data set that has its attributes, by its config.json and model.safetensors

@@ -15,8 +15,6 @@ import tyro
 from rich.console import Console
 
 from blan_facial.config import ConfigError
-from blan_facial.files import replacing, write_json
-from blan_facial.runs import RunError
 from blan_facial.tables.figure import write_figure
 from blan_facial.tables.layout import insert, markdown, terminal
 from blan_facial.tables.measures import Result
@@ -34,7 +32,9 @@ from blan_facial.tables.plan import (
 )
 from blan_facial.tables.results import as_json, entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
-from blan_facial.terminal import print_error
+from blan_facial.training.checkpoint import RunError
+from shared.files import replacing, write_json
+from shared.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/experiments.py"
 DESCRIPTION = """Run a table of the paper: train every row with every seed, or read the runs that are finished, and set

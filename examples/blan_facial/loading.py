@@ -16,14 +16,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from blan_facial.building import build
 from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError, FaceDataset
 from blan_facial.data.loading import Batch
 from blan_facial.data.splits import load_split
-from blan_facial.devices import make_fabric
-from blan_facial.terminal import print_error
-from blan_facial.trainer import TrainingStep, training_loader
+from blan_facial.machines.devices import make_fabric
+from blan_facial.network.builder import build
+from blan_facial.training.loop import TrainingStep, training_loader
+from shared.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/loading.py"
 DESCRIPTION = """Measure how many training images a second the workers load, and how many the model trains on, each by

@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from blan_facial.data.faces import MAX_PIXELS, PixelLimitError, decode_face, limit_pixels
-from blan_facial.files import replacing
-from blan_facial.finished import load_run
 from blan_facial.prediction.predictor import Predictor
 from blan_facial.prediction.sources import LIST, Problem, Source, Sources, reason
 from blan_facial.prediction.writing import WRITERS
-from blan_facial.runs import RunError
-from blan_facial.terminal import print_error
+from blan_facial.results.finished import load_run
+from blan_facial.training.checkpoint import RunError
+from shared.files import replacing
+from shared.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/predict.py"
 DESCRIPTION = """Predict the attributes of images by a finished run, of which config.json and model.safetensors are

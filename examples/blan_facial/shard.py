@@ -16,7 +16,7 @@ from rich.progress import track
 from blan_facial.data.celeba import find_texts, load_celeba
 from blan_facial.data.faces import SPLITS, DataError, FaceFiles
 from blan_facial.data.shards import has_shards, write_shard
-from blan_facial.terminal import print_error
+from shared.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/shard.py"
 DESCRIPTION = """Write CelebA into tar files in WebDataset's format, for storage that is slow at opening many files:

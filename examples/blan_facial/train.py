@@ -16,25 +16,26 @@ if not __package__:  # run as a script, from anywhere
 from rich.console import Console
 from rich.logging import RichHandler
 
-from blan_facial.baselines import DomainBalancedObjective, Network
-from blan_facial.building import build
 from blan_facial.config import Config, ConfigError, parse
 from blan_facial.data.faces import DataError
 from blan_facial.data.splits import Splits, load_splits
-from blan_facial.devices import launched, layout, make_fabric, rank
-from blan_facial.encoder import EncoderWeightsError, load_encoder_weights
-from blan_facial.environment import environment
-from blan_facial.files import write_json
-from blan_facial.launching import LOST, ProcessLostError, follow_launcher, launch
-from blan_facial.metrics import evaluate
-from blan_facial.model import parameter_table
-from blan_facial.objective import BLANObjective
-from blan_facial.processes import PeerError, Processes, lost_contact
+from blan_facial.machines.devices import launched, layout, make_fabric, rank
+from blan_facial.machines.launching import LOST, ProcessLostError, follow_launcher, launch
+from blan_facial.machines.processes import PeerError, Processes, lost_contact
+from blan_facial.machines.signals import Stopped
+from blan_facial.network.baselines import DomainBalancedObjective, Network
+from blan_facial.network.builder import build
+from blan_facial.network.encoder import EncoderWeightsError, load_encoder_weights
+from blan_facial.network.model import parameter_table
+from blan_facial.network.objective import BLANObjective
 from blan_facial.report import draw_sample, metrics_table, parameters_table, write_pictures, write_report
-from blan_facial.runs import ENVIRONMENT, Position, RunError, begin, open_output, save_results
-from blan_facial.signals import Stopped
-from blan_facial.terminal import print_error
-from blan_facial.trainer import NonFiniteLossError, Trainer, evaluation_loader
+from blan_facial.results.environment import environment
+from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
+from blan_facial.training.checkpoint import Position, RunError
+from blan_facial.training.loop import NonFiniteLossError, Trainer, evaluation_loader
+from blan_facial.training.metrics import evaluate
+from shared.files import write_json
+from shared.terminal import print_error
 
 
 def run(config: Config, console: Console) -> Path:

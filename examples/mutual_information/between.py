@@ -14,10 +14,10 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blan_facial.files import write_json
-from blan_facial.terminal import print_error
 from blan_layers.estimation import InformationEstimate, information_between
 from mutual_information.arrays import read
+from shared.files import write_json
+from shared.terminal import print_error
 
 PROGRAM = "python examples/mutual_information/between.py"
 DESCRIPTION = """Measure the mutual information between two arrays, row by row a pair, on pairs that no critic was

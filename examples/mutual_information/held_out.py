@@ -20,10 +20,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from blan_facial.terminal import print_error
 from blan_layers import LMIMLoss
-from mutual_information.parallel import each
 from mutual_information.tasks import TASKS
+from shared.parallel import each
+from shared.terminal import print_error
 
 PROGRAM = "python examples/mutual_information/held_out.py"
 DESCRIPTION = """Train LMIMLoss with its concat critic on correlated Gaussians in 5 dimensions, and compare what it says

@@ -19,14 +19,14 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from blan_facial.files import made_for, replacing, write_json
-from blan_facial.report.sheet import style
-from blan_facial.terminal import print_error
 from mutual_information.estimators import ESTIMATORS, CriticName, EstimatorName
 from mutual_information.picture import staircase_figure
 from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
+from shared.files import made_for, replacing, write_json
+from shared.sheet import style
+from shared.terminal import print_error
 
 PROGRAM = "python examples/mutual_information/measure.py"
 DESCRIPTION = """Train estimators of mutual information on tasks whose information is known, while it rises step by

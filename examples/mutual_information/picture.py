@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from blan_facial.report.sheet import FAINT, INK, MARGIN, Sheet
 from mutual_information.estimators import ESTIMATORS
 from mutual_information.staircase import Estimates
 from mutual_information.summary import Results
 from mutual_information.tasks import TASKS
+from shared.sheet import FAINT, INK, MARGIN, Sheet
 
 WIDTH, HEIGHT, GAP, NAMES, HEADER = 1.75, 0.98, 0.14, 1.3, 0.98  # inches
 RAW, SMOOTH, TRUTH, CAP = "#9ecae9", "#0b559f", "#000000", "#d55e00"

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import tyro
 from rich.console import Console
 
-from blan_facial.files import write_json
 from blan_layers.estimation import information_between
-from mutual_information.parallel import each
 from mutual_information.tasks import common_scale_information, correlation
+from shared.files import write_json
+from shared.parallel import each
 
 PROGRAM = "python examples/mutual_information/repeated.py"
 DESCRIPTION = """Measure tasks of known information by information_between on fresh draws, and write bias, spread and

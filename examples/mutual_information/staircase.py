@@ -19,8 +19,8 @@ from mutual_information.estimators import (
     clip,
     score,
 )
-from mutual_information.parallel import each
 from mutual_information.tasks import TASKS, TaskName
+from shared.parallel import each
 
 Estimates = npt.NDArray[np.float64]
 """Estimates in nats, (levels, steps a level)."""

@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from blan_facial.report.sheet import FAINT, MARGIN, Sheet
 from blan_layers import capture_maps
 from blan_layers.plotting import overlay
+from shared.sheet import FAINT, MARGIN, Sheet
 
 SIDE, GAP, NAMES, HEADER = 0.72, 0.06, 1.05, 0.72  # inches
 HIT, MISSED, EXTRA = (1.0, 1.0, 1.0), (0.25, 0.55, 1.0), (1.0, 0.5, 0.1)

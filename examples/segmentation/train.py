@@ -23,14 +23,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor, nn
 
-from blan_facial.files import made_for, replacing, write_json
-from blan_facial.report.sheet import style
-from blan_facial.terminal import print_error
 from blan_layers import RDAM, AttentionGate
-from mutual_information.parallel import each
 from segmentation.picture import maps_figure, masks_figure
 from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
+from shared.files import made_for, replacing, write_json
+from shared.parallel import each
+from shared.sheet import style
+from shared.terminal import print_error
 
 PROGRAM = "python examples/segmentation/train.py"
 DESCRIPTION = """Train a small U-Net with each kind of skip on drawn shapes, compare the masks of held-out images,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from blan_facial.baselines import Network
-from blan_facial.building import build
 from blan_facial.config import parse
-from blan_facial.runs import begin, save_results
+from blan_facial.network.baselines import Network
+from blan_facial.network.builder import build
+from blan_facial.results.run_folder import begin, save_results
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Black_Hair", "Big_Nose")
 SMALL = ("--image-size", "32", "--width", "4", "--summary-channels", "8", "--critic-channels", "8")

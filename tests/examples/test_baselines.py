@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from blan_facial.baselines import MCNN, DomainBalancedObjective, ResNet, build_baseline
-from blan_facial.baselines.baseline import classification_objective
-from blan_facial.baselines.mcnn import GROUPS
 from blan_facial.config import ConfigError, parse
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.faces import UNKNOWN
-from blan_facial.model import BLANFeatures
+from blan_facial.network.baselines import MCNN, DomainBalancedObjective, ResNet, build_baseline
+from blan_facial.network.baselines.baseline import classification_objective
+from blan_facial.network.baselines.mcnn import GROUPS
+from blan_facial.network.model import BLANFeatures
 from blan_facial.train import main
 
 SMALL = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from blan_facial.config import PRESETS, Config, parse
-from blan_facial.model import BLAN
+from blan_facial.network.model import BLAN
 
 
 def test_the_paper_s_settings_are_those_of_the_paper() -> None:

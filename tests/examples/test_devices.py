@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blan_facial import launching
 from blan_facial.config import ConfigError, parse
-from blan_facial.devices import ENVIRONMENT, layout
 from blan_facial.evaluate import main as evaluate
-from blan_facial.launching import LOST, ProcessLostError, launch
+from blan_facial.machines import launching
+from blan_facial.machines.devices import ENVIRONMENT, layout
+from blan_facial.machines.launching import LOST, ProcessLostError, launch
 from blan_facial.train import main
 from tests.examples.two_devices import SMALL
 

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from blan_facial import encoder as encoder_module
-from blan_facial.encoder import IMAGENET_URL, EncoderWeightsError, ResNetEncoder, load_encoder_weights
+from blan_facial.network import encoder as encoder_module
+from blan_facial.network.encoder import IMAGENET_URL, EncoderWeightsError, ResNetEncoder, load_encoder_weights
 
 
 def resnet34_shapes():

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blan_facial.config import PRESETS, Config, ConfigError, parse
-from blan_facial.finished import load_run
-from blan_facial.runs import RunError
+from blan_facial.results.finished import load_run
+from blan_facial.training.checkpoint import RunError
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 MODELS: list[tuple[str, ...]] = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blan_facial.data.faces import DataError
-from blan_facial.metrics import Scores
+from blan_facial.training.metrics import Scores
 
 
 def scores_of(predictions: list[list[int]]) -> torch.Tensor:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from blan_facial.model import BLAN, parameter_table
-from blan_facial.objective import BLANObjective
+from blan_facial.network.model import BLAN, parameter_table
+from blan_facial.network.objective import BLANObjective
 
 TINY = {"image_size": 64, "width": 4, "blocks": (1, 1, 1, 1), "summary_channels": 8}
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from blan_facial.data.faces import UNKNOWN
-from blan_facial.model import BLAN, BLANFeatures
-from blan_facial.objective import BLANObjective
+from blan_facial.network.model import BLAN, BLANFeatures
+from blan_facial.network.objective import BLANObjective
 
 TINY = {"image_size": 64, "width": 4, "blocks": (1, 1, 1, 1), "summary_channels": 8}
 ATTRIBUTES = 3

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from blan_facial.config import parse
-from blan_facial.environment import commit, environment
+from blan_facial.published import published
 from blan_facial.report import write_report
 from blan_facial.report.__main__ import main as report
 from blan_facial.report.page.history import read_history
@@ -25,9 +25,9 @@ from blan_facial.report.page.render import NOTHING
 from blan_facial.report.page.settings import command
 from blan_facial.report.page.svg import Curve, curves, element, rounded, ticks
 from blan_facial.report.page.training import LIMIT, bounds, charts
+from blan_facial.results.environment import commit, environment
 from blan_facial.tables.page import write_table_page
 from blan_facial.tables.plan import experiment
-from blan_facial.tables.published import published
 from blan_facial.tables.results import entries
 from blan_facial.tables.running import Job
 from tests.examples.pages import as_baseline, change, table_page, without_labels

@@ -17,10 +17,10 @@ from PIL import Image
 
 from blan_facial.data.faces import decode_face
 from blan_facial.data.loading import normalize
-from blan_facial.finished import load_run
 from blan_facial.predict import main
 from blan_facial.prediction.predictor import Predictor
 from blan_facial.prediction.sources import LIST, Problem, Source, Sources
+from blan_facial.results.finished import load_run
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 # What training, testing and drawing need and a prediction does not.

@@ -15,7 +15,7 @@ from rich.console import Console
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.faces import UNKNOWN, CorruptImageError, FaceDataset
 from blan_facial.data.loading import normalize
-from blan_facial.model import BLAN, ParameterTable, parameter_table
+from blan_facial.network.model import BLAN, ParameterTable, parameter_table
 from blan_facial.report import metrics_table, parameters_table, write_pictures
 from blan_facial.report.chart import accuracy_figure
 from blan_facial.report.pictures import SIGNS, attention_figure, faces_figure, reconstructions_figure

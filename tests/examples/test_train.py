@@ -21,14 +21,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from blan_facial import trainer as trainer_module
-from blan_facial.building import build
 from blan_facial.config import parse
 from blan_facial.data.avatars import load_avatars
 from blan_facial.data.loading import normalize
-from blan_facial.devices import make_fabric
-from blan_facial.processes import Processes
+from blan_facial.machines.devices import make_fabric
+from blan_facial.machines.processes import Processes
+from blan_facial.network.builder import build
 from blan_facial.train import main
+from blan_facial.training import loop as trainer_module
 from tests.examples.celeba_folder import write_celeba_folder
 
 SMALL = [

@@ -14,16 +14,16 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from blan_facial import trainer as trainer_module
-from blan_facial.building import build
 from blan_facial.config import parse
 from blan_facial.data.avatars import load_avatars
 from blan_facial.data.faces import DataError
 from blan_facial.data.loading import Batch, normalize
-from blan_facial.devices import make_fabric
-from blan_facial.processes import PeerError, Processes
+from blan_facial.machines.devices import make_fabric
+from blan_facial.machines.processes import PeerError, Processes
+from blan_facial.network.builder import build
 from blan_facial.train import main
-from blan_facial.trainer import Trainer, TrainingStep
+from blan_facial.training import loop as trainer_module
+from blan_facial.training.loop import Trainer, TrainingStep
 from blan_layers.mutual_information import infomax
 
 SMALL = [

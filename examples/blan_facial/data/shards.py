@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from blan_facial.data.faces import CorruptImageError, DataError, FaceDataset, decode_face
-from blan_facial.files import replacing
+from shared.files import replacing
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = 2 * _BLOCK  # zeros that a tar file ends with

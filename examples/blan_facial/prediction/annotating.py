@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from blan_facial.data.faces import decode_picture
-from blan_facial.files import replacing
 from blan_facial.prediction.predictor import Answer
-from blan_facial.report.sheet import DPI, FAINT, INK, MARGIN, Sheet, lay, spoken, style
+from shared.files import replacing
+from shared.sheet import DPI, FAINT, INK, MARGIN, Sheet, lay, spoken, style
 
 LONGEST, LINE, ROWS = 3.4, 0.165, 24  # inches of the picture's longest side and of a row; most rows of a column
 HEADER, GAP = 0.75, 0.25

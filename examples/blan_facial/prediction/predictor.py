@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from blan_facial.baselines import Network
 from blan_facial.data.loading import normalize
+from blan_facial.network.baselines import Network
 
 
 class Answer(NamedTuple):

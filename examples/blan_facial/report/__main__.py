@@ -14,11 +14,12 @@ from rich.console import Console
 from blan_facial.config import ConfigError
 from blan_facial.data.faces import DataError
 from blan_facial.data.splits import load_split
-from blan_facial.finished import load_run
 from blan_facial.report import draw_sample, write_report
 from blan_facial.report.sample import Sample
-from blan_facial.runs import WEIGHTS, RunError
-from blan_facial.terminal import print_error
+from blan_facial.results.finished import load_run
+from blan_facial.results.run_folder import WEIGHTS
+from blan_facial.training.checkpoint import RunError
+from shared.terminal import print_error
 
 PROGRAM = "python examples/blan_facial/report"
 DESCRIPTION = """Write report.html into the folders of runs that train.py wrote, finished or not. Without their data

@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from blan_facial.report.sheet import FAINT, INK, MARGIN, Sheet, spoken
-from blan_facial.report.tables import best_level, score_names, tested_on
+from blan_facial.results.terminal import best_level, score_names, tested_on
+from shared.sheet import FAINT, INK, MARGIN, Sheet, spoken
 
 ROW, CELL = 0.22, 0.52  # inches
 MODEL = "#0072b2"

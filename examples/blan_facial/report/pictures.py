@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from blan_facial.data.faces import UNKNOWN
 from blan_facial.report.sample import Kind, Sample
-from blan_facial.report.sheet import DPI, FAINT, INK, MARGIN, Sheet, spoken
 from blan_layers.plotting import overlay
+from shared.sheet import DPI, FAINT, INK, MARGIN, Sheet, spoken
 
 COLUMNS = 8
 HEADER, FACE, GAP, LABELS, NARROWEST = 0.75, 1.15, 0.06, 1.05, 7.4  # inches

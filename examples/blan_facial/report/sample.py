@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blan_facial.baselines import Network
 from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.data.loading import denormalize, normalize
-from blan_facial.model import BLANOutput
+from blan_facial.network.baselines import Network
+from blan_facial.network.model import BLANOutput
 
 FACES = 24
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from blan_facial.files import replacing
 from blan_facial.report.chart import accuracy_figure
 from blan_facial.report.pictures import attention_figure, faces_figure, reconstructions_figure
 from blan_facial.report.sample import Sample
-from blan_facial.report.sheet import style
+from shared.files import replacing
+from shared.sheet import style
 
 
 def write_pictures(folder: Path, sample: Sample | None, metrics: Mapping[str, Any]) -> list[Path]:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from blan_facial.files import replacing
-from blan_facial.model import LEVEL_NAMES
-from blan_facial.report.sheet import INK, MARGIN, Sheet, spoken, style
+from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.tables.plan import Experiment
 from blan_facial.tables.results import Entry
+from shared.files import replacing
+from shared.sheet import INK, MARGIN, Sheet, spoken, style
 
 COLUMNS, WIDTH, HEIGHT = 3, 2.0, 1.3  # inches
 BEST, OTHER = "#0072b2", "#b8cbd8"

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from blan_facial.files import replacing
 from blan_facial.tables.plan import Experiment
 from blan_facial.tables.results import Entry
 from blan_facial.tables.running import ExperimentError
+from shared.files import replacing
 
 EMPTY = "–"  # noqa: RUF001  # a dash, as tables have it
 

@@ -8,17 +8,17 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from blan_facial.config import Config
-from blan_facial.model import LEVEL_NAMES
+from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.report.page.render import write_page
 from blan_facial.report.page.scores import Axis, Strip, style_of
 from blan_facial.report.page.settings import Setting, settings
 from blan_facial.report.page.svg import Bar, levels, rounded
-from blan_facial.report.sheet import spoken
-from blan_facial.runs import REPORT
+from blan_facial.results.run_folder import REPORT
 from blan_facial.tables.layout import caption, halves
 from blan_facial.tables.plan import Experiment, Run
 from blan_facial.tables.results import Entry, Ours
 from blan_facial.tables.running import Job
+from shared.sheet import spoken
 
 UNITS = {"parameters": "millions", "ms/image": "milliseconds"}
 """Of the columns that are not in percent."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
-from blan_facial.model import LEVEL_NAMES
+from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.tables.measures import Measure, best_level, millions, milliseconds, of_attribute, percent
 
 Data: TypeAlias = Literal["avatars", "celeba", "lfwa"]

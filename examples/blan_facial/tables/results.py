@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from blan_facial.published import published
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import Cell, Experiment
-from blan_facial.tables.published import published
 
 
 class Ours(NamedTuple):

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from blan_facial.config import RESUMABLE, Config, parse
-from blan_facial.runs import CHECKPOINT, METRICS, read_settings
+from blan_facial.results.run_folder import METRICS, read_settings
+from blan_facial.training.checkpoint import CHECKPOINT
 
 TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("train.py", "evaluate.py"))
 LOG = "train.log"

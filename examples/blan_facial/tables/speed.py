@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from blan_facial.building import build
 from blan_facial.config import Config
+from blan_facial.network.builder import build
 
 WARM_UP, TIMED = 5, 30
 

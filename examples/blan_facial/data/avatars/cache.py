@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blan_facial.files import replacing
+from shared.files import replacing
 
 _log = logging.getLogger(__name__)
 

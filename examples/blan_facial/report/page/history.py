@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blan_facial.runs import LOGS
+from blan_facial.training.checkpoint import LOGS
 
 VALIDATION = "validation_"
 

@@ -9,7 +9,7 @@ from blan_facial.data.faces import UNKNOWN
 from blan_facial.report.page.images import gate, picture, scale
 from blan_facial.report.pictures import SIGNS, pale
 from blan_facial.report.sample import Sample
-from blan_facial.report.sheet import spoken
+from shared.sheet import spoken
 
 SHOWN = 12
 """Faces under the attention maps, and beside their reconstructions."""

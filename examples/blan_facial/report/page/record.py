@@ -9,7 +9,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from blan_facial.report.page.history import History, read_history
-from blan_facial.runs import ENVIRONMENT, METRICS, WEIGHTS, RunError, read_settings
+from blan_facial.results.run_folder import ENVIRONMENT, METRICS, WEIGHTS, read_settings
+from blan_facial.training.checkpoint import RunError
 
 NEEDED = (
     *("data", "split", "images", "accuracy", "majority_accuracy", "balanced_accuracy", "per_level", "per_attribute"),

@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from blan_facial.files import replacing
-from blan_facial.report.sheet import spoken
+from shared.files import replacing
+from shared.sheet import spoken
 
 TEMPLATES = Path(__file__).with_name("templates")
 NOTHING = "\N{EN DASH}"

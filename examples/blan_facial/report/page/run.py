@@ -11,9 +11,9 @@ from blan_facial.report.page.record import Record, read_record
 from blan_facial.report.page.render import count, duration, fixed, percent, write_page
 from blan_facial.report.page.svg import WIDTH
 from blan_facial.report.sample import Sample
-from blan_facial.report.sheet import spoken
-from blan_facial.report.tables import tested_on
-from blan_facial.runs import REPORT
+from blan_facial.results.run_folder import REPORT
+from blan_facial.results.terminal import tested_on
+from shared.sheet import spoken
 
 KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from blan_facial.model import LEVEL_NAMES
+from blan_facial.network.model import LEVEL_NAMES
+from blan_facial.published import published
 from blan_facial.report.page.svg import Bar, levels
-from blan_facial.report.sheet import spoken
-from blan_facial.report.tables import score_names
-from blan_facial.tables.published import published
+from blan_facial.results.terminal import score_names
+from shared.sheet import spoken
 
 PAPER = {"celeba": "CelebA", "lfwa": "LFWA"}
 """The data sets that the paper's Table 7 has a column for."""

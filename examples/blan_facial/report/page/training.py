@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from blan_facial.model import LEVEL_NAMES
+from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.report.page.history import VALIDATION, History
 from blan_facial.report.page.scores import Axis, Strip, strip, style_of
 from blan_facial.report.page.svg import Curve, curves

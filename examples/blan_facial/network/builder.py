@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from blan_facial.baselines import Network, build_baseline
 from blan_facial.config import Config
-from blan_facial.model import BLAN
-from blan_facial.objective import BLANObjective
+from blan_facial.network.baselines import Network, build_baseline
+from blan_facial.network.model import BLAN
+from blan_facial.network.objective import BLANObjective
 
 
 def build(config: Config, attributes: Sequence[str]) -> tuple[Network, BLANObjective]:

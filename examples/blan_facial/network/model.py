@@ -7,9 +7,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from blan_facial.classifier import AttributeClassifier
-from blan_facial.decoder import Decoder
-from blan_facial.encoder import ResNetEncoder
+from blan_facial.network.classifier import AttributeClassifier
+from blan_facial.network.decoder import Decoder
+from blan_facial.network.encoder import ResNetEncoder
 from blan_layers import RDAM, AdaptiveScoreFusion
 from blan_layers.functional.attention import Arrangement, Form
 

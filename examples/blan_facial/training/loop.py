@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from blan_facial.baselines import Network
 from blan_facial.config import Config
 from blan_facial.data.faces import FaceDataset
 from blan_facial.data.loading import WHOLE, Batch, FaceLoader, Share, make_loader, normalize
-from blan_facial.metrics import evaluate
-from blan_facial.objective import BLANObjective
-from blan_facial.processes import Processes
-from blan_facial.runs import CHECKPOINT, LOGS, Position, read_checkpoint, save_checkpoint
-from blan_facial.sharding import load_module, load_optimizer, module_state, optimizer_state
-from blan_facial.signals import Stopped, Wish
+from blan_facial.machines.processes import Processes
+from blan_facial.machines.sharding import load_module, load_optimizer, module_state, optimizer_state
+from blan_facial.machines.signals import Stopped, Wish
+from blan_facial.network.baselines import Network
+from blan_facial.network.objective import BLANObjective
+from blan_facial.training.checkpoint import CHECKPOINT, LOGS, Position, read_checkpoint, save_checkpoint
+from blan_facial.training.metrics import evaluate
 
 LOG_EVERY = 10
 """Steps between two looks at the losses, each of which waits for the device."""
@@ -68,7 +68,7 @@ class Trainer:
 
     Args:
         config: Its settings.
-        fabric: Device and precision, from :func:`blan_facial.devices.make_fabric`.
+        fabric: Device and precision, from :func:`blan_facial.machines.devices.make_fabric`.
         processes: Those that train together.
         model: The network, on the CPU.
         objective: What it minimises.

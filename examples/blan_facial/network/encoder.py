@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blan_facial.blocks import he_initialize, stage
+from blan_facial.network.blocks import he_initialize, stage
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 """PyTorch's own address of torchvision's ResNet-34 weights; the name ends in the start of the file's SHA-256."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from blan_facial.encoder import ResNetEncoder
-from blan_facial.model import LEVELS, BLANFeatures, BLANOutput
-from blan_facial.objective import BLANObjective
+from blan_facial.network.encoder import ResNetEncoder
+from blan_facial.network.model import LEVELS, BLANFeatures, BLANOutput
+from blan_facial.network.objective import BLANObjective
 
 
 class Baseline(nn.Module, ABC):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blan_facial.baselines.baseline import Baseline
-from blan_facial.blocks import he_initialize
+from blan_facial.network.baselines.baseline import Baseline
+from blan_facial.network.blocks import he_initialize
 
 GROUPS = {
     "gender": ("Male",),

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from blan_facial.baselines.baseline import Baseline
-from blan_facial.blocks import he_initialize
+from blan_facial.network.baselines.baseline import Baseline
+from blan_facial.network.blocks import he_initialize
 
 
 class ResNet(Baseline):

@@ -9,8 +9,8 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from blan_facial.config import Config, ConfigError
-from blan_facial.processes import TIMEOUT
-from blan_facial.sharding import shard
+from blan_facial.machines.processes import TIMEOUT
+from blan_facial.machines.sharding import shard
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, or our own launcher, tells each process that it starts."""

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blan_facial.model import LEVELS
-from blan_facial.objective import BLANObjective
+from blan_facial.network.model import LEVELS
+from blan_facial.network.objective import BLANObjective
 
 
 class DomainBalancedObjective(BLANObjective):

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from blan_facial.baselines import Network
-from blan_facial.building import build
 from blan_facial.config import Config
-from blan_facial.model import ParameterTable, parameter_table
-from blan_facial.runs import CONFIG, METRICS, WEIGHTS, RunError, read_settings
+from blan_facial.network.baselines import Network
+from blan_facial.network.builder import build
+from blan_facial.network.model import ParameterTable, parameter_table
+from blan_facial.results.run_folder import CONFIG, METRICS, WEIGHTS, read_settings
+from blan_facial.training.checkpoint import RunError
 
 _DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blan_facial.data.faces import UNKNOWN
-from blan_facial.model import LEVELS, BLANFeatures
+from blan_facial.network.model import LEVELS, BLANFeatures
 from blan_layers import LMIMLoss
 
 ATTRIBUTE_REDUCTIONS = ("sum", "mean")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_average_precision
 
-from blan_facial import uncertainty
-from blan_facial.uncertainty import holm, mcnemar, statistics
+from blan_facial.training import intervals
+from blan_facial.training.intervals import holm, mcnemar, statistics
 
 LEVELS = ("AC1", "AC2")
 NAMES = (*LEVELS, "sum")
@@ -28,7 +28,7 @@ def answers() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_an_interval_is_the_middle_of_the_resampled_values(answers: tuple[torch.Tensor, torch.Tensor]) -> None:
     probabilities, labels = answers
-    generator = torch.Generator().manual_seed(uncertainty.SEED)
+    generator = torch.Generator().manual_seed(intervals.SEED)
     drawn = torch.cat([torch.randint(200, (100, 200), generator=generator) for _ in range(10)])
     right = ((probabilities > 0.5) == labels).double()
     found = described(probabilities, labels)["statistics"]
@@ -59,7 +59,7 @@ def test_average_precision_of_equal_scores_is_that_of_torchmetrics() -> None:
     labels = torch.tensor([[1], [0], [1], [0], [1]])
     scores = torch.tensor([0.9, 0.5, 0.5, 0.5, 0.1])[:, None]
     weights = torch.ones(1, 5)
-    found = uncertainty._precisions(scores, labels, weights).item()
+    found = intervals._precisions(scores, labels, weights).item()
     assert found == pytest.approx(binary_average_precision(scores[:, 0], labels[:, 0]).item())
 
 

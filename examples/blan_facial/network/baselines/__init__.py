@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from blan_facial.baselines.baseline import Baseline, classification_objective
-from blan_facial.baselines.mcnn import MCNN
-from blan_facial.baselines.moon import DomainBalancedObjective
-from blan_facial.baselines.resnet import ResNet
 from blan_facial.config import Config
-from blan_facial.model import BLAN
-from blan_facial.objective import BLANObjective
+from blan_facial.network.baselines.baseline import Baseline, classification_objective
+from blan_facial.network.baselines.mcnn import MCNN
+from blan_facial.network.baselines.moon import DomainBalancedObjective
+from blan_facial.network.baselines.resnet import ResNet
+from blan_facial.network.model import BLAN
+from blan_facial.network.objective import BLANObjective
 
 __all__ = ["MCNN", "Baseline", "DomainBalancedObjective", "Network", "ResNet", "build_baseline"]
 

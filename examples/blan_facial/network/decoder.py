@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from blan_facial.blocks import he_initialize, stage
+from blan_facial.network.blocks import he_initialize, stage
 
 UPSAMPLINGS = ("nearest", "bilinear")
 

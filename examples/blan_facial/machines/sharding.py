@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from blan_facial.blocks import BasicBlock
+from blan_facial.network.blocks import BasicBlock
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blan_facial.blocks import he_initialize
+from blan_facial.network.blocks import he_initialize
 
 
 class AttributeClassifier(nn.Module):

@@ -1,0 +1,1 @@
+"""Devices, the processes that serve them, and signals; nothing here knows of faces."""

@@ -1,0 +1,1 @@
+"""BLAN and its rivals, their objectives, and the builder that makes them from the settings."""
