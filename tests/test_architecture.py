@@ -104,3 +104,34 @@ def test_constructing_on_meta_draws_nothing() -> None:
     before = torch.get_rng_state()
     blan_layers.RDAM(8, device="meta")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# The example's wings: what each may import beside itself.
+GROUND = {"config", "published"}
+WINGS = {
+    "machines": GROUND,
+    "data": GROUND | {"machines"},
+    "network": GROUND | {"data"},
+    "training": GROUND | {"machines", "data", "network"},
+    "results": GROUND | {"data", "network", "training"},
+    "prediction": GROUND | {"data", "network", "results"},
+    "report": GROUND | {"data", "network", "training", "results"},
+    "tables": GROUND | {"data", "network", "training", "results", "report"},
+}
+EXAMPLE = ROOT / "examples" / "blan_facial"
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_imports_in_the_example_point_leftwards(wing: str) -> None:
+    for path in (EXAMPLE / wing).rglob("*.py"):
+        own = {name.split(".")[1] for name in imported_modules(path) if name.startswith("blan_facial.")}
+        assert own <= WINGS[wing] | {wing}, f"{path.relative_to(ROOT)} may not import {sorted(own - WINGS[wing])}"
+
+
+def test_the_ground_of_the_example_imports_nothing_of_it() -> None:
+    for name in GROUND:
+        assert not any(name.startswith("blan_facial") for name in imported_modules(EXAMPLE / f"{name}.py"))
+
+
+def test_every_wing_of_the_example_is_in_the_rule() -> None:
+    assert {path.name for path in EXAMPLE.iterdir() if (path / "__init__.py").exists()} == set(WINGS)

@@ -12,6 +12,8 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import tyro
 
+from shared.program import UserError
+
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel"]
 
 PROGRAM = "python examples/blan_facial/train.py"
@@ -48,7 +50,7 @@ LACKS = {"mcnn": _OF_BLAN, "resnet": (*_OF_BLAN, "summary_channels"), "moon": (*
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """Settings that contradict one another, or that this machine cannot serve."""
 
 

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,8 @@ if not __package__:  # run as a script, from anywhere
 
 import tyro
 from rich.console import Console
-from rich.logging import RichHandler
 
 from blan_facial.config import Config, ConfigError
-from blan_facial.data.faces import DataError
 from blan_facial.data.matching import match_attributes
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
@@ -30,7 +28,7 @@ from blan_facial.training.checkpoint import RunError
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.metrics import evaluate
 from shared.files import write_json
-from shared.terminal import print_error
+from shared.program import log_to_terminal, run_program
 
 PROGRAM = "python examples/blan_facial/evaluate.py"
 DESCRIPTION = """Test a finished run on any data set that has its attributes, by its config.json and model.safetensors
@@ -87,8 +85,10 @@ class Settings:
         return config.on_one_device()
 
 
-def run(settings: Settings, console: Console) -> dict[str, Any]:
-    """Test and show; return the metrics."""
+def run(settings: Settings, console: Console) -> None:
+    """Test, show and write."""
+    if settings.output is not None:
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
     finished = load_run(settings.run)
     config = settings.config(finished.config)
     with _as_config_errors():
@@ -101,31 +101,16 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     console.print(metrics_table(metrics))
     if corrupt := len(faces) - tested["images"]:
         console.print(f"{corrupt} of {len(faces)} images were corrupt and left out.")
-    return metrics
+    if settings.output is not None:
+        write_json(settings.output, metrics)
+        console.print(f"The metrics are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors)])
+    log_to_terminal(logging.WARNING)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
-    try:
-        if settings.output is not None:
-            settings.output.parent.mkdir(parents=True, exist_ok=True)
-        metrics = run(settings, console)
-        if settings.output is not None:
-            write_json(settings.output, metrics)
-            console.print(f"The metrics are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        errors.print("\nStopped.")
-        return 128 + signal.SIGINT
-    except (ConfigError, DataError, RunError) as error:
-        print_error(errors, str(error))
-        return 1
-    except OSError as error:
-        print_error(errors, f"evaluate: its files must be readable and --output writable, got {error}.")
-        return 1
-    return 0
+    return run_program("evaluate", partial(run, settings))
 
 
 def _of_training(finished: FinishedRun) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """Run the paper's tables and Fig. 3: ``python examples/blan_facial/experiments.py --help``."""
 
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 if not __package__:  # run as a script, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -14,7 +13,6 @@ if not __package__:  # run as a script, from anywhere
 import tyro
 from rich.console import Console
 
-from blan_facial.config import ConfigError
 from blan_facial.tables.figure import write_figure
 from blan_facial.tables.layout import insert, markdown, terminal
 from blan_facial.tables.measures import Result
@@ -32,9 +30,8 @@ from blan_facial.tables.plan import (
 )
 from blan_facial.tables.results import as_json, entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
-from blan_facial.training.checkpoint import RunError
 from shared.files import replacing, write_json
-from shared.terminal import print_error
+from shared.program import print_error, run_program
 
 PROGRAM = "python examples/blan_facial/experiments.py"
 DESCRIPTION = """Run a table of the paper: train every row with every seed, or read the runs that are finished, and set
@@ -69,29 +66,15 @@ class Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    own, training = arguments[:cut], tuple(arguments[cut + 1 :])
-    settings = tyro.cli(Settings, args=own, prog=PROGRAM, description=DESCRIPTION)
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        failures = _run(settings, training, console)
-    except KeyboardInterrupt:
-        errors.print("\nStopped; the same command goes on from there.")
-        return 128 + signal.SIGINT
-    except (ConfigError, ExperimentError, RunError, OSError) as error:
-        print_error(errors, str(error))
-        return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    for failure in failures:
-        print_error(errors, failure)
-    return 1 if failures else 0
+    settings = tyro.cli(Settings, args=arguments[:cut], prog=PROGRAM, description=DESCRIPTION)
+    work = partial(_run, settings, tuple(arguments[cut + 1 :]))
+    return run_program("experiments", work, stopped="Stopped; the same command goes on from there.")
 
 
-def _run(settings: Settings, training: tuple[str, ...], console: Console) -> list[str]:
-    """Run what is missing, show the table and write it; return what went wrong with single runs."""
+def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int:
+    """Run what is missing, show the table and write it; return 1 if a run failed."""
     plan = experiment(settings.table, settings.data)
     if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
         raise ExperimentError(
@@ -106,7 +89,9 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> lis
     )
     results = {cell: _results(jobs[cell.run], cell.test, settings.other_root) for cell in plan.cells.values()}
     _write(settings, plan, results, jobs, console)
-    return failures
+    for failure in failures:
+        print_error(failure)
+    return int(bool(failures))
 
 
 def _job(settings: Settings, run: Run, seed: int, training: tuple[str, ...]) -> Job:
@@ -164,10 +149,6 @@ def _write(
         insert(settings.markdown, f"{plan.name} {settings.data}", text)
     console.print(terminal(plan, cells, budget))
     console.print(f"The table is in {folder / plan.name}.html, .md and .json.", highlight=False, soft_wrap=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
 from blan_facial.network.builder import build
 from blan_facial.training.loop import TrainingStep, training_loader
-from shared.terminal import print_error
+from shared.program import print_error
 
 PROGRAM = "python examples/blan_facial/loading.py"
 DESCRIPTION = """Measure how many training images a second the workers load, and how many the model trains on, each by
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         console.print(table_of(measure(settings, parse(arguments[cut + 1 :]), console)))
     except (ConfigError, DataError, OSError) as error:
-        print_error(Console(stderr=True), str(error))
+        print_error(str(error))
         return 1
     return 0
 

@@ -5,7 +5,6 @@ Of the example it imports no more than the model needs, so that one picture is a
 
 import io
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,16 +29,15 @@ from blan_facial.prediction.predictor import Predictor
 from blan_facial.prediction.sources import LIST, Problem, Source, Sources, reason
 from blan_facial.prediction.writing import WRITERS
 from blan_facial.results.finished import load_run
-from blan_facial.training.checkpoint import RunError
 from shared.files import replacing
-from shared.terminal import print_error
+from shared.program import UserError, print_error, run_program
 
 PROGRAM = "python examples/blan_facial/predict.py"
 DESCRIPTION = """Predict the attributes of images by a finished run, of which config.json and model.safetensors are
 read. Says of each attribute how probable it is, whether it is predicted, and which level spoke most for that answer."""
 
 
-class PredictionError(ValueError):
+class PredictionError(UserError):
     """Options that cannot be served."""
 
 
@@ -138,7 +136,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
             faces: list[_Face] = []
             for result in readers.map(read, batch):
                 if isinstance(result, Problem):
-                    print_error(errors, result.message)
+                    print_error(result.message, errors)
                     failed += 1
                 else:
                     faces.append(result)
@@ -159,25 +157,20 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    errors = Console(stderr=True)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
+    return run_program("predict", partial(_answer, settings))
+
+
+def _answer(settings: Settings, _: Console) -> int:
+    """Answer to where the settings say, and return 1 if an image had no answer or nobody reads on."""
+    settings.check()
     try:
-        settings.check()
         with _opened(settings.output) as stream:
-            complete = run(settings, stream, errors, watched=settings.output is None and stream.isatty())
-    except KeyboardInterrupt:
-        errors.print("\nStopped.")
-        return 128 + signal.SIGINT
+            watched = settings.output is None and stream.isatty()
+            return int(not run(settings, stream, Console(stderr=True), watched=watched))
     except BrokenPipeError:  # whoever read the answers has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (PredictionError, RunError) as error:
-        print_error(errors, str(error))
-        return 1
-    except OSError as error:
-        print_error(errors, f"predict: its folders must be writable, got {error}. Mend that first.")
-        return 1
-    return 0 if complete else 1
 
 
 class _Face(NamedTuple):

@@ -16,7 +16,7 @@ from rich.progress import track
 from blan_facial.data.celeba import find_texts, load_celeba
 from blan_facial.data.faces import SPLITS, DataError, FaceFiles
 from blan_facial.data.shards import has_shards, write_shard
-from shared.terminal import print_error
+from shared.program import print_error
 
 PROGRAM = "python examples/blan_facial/shard.py"
 DESCRIPTION = """Write CelebA into tar files in WebDataset's format, for storage that is slow at opening many files:
@@ -74,12 +74,12 @@ def write(settings: Settings, console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
+    console = Console()
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     try:
         shards = write(settings, console)
     except (DataError, ShardError, OSError) as error:
-        print_error(errors, str(error))
+        print_error(str(error))
         return 1
     console.print(f"{shards} tar files are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -4,38 +4,36 @@ Reads from top to bottom what a run is: settings, data, model, training, test, p
 """
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a script, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rich.console import Console
-from rich.logging import RichHandler
 
 from blan_facial.config import Config, ConfigError, parse
-from blan_facial.data.faces import DataError
 from blan_facial.data.splits import Splits, load_splits
 from blan_facial.machines.devices import launched, layout, make_fabric, rank
-from blan_facial.machines.launching import LOST, ProcessLostError, follow_launcher, launch
+from blan_facial.machines.launching import LOST, follow_launcher, launch
 from blan_facial.machines.processes import PeerError, Processes, lost_contact
 from blan_facial.machines.signals import Stopped
 from blan_facial.network.baselines import DomainBalancedObjective, Network
 from blan_facial.network.builder import build
-from blan_facial.network.encoder import EncoderWeightsError, load_encoder_weights
+from blan_facial.network.encoder import load_encoder_weights
 from blan_facial.network.model import parameter_table
 from blan_facial.network.objective import BLANObjective
 from blan_facial.report import draw_sample, metrics_table, parameters_table, write_pictures, write_report
 from blan_facial.results.environment import environment
 from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
-from blan_facial.training.checkpoint import Position, RunError
-from blan_facial.training.loop import NonFiniteLossError, Trainer, evaluation_loader
+from blan_facial.training.checkpoint import Position
+from blan_facial.training.loop import Trainer, evaluation_loader
 from blan_facial.training.metrics import evaluate
 from shared.files import write_json
-from shared.terminal import print_error
+from shared.program import log_to_terminal, print_error, run_program
 
 
 def run(config: Config, console: Console) -> Path:
@@ -103,44 +101,33 @@ def run(config: Config, console: Console) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     first = rank() == 0
-    console, errors = Console(quiet=not first), Console(stderr=True)
     level = logging.WARNING if first else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors)])
+    log_to_terminal(level)
     for package in ("lightning.fabric", "lightning.pytorch"):  # the one speaks through the other
         logging.getLogger(package).setLevel(level)
-    watched = follow_launcher()
+    return run_program("train", partial(_run_or_launch, arguments, follow_launcher()), quiet=not first)
+
+
+def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Console) -> int:
+    """Run in this process or, on several devices, in a process for each, and return the exit status."""
+    config = parse(arguments)
+    if not launched() and (count := layout(config).processes) > 1:
+        given = sys.argv[1:] if arguments is None else arguments
+        return launch([sys.executable, str(Path(__file__).resolve()), *given], count)
     try:
-        config = parse(arguments)
-        if not launched() and (count := layout(config).processes) > 1:
-            given = sys.argv[1:] if arguments is None else arguments
-            return launch([sys.executable, str(Path(__file__).resolve()), *given], count)
         folder = run(config, console)
-    except KeyboardInterrupt:
-        if first:
-            errors.print("\nStopped.")
-        return 128 + signal.SIGINT
     except Stopped as stop:
         console.print(f"Training was {stop} and saved; the same command with --resume goes on from there.")
         return 128 + stop.number
     except PeerError:
-        return 1
-    except ProcessLostError as error:
-        print_error(errors, str(error))
-        return error.status
-    except (ConfigError, DataError, EncoderWeightsError, NonFiniteLossError, RunError) as error:
-        print_error(errors, str(error))
-        return 1
-    except OSError as error:
-        print_error(errors, f"train: its files must be readable and its folder writable, got {error}. Mend that first.")
         return 1
     except RuntimeError as error:
         if not lost_contact(error):
             raise
         if not watched:  # our launcher says which process it was
             print_error(
-                errors,
                 f"train: all processes must run to their end, got one that is gone, noticed by number {rank()}. "
-                "The same command with --resume goes on from the last checkpoint.",
+                "The same command with --resume goes on from the last checkpoint."
             )
         return LOST
     console.print(f"Results are in {folder}.", markup=False, highlight=False, soft_wrap=True)

@@ -8,11 +8,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shared.program import UserError
+
 Line: TypeAlias = tuple[int, list[str]]
 """Its number in the file, from 1 on, and its fields."""
 
 
-class ArraysError(ValueError):
+class ArraysError(UserError):
     """A file that holds no array."""
 
 

@@ -1,9 +1,9 @@
 """Measure information between two files: ``python examples/mutual_information/between.py --help``."""
 
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from blan_layers.estimation import InformationEstimate, information_between
 from mutual_information.arrays import read
 from shared.files import write_json
-from shared.terminal import print_error
+from shared.program import UserError, run_program
 
 PROGRAM = "python examples/mutual_information/between.py"
 DESCRIPTION = """Measure the mutual information between two arrays, row by row a pair, on pairs that no critic was
@@ -51,8 +51,18 @@ class Settings:
     """Also write the result to this file."""
 
 
-def run(settings: Settings, console: Console) -> InformationEstimate:
-    """Read, measure and write."""
+def run(settings: Settings, console: Console) -> None:
+    """Read, measure, print and write."""
+    try:
+        found = _measure(settings, console)
+    except (TypeError, ValueError) as error:  # the data cannot be measured
+        raise UserError(str(error)) from error
+    if settings.json is not None:
+        write_json(settings.json, found.as_json())
+    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+
+
+def _measure(settings: Settings, console: Console) -> InformationEstimate:
     options = {name: value for name, value in asdict(settings).items() if name not in ("x", "y", "blocks", "json")}
     x, y = (
         read(path, categories=settings.discrete in (name, "both"))
@@ -61,16 +71,13 @@ def run(settings: Settings, console: Console) -> InformationEstimate:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=1.0)
-        found = information_between(
+        return information_between(
             x,
             y,
             blocks=_blocks(settings.blocks),
             **options,
             progress=lambda done, what: bar.update(task, completed=done, description=what),
         )
-    if settings.json is not None:
-        write_json(settings.json, found.as_json())
-    return found
 
 
 def _blocks(given: str | None) -> Any:
@@ -82,18 +89,8 @@ def _blocks(given: str | None) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
-    try:
-        found = run(settings, console)
-    except KeyboardInterrupt:
-        errors.print("\nStopped; nothing was written.")
-        return 128 + signal.SIGINT
-    except (TypeError, ValueError, OSError) as error:
-        print_error(errors, str(error))
-        return 1
-    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return run_program("between", partial(run, settings), stopped="Stopped; nothing was written.")
 
 
 if __name__ == "__main__":

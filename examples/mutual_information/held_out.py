@@ -1,7 +1,6 @@
 """Hold trained critics to the truth: ``python examples/mutual_information/held_out.py --help``."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from rich.table import Table
 from blan_layers import LMIMLoss
 from mutual_information.tasks import TASKS
 from shared.parallel import each
-from shared.terminal import print_error
+from shared.program import UserError, run_program
 
 PROGRAM = "python examples/mutual_information/held_out.py"
 DESCRIPTION = """Train LMIMLoss with its concat critic on correlated Gaussians in 5 dimensions, and compare what it says
@@ -85,6 +84,20 @@ class Settings:
     workers: int = min(2, os.cpu_count() or 1)
     """Trainings at a time."""
 
+    def check(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            UserError: A number is below 0, or something is named twice or not at all.
+        """
+        for name in ("levels", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values) or min(values) < 0 or (name == "levels" and 0 in values):
+                raise UserError(
+                    f"held_out: --{name} must be different numbers, and none below 0, got "
+                    f"{' '.join(map(str, values)) or 'none'}. Name each once."
+                )
+
 
 def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:
     """Train a critic, and estimate the information of pairs that it has not seen.
@@ -110,8 +123,9 @@ def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:
     return Outcome(case, float(np.mean([measure.estimate(*b, estimator=recipe.estimator).item() for b in batches])))
 
 
-def run(settings: Settings, console: Console) -> bool:
-    """Train, show and tell whether all estimates are within the limit."""
+def run(settings: Settings, console: Console) -> int:
+    """Train, show and return 0 if all estimates are within the limit."""
+    settings.check()
     started = time.perf_counter()
     cases = [
         Case(objective, information, seed)
@@ -133,27 +147,13 @@ def run(settings: Settings, console: Console) -> bool:
     console.print(
         f"At most {worst:.3f} nats off, limit {settings.limit:g}; {seconds:.0f} s, {settings.workers} at a time."
     )
-    return worst <= settings.limit
+    return int(worst > settings.limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
-    for name in ("levels", "seeds"):
-        values = getattr(settings, name)
-        if not values or len(set(values)) < len(values) or min(values) < 0 or (name == "levels" and 0 in values):
-            print_error(
-                errors,
-                f"held_out: --{name} must be different numbers, and none below 0, got "
-                f"{' '.join(map(str, values)) or 'none'}. Name each once.",
-            )
-            return 1
-    try:
-        return 0 if run(settings, console) else 1
-    except KeyboardInterrupt:
-        errors.print("\nStopped.")
-        return 128 + signal.SIGINT
+    return run_program("held_out", partial(run, settings))
 
 
 def _draw(case: Case, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,14 +2,13 @@
 
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 if not __package__:  # run as a script, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -25,8 +24,8 @@ from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
 from shared.files import made_for, replacing, write_json
+from shared.program import UserError, run_program
 from shared.sheet import style
-from shared.terminal import print_error
 
 PROGRAM = "python examples/mutual_information/measure.py"
 DESCRIPTION = """Train estimators of mutual information on tasks whose information is known, while it rises step by
@@ -36,7 +35,7 @@ RESULTS = ("measure.json", "measure.md", "staircase.png")
 STEPS, QUICK_STEPS = 1000, 60
 
 
-class MeasureError(ValueError):
+class MeasureError(UserError):
     """Settings that cannot be measured with, or a training that failed."""
 
 
@@ -124,8 +123,8 @@ class Settings:
         )
 
 
-def run(settings: Settings, console: Console) -> list[Row]:
-    """Train, sum up, draw and write; return the table's rows."""
+def run(settings: Settings, console: Console) -> None:
+    """Train, sum up, draw and write."""
     settings.check()
     _prepare(settings)
     started = time.perf_counter()
@@ -140,29 +139,13 @@ def run(settings: Settings, console: Console) -> list[Row]:
     with style(), replacing(settings.output / "staircase.png") as file:
         figure = staircase_figure(results, settings.levels, settings.batch_size, _note(settings))
         figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
-    return rows
+    console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        run(settings, console)
-    except KeyboardInterrupt:
-        errors.print("\nStopped; nothing was written.")
-        return 128 + signal.SIGINT
-    except MeasureError as error:
-        print_error(errors, str(error))
-        return 1
-    except OSError as error:
-        print_error(errors, f"measure: its output folder must be writable, got {error}. Give another --output.")
-        return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return run_program("measure", partial(run, settings), stopped="Stopped; nothing was written.")
 
 
 def _prepare(settings: Settings) -> None:
@@ -215,10 +198,6 @@ def _as_json(settings: Settings, rows: Sequence[Row], seconds: float) -> dict[st
     """Return what measure.json holds."""
     described = asdict(settings.staircase) | {"seeds": list(settings.seeds), "workers": settings.workers}
     return {"settings": described, "seconds": seconds, "rows": [row._asdict() for row in rows]}
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,6 +23,7 @@ from blan_layers.estimation import information_between
 from mutual_information.tasks import common_scale_information, correlation
 from shared.files import write_json
 from shared.parallel import each
+from shared.program import run_program
 
 PROGRAM = "python examples/mutual_information/repeated.py"
 DESCRIPTION = """Measure tasks of known information by information_between on fresh draws, and write bias, spread and
@@ -217,14 +218,8 @@ def run(settings: Settings, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console = Console()
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
-    try:
-        run(settings, console)
-    except KeyboardInterrupt:
-        console.print("\nStopped; what was measured is kept.")
-        return 128 + signal.SIGINT
-    return 0
+    return run_program("repeated", partial(run, settings), stopped="Stopped; what was measured is kept.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Compare skips of a U-Net: ``python examples/segmentation/train.py --help``."""
 
 import os
-import signal
 import statistics
 import sys
 import time
@@ -29,8 +28,8 @@ from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
 from shared.files import made_for, replacing, write_json
 from shared.parallel import each
+from shared.program import UserError, run_program
 from shared.sheet import style
-from shared.terminal import print_error
 
 PROGRAM = "python examples/segmentation/train.py"
 DESCRIPTION = """Train a small U-Net with each kind of skip on drawn shapes, compare the masks of held-out images,
@@ -55,7 +54,7 @@ LEARNING_RATE = 1e-2
 SCORES, MASKS, MAPS = RESULTS = ("scores.json", "masks.png", "maps.png")
 
 
-class TrainError(ValueError):
+class TrainError(UserError):
     """Settings that cannot be trained with."""
 
 
@@ -118,8 +117,8 @@ class Score(NamedTuple):
     """Median time of a training step on one thread."""
 
 
-def run(settings: Settings, console: Console) -> dict[Kind, list[Score]]:
-    """Train, test, draw and write; return the scores of each kind by seed."""
+def run(settings: Settings, console: Console) -> None:
+    """Train, test, draw and write."""
     settings.check()
     _prepare(settings)
     started = time.perf_counter()
@@ -141,7 +140,7 @@ def run(settings: Settings, console: Console) -> dict[Kind, list[Score]]:
     by_kind = {kind: [score._asdict() for score in by_seed] for kind, by_seed in scores.items()}
     write_json(settings.output / SCORES, {"settings": described, "seconds": seconds, "scores": by_kind})
     _draw(settings, {kind: networks[kind] for kind in settings.kinds})
-    return scores
+    console.print(f"Scores and pictures are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def train(settings: Settings, job: Job) -> tuple[Job, Score, UNet]:
@@ -189,21 +188,8 @@ def agreement(found: Tensor, masks: Tensor) -> tuple[float, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
-    try:
-        run(settings, console)
-    except KeyboardInterrupt:
-        errors.print("\nStopped; nothing was written.")
-        return 128 + signal.SIGINT
-    except TrainError as error:
-        print_error(errors, str(error))
-        return 1
-    except OSError as error:
-        print_error(errors, f"train: its output folder must be writable, got {error}. Give another --output.")
-        return 1
-    console.print(f"Scores and pictures are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
-    return 0
+    return run_program("train", partial(run, settings), stopped="Stopped; nothing was written.")
 
 
 def _prepare(settings: Settings) -> None:

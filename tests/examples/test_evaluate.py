@@ -116,7 +116,7 @@ def test_faces_keep_their_labels_in_another_order() -> None:
             ["--data", "celeba", "--data-root", "{celeba}/no"],
             "load_celeba: the data folder must exist, got {celeba}/no (nothing there). Name it with --data-root.",
         ),
-        (["--output", "{folder}/config.json/x"], "evaluate: its files must be readable and --output writable, got "),
+        (["--output", "{folder}/config.json/x"], "evaluate: files must be readable and outputs writable, got "),
     ],
 )
 def test_a_mistake_gets_one_clear_error(

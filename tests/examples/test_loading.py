@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blan_facial.data.faces import CorruptImageError, FaceDataset
-from blan_facial.data.loading import Batch, EpochBatches, FaceView, Share, denormalize, make_loader, normalize
+from blan_facial.data.loading import Batch, EpochBatches, FaceView, denormalize, make_loader, normalize
+from blan_facial.machines.share import Share
 
 
 class NumberedFaces(FaceDataset):

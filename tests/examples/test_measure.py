@@ -259,7 +259,7 @@ class TestCommand:
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)  # which waits for all who hold the pipe
-        assert process.returncode == 130
+        assert process.returncode == 128 + signal.SIGTERM
         assert "Stopped; nothing was written." in errors.decode()
         assert list((tmp_path / "out").iterdir()) == []
 

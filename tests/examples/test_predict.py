@@ -362,8 +362,8 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["{photos}", "--accelerator", "cuda"],
         "predict: --accelerator cuda must be there, got none. Leave the option out.",
     ),
-    (["{photos}", "--output", "{photos}/b.png/x"], "predict: its folders must be writable, got "),
-    (["{photos}", "--annotate", "{run}/config.json/x"], "predict: its folders must be writable, got "),
+    (["{photos}", "--output", "{photos}/b.png/x"], "predict: files must be readable and outputs writable, got "),
+    (["{photos}", "--annotate", "{run}/config.json/x"], "predict: files must be readable and outputs writable, got "),
 ]
 
 

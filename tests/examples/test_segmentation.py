@@ -171,7 +171,7 @@ class TestProgram:
     def test_a_folder_that_cannot_be_made_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "file").touch()
         assert main([*TINY, "--output", str(tmp_path / "file" / "run")]) == 1
-        assert "error: train: its output folder must be writable, got " in capsys.readouterr().err
+        assert "error: train: files must be readable and outputs writable, got " in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("settings", "message"),

@@ -325,7 +325,7 @@ class TestInterruption:
         arguments = [sys.executable, "-c", code, *SMALL, "--output", str(tmp_path)]
         result = subprocess.run(arguments, capture_output=True, text=True)
         assert result.returncode == 1
-        assert result.stderr.startswith("error: train: its files must be readable and its folder writable, got [Errno")
+        assert result.stderr.startswith("error: train: files must be readable and outputs writable, got [Errno")
         assert "Traceback" not in result.stderr
         assert not (tmp_path / "last.ckpt").exists()
         assert not list(tmp_path.glob(".*"))

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from shared.program import UserError
+
 SPLITS = ("train", "validation", "test")
 
 UNKNOWN = -1
@@ -33,7 +35,7 @@ _TURNS = {
 """What turns an image upright, by its EXIF orientation."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data folder or file that cannot be used; the message says what is wrong and what to do."""
 
 

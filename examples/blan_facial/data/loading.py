@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blan_facial.data.faces import CorruptImageError, FaceDataset
+from blan_facial.machines.share import WHOLE, Share
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,17 +48,6 @@ class Batch(NamedTuple):
     """int64 (B,), indices into the data set."""
     skipped: int
     """Corrupt images that were left out, so that B is smaller by as many; B may be 0."""
-
-
-class Share(NamedTuple):
-    """Which of several processes loads."""
-
-    rank: int = 0
-    processes: int = 1
-
-
-WHOLE = Share()
-"""All of it."""
 
 
 class EpochBatches(Sampler[list[EpochIndex]]):

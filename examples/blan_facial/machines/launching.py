@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeAlias
 
+from shared.program import UserError
+
 LOST = 75
 """Status of a process that ends because another one is gone."""
 
@@ -23,7 +25,7 @@ _LIFELINE = "BLAN_LIFELINE"
 _Process: TypeAlias = "subprocess.Popen[bytes]"
 
 
-class ProcessLostError(RuntimeError):
+class ProcessLostError(UserError):
     """A process ended otherwise than the program ends it.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, distributed, nn
 
-from blan_facial.data.loading import Share
+from blan_facial.machines.share import Share
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for another one that neither answers nor ends."""

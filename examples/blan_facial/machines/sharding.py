@@ -9,17 +9,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from blan_facial.network.blocks import BasicBlock
-
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Spread a module's parameters over the devices: those of each stage of blocks together, and the rest together.
+    """Spread a module's parameters over the devices: each ``nn.Sequential`` of composite modules, and then the rest.
 
-    While the module runs, the parameters of a stage are whole for as long as it needs them.
+    While the module runs, the parameters of a sequence are whole for as long as it needs them.
     """
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the one layout that can be cut
     for part in module.modules():
-        if isinstance(part, nn.Sequential) and any(isinstance(child, BasicBlock) for child in part):
+        if isinstance(part, nn.Sequential) and any(any(child.children()) for child in part):
             fully_shard(part, mesh=mesh)
     fully_shard(module, mesh=mesh)
     return module

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blan_facial.network.blocks import he_initialize, stage
+from shared.program import UserError
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 """PyTorch's own address of torchvision's ResNet-34 weights; the name ends in the start of the file's SHA-256."""
@@ -22,7 +23,7 @@ RESNET34_BLOCKS = (3, 4, 6, 3)
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
 
 
-class EncoderWeightsError(ValueError):
+class EncoderWeightsError(UserError):
     """Weights that cannot be had or do not fit the encoder; the message says what is wrong and what to do."""
 
 

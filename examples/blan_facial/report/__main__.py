@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a folder, from anywhere
@@ -19,7 +20,7 @@ from blan_facial.report.sample import Sample
 from blan_facial.results.finished import load_run
 from blan_facial.results.run_folder import WEIGHTS
 from blan_facial.training.checkpoint import RunError
-from shared.terminal import print_error
+from shared.program import print_error, run_program
 
 PROGRAM = "python examples/blan_facial/report"
 DESCRIPTION = """Write report.html into the folders of runs that train.py wrote, finished or not. Without their data
@@ -28,18 +29,21 @@ set the pages show everything but the faces."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    console, errors = Console(), Console(stderr=True)
     parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
     parser.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="output folder of train.py")
     parser.add_argument("--data-root", type=Path, help="the data set's folder, where it is another than in training")
-    settings = parser.parse_args(arguments)
+    return run_program("report", partial(_write_all, parser.parse_args(arguments)))
+
+
+def _write_all(settings: argparse.Namespace, console: Console) -> int:
+    """Write every page that can be written, and return 1 if one cannot."""
     status = 0
     for folder in settings.folders:
         try:
             sample, reason = _sample(folder, settings.data_root, console)
             path = write_report(folder, sample, without_faces=reason)
         except (RunError, OSError) as error:
-            print_error(errors, str(error))
+            print_error(str(error))
             status = 1
         else:
             console.print(f"The report is {path}.", markup=False, highlight=False, soft_wrap=True)

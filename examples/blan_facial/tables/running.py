@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blan_facial.config import RESUMABLE, Config, parse
 from blan_facial.results.run_folder import METRICS, read_settings
 from blan_facial.training.checkpoint import CHECKPOINT
+from shared.program import UserError
 
 TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("train.py", "evaluate.py"))
 LOG = "train.log"
@@ -26,7 +27,7 @@ LOG = "train.log"
 _POLL = 0.1  # seconds
 
 
-class ExperimentError(ValueError):
+class ExperimentError(UserError):
     """An experiment that cannot be run as it was asked to be."""
 
 

@@ -8,6 +8,7 @@ import torch
 
 from blan_facial.config import Config
 from shared.files import replacing
+from shared.program import UserError
 
 CHECKPOINT, LOGS = "last.ckpt", "logs"
 """What training leaves in the folder of a run."""
@@ -15,7 +16,7 @@ CHECKPOINT, LOGS = "last.ckpt", "logs"
 _FORMAT = 1
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """An output folder that cannot be used as it was asked to be."""
 
 

@@ -24,14 +24,16 @@ from torch import Tensor, nn
 
 from blan_facial.config import Config
 from blan_facial.data.faces import FaceDataset
-from blan_facial.data.loading import WHOLE, Batch, FaceLoader, Share, make_loader, normalize
+from blan_facial.data.loading import Batch, FaceLoader, make_loader, normalize
 from blan_facial.machines.processes import Processes
 from blan_facial.machines.sharding import load_module, load_optimizer, module_state, optimizer_state
+from blan_facial.machines.share import WHOLE, Share
 from blan_facial.machines.signals import Stopped, Wish
 from blan_facial.network.baselines import Network
 from blan_facial.network.objective import BLANObjective
 from blan_facial.training.checkpoint import CHECKPOINT, LOGS, Position, read_checkpoint, save_checkpoint
 from blan_facial.training.metrics import evaluate
+from shared.program import UserError
 
 LOG_EVERY = 10
 """Steps between two looks at the losses, each of which waits for the device."""
@@ -43,7 +45,7 @@ MIRROR = 0.5
 """Probability of mirroring a training image, part of the overfitting suppression."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
     """A part of the loss became infinite or not a number."""
 
 
