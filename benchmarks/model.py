@@ -14,11 +14,11 @@ from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.loading import normalize
 from blan_facial.network.builder import build
 from blan_facial.network.model import BLAN
-from blan_facial.network.objective import BLANObjective
+from blan_facial.network.objective import MutualInformation, Objective
 from blan_facial.training.loop import TrainingStep
 from blan_layers import RDAM, LMIMLoss
 
-Assembly = tuple[BLAN, BLANObjective]
+Assembly = tuple[BLAN, Objective]
 
 
 def cases(device: torch.device, config: Config = PRESETS["celeba"]) -> Iterator[Case]:
@@ -71,7 +71,7 @@ def training(case: Case, config: Config, batch: int, device: torch.device) -> Co
         objective.double().eval().to(device)
         torch.manual_seed(0)
         inputs = normalize(images).double()
-        features = model.forward_features(inputs, reconstruct=model.reconstructs)
+        features = model(inputs, reconstruct=model.reconstructs)
         total = objective(features, inputs, labels).total
         total.backward()
         parameters = (*model.parameters(), *objective.parameters())
@@ -106,22 +106,22 @@ def assemble_ours(config: Config) -> Assembly:
 def assemble_plain(config: Config) -> Assembly:
     """Return the same with every RDAM and every LMIM loss written by hand."""
     model, objective = assemble_ours(config)
-    for level, ours in enumerate(cast("Sequence[RDAM]", model.rdam)):
+    for level, ours in enumerate(cast("Sequence[RDAM]", model.joins)):
         plain = peers.PlainRDAM(ours.channels, ours.channel.fc1.out_features, bias=True)
         peers.adopt(plain, ours)
-        model.rdam[level] = plain
-    for level, loss in enumerate(cast("Sequence[LMIMLoss]", objective.lmim)):
-        objective.lmim[level] = _LiteralLMIM(loss.critic)
+        model.joins[level] = plain
+    losses = cast("MutualInformation", objective.terms["lmim"]).losses
+    for level, loss in enumerate(cast("Sequence[LMIMLoss]", losses)):
+        losses[level] = _LiteralLMIM(loss.critic)
     return model, objective
 
 
 def assemble_bare(config: Config) -> Assembly:
     """Return the same without LMIM and gates: RDAM is its convolution and its sum."""
     model, objective = assemble_ours(config)
-    for level, ours in enumerate(cast("Sequence[RDAM]", model.rdam)):
-        model.rdam[level] = _Ungated(ours.conv)
-    objective.alpha, objective.lmim = 0.0, nn.ModuleList()
-    return model, objective
+    for level, ours in enumerate(cast("Sequence[RDAM]", model.joins)):
+        model.joins[level] = _Ungated(ours.conv)
+    return model, Objective([term for name, term in objective.terms.items() if name != "lmim"])
 
 
 class _LiteralLMIM(nn.Module):

@@ -29,11 +29,12 @@ RESUMABLE = frozenset(
     }
 )
 
+_OF_RDAM = ("arrangement", "rdam_norm")
+
 # Options of a part; without the part they would mean nothing.
 OPTIONS_OF = {
-    "decoder": ("beta", "arrangement", "rdam_norm"),
-    "encoder_features": ("arrangement", "rdam_norm"),
-    "rdam": ("arrangement", "rdam_norm"),
+    "decoder": ("beta", "decoder_order", "join", *_OF_RDAM),
+    "encoder_features": ("join", *_OF_RDAM),
     "lmim": ("alpha", "critic_channels"),
     "fusion": ("gamma", "fusion_lr"),
     "os": ("dropout", "encoder_weights"),
@@ -42,8 +43,8 @@ OPTIONS_OF = {
 
 # Options that a model lacks; BLAN has them all.
 _OF_BLAN = (
-    *("decoder", "encoder_features", "rdam", "lmim", "fusion", "alpha", "beta", "gamma"),
-    *("arrangement", "rdam_norm", "critic_channels", "fusion_lr"),
+    *("decoder", "encoder_features", "decoder_order", "join", "lmim", "fusion", "alpha", "beta", "gamma"),
+    *(*_OF_RDAM, "critic_channels", "fusion_lr"),
 )
 LACKS = {"mcnn": _OF_BLAN, "resnet": (*_OF_BLAN, "summary_channels"), "moon": (*_OF_BLAN, "summary_channels")}
 
@@ -100,11 +101,14 @@ class Config:
     """Batch norms in RDAM, after its convolution and before its spatial sigmoid; the paper names none."""
 
     decoder: bool = True
-    """The decoder; without it classifiers see the encoder's features, and there is neither reconstruction nor RDAM."""
+    """The decoder; without it classifiers see the encoder's features, and there is neither reconstruction nor join."""
     encoder_features: bool = True
-    """The encoder's features at levels 1 to 3; without them classifiers see the decoder's, and there is no RDAM."""
-    rdam: bool = True
-    """RDAM; without it classifiers see encoder and decoder features concatenated."""
+    """The encoder's features at levels 1 to 3; without them classifiers see the decoder's, and there is no join."""
+    join: Literal["rdam", "rar", "attention-gate", "concat", "none"] = "rdam"
+    """What classifiers see of encoder and decoder: RDAM, or a rival of it: RAR, the attention gate of Attention U-Net,
+    both features concatenated, or the encoder's alone."""
+    decoder_order: Literal["upsample-stage", "stage-upsample"] = "upsample-stage"
+    """Whether the decoder enlarges before each stage or after it; the second takes a quarter of the arithmetic."""
     lmim: bool = True
     """Local mutual information maximisation."""
     fusion: bool = True
@@ -173,7 +177,10 @@ class Config:
             ConfigError: A number is out of its range, or options exclude one another.
         """
         self._check_data()
-        for name in ("images", "train_images", "epochs", "max_steps", "batch_size", "critic_channels", "nodes"):
+        for name in (
+            *("images", "train_images", "epochs", "max_steps", "batch_size", "nodes"),
+            *("width", "summary_channels", "critic_channels"),
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
@@ -182,13 +189,25 @@ class Config:
                 f"--image-size must be divisible by 32, got {self.image_size}",
                 f"Use {max(32, round(self.image_size / 32) * 32)}, for example",
             )
-        for name in ("workers", "warmup_steps", "seed", "alpha", "beta", "gamma"):
-            if not 0 <= getattr(self, name) < math.inf:
+        if min(self.blocks) < 1:
+            _refuse(f"--blocks must be at least 1 each, got {' '.join(map(str, self.blocks))}", "Use 3 4 6 3")
+        if not 0 <= self.dropout < 1:
+            _refuse(f"--dropout must be in [0, 1), got {self.dropout}", "Use 0.5, or 0 for none")
+        for name in ("workers", "warmup_steps", "seed"):
+            if getattr(self, name) < 0:
                 _refuse(f"{_option(name)} must not be negative, got {getattr(self, name)}", "Give 0 or more")
+        for name in ("alpha", "beta", "gamma"):
+            if not 0 <= getattr(self, name) < math.inf:
+                _refuse(f"{_option(name)} must be 0 or a positive number, got {getattr(self, name)}", "Give 0 or more")
         for name in ("lr", "fusion_lr", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 _refuse(f"{_option(name)} must be a positive number, got {value}", "Give a number above 0")
+        if not self.decoder and not self.encoder_features:
+            _refuse(
+                "needs features to classify, got --no-decoder and --no-encoder-features",
+                "Use one to classify the encoder's, the other to classify the decoder's",
+            )
         if self.batch_size < 2:
             _refuse(f"--batch-size must be at least 2, for norms and negative pairs, got {self.batch_size}", "Raise it")
         if self.devices != "auto" and self.devices < 1:
@@ -213,6 +232,9 @@ class Config:
                 if getattr(self, name) != getattr(preset, name):
                     without = f"--no-{part.replace('_', '-')}"
                     _refuse(f"{_option(name)} means nothing with {without}, got both", "Give one of them")
+        for name in _OF_RDAM if self.join != "rdam" else ():
+            if getattr(self, name) != getattr(preset, name):
+                _refuse(f"{_option(name)} means nothing with --join {self.join}, got both", "Give one of them")
 
     def _check_data(self) -> None:
         if self.data == "avatars":

@@ -21,11 +21,11 @@ from blan_facial.machines.devices import launched, layout, make_fabric, rank
 from blan_facial.machines.launching import LOST, follow_launcher, launch
 from blan_facial.machines.processes import PeerError, Processes, lost_contact
 from blan_facial.machines.signals import Stopped
-from blan_facial.network.baselines import DomainBalancedObjective, Network
 from blan_facial.network.builder import build
 from blan_facial.network.encoder import load_encoder_weights
-from blan_facial.network.model import parameter_table
-from blan_facial.network.objective import BLANObjective
+from blan_facial.network.model import Network
+from blan_facial.network.objective import Objective
+from blan_facial.network.parameters import parameter_table
 from blan_facial.report import draw_sample, metrics_table, parameters_table, write_pictures, write_report
 from blan_facial.results.environment import environment
 from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
@@ -41,12 +41,11 @@ def run(config: Config, console: Console) -> Path:
     fabric = make_fabric(config)
     processes = Processes(fabric)
 
-    def prepare() -> tuple[Splits, Network, BLANObjective]:
+    def prepare() -> tuple[Splits, Network, Objective]:
         faces = load_splits(config, console)
         with _as_config_errors():
             model, objective = build(config, faces.train.attributes)
-        if isinstance(objective, DomainBalancedObjective):
-            objective.balance(faces.train.labels)
+        objective.look_at(faces.train.labels)
         if config.os and config.encoder_weights is not None and not config.resume:
             load_encoder_weights(model.encoder, config.encoder_weights)
         return faces, model, objective

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from blan_facial.config import parse
-from blan_facial.network.baselines import Network
 from blan_facial.network.builder import build
+from blan_facial.network.model import Network
 from blan_facial.results.run_folder import begin, save_results
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Black_Hair", "Big_Nose")

@@ -12,20 +12,16 @@ from torch.nn import functional as F
 from blan_facial.config import ConfigError, parse
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.faces import UNKNOWN
-from blan_facial.network.baselines import MCNN, DomainBalancedObjective, ResNet, build_baseline
-from blan_facial.network.baselines.baseline import classification_objective
+from blan_facial.network.baselines import MCNN, DomainBalancedError, ResNet, build_baseline
 from blan_facial.network.baselines.mcnn import GROUPS
-from blan_facial.network.model import BLANFeatures
+from blan_facial.network.model import Features
+from blan_facial.network.objective import Classification, Objective
 from blan_facial.train import main
 
 SMALL = [
     *("--images", "32", "--image-size", "32", "--width", "4", "--batch-size", "16", "--epochs", "2"),
     *("--warmup-steps", "0", "--accelerator", "cpu"),
 ]
-
-
-def features(scores: torch.Tensor) -> BLANFeatures:
-    return BLANFeatures((), (), scores, None, None, None)
 
 
 class TestModels:
@@ -59,24 +55,25 @@ class TestModels:
         assert (model(images).logits[:, 3] - before[:, 3]).mean().item() == pytest.approx(2, abs=1e-5)
 
     def test_what_it_lacks_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"ResNet: has neither a reconstruction nor maps, got reconstruct=True"):
-            ResNet(1, width=1, blocks=(1, 1, 1, 1)).forward_features(torch.zeros(1, 3, 32, 32), reconstruct=True)
+        with pytest.raises(ValueError, match=r"ResNet: has no reconstruction, got reconstruct=True"):
+            ResNet(1, width=1, blocks=(1, 1, 1, 1))(torch.zeros(1, 3, 32, 32), reconstruct=True)
 
 
 class TestObjectives:
     def test_resnet_minimises_the_cross_entropy_of_every_attribute(self) -> None:
         scores, labels = torch.randn(1, 5, 3, 2), torch.randint(2, (5, 3))
-        total = classification_objective("sum")(features(scores), torch.empty(0), labels).total
+        _, objective = build_baseline(parse(["--model", "resnet"]), CELEBA_ATTRIBUTES)
+        total = objective(Features(scores), torch.empty(0), labels).total
         expected = sum(F.cross_entropy(scores[0, :, n], labels[:, n]) for n in range(3))
         assert total.item() == pytest.approx(float(expected))
 
     def test_moon_gives_both_labels_the_same_say(self) -> None:
         labels = np.array([[1, 0], [0, 0], [0, 0], [0, 1]])
-        objective = DomainBalancedObjective(2)
-        objective.balance(labels)
-        assert objective.weights.tolist() == [[pytest.approx(1 / 3)] * 2, [1, 1]]
+        error = DomainBalancedError(2)
+        Objective([Classification(error)]).look_at(labels)
+        assert error.weights.tolist() == [[pytest.approx(1 / 3)] * 2, [1, 1]]
         zero = torch.zeros(1, 4, 2, 2, requires_grad=True)
-        objective(features(zero), torch.empty(0), torch.from_numpy(labels)).total.backward()
+        error(zero, torch.from_numpy(labels)).sum().backward()
         assert zero.grad is not None
         margins = zero.grad[0].diff(dim=-1)[..., 0]
         assert margins.sum(0).tolist() == pytest.approx([0, 0], abs=1e-6)  # no label pulls more than the other
@@ -85,21 +82,20 @@ class TestObjectives:
         scores = torch.tensor([[[[0.0, 0.5]], [[1.0, 0.0]]]])  # margins 0.5 and -1
         labels = torch.tensor([[1], [0]])
         for reduction in ("sum", "mean"):
-            objective = DomainBalancedObjective(1, attribute_reduction=reduction)
-            assert objective(features(scores), torch.empty(0), labels).total.item() == pytest.approx(0.125)
+            error = DomainBalancedError(1, reduction=reduction)
+            assert error(scores, labels).item() == pytest.approx(0.125)
 
     def test_moon_counts_and_fits_known_labels_alone(self) -> None:
         labels = np.array([[1], [UNKNOWN], [0], [0], [UNKNOWN]])
-        objective = DomainBalancedObjective(1)
-        objective.balance(labels)
-        assert objective.weights.tolist() == [[0.5], [1]]
-        total = objective(features(torch.zeros(1, 5, 1, 2)), torch.empty(0), torch.from_numpy(labels)).total
-        assert total.item() == pytest.approx((1 + 0.5 + 0.5) / 5)
+        error = DomainBalancedError(1)
+        error.balance(labels)
+        assert error.weights.tolist() == [[0.5], [1]]
+        assert error(torch.zeros(1, 5, 1, 2), torch.from_numpy(labels)).item() == pytest.approx((1 + 0.5 + 0.5) / 5)
 
     def test_an_attribute_with_one_label_keeps_its_weight(self) -> None:
-        objective = DomainBalancedObjective(1)
-        objective.balance(np.zeros((4, 1)))
-        assert objective.weights.tolist() == [[1], [1]]
+        error = DomainBalancedError(1)
+        error.balance(np.zeros((4, 1)))
+        assert error.weights.tolist() == [[1], [1]]
 
 
 class TestTraining:
@@ -126,7 +122,7 @@ class TestTraining:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["resnet", "--no-rdam"], "train: --no-rdam means nothing with --model resnet, got both. Give one of them."),
+        (["resnet", "--join", "rar"], "train: --join means nothing with --model resnet, got both. Give one of them."),
         (["moon", "--alpha", "1"], "train: --alpha means nothing with --model moon, got both. Give one of them."),
         (
             ["resnet", "--summary-channels", "9"],

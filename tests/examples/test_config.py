@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from blan_facial.config import PRESETS, Config, parse
-from blan_facial.network.model import BLAN
 
 
 def test_the_paper_s_settings_are_those_of_the_paper() -> None:
@@ -26,9 +25,9 @@ def test_every_preset_bears_its_name_and_the_demo_is_the_default() -> None:
 
 
 def test_options_override_the_preset_wherever_they_stand() -> None:
-    config = parse(["--no-rdam", "--preset", "lfwa", "--data-root", "x", "--blocks", "1", "2", "3", "4", "--no-os"])
+    config = parse(["--join", "rar", "--preset", "lfwa", "--data-root", "x", "--blocks", "1", "2", "3", "4", "--no-os"])
     assert config == dataclasses.replace(
-        PRESETS["lfwa"], rdam=False, data_root=Path("x"), blocks=(1, 2, 3, 4), os=False
+        PRESETS["lfwa"], join="rar", data_root=Path("x"), blocks=(1, 2, 3, 4), os=False
     )
 
 
@@ -46,9 +45,3 @@ def test_an_option_that_cannot_be_read_is_named(option: list[str], capsys: pytes
     assert status.value.code == 2
     captured = capsys.readouterr()
     assert option[-1] in captured.err + captured.out
-
-
-def test_model_settings_have_the_model_s_own_defaults() -> None:
-    celeba, model = PRESETS["celeba"], BLAN(1, width=1, blocks=(1, 1, 1, 1))
-    assert celeba.summary_channels == model.summary_channels
-    assert celeba.image_size == model.image_size

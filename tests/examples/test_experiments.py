@@ -69,14 +69,14 @@ class TestPlans:
         rows = {row: published()["table4", row, "accuracy"] for row in experiment("table4", "avatars").rows}
         assert list(rows.values()) == [88.89, 90.14, 89.83, 90.93, 91.51, 91.73]
         settings = {row: parse(experiment("table4", "avatars").cells[row, "accuracy"].run.options) for row in rows}
-        parts = {row: (c.decoder, c.encoder_features, c.rdam, c.lmim, c.fusion) for row, c in settings.items()}
+        parts = {row: (c.decoder, c.encoder_features, c.join, c.lmim, c.fusion) for row, c in settings.items()}
         assert list(parts.values()) == [
-            (False, True, True, False, False),  # without a decoder there is no RDAM
-            (False, True, True, True, False),
-            (True, False, True, True, False),
-            (True, True, False, True, False),
-            (True, True, True, True, False),
-            (True, True, True, True, True),
+            (False, True, "rdam", False, False),  # without a decoder nothing is joined
+            (False, True, "rdam", True, False),
+            (True, False, "rdam", True, False),
+            (True, True, "concat", True, False),
+            (True, True, "rdam", True, False),
+            (True, True, "rdam", True, True),
         ]
 
 
@@ -108,7 +108,7 @@ class TestRunning:
 
         older = tmp_path / "avatars" / "blan" / "seed-0" / "config.json"
         settings = json.loads(older.read_text())
-        del settings["attributes"], settings["train_images"]  # as an older release wrote it
+        del settings["train_images"]  # as an older release wrote it
         older.write_text(json.dumps(settings))
         assert table(tmp_path, *options) == 0
         assert "2 runs, of which 2 are finished" in capsys.readouterr().out
@@ -164,7 +164,7 @@ class TestRunning:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert table(tmp_path, "table4", training=["--beta", "-1"]) == 1
-        assert "train: --beta must not be negative" in capsys.readouterr().err
+        assert "train: --beta must be 0 or a positive number" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
 
 

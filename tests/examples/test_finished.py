@@ -16,7 +16,7 @@ from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 MODELS: list[tuple[str, ...]] = [
     SMALL,
-    (*SMALL, "--no-fusion", "--no-rdam"),
+    (*SMALL, "--no-fusion", "--join", "rar"),
     ("--model", "resnet", *SMALL[:4]),
     ("--model", "moon", *SMALL[:4]),
     ("--model", "mcnn", *SMALL[:6]),
@@ -41,16 +41,6 @@ def test_every_model_is_rebuilt_from_weights_and_settings_alone(options: tuple[s
     assert torch.equal(expected.logits, rebuilt.logits)
     assert run.parameters.inference == sum(parameter.numel() for parameter in model.parameters())
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in run.model.parameters())
-
-
-def test_a_folder_of_the_first_release_names_its_attributes_in_its_metrics(tmp_path: Path) -> None:
-    write_run(tmp_path, *SMALL)
-    edit(lambda content: content.pop("attributes"))(tmp_path)
-    edit(lambda content: content.pop("train_images"))(tmp_path)  # a setting that it did not have
-    assert load_run(tmp_path).attributes == ATTRIBUTES
-    (tmp_path / "metrics.json").unlink()
-    with pytest.raises(RunError, match=r"config.json: must name the model's attributes, got none, and no metrics.json"):
-        load_run(tmp_path)
 
 
 def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
@@ -101,7 +91,7 @@ def with_entries(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
         ),
         (
             edit(lambda content: content.update(image_size=33)),
-            "{folder}/config.json: must hold the settings of a run, got a mistake: BLAN: image size must be divisible",
+            "{folder}/config.json: must hold the settings of a run, got a mistake: train: --image-size must be divisible",
         ),
         (
             edit(lambda content: content["attributes"].append("Bald")),

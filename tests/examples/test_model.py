@@ -1,20 +1,28 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from blan_facial.network.model import BLAN, parameter_table
-from blan_facial.network.objective import BLANObjective
+from blan_facial.config import PRESETS, Config
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES
+from blan_facial.network.builder import build, build_blan
+from blan_facial.network.decoder import Decoder, LateDecoder
+from blan_facial.network.model import BLAN
+from blan_facial.network.parameters import parameter_table
+from blan_layers import RDAM
+from blan_layers.networks import capture_maps
 
-TINY = {"image_size": 64, "width": 4, "blocks": (1, 1, 1, 1), "summary_channels": 8}
+TINY = Config(image_size=64, width=4, blocks=(1, 1, 1, 1), summary_channels=8)
 
 
 def tiny(attributes=3, **options):
     torch.manual_seed(0)
-    return BLAN(attributes, **{**TINY, **options})
+    return build_blan(replace(TINY, **options), attributes)
 
 
 def images(batch=2, size=64):
@@ -23,7 +31,7 @@ def images(batch=2, size=64):
 
 def on_meta(**options):
     with torch.device("meta"):
-        return BLAN(40, **options)
+        return build_blan(Config(**options), 40)
 
 
 def recorded(model, *names):
@@ -62,11 +70,11 @@ class TestPaperConfiguration:
 
     def test_output_sizes(self):
         torch.manual_seed(0)
-        model = BLAN(40).eval()
+        model = build_blan(PRESETS["celeba"], 40).eval()
         names = [f"classifiers.{i}.{unit}" for i in range(4) for unit in ("bn1", "bn2")]
         outputs = recorded(model, "encoder", "decoder", *names)
         with torch.no_grad():
-            features = model.forward_features(images(1, 256), reconstruct=True, maps=True)
+            features = model(images(1, 256), reconstruct=True)
         ladder = [(1, 64, 64, 64), (1, 128, 32, 32), (1, 256, 16, 16), (1, 512, 8, 8)]
         assert [tuple(e.shape) for e in outputs["encoder"]] == ladder
         assert [tuple(d.shape) for d in outputs["decoder"]] == ladder[:3]
@@ -82,17 +90,15 @@ class TestPaperConfiguration:
         assert features.scores.shape == (4, 1, 40, 2)
         assert features.fused.shape == (1, 40, 2)
         assert features.reconstruction.shape == (1, 3, 256, 256)
-        assert [tuple(m.shape) for m in features.spatial_maps] == [(1, 1, 64, 64), (1, 1, 32, 32), (1, 1, 16, 16)]
 
     def test_parameters(self):
-        model = on_meta()
         with torch.device("meta"):
-            objective = BLANObjective(model.local_channels, model.summary_channels)
+            model, objective = build(PRESETS["celeba"], CELEBA_ATTRIBUTES)
         table = parameter_table(model, objective)
         assert table.rows == (
             ("encoder", self.ENCODER),
             ("decoder", self.DECODER),
-            ("RDAM", self.RDAM),
+            ("joins", self.RDAM),
             ("classifiers", self.CLASSIFIERS),
             ("fusion", 200),
             ("critics (training only)", self.CRITICS),
@@ -105,12 +111,13 @@ class TestPaperConfiguration:
     @pytest.mark.parametrize(
         ("options", "difference"),
         [
-            ({"conv_kernel_size": 1}, -1_376_256),
             ({"decoder": False}, -DECODER - RDAM),
             ({"encoder_features": False}, -RDAM),
             # Twice the channels into the first convolutions of AC_1..AC_3.
-            ({"rdam": False}, -RDAM + 51_200 + 73_728 + 294_912),
-            ({"reconstruction": False}, -3_075),
+            ({"join": "concat"}, -RDAM + 51_200 + 73_728 + 294_912),
+            ({"join": "none"}, -RDAM),
+            ({"decoder_order": "stage-upsample"}, 0),
+            ({"beta": 0.0}, -3_075),
             ({"fusion": False}, -200),
         ],
         ids=str,
@@ -126,7 +133,7 @@ class TestPaperConfiguration:
 def test_lfwa_size():
     """224 px: AC_1 and AC_2 end at 14 x 14, AC_3 at 7 x 7, AC_4 at 4 x 4."""
     model = tiny(40, image_size=224, width=8).eval()
-    features = model.forward_features(images(1, 224), reconstruct=True)
+    features = model(images(1, 224), reconstruct=True)
     assert [a.shape[-1] for a in features.attended] == [56, 28, 14, 7]
     assert [classifier.fc1.in_features for classifier in model.classifiers] == [2 * 196, 2 * 196, 8 * 49, 32 * 16]
     assert features.reconstruction.shape == (1, 3, 224, 224)
@@ -135,22 +142,22 @@ def test_lfwa_size():
 @settings(max_examples=8, deadline=None)
 @given(steps=st.integers(1, 4), width=st.integers(1, 6), blocks=st.tuples(*[st.integers(1, 2)] * 4))
 def test_any_size_width_and_blocks(steps, width, blocks):
-    model = BLAN(5, image_size=32 * steps, width=width, blocks=blocks, summary_channels=3)
+    model = build_blan(Config(image_size=32 * steps, width=width, blocks=blocks, summary_channels=3), 5)
     x = images(2, 32 * steps)
-    features = model.forward_features(x, reconstruct=True)
+    features = model(x, reconstruct=True)
     assert features.reconstruction.shape == x.shape
     assert features.scores.shape == (4, 2, 5, 2)
-    assert tuple(a.shape[1] for a in features.attended) == model.local_channels == tuple(width * 2**i for i in range(4))
+    assert [a.shape[1] for a in features.attended] == [width * 2**i for i in range(4)]
+    assert model.image_size == 32 * steps
 
 
 def test_inference_keeps_to_what_leads_to_d1():
     model = tiny().eval()
-    tail = recorded(model, "decoder.tail", "decoder.tail.0", "decoder.tail.1")
+    last = recorded(model, "decoder.to_rgb")
     model(images())
-    model.forward_features(images(), maps=True)
-    assert not tail
-    model.forward_features(images(), reconstruct=True)
-    assert len(tail) == 3
+    assert not last
+    model(images(), reconstruct=True)
+    assert last
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -167,53 +174,74 @@ def test_every_decoder_stage_reaches_the_scores(number):
     [
         ({"decoder": False}, lambda model, level, e, d: e),
         ({"encoder_features": False}, lambda model, level, e, d: d),
-        ({"rdam": False}, lambda model, level, e, d: torch.cat((e, d), 1)),
-        ({}, lambda model, level, e, d: model.rdam[level](e, d)),
+        ({"join": "none"}, lambda model, level, e, d: e),
+        ({"join": "concat"}, lambda model, level, e, d: torch.cat((e, d), 1)),
+        *(
+            ({"join": name}, lambda model, level, e, d: model.joins[level](e, d))
+            for name in ("rdam", "rar", "attention-gate")
+        ),
     ],
-    ids=["Enc", "Dec", "Enc+Dec", "RDAM"],
+    ids=["Enc", "Dec", "none", "concat", "rdam", "rar", "attention-gate"],
 )
 def test_attended_features(options, join):
     model = tiny(**options).eval()
     outputs = recorded(model, "encoder", *(() if model.decoder is None else ("decoder",)))
-    features = model.forward_features(images())
+    features = model(images())
     encoded, decoded = outputs["encoder"], outputs.get("decoder", (None,) * 3)
     for level in range(3):
         expected = join(model, level, encoded[level], decoded[level])
         assert torch.equal(features.attended[level], expected)
     assert torch.equal(features.attended[3], encoded[3])
-    assert tuple(a.shape[1] for a in features.attended) == model.local_channels
 
 
-def test_decoder_is_a_chain_of_upsampled_stages():
-    model = tiny().eval()
-    decoder, deepest = model.decoder, torch.randn(2, 32, 2, 2)
-    double = nn.UpsamplingNearest2d(scale_factor=2)
-    d3 = decoder.stage3(double(deepest))
-    d2 = decoder.stage2(double(d3))
-    d1 = decoder.stage1(double(d2))
-    for actual, expected in zip(decoder(deepest), (d1, d2, d3), strict=True):
-        assert torch.equal(actual, expected)
-    deconvolution = model.decoder.tail[1]
-    image = nn.functional.conv_transpose2d(double(d1), deconvolution.weight, deconvolution.bias, stride=2, padding=1)
-    assert torch.equal(decoder.reconstruct(d1), image)
+def test_decoders_are_chains_of_stages_and_upsamplings():
+    """With one set of weights: x2 before each step, or after it."""
+    early, late = Decoder(4, (1, 1, 1)).eval(), LateDecoder(4, (1, 1, 1)).eval()
+    late.load_state_dict(early.state_dict())
+    double, deepest = nn.UpsamplingNearest2d(scale_factor=2), torch.randn(2, 32, 2, 2)
+    orders = ((early, lambda step, x: step(double(x))), (late, lambda step, x: double(step(x))))
+    for decoder, enlarge in orders:
+        d3 = enlarge(decoder.stage3, deepest)
+        d2 = enlarge(decoder.stage2, d3)
+        d1 = enlarge(decoder.stage1, d2)
+        for actual, expected in zip(decoder(deepest), (d1, d2, d3), strict=True):
+            assert torch.equal(actual, expected)
+        assert d1.shape == (2, 4, 16, 16)
+        image = decoder.reconstruct(d1)
+        assert torch.equal(image, enlarge(decoder.to_rgb, d1))
+        assert image.shape == (2, 3, 64, 64)
 
 
-def test_upsampling_is_an_option_that_keeps_the_weights():
-    nearest, bilinear = tiny().eval(), tiny(upsampling="bilinear").eval()
+@pytest.mark.parametrize(
+    ("order", "decoder", "whole"), [("upsample-stage", 8.96, 20.6), ("stage-upsample", 2.24, 13.8)]
+)
+def test_the_late_decoder_takes_a_quarter_of_the_arithmetic(order, decoder, whole):
+    """GFLOP at 256 px, a multiplication and an addition counted apart."""
+    model = on_meta(decoder_order=order).eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, 256, 256, device="meta"), reconstruct=True)
+    counts = {name: sum(of.values()) / 1e9 for name, of in counter.get_flop_counts().items()}
+    assert counts["BLAN.decoder"] == pytest.approx(decoder, abs=0.03)
+    assert counts["Global"] == pytest.approx(whole, abs=0.1)
+
+
+def test_bilinear_upsampling_keeps_the_weights():
+    nearest, bilinear = Decoder(4, (1, 1, 1)).eval(), Decoder(4, (1, 1, 1), upsampling="bilinear").eval()
     bilinear.load_state_dict(nearest.state_dict())
-    first, second = (model.forward_features(images(), reconstruct=True) for model in (nearest, bilinear))
-    assert torch.equal(first.attended[3], second.attended[3])
-    assert not torch.allclose(first.reconstruction, second.reconstruction, atol=1e-3)
+    first, second = (decoder(torch.ones(1, 32, 2, 2).cumsum(3))[0] for decoder in (nearest, bilinear))
+    assert not torch.allclose(first, second, atol=1e-3)
 
 
-def test_spatial_maps_gate_the_same_features():
-    model = tiny().eval()
-    plain, mapped = model.forward_features(images()), model.forward_features(images(), maps=True)
-    assert plain.spatial_maps is None
-    assert torch.equal(plain.scores, mapped.scores)
-    for level, gate in enumerate(mapped.spatial_maps):
-        assert gate.shape == (2, 1, *mapped.attended[level].shape[2:])
-        assert 0 < gate.min() < gate.max() < 1
+@pytest.mark.parametrize("join", ["rdam", "attention-gate"])
+def test_the_maps_of_the_joins_can_be_captured(join):
+    model = tiny(join=join).eval()
+    plain = model(images())
+    with capture_maps(model) as maps:
+        captured = model(images())
+    assert torch.equal(plain.scores, captured.scores)
+    assert list(maps) == [f"joins.{level}" for level in range(3)]
+    for level, of in enumerate(maps.values()):
+        assert of["spatial_map"].shape == (2, 1, *plain.attended[level].shape[2:])
 
 
 def test_dropout_stands_between_the_summary_and_the_scores():
@@ -238,23 +266,14 @@ def test_prediction_is_the_fused_scores_or_their_sum():
     summed.load_state_dict({name: v for name, v in fused.state_dict().items() if not name.startswith("fusion")})
     assert summed(images()).fused is None
     torch.testing.assert_close(summed(images()).logits, output.scores.sum(0))
-    assert torch.all(tiny(initial_fusion_weight=0.25).fusion.weight == 0.25)
 
 
-def test_rdam_options_reach_every_rdam():
-    model = tiny(conv_kernel_size=1, conv_norm=nn.BatchNorm2d, conv_activation=nn.ReLU)
-    for rdam in model.rdam:
-        assert rdam.conv.kernel_size == (1, 1)
+def test_rdam_settings_reach_every_rdam():
+    for rdam in tiny(arrangement="parallel", rdam_norm=True).joins:
+        assert isinstance(rdam, RDAM)
+        assert rdam.arrangement == "parallel"
         assert isinstance(rdam.conv_norm, nn.BatchNorm2d)
-        assert isinstance(rdam.conv_activation, nn.ReLU)
-
-
-@pytest.mark.parametrize("option", [{"form": "printed"}, {"arrangement": "parallel"}], ids=str)
-def test_rdam_forms_share_weights_but_not_results(option):
-    plain, changed = tiny(width=32).eval(), tiny(width=32, **option).eval()
-    changed.load_state_dict(plain.state_dict())
-    differs = (changed(images()).scores - plain(images()).scores).abs().amax((1, 2, 3)) > 1e-3
-    assert differs.tolist() == [True, True, True, False]
+        assert isinstance(rdam.spatial.norm, nn.BatchNorm2d)
 
 
 def test_state_dict_is_the_inference_networks():
@@ -262,28 +281,13 @@ def test_state_dict_is_the_inference_networks():
     assert {name.split(".")[0] for name in model.state_dict()} == {
         "encoder",
         "decoder",
-        "rdam",
+        "joins",
         "classifiers",
         "fusion",
     }
-    copy = BLAN(3, **TINY)
+    copy = tiny()
     copy.load_state_dict(model.state_dict())
     torch.testing.assert_close(copy.eval()(images()).logits, model.eval()(images()).logits, rtol=0, atol=0)
-
-
-def test_weights_depend_on_the_seed_alone():
-    first, second = tiny(), tiny()
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    start = {name: value.clone() for name, value in first.state_dict().items()}
-    first(images())
-    torch.manual_seed(3)
-    first.reset_parameters()
-    torch.manual_seed(3)
-    second.reset_parameters()
-    again = first.state_dict()
-    assert all(torch.equal(value, again[name]) for name, value in second.state_dict().items())
-    matrices = [name for name, value in start.items() if value.ndim > 1 and not name.startswith("fusion")]
-    assert not any(torch.equal(start[name], again[name]) for name in matrices)
 
 
 def test_he_initialisation_of_linear_layers():
@@ -301,9 +305,9 @@ def test_permuting_the_batch_permutes_the_scores():
 def test_channels_last_is_kept_and_changes_nothing():
     model = tiny().double().eval()
     x = images().double()
-    expected = model.forward_features(x, reconstruct=True)
+    expected = model(x, reconstruct=True)
     model.to(memory_format=torch.channels_last)
-    features = model.forward_features(x.to(memory_format=torch.channels_last), reconstruct=True)
+    features = model(x.to(memory_format=torch.channels_last), reconstruct=True)
     torch.testing.assert_close(features.scores, expected.scores)
     torch.testing.assert_close(features.reconstruction, expected.reconstruction)
     assert all(a.is_contiguous(memory_format=torch.channels_last) for a in features.attended[:3])
@@ -312,7 +316,7 @@ def test_channels_last_is_kept_and_changes_nothing():
 def test_autocast():
     model = tiny().eval()
     with torch.autocast("cpu", torch.bfloat16):
-        features = model.forward_features(images(), reconstruct=True)
+        features = model(images(), reconstruct=True)
     assert features.scores.dtype == torch.bfloat16
     torch.testing.assert_close(features.scores.float(), model(images()).scores, rtol=0.1, atol=0.3)
 
@@ -323,83 +327,11 @@ def test_compiles_into_one_graph():
     torch.testing.assert_close(compiled(images()).logits, model(images()).logits)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"image_size": 250}, "BLAN: image size must be divisible by 32, got 250. Use 256, for example."),
-        ({"image_size": 0}, "BLAN: image size must be divisible by 32, got 0. Use 32, for example."),
-        ({"width": 0}, "BLAN: width must be at least 1, got 0. Use a positive integer."),
-        ({"attributes": 0}, "BLAN: attributes must be at least 1, got 0. Use a positive integer."),
-        ({"summary_channels": -1}, "BLAN: summary_channels must be at least 1, got -1. Use a positive integer."),
-        (
-            {"blocks": (3, 4, 6)},
-            "BLAN: blocks must be 4 positive integers, got (3, 4, 6). "
-            "Give the residual blocks of each stage, for example (3, 4, 6, 3).",
-        ),
-        ({"blocks": (3, 0, 6, 3)}, "BLAN: blocks must be 4 positive integers, got (3, 0, 6, 3)."),
-        ({"dropout": 1.0}, "BLAN: dropout must be in [0, 1), got 1.0. Use 0.5, or 0 for none."),
-        (
-            {"decoder": False, "encoder_features": False},
-            "BLAN: needs features to classify, got decoder=False and encoder_features=False. Use --no-decoder to "
-            "classify the encoder's or --no-encoder-features to classify the decoder's, not both.",
-        ),
-        (
-            {"decoder": False, "rdam": True},
-            "BLAN: RDAM joins the features of encoder and decoder, got rdam=True with decoder=False and "
-            "encoder_features=True. Leave rdam out: --no-decoder and --no-encoder-features imply --no-rdam.",
-        ),
-        (
-            {"encoder_features": False, "rdam": True},
-            "got rdam=True with decoder=True and encoder_features=False.",
-        ),
-        (
-            {"decoder": False, "reconstruction": True},
-            "BLAN: the reconstruction is the decoder's, got reconstruction=True with decoder=False. "
-            "Leave reconstruction out: --no-decoder implies that there is none.",
-        ),
-        (
-            {"decoder": False, "upsampling": "bilinear"},
-            "BLAN: upsampling is an option of the decoder, got upsampling='bilinear' without the decoder. "
-            "Leave it out, or leave out --no-decoder.",
-        ),
-        (
-            {"rdam": False, "arrangement": "parallel"},
-            "BLAN: arrangement is an option of RDAM, got arrangement='parallel' without RDAM. "
-            "Leave it out, or leave out --no-rdam, --no-decoder and --no-encoder-features.",
-        ),
-        (
-            {"fusion": False, "initial_fusion_weight": 1.0},
-            "BLAN: initial_fusion_weight is an option of fusion, got initial_fusion_weight=1.0 without fusion. "
-            "Leave it out, or leave out --no-fusion.",
-        ),
-        (
-            {"upsampling": "bicubic"},
-            "Decoder: upsampling must be one of ('nearest', 'bilinear'), got 'bicubic'. Choose one of them.",
-        ),
-        ({"arrangement": "serial"}, "RDAM: arrangement must be one of"),
-    ],
-    ids=str,
-)
-def test_impossible_models_are_refused(options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        BLAN(**{"attributes": 3, **TINY, **options})
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        ({"decoder": False, "rdam": False, "reconstruction": False}, ()),
-        ({"encoder_features": False, "rdam": False}, ("decoder", "tail")),
-        ({"rdam": False, "reconstruction": False}, ("decoder",)),
-        ({"rdam": True, "reconstruction": True}, ("decoder", "tail", "rdam")),
-    ],
-    ids=str,
-)
-def test_parts_said_twice_are_no_contradiction(options, parts):
-    model = tiny(**options)
-    names = " ".join(model.state_dict())
-    assert tuple(part for part in ("decoder", "tail", "rdam") if f"{part}." in names) == parts
-    assert model.reconstructs == ("tail" in parts)
+def test_a_model_needs_a_join_for_each_level_but_the_last():
+    parts = tiny()
+    message = "BLAN: needs 3 joins and 4 classifiers, got 2 and 4. Level 4 has a classifier and no join."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        BLAN(parts.encoder, parts.decoder, parts.joins[:2], parts.classifiers, parts.fusion)
 
 
 @pytest.mark.parametrize(
@@ -426,20 +358,18 @@ def test_wrong_images_are_refused(x, error, message):
         tiny()(x)
 
 
-def test_parts_that_are_not_there_cannot_be_asked_for():
-    without = tiny(decoder=False)
-    message = (
-        "BLAN: reconstruct=True needs a decoder with its tail, got a model without. "
-        "Build it with decoder=True and reconstruction=True."
-    )
+def test_a_reconstruction_that_is_not_there_cannot_be_asked_for():
+    for options, message in (
+        (
+            {"decoder": False},
+            "BLAN: reconstruct=True needs a decoder, got a model without one.",
+        ),
+        ({"beta": 0.0}, "Decoder: a reconstruction needs the decoder's last step, got reconstruction=False."),
+    ):
+        model = tiny(**options)
+        assert not model.reconstructs
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            model(images(), reconstruct=True)
+    message = "Decoder: upsampling must be one of ('nearest', 'bilinear'), got 'bicubic'. Choose one of them."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        without.forward_features(images(), reconstruct=True)
-    message = "BLAN: maps=True needs RDAM, got a model without. Build it with rdam=True."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        without.forward_features(images(), maps=True)
-    message = (
-        "Decoder: a reconstruction needs the decoder's tail, got reconstruction=False. "
-        "Build the model with reconstruction."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        tiny(reconstruction=False).decoder.reconstruct(torch.zeros(1, 4, 16, 16))
+        Decoder(4, (1, 1, 1), upsampling="bicubic")

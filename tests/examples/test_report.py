@@ -12,14 +12,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
+from blan_facial.config import Config
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.faces import UNKNOWN, CorruptImageError, FaceDataset
 from blan_facial.data.loading import normalize
-from blan_facial.network.model import BLAN, ParameterTable, parameter_table
+from blan_facial.network.builder import build_blan
+from blan_facial.network.parameters import ParameterTable, parameter_table
 from blan_facial.report import metrics_table, parameters_table, write_pictures
 from blan_facial.report.chart import accuracy_figure
 from blan_facial.report.pictures import SIGNS, attention_figure, faces_figure, reconstructions_figure
 from blan_facial.report.sample import Mark, draw_sample, marks
+from blan_layers.networks import capture_maps
 
 ALL_PICTURES = ["faces.png", "attention.png", "reconstructions.png", "accuracy.png"]
 
@@ -47,8 +50,8 @@ class RandomFaces(FaceDataset):
 
 def tiny(faces, **options):
     torch.manual_seed(0)
-    size = {"image_size": faces.image_size, "width": 4, "blocks": (1, 1, 1, 1), "summary_channels": 8}
-    return BLAN(len(faces.attributes), **size, **options)
+    config = Config(image_size=faces.image_size, width=4, blocks=(1, 1, 1, 1), summary_channels=8, **options)
+    return build_blan(config, len(faces.attributes))
 
 
 def invented(faces, *, fusion):
@@ -123,10 +126,12 @@ class TestSample:
         assert np.array_equal(sample.labels, faces.labels[order])
         images = inputs(faces)[order]
         with torch.no_grad():
-            features = model.forward_features(images, reconstruct=True, maps=True)
+            features = model(images, reconstruct=True)
+        with capture_maps(model) as captured:
+            model(images)
         assert np.array_equal(sample.predicted, features.fused[..., 1] > features.fused[..., 0])
-        for gates, expected in zip(sample.spatial_maps, features.spatial_maps, strict=True):
-            np.testing.assert_allclose(gates, expected[:, 0], atol=1e-5)
+        for gates, maps in zip(sample.spatial_maps, captured.values(), strict=True):
+            np.testing.assert_allclose(gates, maps["spatial_map"][:, 0], atol=1e-5)
         errors = [
             (rebuilt - image).square().mean() for rebuilt, image in zip(features.reconstruction, images, strict=True)
         ]
@@ -213,8 +218,8 @@ class TestPictures:
     @pytest.mark.parametrize(
         ("options", "missing"),
         [
-            ({"rdam": False}, {"attention.png"}),
-            ({"reconstruction": False}, {"reconstructions.png"}),
+            ({"join": "concat"}, {"attention.png"}),
+            ({"beta": 0.0}, {"reconstructions.png"}),
             ({"decoder": False}, {"attention.png", "reconstructions.png"}),
             ({"fusion": False}, set()),
         ],
@@ -309,7 +314,7 @@ class TestPictures:
 
     def test_reconstructions_need_a_sample_that_has_them(self):
         faces = RandomFaces(1)
-        sample = draw_sample(tiny(faces, reconstruction=False), faces, 1, device="cpu", seed=0)
+        sample = draw_sample(tiny(faces, beta=0.0), faces, 1, device="cpu", seed=0)
         with pytest.raises(ValueError, match=r"needs a sample with reconstructions, got one without\. Build the model"):
             reconstructions_figure(sample)
 
@@ -387,5 +392,5 @@ class TestTables:
     def test_parameters_of_a_model(self):
         model = tiny(RandomFaces())
         rows = cells(rendered(parameters_table(parameter_table(model))))
-        assert [row[0] for row in rows][:5] == ["encoder", "decoder", "RDAM", "classifiers", "fusion"]
+        assert [row[0] for row in rows][:5] == ["encoder", "decoder", "joins", "classifiers", "fusion"]
         assert int(rows[5][1].replace(",", "")) == sum(parameter.numel() for parameter in model.parameters())

@@ -165,7 +165,11 @@ class TestResults:
         assert not same(weights(finished), weights(tmp_path / "other"))
 
     @pytest.mark.parametrize(
-        "switch", ["--no-decoder", "--no-encoder-features", "--no-rdam", "--no-lmim", "--no-fusion", "--no-os"]
+        "switch",
+        [
+            *("--no-decoder", "--no-encoder-features", "--join=concat", "--join=attention-gate", "--join=rar"),
+            *("--no-lmim", "--no-fusion", "--no-os", "--decoder-order=stage-upsample"),
+        ],
     )
     def test_every_ablation_trains_and_reports(self, switch: str, finished: Path, tmp_path: Path) -> None:
         critics = ["--critic-channels", "64"] if switch == "--no-lmim" else []  # as the preset has it
@@ -173,13 +177,14 @@ class TestResults:
         metrics = json.loads((tmp_path / "metrics.json").read_text())
         whole = json.loads((finished / "metrics.json").read_text())
         assert (metrics["per_level"]["fused"] is None) == (switch == "--no-fusion")
-        if switch == "--no-os":
+        if switch in ("--no-os", "--decoder-order=stage-upsample"):
             assert metrics["training_parameters"] == whole["training_parameters"]
-        elif switch == "--no-rdam":  # RDAM goes, and the classifiers see twice the channels
+        elif switch.startswith("--join"):
             assert metrics["parameters"] != whole["parameters"]
         else:
             assert metrics["training_parameters"] < whole["training_parameters"]
-        assert (tmp_path / "attention.png").exists() == (switch in ("--no-lmim", "--no-fusion", "--no-os"))
+        gated = switch not in ("--no-decoder", "--no-encoder-features", "--join=concat")
+        assert (tmp_path / "attention.png").exists() == gated
         assert (tmp_path / "reconstructions.png").exists() == (switch != "--no-decoder")
 
     def test_max_steps_ends_early_on_the_same_schedule(self, finished: Path, tmp_path: Path) -> None:
@@ -522,7 +527,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (lambda folder: ["--epochs", "0"], "train: --epochs must be at least 1, got 0. Give a positive number."),
     (lambda folder: ["--workers", "-1"], "train: --workers must not be negative, got -1. Give 0 or more."),
     (lambda folder: ["--lr", "nan"], "train: --lr must be a positive number, got nan. Give a number above 0."),
-    (lambda folder: ["--alpha", "-1"], "train: --alpha must not be negative, got -1.0. Give 0 or more."),
+    (lambda folder: ["--alpha", "-1"], "train: --alpha must be 0 or a positive number, got -1.0. Give 0 or more."),
     (lambda folder: ["--devices", "0"], "train: --devices must be at least 1, got 0. Give a positive number, or auto."),
     (
         lambda folder: ["--devices", "3"],
@@ -553,10 +558,17 @@ MISTAKES: list[tuple[Prepare, str]] = [
         "train: --alpha means nothing with --no-lmim, got both. Give one of them.",
     ),
     (
+        lambda folder: ["--join", "none", "--arrangement", "parallel"],
+        "train: --arrangement means nothing with --join none, got both. Give one of them.",
+    ),
+    (lambda folder: ["--blocks", "1", "0", "1", "1"], "train: --blocks must be at least 1 each, got 1 0 1 1. Use 3 4"),
+    (lambda folder: ["--dropout", "1"], "train: --dropout must be in [0, 1), got 1.0. Use 0.5, or 0 for none."),
+    (lambda folder: ["--width", "0"], "train: --width must be at least 1, got 0. Give a positive number."),
+    (
         lambda folder: ["--no-encoder-features", "--arrangement", "parallel"],
         "train: --arrangement means nothing with --no-encoder-features, got both. Give one of them.",
     ),
-    (lambda folder: ["--alpha", "inf"], "train: --alpha must not be negative, got inf. Give 0 or more."),
+    (lambda folder: ["--alpha", "inf"], "train: --alpha must be 0 or a positive number, got inf. Give 0 or more."),
     (
         lambda folder: ["--resume", "--overwrite"],
         "train: --resume and --overwrite exclude each other, got both. Give one of them.",
@@ -567,8 +579,8 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--no-decoder", "--no-encoder-features"],
-        "BLAN: needs features to classify, got decoder=False and encoder_features=False. "
-        "Use --no-decoder to classify the encoder's or --no-encoder-features to classify the decoder's, not both.",
+        "train: needs features to classify, got --no-decoder and --no-encoder-features. "
+        "Use one to classify the encoder's, the other to classify the decoder's.",
     ),
     (
         lambda folder: ["--encoder-weights", str(folder / "none.pth")],

@@ -41,6 +41,7 @@ class AttributeClassifier(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        self.in_size = in_size
         self.attributes = attributes
         padding = kernel_size // 2
         out_size = (in_size - 1) // stride + 1
@@ -51,10 +52,6 @@ class AttributeClassifier(nn.Module):
         self.fc1 = nn.Linear(channels[1] * out_size**2, summary_channels)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(summary_channels, 2 * attributes)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every weight anew (He initialisation)."""
         he_initialize(self)
 
     def forward(self, attended: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,9 @@ from shared.program import UserError
 IMAGENET_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 """PyTorch's own address of torchvision's ResNet-34 weights; the name ends in the start of the file's SHA-256."""
 
+STRIDES = (4, 8, 16, 32)
+"""Pixels of the image to one location of E_1..E_4."""
+
 RESNET34_WIDTH = 64
 RESNET34_BLOCKS = (3, 4, 6, 3)
 
@@ -53,10 +56,6 @@ class ResNetEncoder(nn.Module):
         self.layer2 = stage(width, 2 * width, blocks[1], stride=2)
         self.layer3 = stage(2 * width, 4 * width, blocks[2], stride=2)
         self.layer4 = stage(4 * width, 8 * width, blocks[3], stride=2)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw every weight anew (He initialisation)."""
         he_initialize(self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -1,122 +1,248 @@
-"""BLAN's objective: classification, mutual information, reconstruction and fusion in one sum."""
+"""The objective: named terms, each with a weight, in one sum."""
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blan_facial.config import Config
 from blan_facial.data.faces import UNKNOWN
-from blan_facial.network.model import LEVELS, BLANFeatures
+from blan_facial.network.model import LEVEL_NAMES, Features
 from blan_layers import LMIMLoss
 
-ATTRIBUTE_REDUCTIONS = ("sum", "mean")
+REDUCTIONS = ("sum", "mean")
 
 
-class ObjectiveTerms(NamedTuple):
-    """The terms of the objective, each before its weight; None where the term is left out."""
+class Term(nn.Module, ABC):
+    """A term of the objective. Progress, logs, page and the search for a non-finite loss take its names from here.
+
+    Args:
+        weight: Its factor in the sum, not negative.
+    """
+
+    name: str
+    """What logs call it."""
+    short: str
+    """What the progress calls it, and what the losses of its levels begin with."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= weight < float("inf"):
+            raise ValueError(
+                f"{type(self).__name__}: weight must be a finite number of at least 0, got {weight}. "
+                "Leave the term out to drop it."
+            )
+        self.weight = weight
+
+    @abstractmethod
+    def forward(self, features: Features, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, averaged over the batch: a scalar, or (4,), one of each level, which are summed.
+
+        Args:
+            features: What the network made of the images.
+            images: The network's input (B, 3, H, W), normalised.
+            labels: int64 (B, N): 1, 0 or ``UNKNOWN``.
+        """
+
+    def look_at(self, labels: np.ndarray) -> None:  # most terms need nothing of them
+        """Take what the term needs of all training labels (n, N)."""
+
+
+class CrossEntropy(nn.Module):
+    """Eq. 4 for scores (K, B, N, 2): the cross entropy of every attribute, averaged over the batch: (K,).
+
+    The reduction over attributes sets the scale of the other terms' weights: with 40 attributes the paper's sum (Eqs. 4
+    and 7) is 40 times the mean.
+
+    An unknown label has no term, and the divisors stay as they are. The loss is then the negative log-likelihood of the
+    labels that are known, in which each weighs what it would weigh if all were known, so that the losses of equal parts
+    of a batch average to that of the whole, on several processes too. Where few labels are known, the other terms are
+    that much stronger beside it.
+
+    Args:
+        reduction: "sum" (the paper's) or "mean" over attributes.
+
+    Raises:
+        ValueError: The reduction is neither of the two.
+    """
+
+    def __init__(self, reduction: str = "sum") -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(
+                f"CrossEntropy: reduction must be one of {REDUCTIONS}, got {reduction!r}. Choose one of them."
+            )
+        self.reduction = reduction
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Compare scores with labels (B, N)."""
+        targets = labels.expand(len(scores), *labels.shape)
+        losses = F.cross_entropy(
+            precise(scores).flatten(0, 2), targets.flatten(), ignore_index=UNKNOWN, reduction="none"
+        ).view_as(targets)
+        each = losses.sum(-1) if self.reduction == "sum" else losses.mean(-1)
+        return each.mean(-1)
+
+
+class Classification(Term):
+    """``sum_i l_CLS_i``: how each classifier's scores fit the labels.
+
+    Args:
+        loss: From scores (K, B, N, 2) and labels (B, N) to the loss (K,) of each classifier.
+    """
+
+    name, short = "classification", "cls"
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, features: Features, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each classifier."""
+        losses: Tensor = self.loss(features.scores, labels)
+        return losses
+
+    def look_at(self, labels: np.ndarray) -> None:
+        """Let the loss balance itself, if it does."""
+        if balance := getattr(self.loss, "balance", None):
+            balance(labels)
+
+
+class MutualInformation(Term):
+    """``alpha sum_i l_LMIM_i`` (Eq. 5): local mutual information of A_i and T_i. Its critics learn with the network.
+
+    Args:
+        weight: alpha.
+        local_channels: Channels of A_1..A_4.
+        summary_channels: Width of T_1..T_4.
+        critic_channels: Hidden width of the critics.
+    """
+
+    name = short = "lmim"
+
+    def __init__(
+        self, weight: float, local_channels: Sequence[int], summary_channels: int, *, critic_channels: int = 512
+    ) -> None:
+        super().__init__(weight)
+        self.losses = nn.ModuleList(
+            LMIMLoss(channels, summary_channels, hidden_channels=critic_channels) for channels in local_channels
+        )
+
+    def forward(self, features: Features, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each level."""
+        pairs = zip(self.losses, features.attended, features.summaries, strict=True)
+        return torch.stack([loss(attended, summary) for loss, attended, summary in pairs])
+
+
+class Reconstruction(Term):
+    """``beta l_REC`` (Eq. 1): mean squared error per element between the decoder's image and the input.
+
+    Args:
+        weight: beta.
+    """
+
+    name, short = "reconstruction", "rec"
+
+    def forward(self, features: Features, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the error.
+
+        Raises:
+            ValueError: There is no reconstruction.
+        """
+        if features.reconstruction is None:
+            raise ValueError(
+                "Reconstruction: needs a reconstruction, got features without one. Call the network with "
+                "reconstruct=True, or leave the term out."
+            )
+        return F.mse_loss(precise(features.reconstruction), precise(images))
+
+
+class Fusion(Term):
+    """``gamma l_SF`` (Eq. 7): how the fused scores fit the labels. Its gradient flows into the scores of all levels.
+
+    Args:
+        weight: gamma.
+        loss: As in :class:`Classification`.
+    """
+
+    name = short = "fusion"
+
+    def __init__(self, weight: float, loss: nn.Module) -> None:
+        super().__init__(weight)
+        self.loss = loss
+
+    def forward(self, features: Features, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            ValueError: There are no fused scores.
+        """
+        if features.fused is None:
+            raise ValueError(
+                "Fusion: needs fused scores, got features without them. Give the network a fusion, or leave the term "
+                "out."
+            )
+        loss: Tensor = self.loss(features.fused[None], labels)[0]
+        return loss
+
+
+class Losses(NamedTuple):
+    """The objective and what it is made of."""
 
     total: Tensor
     """What is minimised."""
-    classification: Tensor
-    """Sum of the levels' classification losses."""
-    lmim: Tensor | None
-    """Sum of the levels' LMIM losses."""
-    reconstruction: Tensor | None
-    """Mean squared error per element."""
-    fusion: Tensor | None
-    """Classification loss of the fused scores."""
-    levels: dict[str, Tensor]
-    """The levels' own losses, detached: ``cls_AC1`` and so on, ``lmim_AC1`` and so on."""
+    parts: dict[str, Tensor]
+    """Every term before its weight by its name, and those of its levels as ``cls_AC1``, ``lmim_AC1`` and so on."""
 
     def logged(self) -> dict[str, Tensor]:
-        """Return every value there is under its name, detached, for logs and for the search of a non-finite one."""
-        terms = self._asdict()
-        levels: dict[str, Tensor] = terms.pop("levels")
-        return {name: term.detach() for name, term in terms.items() if term is not None} | levels
+        """Return every value under its name, detached."""
+        return {name: loss.detach() for name, loss in {"total": self.total, **self.parts}.items()}
 
 
-class BLANObjective(nn.Module):
-    """Eq. 8: ``sum_i (l_CLS_i + alpha l_LMIM_i) + beta l_REC + gamma l_SF``.
+class Objective(nn.Module):
+    """``sum_t weight_t loss_t`` over named terms.
 
-    It holds the critics of the mutual information, so its parameters go to the optimiser beside the model's. A term
-    whose weight is 0 is left out. The gradient of the fusion's loss flows into the scores of all levels.
-
-    The reduction over attributes sets the scale of alpha, beta and gamma: with 40 attributes the paper's sum (Eqs. 4
-    and 7) is 40 times the mean. Over the batch the losses are averaged.
-
-    An unknown label has no term in Eqs. 4 and 7, and the divisors stay as they are. The losses are then the negative
-    log-likelihood of the labels that are known, in which each weighs what it would weigh if all were known, so that the
-    losses of equal parts of a batch average to that of the whole, on several processes too. Where few labels are known,
-    alpha and beta are that much stronger beside them.
+    The terms' own parameters (critics) go to the optimiser beside the network's. Every loss is computed in float32 at
+    least, under autocast too.
 
     Args:
-        local_channels: Channels of A_1..A_4, ``BLAN.local_channels``.
-        summary_channels: Width of T_1..T_4, ``BLAN.summary_channels``.
-        alpha: Weight of LMIM.
-        beta: Weight of the reconstruction.
-        gamma: Weight of the fused scores' loss.
-        critic_channels: Hidden width of the critics.
-        attribute_reduction: "sum" (the paper's) or "mean", for the classification losses of levels and fusion.
-        lmim: Whether there is the LMIM term.
-        reconstruction: Whether there is the reconstruction term; ``BLAN.reconstructs`` for a given model.
-        fusion: Whether there is the fusion term; not for a model without fusion.
+        terms: What is summed; no two of one name.
 
     Raises:
-        ValueError: A negative weight, an unknown reduction, or another number of levels than four.
-
-    Reference:
-        Zheng et al. 2020, Eqs. 1, 4, 5, 7 and 8.
+        ValueError: There is no term, or two have one name.
     """
 
-    def __init__(
-        self,
-        local_channels: Sequence[int],
-        summary_channels: int,
-        *,
-        alpha: float = 0.1,
-        beta: float = 0.1,
-        gamma: float = 1.0,
-        critic_channels: int = 512,
-        attribute_reduction: str = "sum",
-        lmim: bool = True,
-        reconstruction: bool = True,
-        fusion: bool = True,
-    ) -> None:
+    def __init__(self, terms: Sequence[Term]) -> None:
         super().__init__()
-        for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
-            if not weight >= 0:
-                raise ValueError(f"BLANObjective: {name} must not be negative, got {weight}. Use 0 to drop its term.")
-        if attribute_reduction not in ATTRIBUTE_REDUCTIONS:
-            raise ValueError(
-                f"BLANObjective: attribute_reduction must be one of {ATTRIBUTE_REDUCTIONS}, "
-                f"got {attribute_reduction!r}. Choose one of them."
-            )
-        if len(local_channels) != LEVELS:
-            raise ValueError(
-                f"BLANObjective: local_channels must name {LEVELS} levels, got {tuple(local_channels)}. "
-                "Pass BLAN.local_channels."
-            )
-        self.alpha = alpha if lmim else 0.0
-        self.beta = beta if reconstruction else 0.0
-        self.gamma = gamma if fusion else 0.0
-        self.attribute_reduction = attribute_reduction
-        self.lmim = nn.ModuleList(
-            LMIMLoss(channels, summary_channels, hidden_channels=critic_channels)
-            for channels in (local_channels if self.alpha else ())
-        )
+        names = [term.name for term in terms]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"Objective: needs terms of different names, got {names}. Name each once.")
+        self.by_name = nn.ModuleDict(dict(zip(names, terms, strict=True)))
 
-    def reset_parameters(self) -> None:
-        """Draw every weight of the critics anew."""
-        for loss in cast("Iterable[LMIMLoss]", self.lmim):
-            loss.reset_parameters()
+    @property
+    def terms(self) -> dict[str, Term]:
+        """The terms by their names."""
+        return cast("dict[str, Term]", dict(self.by_name.items()))
 
-    def forward(self, features: BLANFeatures, images: Tensor, labels: Tensor) -> ObjectiveTerms:
-        """Compute every term in float32 at least, under autocast too.
+    @property
+    def shown(self) -> dict[str, str]:
+        """What the progress calls the losses, by their names."""
+        return {"total": "loss"} | {name: term.short for name, term in self.terms.items()}
+
+    def look_at(self, labels: np.ndarray) -> None:
+        """Let every term take what it needs of all training labels (n, N)."""
+        for term in self.terms.values():
+            term.look_at(labels)
+
+    def forward(self, features: Features, images: Tensor, labels: Tensor) -> Losses:
+        """Compute every term.
 
         Args:
-            features: What ``BLAN.forward_features`` returned for the images.
+            features: What the network made of the images.
             images: The network's input (B, 3, H, W), the reconstruction's target.
             labels: int64 (B, N): 1, 0 or ``UNKNOWN``.
 
@@ -124,62 +250,55 @@ class BLANObjective(nn.Module):
             TypeError: The labels are not int64.
             ValueError: The labels have another shape than (B, N), or a term's features are missing.
         """
-        self._check_labels(labels, features.scores)
-        levels = self._classification(features.scores, labels)
-        values = {f"cls_AC{i}": loss for i, loss in enumerate(levels.detach().unbind(), start=1)}
-        classification = total = levels.sum()
-        lmim = reconstruction = fusion = None
-        if self.alpha:
-            pairs = zip(self.lmim, features.attended, features.summaries, strict=True)
-            losses = torch.stack([loss(attended, summary) for loss, attended, summary in pairs])
-            values |= {f"lmim_AC{i}": loss for i, loss in enumerate(losses.detach().unbind(), start=1)}
-            lmim = losses.sum()
-            total = total + self.alpha * lmim
-        if self.beta:
-            reconstruction = self._reconstruction(features.reconstruction, images)
-            total = total + self.beta * reconstruction
-        if self.gamma:
-            fusion = self._fusion(features.fused, labels)
-            total = total + self.gamma * fusion
-        return ObjectiveTerms(total, classification, lmim, reconstruction, fusion, values)
-
-    def _classification(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss (K,) of scores (K, B, N, 2): Eq. 4, averaged over the batch."""
-        targets = labels.expand(len(scores), *labels.shape)
-        losses = F.cross_entropy(
-            _precise(scores).flatten(0, 2), targets.flatten(), ignore_index=UNKNOWN, reduction="none"
-        ).view_as(targets)
-        each = losses.sum(-1) if self.attribute_reduction == "sum" else losses.mean(-1)
-        return each.mean(-1)
-
-    def _reconstruction(self, reconstruction: Tensor | None, images: Tensor) -> Tensor:
-        if reconstruction is None:
-            raise ValueError(
-                f"BLANObjective: beta={self.beta} needs a reconstruction, got features without one. Call "
-                "forward_features(images, reconstruct=True), or build the objective with reconstruction=False."
-            )
-        return F.mse_loss(_precise(reconstruction), _precise(images))
-
-    def _fusion(self, fused: Tensor | None, labels: Tensor) -> Tensor:
-        if fused is None:
-            raise ValueError(
-                f"BLANObjective: gamma={self.gamma} needs fused scores, got features without them. "
-                "Build the objective with fusion=False for a model without fusion."
-            )
-        return self._classification(fused[None], labels)[0]
-
-    @staticmethod
-    def _check_labels(labels: Tensor, scores: Tensor) -> None:
-        if labels.dtype != torch.int64:
-            raise TypeError(
-                f"BLANObjective: labels must be torch.int64, got {labels.dtype}. Convert them with .long()."
-            )
-        if labels.shape != scores.shape[1:3]:
-            raise ValueError(
-                f"BLANObjective: labels must have the scores' shape (B, N) = {tuple(scores.shape[1:3])}, "
-                f"got {tuple(labels.shape)}. Give one column to each attribute of the model."
-            )
+        _check_labels(labels, features.scores)
+        parts: dict[str, Tensor] = {}
+        for term in self.terms.values():
+            loss = term(features, images, labels)
+            parts |= dict(_by_level(term, loss))
+            parts[term.name] = loss.sum()
+        return Losses(cast("Tensor", sum(term.weight * parts[name] for name, term in self.terms.items())), parts)
 
 
-def _precise(values: Tensor) -> Tensor:
+def build_objective(config: Config, local_channels: Sequence[int]) -> Objective:
+    """Return BLAN's objective, Eq. 8: ``sum_i (l_CLS_i + alpha l_LMIM_i) + beta l_REC + gamma l_SF``.
+
+    A term whose weight is 0, or whose part of the network is left out, is left out.
+
+    Args:
+        config: The settings.
+        local_channels: Channels of A_1..A_4.
+
+    Reference:
+        Zheng et al. 2020, Eqs. 1, 4, 5, 7 and 8.
+    """
+    loss = CrossEntropy(config.attribute_reduction)
+    terms: list[Term] = [Classification(loss)]
+    if config.lmim and config.alpha:
+        width = config.critic_channels
+        terms.append(MutualInformation(config.alpha, local_channels, config.summary_channels, critic_channels=width))
+    if config.decoder and config.beta:
+        terms.append(Reconstruction(config.beta))
+    if config.fusion and config.gamma:
+        terms.append(Fusion(config.gamma, loss))
+    return Objective(terms)
+
+
+def precise(values: Tensor) -> Tensor:
+    """Return values in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _by_level(term: Term, loss: Tensor) -> Iterator[tuple[str, Tensor]]:
+    if loss.shape == (len(LEVEL_NAMES),):
+        for level, part in zip(LEVEL_NAMES, loss.unbind(), strict=True):
+            yield f"{term.short}_{level}", part
+
+
+def _check_labels(labels: Tensor, scores: Tensor) -> None:
+    if labels.dtype != torch.int64:
+        raise TypeError(f"Objective: labels must be torch.int64, got {labels.dtype}. Convert them with .long().")
+    if labels.shape != scores.shape[1:3]:
+        raise ValueError(
+            f"Objective: labels must have the scores' shape (B, N) = {tuple(scores.shape[1:3])}, "
+            f"got {tuple(labels.shape)}. Give one column to each attribute of the model."
+        )

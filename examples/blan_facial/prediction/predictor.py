@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from blan_facial.data.loading import normalize
-from blan_facial.network.baselines import Network
+from blan_facial.network.model import Network
 
 
 class Answer(NamedTuple):

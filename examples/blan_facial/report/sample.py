@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.data.loading import denormalize, normalize
-from blan_facial.network.baselines import Network
-from blan_facial.network.model import BLANOutput
+from blan_facial.network.model import Features, Network
+from blan_layers.networks import capture_maps
 
 FACES = 24
 
@@ -107,19 +107,30 @@ def draw_sample(
     images = np.stack(pictures)
     inputs = normalize(torch.from_numpy(images).movedim(-1, 1).to(device))
     with evaluating(model):
-        features = model.forward_features(inputs, reconstruct=model.reconstructs, maps=len(model.rdam) > 0)
-    logits = BLANOutput(features.scores, features.fused).logits
-    rebuilt = features.reconstruction
+        features, maps = _with_maps(model, inputs)
+    logits, rebuilt = features.logits, features.reconstruction
     return Sample(
         attributes=faces.attributes,
         faces=images,
         labels=faces.labels[indices],
         predicted=logits.argmax(-1).bool().cpu().numpy(),
-        spatial_maps=tuple(_numpy(gates.squeeze(1)) for gates in features.spatial_maps or ()),
+        spatial_maps=tuple(map(_numpy, maps)),
         reconstructions=None if rebuilt is None else _numpy(denormalize(rebuilt).movedim(1, -1)),
         squared_errors=None if rebuilt is None else _numpy((rebuilt.float() - inputs).square().mean((1, 2, 3))),
         plain_errors=_numpy(inputs.var((2, 3), correction=0).mean(1)),
     )
+
+
+def _with_maps(model: Network, images: Tensor) -> tuple[Features, list[Tensor]]:
+    """Return what the model makes of images, and the spatial maps (B, H, W) of its joins, if they have gates."""
+    if not any(getattr(module, "gates", None) for module in model.modules()):
+        return model(images, reconstruct=model.reconstructs), []
+    with capture_maps(model) as captured:
+        features = model(images, reconstruct=model.reconstructs)
+    return features, [
+        maps["spatial_map"].squeeze(1) if "spatial_map" in maps else maps["attention_maps"].mean((1, 2))
+        for maps in captured.values()
+    ]
 
 
 @contextmanager

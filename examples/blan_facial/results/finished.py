@@ -1,6 +1,5 @@
 """A finished run, rebuilt from its ``config.json`` and ``model.safetensors``; nothing is unpickled."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from blan_facial.config import Config
-from blan_facial.network.baselines import Network
 from blan_facial.network.builder import build
-from blan_facial.network.model import ParameterTable, parameter_table
-from blan_facial.results.run_folder import CONFIG, METRICS, WEIGHTS, read_settings
+from blan_facial.network.model import Network
+from blan_facial.network.parameters import ParameterTable, parameter_table
+from blan_facial.results.run_folder import CONFIG, WEIGHTS, read_settings
 from blan_facial.training.checkpoint import RunError
 
 _DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_)
@@ -44,9 +43,9 @@ def load_run(folder: Path) -> FinishedRun:
         RunError: The folder is no finished run's, or its files do not fit one another.
     """
     settings, attributes = read_settings(folder)
-    attributes = attributes or _attributes_of_metrics(folder)
     try:
         config = Config.from_json(settings)
+        config.check()
         with _NothingDrawn(), torch.random.fork_rng(devices=[]):
             model, objective = build(config, attributes)
     except ValueError as error:
@@ -74,17 +73,6 @@ def _as_in_training(value: Tensor, own: Tensor) -> Tensor:
     """Lay out a weight as the trainer does, so that the same arithmetic gives the same scores to the last digit."""
     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
     return value.to(own.dtype, copy=True, memory_format=layout)
-
-
-def _attributes_of_metrics(folder: Path) -> tuple[str, ...]:
-    """Return the attributes that the metrics of an older run are of."""
-    try:
-        return tuple(json.loads((folder / METRICS).read_text(encoding="utf-8"))["per_attribute"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder / CONFIG}: must name the model's attributes, got none, and no {METRICS} that does. "
-            "Restore the metrics, or finish the run by --resume, which writes them."
-        ) from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -66,10 +66,8 @@ def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
     write_json(folder / CONFIG, config.as_json() | {_ATTRIBUTES: list(attributes)})
 
 
-def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what ``config.json`` says: the settings as JSON, and the attributes in the order of the model's scores.
-
-    The attributes are None in a folder of release 0.1.0, whose ``metrics.json`` alone names them.
 
     Raises:
         RunError: There is no such file, or it is not what a run writes.
@@ -84,8 +82,6 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]
     if not isinstance(content, dict):
         raise RunError(f"{path}: must be JSON that a run wrote, got no settings. Restore it.")
     attributes = content.pop(_ATTRIBUTES, None)
-    if attributes is None:
-        return content, None
     if not isinstance(attributes, list) or not attributes or not all(isinstance(name, str) for name in attributes):
         raise RunError(f"{path}: {_ATTRIBUTES} must be a list of names, got {attributes!r}. Restore it.")
     return content, tuple(attributes)

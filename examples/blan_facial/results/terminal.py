@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from blan_facial.network.model import LEVEL_NAMES, ParameterTable
+from blan_facial.network.model import LEVEL_NAMES
+from blan_facial.network.parameters import ParameterTable
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:

@@ -68,7 +68,7 @@ ABLATION = {
     "Enc": Run("enc", ("--no-decoder", "--no-lmim", "--no-fusion", *NO_OS)),
     "Enc + LMIM": Run("enc-lmim", ("--no-decoder", "--no-fusion", *NO_OS)),
     "Dec + LMIM": Run("dec-lmim", ("--no-encoder-features", "--no-fusion", *NO_OS)),
-    "Enc + Dec + LMIM": Run("enc-dec-lmim", ("--no-rdam", "--no-fusion", *NO_OS)),
+    "Enc + Dec + LMIM": Run("enc-dec-lmim", ("--join", "concat", "--no-fusion", *NO_OS)),
     "Enc + Dec + LMIM + RDAM": Run("enc-dec-lmim-rdam", ("--no-fusion", *NO_OS)),
     "Enc + Dec + LMIM + RDAM + SF": BLAN_WITHOUT_OS,
 }

@@ -13,7 +13,7 @@ from shared.program import UserError
 CHECKPOINT, LOGS = "last.ckpt", "logs"
 """What training leaves in the folder of a run."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class RunError(UserError):

@@ -29,17 +29,14 @@ from blan_facial.machines.processes import Processes
 from blan_facial.machines.sharding import load_module, load_optimizer, module_state, optimizer_state
 from blan_facial.machines.share import WHOLE, Share
 from blan_facial.machines.signals import Stopped, Wish
-from blan_facial.network.baselines import Network
-from blan_facial.network.objective import BLANObjective
+from blan_facial.network.model import Network
+from blan_facial.network.objective import Objective
 from blan_facial.training.checkpoint import CHECKPOINT, LOGS, Position, read_checkpoint, save_checkpoint
 from blan_facial.training.metrics import evaluate
 from shared.program import UserError
 
 LOG_EVERY = 10
 """Steps between two looks at the losses, each of which waits for the device."""
-
-SHOWN = {"total": "loss", "classification": "cls", "lmim": "lmim", "reconstruction": "rec", "fusion": "fusion"}
-"""The parts of the loss that the progress shows, and what it calls them."""
 
 MIRROR = 0.5
 """Probability of mirroring a training image, part of the overfitting suppression."""
@@ -52,7 +49,7 @@ class NonFiniteLossError(UserError):
 class TrainingStep(nn.Module):
     """Model and objective as one module, from a batch of bytes to the losses."""
 
-    def __init__(self, model: Network, objective: BLANObjective) -> None:
+    def __init__(self, model: Network, objective: Objective) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
@@ -60,9 +57,9 @@ class TrainingStep(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total loss, and every part of it detached."""
         inputs = normalize(images)
-        features = self.model.forward_features(inputs, reconstruct=self.model.reconstructs)
-        terms = self.objective(features, inputs, labels)
-        return terms.total, terms.logged()
+        features = self.model(inputs, reconstruct=self.model.reconstructs)
+        losses = self.objective(features, inputs, labels)
+        return losses.total, losses.logged()
 
 
 class Trainer:
@@ -85,7 +82,7 @@ class Trainer:
         fabric: Fabric,
         processes: Processes,
         model: Network,
-        objective: BLANObjective,
+        objective: Objective,
         train: FaceDataset,
         validation: FaceDataset | None,
         console: Console,
@@ -267,7 +264,7 @@ class Trainer:
                     values = dict(zip(losses, row, strict=True))
                     self._refuse_not_finite(values, step)
                     self._log(values | {"lr": self.learning_rate(step), "epoch": step / self.steps_per_epoch}, step)
-                shown = "  ".join(f"{short} {values[name]:.3g}" for name, short in SHOWN.items() if name in values)
+                shown = "  ".join(f"{short} {values[name]:.3g}" for name, short in self.objective.shown.items())
                 bar.update(task, losses=shown, speed=f"{self.position.images_per_second:.0f} images/s")
         self._losses.clear()
 

@@ -10,8 +10,7 @@ from torchmetrics.functional.classification import binary_stat_scores
 from blan_facial.data.faces import UNKNOWN, DataError
 from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.machines.processes import Processes
-from blan_facial.network.baselines import Network
-from blan_facial.network.model import LEVEL_NAMES
+from blan_facial.network.model import LEVEL_NAMES, Network
 from blan_facial.training.intervals import statistics
 
 

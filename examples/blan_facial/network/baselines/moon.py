@@ -1,14 +1,13 @@
-"""MOON's idea: one network for all attributes, whose objective gives both labels of each the same say."""
+"""MOON's idea: one network for all attributes, whose loss gives both labels of each the same say."""
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from blan_facial.network.model import LEVELS
-from blan_facial.network.objective import BLANObjective
+from blan_facial.network.objective import precise
 
 
-class DomainBalancedObjective(BLANObjective):
+class DomainBalancedError(nn.Module):
     """The squared error between every attribute's margin and its label, -1 or 1, balanced over both labels.
 
     The margin is the difference of the two scores. The rarer label of an attribute in the training images has the
@@ -16,7 +15,10 @@ class DomainBalancedObjective(BLANObjective):
 
     Args:
         attributes: N, the number of binary attributes.
-        attribute_reduction: "sum" or "mean" over the attributes.
+        reduction: "sum" or "mean" over the attributes.
+
+    Shape:
+        Scores (K, B, N, 2), labels (B, N) -> (K,), averaged over the batch.
 
     Reference:
         Rudd, Günther and Boult, "MOON: A Mixed Objective Optimization Network for the Recognition of Facial
@@ -25,10 +27,9 @@ class DomainBalancedObjective(BLANObjective):
 
     weights: Tensor
 
-    def __init__(self, attributes: int, *, attribute_reduction: str = "sum") -> None:
-        super().__init__(
-            (1,) * LEVELS, 1, attribute_reduction=attribute_reduction, lmim=False, reconstruction=False, fusion=False
-        )
+    def __init__(self, attributes: int, *, reduction: str = "sum") -> None:
+        super().__init__()
+        self.reduction = reduction
         self.register_buffer("weights", torch.ones(2, attributes))
 
     def balance(self, labels: np.ndarray) -> None:
@@ -40,10 +41,11 @@ class DomainBalancedObjective(BLANObjective):
         weights = np.where(counts.min(0) > 0, counts.min(0) / np.maximum(counts, 1), 1.0)
         self.weights.copy_(torch.from_numpy(weights))
 
-    def _classification(self, scores: Tensor, labels: Tensor) -> Tensor:
-        margins = scores.to(torch.promote_types(scores.dtype, torch.float32)).diff(dim=-1)[..., 0]
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Compare margins with labels; an unknown label has no term."""
+        margins = precise(scores).diff(dim=-1)[..., 0]
         negative, positive = (labels == label for label in (0, 1))
         errors = negative * self.weights[0] * (margins + 1).square()
         errors = errors + positive * self.weights[1] * (margins - 1).square()
-        each = errors.sum(-1) if self.attribute_reduction == "sum" else errors.mean(-1)
+        each = errors.sum(-1) if self.reduction == "sum" else errors.mean(-1)
         return each.mean(-1)
