@@ -27,7 +27,7 @@ from blan_facial.results.run_folder import METRICS
 from blan_facial.training.checkpoint import RunError
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.metrics import evaluate
-from shared.files import write_json
+from shared.files import refuse_inputs, write_json
 from shared.program import log_to_terminal, run_program
 
 PROGRAM = "python examples/blan_facial/evaluate.py"
@@ -88,6 +88,8 @@ class Settings:
 def run(settings: Settings, console: Console) -> None:
     """Test, show and write."""
     if settings.output is not None:
+        read = (path for path in (settings.labels, *settings.run.glob("*")) if path is not None)
+        refuse_inputs("evaluate", "--output", settings.output, read)
         settings.output.parent.mkdir(parents=True, exist_ok=True)
     finished = load_run(settings.run)
     config = settings.config(finished.config)

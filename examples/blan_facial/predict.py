@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
@@ -26,10 +27,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from blan_facial.data.faces import MAX_PIXELS, PixelLimitError, decode_face, limit_pixels
 from blan_facial.prediction.predictor import Predictor
-from blan_facial.prediction.sources import LIST, Problem, Source, Sources, reason
+from blan_facial.prediction.sources import LIST, SUFFIXES, Problem, Source, Sources, reason
 from blan_facial.prediction.writing import WRITERS
 from blan_facial.results.finished import load_run
-from shared.files import replacing
+from shared.files import refuse_inputs, replacing
 from shared.program import UserError, print_error, run_program
 
 PROGRAM = "python examples/blan_facial/predict.py"
@@ -90,6 +91,10 @@ class Settings:
                 raise PredictionError(f"predict: {option} must be at least 1, got {getattr(self, name)}. Raise it.")
         if self.root is not None and not self.root.is_dir():
             raise PredictionError(f"predict: --root must be a folder, got {self.root}. Name one, or leave it out.")
+        if self.output is not None:
+            folders = filter(Path.is_dir, self.paths)
+            found = (path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+            refuse_inputs("predict", "--output", self.output, chain(self.paths, self.run.glob("*"), found))
         if self.annotate is not None:
             for path in filter(Path.is_dir, self.paths):
                 if self.annotate.resolve().is_relative_to(path.resolve()):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blan_layers.estimation import InformationEstimate, information_between
 from mutual_information.arrays import read
-from shared.files import write_json
+from shared.files import refuse_inputs, write_json
 from shared.program import UserError, run_program
 
 PROGRAM = "python examples/mutual_information/between.py"
@@ -53,6 +53,9 @@ class Settings:
 
 def run(settings: Settings, console: Console) -> None:
     """Read, measure, print and write."""
+    if settings.json is not None:
+        read = (settings.x, settings.y, Path(settings.blocks or settings.x))
+        refuse_inputs("between", "--json", settings.json, read)
     try:
         found = _measure(settings, console)
     except (TypeError, ValueError) as error:  # the data cannot be measured

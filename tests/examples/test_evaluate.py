@@ -116,6 +116,7 @@ def test_faces_keep_their_labels_in_another_order() -> None:
             ["--data", "celeba", "--data-root", "{celeba}/no"],
             "load_celeba: the data folder must exist, got {celeba}/no (nothing there). Name it with --data-root.",
         ),
+        (["--output", "{folder}/config.json"], "evaluate: --output must not be a file that is read, got "),
         (["--output", "{folder}/config.json/x"], "evaluate: files must be readable and outputs writable, got "),
     ],
 )

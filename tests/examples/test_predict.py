@@ -362,6 +362,14 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["{photos}", "--accelerator", "cuda"],
         "predict: --accelerator cuda must be there, got none. Leave the option out.",
     ),
+    (
+        ["{photos}", "--output", "{photos}/b.png"],
+        "predict: --output must not be a file that is read, got {photos}/b.png, which is {photos}/b.png. Name another.",
+    ),
+    (
+        ["{photos}", "--output", "{run}/model.safetensors"],
+        "predict: --output must not be a file that is read, got {run}/model.safetensors, which is ",
+    ),
     (["{photos}", "--output", "{photos}/b.png/x"], "predict: files must be readable and outputs writable, got "),
     (["{photos}", "--annotate", "{run}/config.json/x"], "predict: files must be readable and outputs writable, got "),
 ]
@@ -377,7 +385,7 @@ def test_a_mistake_gets_one_clear_error(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main([str(run), *(option.format(photos=photos, run=run) for option in options), "--format", "jsonl"]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"error: {text.format(photos=photos)}")
+    assert captured.err.startswith(f"error: {text.format(photos=photos, run=run)}")
     assert captured.err.count("\n") == 1
     assert not captured.out
 

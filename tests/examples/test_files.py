@@ -1,0 +1,114 @@
+"""Files that are written whole or not at all, and folders that one run holds."""
+
+import multiprocessing
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.files import locked, refuse_inputs, remove_leftovers, replacing, write_json
+from shared.program import UserError
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
+    target, link = tmp_path / "kept" / "real.json", tmp_path / "link.json"
+    target.parent.mkdir()
+    target.write_text("old")
+    link.symlink_to(target)
+    write_json(link, 1)
+    assert link.is_symlink()
+    assert target.read_text() == "1\n"
+
+
+def test_a_link_that_leads_nowhere_yet_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "later.json")
+    write_json(link, 1)
+    assert (tmp_path / "later.json").read_text() == "1\n"
+
+
+def test_permissions_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "private.json"
+    path.write_text("old")
+    path.chmod(0o600)
+    write_json(path, 1)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write_json(pipe, 1)
+    reader.join()
+    assert read == ["1\n"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_device_stays_a_device() -> None:
+    with replacing(Path("/dev/null")) as file:
+        file.write(b"nothing")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    write_json(path, 1)
+    assert path.read_text() == "1\n"
+
+
+def test_a_failure_leaves_what_was_there_and_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            os.fsync(999_999)  # fails as a full disk does, without a name
+
+    with pytest.raises(OSError, match=r"kept\.json"):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    mine = tmp_path / ".notes.tmp"
+    mine.touch()
+    (tmp_path / ".0123456789abcdef.tmp").touch()
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path: Path) -> None:
+    image, link = tmp_path / "face.jpg", tmp_path / "link.jpg"
+    image.touch()
+    link.symlink_to(image)
+    refuse_inputs("predict", "--output", tmp_path / "new.jpg", [image])
+    for output in (image, link, tmp_path / ".." / tmp_path.name / "face.jpg"):
+        with pytest.raises(UserError, match=r"^predict: --output must not be a file that is read, got .*, which is "):
+            refuse_inputs("predict", "--output", output, [image])
+
+
+def hold(path: Path, started: "multiprocessing.synchronize.Event") -> None:
+    with locked(path):
+        started.set()
+        threading.Event().wait()
+
+
+def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=hold, args=(tmp_path / ".lock", started), daemon=True)
+    process.start()
+    assert started.wait(60)
+    with locked(tmp_path / ".lock") as ours:
+        assert not ours
+    process.kill()
+    process.join()
+    with locked(tmp_path / ".lock") as ours:
+        assert ours
