@@ -6,7 +6,7 @@ Reads from top to bottom what a run is: settings, data, model, training, test, p
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +36,11 @@ from shared.files import write_json
 from shared.program import log_to_terminal, print_error, run_program
 
 
-def run(config: Config, console: Console) -> Path:
-    """Train, test and show; return the output folder. Of several processes the first writes, prints and draws."""
+def run(config: Config, console: Console, held: ExitStack) -> Path:
+    """Train, test and show; return the output folder, which ``held`` keeps from other runs until it is closed.
+
+    Of several processes the first writes, prints and draws.
+    """
     fabric = make_fabric(config)
     processes = Processes(fabric)
 
@@ -54,7 +57,7 @@ def run(config: Config, console: Console) -> Path:
     parameters = parameter_table(model, objective)
     with _as_config_errors():
         trainer = Trainer(config, fabric, processes, model, objective, faces.train, faces.validation, console)
-    folder = processes.of_first(lambda: open_output(config))
+    folder = processes.of_first(lambda: held.enter_context(open_output(config)))
     if config.resume:
         trainer.restore(folder)
     # Nothing in the folder has changed until here.
@@ -114,7 +117,8 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
         given = sys.argv[1:] if arguments is None else arguments
         return launch([sys.executable, str(Path(__file__).resolve()), *given], count)
     try:
-        folder = run(config, console)
+        with ExitStack() as held:
+            folder = run(config, console, held)
     except Stopped as stop:
         console.print(f"Training was {stop} and saved; the same command with --resume goes on from there.")
         return 128 + stop.number

@@ -607,6 +607,26 @@ def test_a_mistake_gets_one_clear_error(
     assert "Traceback" not in captured.err
 
 
+def test_a_folder_is_held_by_one_run(tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    holder = (
+        "import sys; from pathlib import Path; from shared.files import locked\nwith locked(Path(sys.argv[1])): input()"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=repository / "examples") as other:
+        while not (tmp_path / ".lock").exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        before = sorted(tmp_path.iterdir())
+        assert run(tmp_path, "--max-steps", "1") == 1
+        assert sorted(tmp_path.iterdir()) == before
+        other.communicate(b"\n")
+    assert capsys.readouterr().err == (
+        f"error: train: the output folder must be free, got {tmp_path}, where another run is training. "
+        "Wait for it, or give another --output.\n"
+    )
+    assert run(tmp_path, "--max-steps", "1") == 0
+
+
 def test_overwrite_starts_over(tmp_path: Path, finished: Path) -> None:
     assert run(tmp_path, "--seed", "5", "--max-steps", "1") == 0
     (tmp_path / "notes.txt").write_text("the user's own")

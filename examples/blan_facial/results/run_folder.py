@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -12,26 +13,49 @@ from torch import nn
 
 from blan_facial.config import Config
 from blan_facial.training.checkpoint import CHECKPOINT, LOGS, RunError
-from shared.files import replacing, write_json
+from shared.files import locked, remove_leftovers, replacing, write_json
 
 CONFIG, METRICS, WEIGHTS = "config.json", "metrics.json", "model.safetensors"
 RESULTS = (CONFIG, METRICS, CHECKPOINT, WEIGHTS)
 ENVIRONMENT, REPORT = "environment.json", "report.html"
+LOCK = ".lock"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
 
 
-def open_output(config: Config, root: Path = Path("runs")) -> Path:
-    """Return the run's folder, made if need be and otherwise as it was.
+@contextmanager
+def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
+    """Hold the run's folder, made if need be and otherwise as it was, against other runs.
 
     Raises:
         RunError: The folder holds results that the run was not told to go on from or to start over, or there is no
-            checkpoint to go on from, or the folder cannot be written.
+            checkpoint to go on from, or the folder cannot be written, or another run holds it.
     """
     folder = config.output
     if folder is None:
         folder = _last(root, config.preset) if config.resume else _first_free(root, config.preset)
+    _check_results(folder, config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"train: the output folder must be writable, got {folder} ({error.strerror}). Give another --output."
+        ) from error
+    with locked(folder / LOCK) as ours:
+        if not ours:
+            raise RunError(
+                f"train: the output folder must be free, got {folder}, where another run is training. "
+                "Wait for it, or give another --output."
+            )
+        _check_results(folder, config)  # another run may have ended meanwhile
+        yield folder
+
+
+def _check_results(folder: Path, config: Config) -> None:
+    """Refuse a folder that does not hold what the settings go on from, or holds what they would lose."""
     if config.resume and not (folder / CHECKPOINT).is_file():
         raise RunError(
             f"train: --resume needs a checkpoint to go on from, got none at {folder / CHECKPOINT}. "
@@ -43,21 +67,11 @@ def open_output(config: Config, root: Path = Path("runs")) -> Path:
             f"train: the output folder must hold no results, got {', '.join(found)} in {folder}. "
             "Give --resume to go on, --overwrite to start over, or another --output."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RunError(
-            f"train: the output folder must be writable, got {folder} ({error.strerror}). Give another --output."
-        ) from error
-    return folder
 
 
 def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
     """Write settings and attributes; remove what a killed run left and, to start over, what the run before wrote."""
-    for file in folder.glob(f".{CHECKPOINT}.*.tmp"):
-        file.unlink()
+    remove_leftovers(folder)
     if config.overwrite:
         for name in (*RESULTS, ENVIRONMENT, REPORT, *PICTURES):
             (folder / name).unlink(missing_ok=True)
