@@ -84,6 +84,19 @@ def test_old_checkpoints_of_parameters_without_batch_counts_load(tmp_path, encod
     assert_loaded(encoder, {name: entries.get(name, zero) for name in checkpoint})
 
 
+def test_a_kept_file_of_other_contents_is_refused(monkeypatch, encoder, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = tmp_path / "hub" / "checkpoints" / "resnet34-b627a593.pth"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"something else")
+    with pytest.raises(EncoderWeightsError) as error:
+        load_encoder_weights(encoder, "imagenet")
+    assert str(error.value) == (
+        f"Encoder weights: {kept} must have a SHA-256 that starts with b627a593, got f41f3fa6. "
+        "Delete it, and it is downloaded again."
+    )
+
+
 def test_imagenet_is_downloaded_from_pytorch_with_its_hash_checked(monkeypatch, encoder, checkpoint):
     calls = []
 
@@ -140,13 +153,21 @@ def replaced(entries, **changes):
             lambda entries: replaced(entries, conv1__weight=torch.zeros(64, 1, 7, 7)),
             "conv1.weight must have the shape (64, 3, 7, 7), got (64, 1, 7, 7) in {path}.",
         ),
+        (
+            lambda entries: replaced(entries, conv1__weight=entries["conv1.weight"].cfloat()),
+            "conv1.weight must be of the dtype torch.float32, got torch.complex64 in {path}.",
+        ),
+        (
+            lambda entries: replaced(entries, bn1__running_var=entries["bn1.running_var"] * torch.nan),
+            "bn1.running_var must be finite, got nan in {path}.",
+        ),
         (lambda entries: list(entries.values()), "must be a mapping of names to tensors, got {path}."),
         (
             lambda entries: {"state_dict": entries, "epoch": 3},
             "must be a mapping of names to tensors, got {path}.",
         ),
     ],
-    ids=["missing", "prefix", "unknown", "shape", "list", "nested"],
+    ids=["missing", "prefix", "unknown", "shape", "complex", "nan", "list", "nested"],
 )
 def test_wrong_entries_are_refused_and_the_encoder_stays(tmp_path, checkpoint, encoder, change, message):
     path = tmp_path / "weights.pth"
@@ -238,19 +259,6 @@ def test_he_initialisation():
     weight = encoder.layer4[0].conv2.weight
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert torch.all(encoder.layer4[0].bn2.weight == 1)
-
-
-def test_reset_parameters_starts_anew():
-    torch.manual_seed(0)
-    encoder = ResNetEncoder(2, (1, 1, 1, 1))
-    first = {name: value.clone() for name, value in encoder.state_dict().items()}
-    encoder(torch.randn(2, 3, 32, 32))
-    torch.manual_seed(0)
-    again = ResNetEncoder(2, (1, 1, 1, 1)).state_dict()
-    encoder.reset_parameters()
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(encoder.conv1.weight, first["conv1.weight"])
-    assert torch.equal(encoder.bn1.running_mean, first["bn1.running_mean"])
 
 
 def test_published_address_carries_the_hash_that_is_checked():

@@ -91,12 +91,12 @@ def with_entries(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
         ),
         (
             edit(lambda content: content.update(image_size=33)),
-            "{folder}/config.json: must hold the settings of a run, got a mistake: train: --image-size must be divisible",
+            "{folder}/config.json: must hold the settings of a run, got a mistake: train: --image-size must be",
         ),
         (
             edit(lambda content: content["attributes"].append("Bald")),
-            "{folder}/model.safetensors: classifiers.0.fc2.weight must have the shape (10, 8) that config.json gives "
-            "it, got (8, 8). Take config.json and model.safetensors of the same run.",
+            "{folder}/model.safetensors: classifiers.0.fc2.weight must have the shape (10, 8), "
+            "got (8, 8). Take config.json and model.safetensors of the same run.",
         ),
         (
             edit(lambda content: content.update(fusion=False)),
@@ -124,6 +124,25 @@ def test_what_is_no_finished_run_is_refused(spoil: Callable[[Path], None], text:
     with pytest.raises(RunError) as caught:
         load_run(tmp_path)
     assert text.format(folder=tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("fusion.weight", torch.Tensor.half, "must be of the dtype torch.float32, got torch.float16"),
+        ("fusion.weight", torch.Tensor.bool, "must be of the dtype torch.float32, got torch.bool"),
+        ("fusion.weight", lambda value: value / 0, "must be finite, got inf"),
+        ("encoder.bn1.running_var", torch.neg, "holds variances, which must not be negative, got -"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], fault: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, *SMALL)
+    with_entries(lambda weights: weights.update({name: change(weights[name])}))(tmp_path)
+    with pytest.raises(RunError) as caught:
+        load_run(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/model.safetensors: {name} {fault}")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

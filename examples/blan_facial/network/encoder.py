@@ -1,5 +1,6 @@
 """BLAN's encoder, ResNet-34 without its head, and the published ImageNet weights for it."""
 
+import hashlib
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blan_facial.network.blocks import he_initialize, stage
+from blan_facial.network.weights import fault_of
 from shared.program import UserError
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 """PyTorch's own address of torchvision's ResNet-34 weights; the name ends in the start of the file's SHA-256."""
+
+IMAGENET_HASH = "b627a593"
 
 STRIDES = (4, 8, 16, 32)
 """Pixels of the image to one location of E_1..E_4."""
@@ -74,11 +78,11 @@ def load_encoder_weights(encoder: ResNetEncoder, source: str | Path) -> None:
     Args:
         encoder: An encoder of ResNet-34's width and blocks.
         source: A file (``.safetensors``, or what ``torch.save`` wrote), or "imagenet" for PyTorch's published weights,
-            which are downloaded once, checked against their hash and kept in the ``torch.hub`` folder.
+            which are downloaded once, kept in the ``torch.hub`` folder and checked against their hash at every use.
 
     Raises:
         EncoderWeightsError: The encoder is not ResNet-34's; the file is missing or unreadable; the download failed;
-            entries are missing, unknown, or of another shape.
+            entries are missing, unknown, of another shape or kind, or not finite.
     """
     if (encoder.width, encoder.blocks) != (RESNET34_WIDTH, RESNET34_BLOCKS):
         raise EncoderWeightsError(
@@ -91,6 +95,14 @@ def load_encoder_weights(encoder: ResNetEncoder, source: str | Path) -> None:
 
 
 def _download() -> object:
+    kept = Path(torch.hub.get_dir(), "checkpoints", IMAGENET_URL.rpartition("/")[2])
+    if kept.is_file():  # torch checks what it downloads, and not what it finds
+        digest = hashlib.sha256(kept.read_bytes()).hexdigest()
+        if not digest.startswith(IMAGENET_HASH):
+            raise EncoderWeightsError(
+                f"Encoder weights: {kept} must have a SHA-256 that starts with {IMAGENET_HASH}, got {digest[:8]}. "
+                "Delete it, and it is downloaded again."
+            )
     try:
         return torch.hub.load_state_dict_from_url(IMAGENET_URL, map_location="cpu", check_hash=True, weights_only=True)
     except (*_UNREADABLE, HTTPException) as error:
@@ -136,12 +148,8 @@ def _load(encoder: ResNetEncoder, entries: object, source: str) -> None:
             f"Encoder weights: must hold the encoder's entries and fc.* only, got {source} "
             f"with {_list(unknown)}. {remedy}"
         )
-    for name, value in weights.items():
-        if value.shape != own[name].shape:
-            raise EncoderWeightsError(
-                f"Encoder weights: {name} must have the shape {tuple(own[name].shape)}, "
-                f"got {tuple(value.shape)} in {source}. {remedy}"
-            )
+    if fault := fault_of(weights, own, exact=False):
+        raise EncoderWeightsError(f"Encoder weights: {fault.rule}, got {fault.got} in {source}. {remedy}")
     encoder.load_state_dict({**own, **weights}, strict=True)
 
 

@@ -14,6 +14,7 @@ from blan_facial.config import Config
 from blan_facial.network.builder import build
 from blan_facial.network.model import Network
 from blan_facial.network.parameters import ParameterTable, parameter_table
+from blan_facial.network.weights import fault_of
 from blan_facial.results.run_folder import CONFIG, WEIGHTS, read_settings
 from blan_facial.training.checkpoint import RunError
 
@@ -53,7 +54,7 @@ def load_run(folder: Path) -> FinishedRun:
     own = model.state_dict()
     weights = _read_weights(folder / WEIGHTS)
     _check_weights(folder / WEIGHTS, weights, own)
-    model.load_state_dict({name: _as_in_training(value, own[name]) for name, value in weights.items()}, assign=True)
+    model.load_state_dict({name: _as_in_training(value) for name, value in weights.items()}, assign=True)
     model.eval()
     return FinishedRun(folder, config, attributes, model, parameter_table(model, objective))
 
@@ -69,10 +70,10 @@ class _NothingDrawn(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _as_in_training(value: Tensor, own: Tensor) -> Tensor:
+def _as_in_training(value: Tensor) -> Tensor:
     """Lay out a weight as the trainer does, so that the same arithmetic gives the same scores to the last digit."""
     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-    return value.to(own.dtype, copy=True, memory_format=layout)
+    return value.clone(memory_format=layout)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -88,13 +89,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _check_weights(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     remedy = f"Take {CONFIG} and {path.name} of the same run."
-    for name, value in own.items():
+    for name in own:
         if name not in weights:
             raise RunError(f"{path}: must hold all weights of the model in {CONFIG}, got none for {name}. {remedy}")
-        if weights[name].shape != value.shape:
-            raise RunError(
-                f"{path}: {name} must have the shape {tuple(value.shape)} that {CONFIG} gives it, "
-                f"got {tuple(weights[name].shape)}. {remedy}"
-            )
     if unknown := sorted(set(weights) - set(own)):
         raise RunError(f"{path}: must hold the weights of the model in {CONFIG} alone, got {unknown[0]} too. {remedy}")
+    if fault := fault_of(weights, own, exact=True):
+        raise RunError(f"{path}: {fault.rule}, got {fault.got}. {remedy}")
