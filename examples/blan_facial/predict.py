@@ -31,7 +31,7 @@ from blan_facial.prediction.sources import LIST, SUFFIXES, Problem, Source, Sour
 from blan_facial.prediction.writing import WRITERS
 from blan_facial.results.finished import load_run
 from shared.files import refuse_inputs, replacing
-from shared.program import UserError, print_error, run_program
+from shared.program import Terminal, UserError, print_error, run_program
 
 PROGRAM = "python examples/blan_facial/predict.py"
 DESCRIPTION = """Predict the attributes of images by a finished run, of which config.json and model.safetensors are
@@ -172,7 +172,7 @@ def _answer(settings: Settings, _: Console) -> int:
     try:
         with _opened(settings.output) as stream:
             watched = settings.output is None and stream.isatty()
-            return int(not run(settings, stream, Console(stderr=True), watched=watched))
+            return int(not run(settings, stream, Terminal(stderr=True), watched=watched))
     except BrokenPipeError:  # whoever read the answers has enough of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

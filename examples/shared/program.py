@@ -1,17 +1,24 @@
 """What every program does around its work: errors in one line, signals, the exit status."""
 
+import io
 import logging
+import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
+from rich.segment import Segment
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """The signals that ask a program to end; Windows has no SIGHUP."""
+
+
+_PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
 
 class UserError(ValueError):
@@ -37,11 +44,25 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminal(Console):
-    """A console that goes on without a reader: ``train.py | head -1`` trains to its end."""
+    """A console that prints names as they are, and goes on without a reader: ``train.py | head -1`` trains to its end.
+
+    What would steer the terminal (an escape sequence in the name of a file) is printed as a picture of it.
+
+    Args:
+        options: Those of a console.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
 
     def on_broken_pipe(self) -> None:
         """Print nothing more."""
         self.quiet = True
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as a console does, with visible control characters."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.is_control else segment._replace(text=_visible(segment.text))
 
 
 def run_program(
@@ -55,11 +76,12 @@ def run_program(
         stopped: What is said when a signal ended it.
         quiet: Print nothing but errors; another process speaks for this one.
     """
+    _open_standard_streams()
     try:
         with _raising_signals():
             return work(Terminal(quiet=quiet)) or 0
     except KeyboardInterrupt as stop:
-        Console(stderr=True, quiet=quiet).print(f"\n{stopped}")
+        Terminal(stderr=True, quiet=quiet).print(f"\n{stopped}")
         return 128 + getattr(stop, "number", signal.SIGINT)
     except UserError as error:
         print_error(str(error))
@@ -71,15 +93,37 @@ def run_program(
 
 def log_to_terminal(level: int) -> None:
     """Send log records of at least a level to standard error."""
-    handler = RichHandler(console=Console(stderr=True))
+    handler = RichHandler(console=Terminal(stderr=True))
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
 
 
 def print_error(message: str, console: Console | None = None) -> None:
     """Print an error as it is, in one line whatever the terminal's width; by default to standard error."""
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     console.print("error: ", style="bold red", end="")
     console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _visible(text: str) -> str:
+    """Return text with a picture for each character that does not print, but for the end of a line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _PICTURES.get(c, "\ufffd") for c in text)
+
+
+def _open_standard_streams() -> None:
+    """See to it that printing never fails, whatever the streams are.
+
+    A closed stream's number would be given to the next file that is opened, which would be printed into. What the
+    encoding of standard output lacks is printed as Python writes it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest free number
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

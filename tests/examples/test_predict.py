@@ -343,6 +343,16 @@ def test_the_limit_on_pixels_is_the_user_s(
     assert f"error: {path}: must be small enough to decode, got more than 1,199 pixels" in capsys.readouterr().err
 
 
+def test_a_spreadsheet_computes_nothing(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("=1+1.png").write_bytes((photos / "b.png").read_bytes())
+    assert main([str(run), "=1+1.png", "--format", "csv", "--output", "answers.csv"]) == 0
+    with Path("answers.csv").open() as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {"'=1+1.png"}
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     ([], "predict: needs images, got no path. Name files, folders or - for a list."),
     (["-", "-"], "predict: standard input is one list, got - more than once. Give it once."),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.bar import Bar
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from blan_facial.prediction.predictor import Answer
+from shared.program import Terminal
 
 DIGITS = 6
 
@@ -41,7 +41,7 @@ class TableWriter(Writer):
     def __init__(self, stream: IO[str]) -> None:
         super().__init__(stream)
         width = None if stream.isatty() else _WIDTH
-        self.console = Console(file=stream, width=width)
+        self.console = Terminal(file=stream, width=width)
 
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
         """Print it."""
@@ -51,7 +51,7 @@ class TableWriter(Writer):
 
 
 class CSVWriter(Writer):
-    """A line for each image and attribute."""
+    """A line for each image and attribute. Text that a spreadsheet would compute (``=1+1``) begins with a quote."""
 
     def __init__(self, stream: IO[str]) -> None:
         super().__init__(stream)
@@ -63,7 +63,7 @@ class CSVWriter(Writer):
         for answer in answers:
             predicted = "true" if answer.predicted else "false"
             probability = f"{answer.probability:.{DIGITS}f}"
-            self.lines.writerow((path, answer.attribute, probability, predicted, answer.level))
+            self.lines.writerow((_as_text(str(path)), _as_text(answer.attribute), probability, predicted, answer.level))
 
 
 class JSONLinesWriter(Writer):
@@ -81,6 +81,10 @@ class JSONLinesWriter(Writer):
 WRITERS: dict[str, type[Writer]] = {"table": TableWriter, "csv": CSVWriter, "jsonl": JSONLinesWriter}
 
 
+def _as_text(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
+
+
 def _as_json(answer: Answer) -> dict[str, Any]:
     return {
         "probability": round(answer.probability, DIGITS),
@@ -92,7 +96,7 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 
 def _table(answers: Sequence[Answer]) -> Table:
     table = Table()
-    table.add_column("attribute", no_wrap=True)
+    table.add_column("attribute", no_wrap=True, max_width=40)
     table.add_column("probability", justify="right")
     table.add_column("")
     table.add_column("predicted")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.network.parameters import ParameterTable
@@ -12,7 +13,7 @@ from blan_facial.network.parameters import ParameterTable
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Lay out the accuracies of every attribute and their means, in percent."""
     table = Table(title=tested_on(metrics))
-    table.add_column("attribute", no_wrap=True)
+    table.add_column("attribute", no_wrap=True, max_width=40)
     for column in ("accuracy", "majority", "balanced"):
         table.add_column(f"{column} %", justify="right")
     table.add_column("best level", justify="right")
@@ -57,15 +58,17 @@ def best_level(values: Mapping[str, Any]) -> str | None:
     return max(levels, key=lambda level: values[level]) if levels else None
 
 
-def _cells(values: Mapping[str, float | None], levels: Mapping[str, Any]) -> list[str]:
+def _cells(values: Mapping[str, float | None], levels: Mapping[str, Any]) -> list[str | Text]:
     accuracy, majority, balanced = (values[name] for name in ("accuracy", "majority", "balanced"))
     if accuracy is None or majority is None or balanced is None:
         return ["", "", "", "unknown"]
     level = best_level(levels)
-    percent = [f"{100 * value:.1f}" for value in (accuracy, majority, balanced)]
-    if accuracy < majority:
-        percent[0] = f"[red]{percent[0]}[/red]"
-    return [*percent, "" if level is None else f"{level} {100 * levels[level]:5.1f}"]
+    shown, *percent = (f"{100 * value:.1f}" for value in (accuracy, majority, balanced))
+    return [
+        Text.assemble((shown, "red" if accuracy < majority else "")),
+        *percent,
+        "" if level is None else f"{level} {100 * levels[level]:5.1f}",
+    ]
 
 
 def _counted(count: int) -> tuple[str, str]:

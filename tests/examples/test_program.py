@@ -1,0 +1,93 @@
+"""What every program does around its work."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from shared.program import Terminal, UserError, print_error, run_program
+
+PROGRAM = "import sys; from shared.program import *; sys.exit(run_program('it', lambda terminal: {work}))"
+
+
+def started(work: str, repository: Path, **options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", PROGRAM.format(work=work)]
+    return subprocess.run(command, cwd=repository / "examples", capture_output=True, **options)  # type: ignore[call-overload]
+
+
+def test_the_status_is_the_work_s(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: Terminal) -> None:
+        raise UserError("it: a rule, got [b]this[/b]. Remedy.")
+
+    def fail(_: Terminal) -> None:
+        raise PermissionError(13, "Permission denied", "file")
+
+    assert run_program("it", lambda _: None) == 0
+    assert run_program("it", lambda _: 7) == 7
+    assert run_program("it", refuse) == 1  # type: ignore[arg-type]  # a terminal is a console
+    assert run_program("it", fail) == 1  # type: ignore[arg-type]
+    assert capsys.readouterr().err == (
+        "error: it: a rule, got [b]this[/b]. Remedy.\n"
+        "error: it: files must be readable and outputs writable, got [Errno 13] Permission denied: 'file'. "
+        "Fix this first.\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_counted_as_shells_do_and_cleaned_up_after(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, cleaned = signal.getsignal(number), []
+
+    def work(_: object) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(True)
+
+    assert run_program("it", work, stopped="Stopped; nothing was written.") == 128 + number
+    assert cleaned
+    assert capsys.readouterr().err == "\nStopped; nothing was written.\n"
+    assert signal.getsignal(number) == before
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("[/nope]")
+    table.add_row(":smile: [red]x \x1b[2J")
+    Terminal().print(table)
+    print_error("\x1b]0;title\x07 \udcff [/nope]")
+    captured = capsys.readouterr()
+    assert "[/nope]" in captured.out
+    assert ":smile: [red]x ␛[2" in captured.out  # whose width rich does not count
+    assert captured.err == "error: ␛]0;title � [/nope]\n"
+
+
+def test_a_reader_that_goes_away_does_not_end_the_work(repository: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    mark = tmp_path / "done"
+    work = f"(terminal.print('x' * 10**6), open({str(mark)!r}, 'w').close(), 0)[-1]"
+    with os.fdopen(write, "wb") as stdout:
+        command = [sys.executable, "-c", PROGRAM.format(work=work)]
+        done = subprocess.run(command, cwd=repository / "examples", stdout=stdout, stderr=subprocess.PIPE)
+    assert mark.exists()
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_ascii_terminal_gets_what_it_can_show(repository: Path) -> None:
+    done = started("terminal.print('± é 顔')", repository, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert done.stdout == b"\\xb1 \\xe9 \\u9854\n"
+
+
+def test_closed_streams_are_no_files_of_ours(repository: Path, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    work = f"(terminal.print('spilt'), open({str(path)!r}, 'w').fileno())[1]"
+    command = [sys.executable, "-c", PROGRAM.format(work=work)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", *command], cwd=repository / "examples")
+    assert done.returncode > 2
+    assert path.read_bytes() == b""
