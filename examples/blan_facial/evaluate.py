@@ -21,9 +21,9 @@ from blan_facial.config import Config, ConfigError
 from blan_facial.data.matching import match_attributes
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
-from blan_facial.report import metrics_table
 from blan_facial.results.finished import FinishedRun, load_run
 from blan_facial.results.run_folder import METRICS
+from blan_facial.results.terminal import metrics_table
 from blan_facial.training.checkpoint import RunError
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.metrics import evaluate

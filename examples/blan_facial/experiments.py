@@ -13,10 +13,9 @@ if not __package__:  # run as a script, from anywhere
 import tyro
 from rich.console import Console
 
-from blan_facial.tables.figure import write_figure
+from blan_facial.tables.entries import as_json, entries
 from blan_facial.tables.layout import insert, markdown, terminal
 from blan_facial.tables.measures import Result
-from blan_facial.tables.page import write_table_page
 from blan_facial.tables.plan import (
     AVATAR_EPOCHS,
     PRESETS,
@@ -28,8 +27,8 @@ from blan_facial.tables.plan import (
     Run,
     experiment,
 )
-from blan_facial.tables.results import as_json, entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
+from blan_facial.tables.table_page import write_table_page
 from shared.files import replacing, write_json
 from shared.program import print_error, run_program
 
@@ -142,8 +141,6 @@ def _write(
     write_json(folder / f"{plan.name}.json", content)
     with replacing(folder / f"{plan.name}.md") as file:
         file.write(text.encode())
-    if plan.name == "figure3":
-        write_figure(folder / f"{plan.name}.png", plan, cells)
     write_table_page(folder / f"{plan.name}.html", plan, cells, budget, jobs)
     if settings.markdown is not None:
         insert(settings.markdown, f"{plan.name} {settings.data}", text)

@@ -26,9 +26,11 @@ from blan_facial.network.encoder import load_encoder_weights
 from blan_facial.network.model import Network
 from blan_facial.network.objective import Objective
 from blan_facial.network.parameters import parameter_table
-from blan_facial.report import draw_sample, metrics_table, parameters_table, write_pictures, write_report
+from blan_facial.report.run_page import write_report
+from blan_facial.report.sample import draw_sample
 from blan_facial.results.environment import environment
 from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
+from blan_facial.results.terminal import metrics_table, parameters_table
 from blan_facial.training.checkpoint import Position
 from blan_facial.training.loop import Trainer, evaluation_loader
 from blan_facial.training.metrics import evaluate
@@ -82,9 +84,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     }
     save_results(folder, model, metrics)
     write_json(folder / ENVIRONMENT, environment(fabric.device))
-    sample = draw_sample(model, faces.test, device=fabric.device, seed=config.seed)
-    write_pictures(folder, sample, metrics)
-    write_report(folder, sample)
+    write_report(folder, draw_sample(model, faces.test, device=fabric.device, seed=config.seed))
     console.print(metrics_table(metrics))
     if model.fusion is not None:
         start = 1 / len(model.fusion.weight)

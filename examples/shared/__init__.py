@@ -1,1 +1,1 @@
-"""What several examples need: files, errors, sheets to draw on, processes."""
+"""What several examples need: files, errors, drawings, processes."""

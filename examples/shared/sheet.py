@@ -1,4 +1,4 @@
-"""A white sheet on which pictures and words are placed in inches from its top left corner.
+"""A white sheet on which charts and words are placed in inches from its top left corner.
 
 Places are exact, so that no layout engine has to guess, and no state is shared with pyplot.
 """
@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 DPI = 150
@@ -47,13 +45,6 @@ class Sheet:
         bottom = self.height - top - height
         return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
 
-    def picture(self, image: np.ndarray, left: float, top: float, size: float) -> Axes:
-        """Place a square picture, without frame or ticks."""
-        axes = self.axes(left, top, size, size)
-        axes.set_axis_off()
-        lay(axes, image)
-        return axes
-
     def text(self, left: float, top: float, words: str, **style: Any) -> None:
         """Write words whose upper left corner is at (left, top), unless the style says otherwise."""
         self.figure.text(left / self.width, 1 - top / self.height, words, **{"va": "top", **style})
@@ -62,19 +53,3 @@ class Sheet:
         """Write the title and a line that explains it."""
         self.text(MARGIN, 0.14, words, fontsize=12, fontweight="bold")
         self.text(MARGIN, 0.42, below, color=FAINT)
-
-    def color_bar(self, axes: Axes, scale: ScalarMappable, **options: Any) -> None:
-        """Fill axes with the colours of a scale; the options are those of matplotlib's colour bar."""
-        bar = self.figure.colorbar(scale, cax=axes, **options)
-        bar.outline.set_visible(False)
-        axes.tick_params(length=2, width=0.6, labelsize=7)
-
-
-def lay(axes: Axes, image: np.ndarray, **style: Any) -> None:
-    """Draw an image, smoothly scaled, over the whole of its axes and whatever was laid there before."""
-    axes.imshow(image, extent=(0, 1, 0, 1), aspect="auto", interpolation="bicubic", **style)
-
-
-def spoken(attribute: str) -> str:
-    """Return an attribute's name with blanks."""
-    return attribute.replace("_", " ")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from blan_facial.report import write_report
+from blan_facial.report.run_page import write_report
 from tests.examples.pages import as_baseline, table_page, without_labels
 
 DEMANDED = "BLAN_BROWSER"

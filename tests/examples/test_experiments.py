@@ -17,10 +17,10 @@ from blan_facial.config import parse
 from blan_facial.data.avatars import load_avatars
 from blan_facial.experiments import main
 from blan_facial.published import published
+from blan_facial.tables.entries import entries
 from blan_facial.tables.layout import insert, terminal
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import PRESETS, Cell, Data, Experiment, Name, Run, experiment
-from blan_facial.tables.results import entries
 from blan_facial.tables.running import ExperimentError, Job, complete, places
 from tests.examples.celeba_folder import write_celeba_folder
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run

@@ -18,18 +18,20 @@ from markupsafe import Markup
 
 from blan_facial.config import parse
 from blan_facial.published import published
-from blan_facial.report import write_report
 from blan_facial.report.__main__ import main as report
-from blan_facial.report.page.history import read_history
-from blan_facial.report.page.render import NOTHING
-from blan_facial.report.page.settings import command
-from blan_facial.report.page.svg import Curve, curves, element, rounded, ticks
-from blan_facial.report.page.training import LIMIT, bounds, charts
+from blan_facial.report.charts import Curve, curves, rounded, ticks
+from blan_facial.report.history import read_history
+from blan_facial.report.pages import NOTHING
+from blan_facial.report.progress import LIMIT, bounds, charts
+from blan_facial.report.provenance import command
+from blan_facial.report.run_page import write_report
 from blan_facial.results.environment import commit, environment
-from blan_facial.tables.page import write_table_page
+from blan_facial.results.run_folder import PICTURES
+from blan_facial.tables.entries import entries
 from blan_facial.tables.plan import experiment
-from blan_facial.tables.results import entries
 from blan_facial.tables.running import Job
+from blan_facial.tables.table_page import write_table_page
+from shared.svg import element
 from tests.examples.pages import as_baseline, change, table_page, without_labels
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
@@ -124,9 +126,6 @@ class TestHistory:
         assert found is not None
         assert found.series["total"].values.tolist() == [2]
         assert [chart.title for chart in charts(found)] == ["Objective"]
-
-    def test_none_without_logs(self, tmp_path: Path) -> None:
-        assert read_history(tmp_path) is None
 
     def test_lmim_is_told_in_nats(self, tmp_path: Path) -> None:
         losses = [LIMIT, LIMIT, 0.75 * LIMIT, 0.25 * LIMIT]
@@ -333,9 +332,11 @@ class TestRun:
         assert report([str(run_copy)]) == 1
         assert "model.safetensors: must be a whole safetensors file" in capsys.readouterr().err
 
-    def test_the_command_writes_the_page_that_train_py_wrote(self, tiny_run: Path, run_copy: Path) -> None:
-        (run_copy / "report.html").unlink()
+    def test_the_command_writes_the_page_and_pictures_that_train_py_wrote(self, tiny_run: Path, run_copy: Path) -> None:
+        for name in ("report.html", *PICTURES):
+            (run_copy / name).unlink()
         assert report([str(run_copy)]) == 0
+        assert all((run_copy / name).read_bytes() == (tiny_run / name).read_bytes() for name in PICTURES)
         ours, theirs = ((of / "report.html").read_text() for of in (run_copy, tiny_run))
         assert ours == theirs.replace("tiny", "run")
 

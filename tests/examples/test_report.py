@@ -1,14 +1,10 @@
 import io
-import subprocess
-import sys
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -17,14 +13,14 @@ from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.faces import UNKNOWN, CorruptImageError, FaceDataset
 from blan_facial.data.loading import normalize
 from blan_facial.network.builder import build_blan
-from blan_facial.network.parameters import ParameterTable, parameter_table
-from blan_facial.report import metrics_table, parameters_table, write_pictures
-from blan_facial.report.chart import accuracy_figure
-from blan_facial.report.pictures import SIGNS, attention_figure, faces_figure, reconstructions_figure
+from blan_facial.network.parameters import ParameterTable
+from blan_facial.report.looks import attention
+from blan_facial.report.pictures import write_pictures
 from blan_facial.report.sample import Mark, draw_sample, marks
+from blan_facial.results.run_folder import PICTURES
+from blan_facial.results.terminal import metrics_table, parameters_table
 from blan_layers.networks import capture_maps
-
-ALL_PICTURES = ["faces.png", "attention.png", "reconstructions.png", "accuracy.png"]
+from shared.svg import png
 
 
 class RandomFaces(FaceDataset):
@@ -54,27 +50,6 @@ def tiny(faces, **options):
     return build_blan(config, len(faces.attributes))
 
 
-def invented(faces, *, fusion):
-    """What `metrics.json` holds, with numbers drawn at random."""
-    random = np.random.default_rng(0)
-    levels = ("AC1", "AC2", "AC3", "AC4", "sum", "fused")
-
-    def accuracies(*others):
-        drawn = {name: random.random() for name in (*others, *levels)}
-        return drawn if fusion else drawn | {"fused": None}
-
-    return {
-        "data": faces.name,
-        "split": faces.split,
-        "images": len(faces),
-        "accuracy": random.random(),
-        "majority_accuracy": random.random(),
-        "balanced_accuracy": random.random(),
-        "per_level": accuracies(),
-        "per_attribute": {name: accuracies("accuracy", "majority", "balanced") for name in faces.attributes},
-    }
-
-
 def inputs(faces):
     return normalize(torch.from_numpy(faces.images).movedim(-1, 1))
 
@@ -82,21 +57,14 @@ def inputs(faces):
 def written(folder, faces, model=None):
     model = tiny(faces) if model is None else model
     sample = draw_sample(model, faces, device="cpu", seed=0)
-    return write_pictures(folder, sample, invented(faces, fusion=model.fusion is not None))
-
-
-def names(paths):
-    return [path.name for path in paths]
+    write_pictures(folder, sample, METRICS)
+    return {path.name for path in folder.iterdir() if path.is_file()}
 
 
 class TestMarks:
     def test_tell_correct_from_false_and_missed_and_leave_out_the_absent(self):
         found = marks(("Bald", "Male", "Young", "Smiling"), [True, True, False, False], [False, True, True, False])
-        assert found == [Mark("Male", "correct"), Mark("Bald", "false positive"), Mark("Young", "missed")]
-
-    def test_take_integers_as_well(self):
-        answers = np.array([1, 0]), np.array([1, 1], dtype=np.uint8)
-        assert marks(("Bald", "Male"), *answers) == [Mark("Bald", "correct"), Mark("Male", "missed")]
+        assert found == [Mark("Male", "correct"), Mark("Bald", "false-positive"), Mark("Young", "missed")]
 
     def test_say_nothing_of_what_is_unknown(self):
         assert marks(("Bald", "Male"), [True, False], [UNKNOWN, UNKNOWN]) == []
@@ -111,22 +79,18 @@ class TestMarks:
             attribute for attribute, pair in zip(attributes, answers, strict=True) if any(pair)
         }
 
-    def test_kinds_differ_by_sign_as_well_as_colour(self):
-        signs, colors, meanings = zip(*SIGNS.values(), strict=True)
-        assert len(set(signs)) == len(set(colors)) == len(set(meanings)) == len(SIGNS)
-
 
 class TestSample:
     def test_holds_what_the_model_says(self):
         faces = RandomFaces(4)
-        model = tiny(faces).eval()
+        model = tiny(faces).train()
         sample = draw_sample(model, faces, 4, device="cpu", seed=0)
         order = [next(i for i in range(4) if np.array_equal(faces.images[i], face)) for face in sample.faces]
         assert sorted(order) == [0, 1, 2, 3]
         assert np.array_equal(sample.labels, faces.labels[order])
         images = inputs(faces)[order]
         with torch.no_grad():
-            features = model(images, reconstruct=True)
+            features = model.eval()(images, reconstruct=True)
         with capture_maps(model) as captured:
             model(images)
         assert np.array_equal(sample.predicted, features.fused[..., 1] > features.fused[..., 0])
@@ -164,28 +128,6 @@ class TestSample:
         assert len(good) == 3
         assert faces.asked[-1] == good[-1]
 
-    def test_none_if_no_face_decodes(self):
-        faces = RandomFaces(2, corrupt=(0, 1))
-        assert draw_sample(tiny(faces), faces, 3, device="cpu", seed=0) is None
-
-    def test_restores_the_mode_of_every_module_and_touches_no_statistics(self):
-        faces = RandomFaces()
-        model = tiny(faces).train()
-        model.encoder.eval()
-        modes = [module.training for module in model.modules()]
-        state = {name: value.clone() for name, value in model.state_dict().items()}
-        draw_sample(model, faces, 3, device="cpu", seed=0)
-        assert [module.training for module in model.modules()] == modes
-        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-
-    def test_restores_the_mode_after_an_error(self):
-        faces = RandomFaces(size=32)
-        model = tiny(RandomFaces(size=64)).train()
-        with pytest.raises(ValueError, match="images must have the shape"):
-            draw_sample(model, faces, 3, device="cpu", seed=0)
-        assert model.training
-        assert torch.is_grad_enabled()
-
     def test_refuses_a_model_of_other_attributes(self):
         model = tiny(RandomFaces(attributes=3))
         with pytest.raises(ValueError, match=r"the data set's 5 attributes, got 3\. Show it faces of the data set"):
@@ -204,10 +146,8 @@ class TestSample:
 class TestPictures:
     @pytest.mark.parametrize(("length", "size", "attributes"), [(1, 32, 1), (26, 32, 8), (2, 256, 40)])
     def test_all_are_written_and_decode(self, tmp_path, length, size, attributes):
-        paths = written(tmp_path, RandomFaces(length, size=size, attributes=attributes))
-        assert paths == [tmp_path / name for name in ALL_PICTURES]
-        assert sorted(names(tmp_path.iterdir())) == sorted(ALL_PICTURES)
-        for path in paths:
+        assert written(tmp_path, RandomFaces(length, size=size, attributes=attributes)) == set(PICTURES)
+        for path in tmp_path.iterdir():
             with Image.open(path) as image:
                 image.load()
                 assert image.format == "PNG"
@@ -226,103 +166,26 @@ class TestPictures:
     )
     def test_none_for_a_part_that_is_missing(self, tmp_path, options, missing):
         faces = RandomFaces()
-        paths = written(tmp_path, faces, tiny(faces, **options))
-        assert set(ALL_PICTURES) - set(names(paths)) == missing
-        assert set(names(tmp_path.iterdir())) == set(names(paths))
+        assert set(PICTURES) - written(tmp_path, faces, tiny(faces, **options)) == missing
 
     def test_without_a_face_that_decodes_the_metrics_remain(self, tmp_path):
-        faces = RandomFaces(2, corrupt=(0, 1))
-        assert names(written(tmp_path, faces)) == ["accuracy.png"]
+        assert written(tmp_path, RandomFaces(2, corrupt=(0, 1))) == {"accuracy.png"}
 
-    def test_are_the_same_for_the_same_arguments_whatever_the_users_style(self, tmp_path):
-        faces = RandomFaces(2)
-        (tmp_path / "a").mkdir()
-        (tmp_path / "b").mkdir()
-        paths = written(tmp_path / "a", faces)
-        with matplotlib.rc_context({"savefig.dpi": 30, "savefig.bbox": "tight", "font.size": 30, "xtick.color": "red"}):
-            again = written(tmp_path / "b", faces)
-        assert [a.read_bytes() for a in paths] == [b.read_bytes() for b in again]
+    def test_words_are_drawn_whatever_fonts_the_machine_has_and_whatever_they_hold(self):
+        blank, words, bold = (png(title, note, 99, 99) for title, note in (("", ""), ("", "a"), ("a", "")))
+        assert len({blank, words, bold}) == 3
+        assert png("\udce4\x01", "", 99, 99) == png("\N{REPLACEMENT CHARACTER}" * 2, "", 99, 99)
 
-    def test_the_users_style_is_left_as_it_was(self, tmp_path):
-        before = dict(matplotlib.rcParams)
-        written(tmp_path, RandomFaces(1))
-        assert dict(matplotlib.rcParams) == before
-
-    def test_nothing_is_half_written_when_saving_fails(self, tmp_path, monkeypatch):
-        (tmp_path / "faces.png").write_bytes(b"of the last run")
-
-        def fail_midway(self, file, **options):
-            file.write(b"half a picture")
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Figure, "savefig", fail_midway)
-        with pytest.raises(OSError, match="No space left"):
-            written(tmp_path, RandomFaces(1))
-        assert names(tmp_path.iterdir()) == ["faces.png"]
-        assert (tmp_path / "faces.png").read_bytes() == b"of the last run"
-
-    def test_the_maps_cover_the_faces_they_are_laid_over(self):
-        faces = RandomFaces(2)
-        sample = draw_sample(tiny(faces), faces, 2, device="cpu", seed=0)
-        figure = attention_figure(sample)
-        overlaid = [axes.images for axes in figure.axes if len(axes.images) == 2]
-        assert len(overlaid) == 2 * 3
-        for face, gates in overlaid:
-            assert face.get_extent() == gates.get_extent()
-            assert gates.get_alpha() < 1
-
-    def test_the_maps_share_one_scale(self):
+    def test_the_gates_share_one_scale(self):
         faces = RandomFaces(1)
         sample = draw_sample(tiny(faces), faces, 1, device="cpu", seed=0)
-        flat = [np.full_like(gates, value) for gates, value in zip(sample.spatial_maps, (0.2, 0.4, 0.4), strict=True)]
-        figure = attention_figure(sample._replace(spatial_maps=tuple(flat)))
-        first, second, third = (axes.images[1].get_array()[0, 0] for axes in figure.axes if len(axes.images) == 2)
-        assert np.array_equal(second, third)
-        assert not np.array_equal(first, second)
-
-    def test_maps_of_one_value_have_a_scale_too(self):
-        faces = RandomFaces(1)
-        sample = draw_sample(tiny(faces), faces, 1, device="cpu", seed=0)
-        flat = tuple(np.full_like(gates, 0.5) for gates in sample.spatial_maps)
-        figure = attention_figure(sample._replace(spatial_maps=flat))
-        low, high = figure.axes[-1].get_ylim()
-        assert low <= 0.5 < high
-
-    def test_the_chart_is_sorted_by_the_gain_and_ends_with_the_mean(self):
-        figure = accuracy_figure(METRICS)
-        dots = figure.axes[0]
-        assert [label.get_text() for label in dots.get_yticklabels()] == ["Bald", "Mouth Slightly Open", "Mean"]
-        cells = [text.get_text() for text in figure.axes[1].texts]
-        assert cells[:7] == ["80.0", "90.0", "80.0", "70.0", "94.0", "95.0", "95.0"]
-        assert [frame.get_center()[0] for frame in figure.axes[1].patches] == [4, 1, 1]
-
-    def test_the_chart_without_fusion_has_no_column_for_it(self):
-        plain = METRICS | {"per_level": METRICS["per_level"] | {"fused": None}}
-        columns = [label.get_text() for label in accuracy_figure(plain).axes[1].get_xticklabels()]
-        assert columns == ["majority", "AC1", "AC2", "AC3", "AC4", "sum"]
-
-    def test_the_contact_sheet_lists_every_mark(self):
-        faces = RandomFaces(2, attributes=6)
-        sample = draw_sample(tiny(faces), faces, 2, device="cpu", seed=0)
-        words = [text.get_text() for text in faces_figure(sample).texts]
-        listed = [mark for face in range(2) for mark in sample.marks(face)]
-        assert [word for word in words if word.replace(" ", "_") in faces.attributes] == [
-            mark.attribute.replace("_", " ") for mark in listed
-        ]
-        right = (sample.predicted == sample.labels).sum(1)
-        assert [word for word in words if word.endswith("right")] == [f"{count} of 6 right" for count in right]
-
-    def test_reconstructions_need_a_sample_that_has_them(self):
-        faces = RandomFaces(1)
-        sample = draw_sample(tiny(faces, beta=0.0), faces, 1, device="cpu", seed=0)
-        with pytest.raises(ValueError, match=r"needs a sample with reconstructions, got one without\. Build the model"):
-            reconstructions_figure(sample)
-
-    def test_pyplot_and_its_backends_are_never_loaded(self):
-        program = "import sys, blan_facial.report; print('matplotlib.pyplot' in sys.modules)"
-        path = {"PYTHONPATH": ":".join(sys.path), "MPLBACKEND": "tkagg"}
-        done = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "False"
+        shapes = [gates.shape for gates in sample.spatial_maps]
+        flat = [np.full(shapes[-1], value, np.float32) for value in (0.2, 0.4, 0.4)]
+        ((_, gates),) = attention(sample._replace(spatial_maps=tuple(flat))).faces
+        first, second, third = (source for _, source, _ in gates)
+        assert first != second == third
+        ((_, gates),) = attention(sample._replace(spatial_maps=(flat[0],) * 3)).faces  # and so do gates of one value
+        assert [source for _, source, _ in gates] == [first] * 3
 
 
 METRICS = {
@@ -388,9 +251,3 @@ class TestTables:
         ]
         assert " ".join(text.split()).endswith(table.note)
         assert max(map(len, text.splitlines())) <= width
-
-    def test_parameters_of_a_model(self):
-        model = tiny(RandomFaces())
-        rows = cells(rendered(parameters_table(parameter_table(model))))
-        assert [row[0] for row in rows][:5] == ["encoder", "decoder", "joins", "classifiers", "fusion"]
-        assert int(rows[5][1].replace(",", "")) == sum(parameter.numel() for parameter in model.parameters())

@@ -223,7 +223,7 @@ def test_what_cannot_be_written_is_refused(
 def test_a_run_goes_on_from_its_shards_and_not_from_a_folder(
     folder: Path, shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blan_facial.train.write_pictures", lambda *_, **__: [])
+    monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
     options = ["--data", "celeba", "--image-size", "32", "--width", "4", "--batch-size", "8", "--epochs", "1"]
     options += ["--model", "resnet", "--accelerator", "cpu", "--warmup-steps", "0"]
     run = shards / "run"

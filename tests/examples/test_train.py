@@ -211,8 +211,7 @@ class TestResults:
 @pytest.fixture
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the drawing where a test looks at something else."""
-    for name in ("write_pictures", "write_report"):
-        monkeypatch.setattr(f"blan_facial.train.{name}", lambda *_, **__: None)
+    monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("_without_pictures")

@@ -51,6 +51,11 @@ CELEBA_ATTRIBUTES = (
 _BY_FOLDED_NAME = {name.casefold(): name for name in CELEBA_ATTRIBUTES}
 
 
+def spoken(attribute: str) -> str:
+    """Return an attribute's name with blanks."""
+    return attribute.replace("_", " ")
+
+
 def read_attribute_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Spell attribute names as CelebA does, whatever their case and whether blanks or underscores part their words.
 

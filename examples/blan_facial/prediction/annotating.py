@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
+from blan_facial.data.attributes import spoken
 from blan_facial.data.faces import decode_picture
 from blan_facial.prediction.predictor import Answer
 from shared.files import replacing
-from shared.sheet import DPI, FAINT, INK, MARGIN, Sheet, lay, spoken, style
+from shared.svg import FAINT, INK, MARGIN, ZOOM, element, embedded, image, png, text
 
-LONGEST, LINE, ROWS = 3.4, 0.165, 24  # inches of the picture's longest side and of a row; most rows of a column
-HEADER, GAP = 0.75, 0.25
-NAME, BAR, NUMBER, LEVEL = 1.4, 0.9, 0.4, 0.4
-YES = "#0072b2"
+LONGEST, LINE, ROWS = 340, 16.5, 24  # the picture's longest side and a row's height; most rows of a column
+HEADER, GAP = 76, 24
+NAME, BAR, NUMBER, LEVEL = 140, 90, 44, 40
 
 _TITLE = 60  # characters
 
@@ -46,10 +46,9 @@ class Annotator:
         """
         path = self._free(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = decode_picture(data, round(LONGEST * DPI))
-        with style(), replacing(path) as file:
-            figure = annotated_figure(picture, name, answers, self.threshold)
-            figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
+        picture = decode_picture(data, round(LONGEST * ZOOM))
+        with replacing(path) as file:
+            file.write(annotated(picture, name, answers, self.threshold))
         return path
 
     def _free(self, name: str) -> Path:
@@ -61,7 +60,7 @@ class Annotator:
         return path
 
 
-def annotated_figure(picture: np.ndarray, name: str, answers: Sequence[Answer], threshold: float) -> Figure:
+def annotated(picture: np.ndarray, name: str, answers: Sequence[Answer], threshold: float) -> bytes:
     """Draw an image beside its answers, the most probable first, each with a bar and the level that decided it.
 
     Args:
@@ -74,36 +73,34 @@ def annotated_figure(picture: np.ndarray, name: str, answers: Sequence[Answer], 
     rows = -(-len(ordered) // -(-len(ordered) // ROWS))  # as many in each column
     columns = [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
     height, width = (LONGEST * side / max(picture.shape[:2]) for side in picture.shape[:2])
-    column = NAME + BAR + NUMBER + LEVEL + GAP
-    body = max(height, LINE * len(columns[0]))
-    sheet = Sheet(2 * MARGIN + LONGEST + len(columns) * column, HEADER + body + MARGIN)
+    left = MARGIN + LONGEST + GAP
+    parts = [
+        text("bar: probability, line: threshold, right: level that decided", left, 52, color=FAINT),
+        image(embedded(picture, max(picture.shape), quality=95), MARGIN, HEADER, width, height),
+    ]
+    for place, column in enumerate(columns):
+        parts += _column(left + place * (NAME + BAR + NUMBER + LEVEL + GAP), column, threshold)
+    return png(
+        name if len(name) <= _TITLE else f"…{name[1 - _TITLE :]}",
+        f"{sum(answer.predicted for answer in answers)} of {len(answers)} predicted",
+        left + max(len(columns) * (NAME + BAR + NUMBER + LEVEL + GAP), 370),
+        HEADER + max(height, LINE * rows) + MARGIN,
+        *parts,
+    )
 
-    title = name if len(name) <= _TITLE else f"…{name[1 - _TITLE :]}"
-    sheet.title(title, f"{sum(answer.predicted for answer in answers)} of {len(answers)} predicted")
-    words = "bar: probability, line: threshold, right: level that decided"
-    sheet.text(MARGIN + LONGEST + GAP, 0.42, words, color=FAINT)
-    axes = sheet.axes(MARGIN, HEADER, width, height)
-    axes.set_axis_off()
-    lay(axes, picture)
-    for place, part in enumerate(columns):
-        _draw_column(sheet, MARGIN + LONGEST + GAP + place * column, part, threshold)
-    return sheet.figure
 
-
-def _draw_column(sheet: Sheet, left: float, answers: Sequence[Answer], threshold: float) -> None:
-    axes = sheet.axes(left + NAME, HEADER, BAR, LINE * len(answers))
-    axes.set_axis_off()
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(answers) - 0.5, -0.5)
-    places = range(len(answers))
-    axes.barh(places, [1] * len(answers), height=0.6, color="#eeeeee")
-    colors = [YES if answer.predicted else "#b0b0b0" for answer in answers]
-    axes.barh(places, [answer.probability for answer in answers], height=0.6, color=colors)
-    axes.axvline(threshold, color=INK, linewidth=0.6)
+def _column(left: float, answers: Sequence[Answer], threshold: float) -> list[Markup]:
+    parts, bars = [], left + NAME
     for place, answer in enumerate(answers):
-        top = HEADER + LINE * (place + 0.5)
-        kind = {"color": INK if answer.predicted else FAINT, "va": "center_baseline"}
-        weight = "bold" if answer.predicted else "normal"
-        sheet.text(left + NAME - 0.08, top, spoken(answer.attribute), ha="right", fontweight=weight, **kind)
-        sheet.text(left + NAME + BAR + NUMBER - 0.02, top, f"{answer.probability:.3f}", ha="right", **kind)
-        sheet.text(left + NAME + BAR + NUMBER + 0.08, top, answer.level or "", **kind)
+        top = HEADER + LINE * place
+        color, weight = (INK, "bold") if answer.predicted else (FAINT, "normal")
+        bar = {"x": bars, "y": top + 0.2 * LINE, "height": 0.6 * LINE}
+        parts += [
+            element("rect", width=BAR, fill="#eeeeee", **bar),
+            element("rect", width=BAR * answer.probability, fill="#2269b8" if answer.predicted else "#b0b0b0", **bar),
+            text(spoken(answer.attribute), bars - 8, top + 12, color=color, text_anchor="end", font_weight=weight),
+            text(f"{answer.probability:.3f}", bars + BAR + NUMBER - 4, top + 12, color=color, text_anchor="end"),
+            text(answer.level or "", bars + BAR + NUMBER + 8, top + 12, color=color),
+        ]
+    at, end = bars + BAR * threshold, HEADER + LINE * len(answers)
+    return [*parts, element("line", x1=at, x2=at, y1=HEADER, y2=end, stroke=INK, stroke_width=0.7)]

@@ -1,4 +1,4 @@
-"""Write the page of runs that are there already: ``python examples/blan_facial/report --help``."""
+"""Write page and pictures of runs that are there already: ``python examples/blan_facial/report --help``."""
 
 import argparse
 import sys
@@ -15,16 +15,16 @@ from rich.console import Console
 from blan_facial.config import ConfigError
 from blan_facial.data.faces import DataError
 from blan_facial.data.splits import load_split
-from blan_facial.report import draw_sample, write_report
-from blan_facial.report.sample import Sample
+from blan_facial.report.run_page import write_report
+from blan_facial.report.sample import Sample, draw_sample
 from blan_facial.results.finished import load_run
 from blan_facial.results.run_folder import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 from shared.program import print_error, run_program
 
 PROGRAM = "python examples/blan_facial/report"
-DESCRIPTION = """Write report.html into the folders of runs that train.py wrote, finished or not. Without their data
-set the pages show everything but the faces."""
+DESCRIPTION = """Write report.html and the pictures into the folders of runs that train.py wrote, finished or not.
+Without their data set the pages show everything but the faces."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

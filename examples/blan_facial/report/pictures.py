@@ -1,115 +1,157 @@
-"""The pictures of a sample of faces."""
+"""The pictures of a run: parts of its page on sheets of PNG, for eyes without a browser."""
 
-import numpy as np
-import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from blan_facial.data.faces import UNKNOWN
-from blan_facial.report.sample import Kind, Sample
-from blan_layers.plotting import overlay
-from shared.sheet import DPI, FAINT, INK, MARGIN, Sheet, spoken
+from markupsafe import Markup
 
+from blan_facial.report import looks, scores
+from blan_facial.report.pages import STYLE
+from blan_facial.report.sample import Sample
+from blan_facial.results.run_folder import PICTURES
+from blan_facial.results.terminal import tested_on
+from shared.files import replacing
+from shared.svg import FAINT, MARGIN, element, image, png, text
+
+HEADER, FACE, GAP, LABELS = 76, 112, 6, 96  # pixels of a drawing
 COLUMNS = 8
-HEADER, FACE, GAP, LABELS, NARROWEST = 0.75, 1.15, 0.06, 1.05, 7.4  # inches
-STEP = FACE + GAP
+"""Faces beside one another, but for those with their attributes."""
+OPACITY = 0.65
+"""Of the gates over grey faces."""
 
-# Okabe and Ito's blue and vermilion, darkened, tell apart in any colour vision; the sign says it without colour.
-SIGNS: dict[Kind, tuple[str, str, str]] = {
-    "correct": ("✓", INK, "predicted and true"),
-    "false positive": ("+", "#c04f00", "predicted, but not true"),
-    "missed": ("\N{MINUS SIGN}", "#0072b2", "true, but not predicted"),
-}
+LIGHT = dict(re.findall(r"(--[\w-]+): ([^;]+);", STYLE.partition("}")[0]))
+"""The page's colours on a light screen, which its style begins with."""
 
 
-def faces_figure(sample: Sample) -> Figure:
-    """Draw a contact sheet: beside each face the attributes that it has or is said to have."""
-    face, words, line, gap = 1.25, 1.55, 0.15, 0.16
-    columns = min(4, len(sample.faces))
-    marked = [sample.marks(i) for i in range(len(sample.faces))]
-    rows = [marked[i : i + columns] for i in range(0, len(marked), columns)]
-    heights = [max(face, line * (1 + max(map(len, row)))) + gap for row in rows]
-    width = max(columns * (face + words), NARROWEST) + 2 * MARGIN
-    sheet = Sheet(width, HEADER + sum(heights) + 0.1)
+def write_pictures(folder: Path, sample: Sample | None, metrics: Mapping[str, Any] | None) -> None:
+    """Write what there is to show, each picture whole or not at all: the same bytes for the same arguments.
 
-    sheet.title("Predicted attributes")
-    left = MARGIN
-    for sign, color, meaning in SIGNS.values():
-        sheet.text(left, 0.42, f"{sign}  {meaning}", color=color)
-        left += 1.75
-    unknown = " or unknown" if (sample.labels == UNKNOWN).any() else ""
-    sheet.text(left, 0.42, f"not listed: rightly said to be absent{unknown}", color=FAINT)
-    for place, marks in enumerate(marked):
-        row, column = divmod(place, columns)
-        left, top = MARGIN + column * (face + words), HEADER + sum(heights[:row])
-        sheet.picture(sample.faces[place], left, top, face)
-        right = (sample.predicted[place] == sample.labels[place]).sum()
-        left += face + 0.09
-        known = (sample.labels[place] != UNKNOWN).sum()
-        sheet.text(left, top, f"{right} of {known} right", color=FAINT, fontsize=7)
-        for number, (attribute, kind) in enumerate(marks, start=1):
-            sign, color, _ = SIGNS[kind]
-            weight = "normal" if kind == "correct" else "bold"
-            sheet.text(left + 0.05, top + number * line, sign, color=color, fontweight=weight, ha="center")
-            sheet.text(left + 0.14, top + number * line, spoken(attribute), color=color)
-    return sheet.figure
-
-
-def attention_figure(sample: Sample) -> Figure:
-    """Draw RDAM's spatial gates over grey faces, all on one scale: a column is a face, a row is a level."""
-    faces = torch.from_numpy(sample.faces[:COLUMNS]).movedim(-1, 1) / 255
-    maps = {
-        "level {}\n{} \N{MULTIPLICATION SIGN} {}".format(level, *gates.shape[1:]): torch.from_numpy(gates[:COLUMNS])
-        for level, gates in enumerate(sample.spatial_maps, start=1)
-    }
-    figure = overlay(faces, maps)
-    figure.set_dpi(DPI)
-    figure.suptitle(
-        "Spatial attention: the gates of RDAM, by which the joined features of encoder and decoder are multiplied",
-        fontsize=9,
-    )
-    return figure
-
-
-def reconstructions_figure(sample: Sample) -> Figure:
-    """Draw faces above their reconstructions, each with its mean squared error.
+    Args:
+        folder: An existing folder. ``faces.png``, ``attention.png`` if the model has RDAM, ``reconstructions.png`` if
+            it reconstructs, and ``accuracy.png`` if it has levels go into it.
+        sample: Faces and what the model says of them; None if there are none to show.
+        metrics: What ``metrics.json`` holds; None if the run has none yet.
 
     Raises:
-        ValueError: The sample has no reconstructions.
+        OSError: A file cannot be written.
     """
-    if sample.reconstructions is None or sample.squared_errors is None:
-        raise ValueError(
-            "reconstructions_figure: needs a sample with reconstructions, got one without. "
-            "Build the model with reconstruction=True."
-        )
-    count = min(COLUMNS, len(sample.faces))
-    errors = sample.squared_errors
-    left = MARGIN + LABELS
-    sheet = Sheet(max(left + count * STEP + MARGIN, NARROWEST), HEADER + 2 * STEP + 0.35)
+    of_sample: tuple[Callable[[Sample], bytes | None], ...] = (_faces, _attention, _reconstructions)
+    drawn = [None if sample is None else draw(sample) for draw in of_sample]
+    drawn.append(None if metrics is None else _accuracy(metrics))
+    for name, picture in zip(PICTURES, drawn, strict=True):
+        if picture is not None:
+            with replacing(folder / name) as file:
+                file.write(picture)
 
-    sheet.title(
-        "Reconstructions",
-        f"Mean squared error of normalised pixels, {errors.mean():.3f} on average; "
-        f"a face's mean colour alone has {sample.plain_errors.mean():.3f}.",
+
+def multiples(note: str, drawings: Sequence[tuple[str, Markup]]) -> bytes:
+    """Return the small charts of the attributes, six in a row, in the colours of a light screen."""
+    width, height, columns = 186, 146, min(6, len(drawings))
+    parts = []
+    for place, (name, drawing) in enumerate(drawings):
+        line, column = divmod(place, columns)
+        words = text(name, 84, 0, text_anchor="middle", font_weight="bold")
+        moved = f"translate({MARGIN + column * width} {HEADER + 10 + line * height})"
+        parts.append(element("g", words, element("g", drawing, transform="translate(0 6)"), transform=moved))
+    lines = -(-len(drawings) // columns)
+    rules = "\n".join(re.findall(r"^(?:svg|\.level-1).*", STYLE, re.MULTILINE))
+    rules = re.sub(r"var\((--[\w-]+)\)", lambda name: LIGHT[name[1]], rules)  # resvg has no variables
+    across = max(2 * MARGIN + columns * width - 18, 900)
+    return png("Accuracy by level", note, across, HEADER + lines * height, *parts, style=rules)
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> bytes | None:
+    """Draw Fig. 3 of the paper for this run; None without levels."""
+    drawings = [
+        (f"{attribute} ★" if significant else attribute, drawing)
+        for attribute, drawing, significant in scores.multiples(metrics)
+    ]
+    note = (
+        f"{tested_on(metrics)}, in percent with 95 % intervals; each attribute on a scale of its own. "
+        "★: the best level is significantly better than the second."
     )
-    _draw_row(sheet, HEADER, "face", "", sample.faces[:count])
-    _draw_row(sheet, HEADER + STEP, "reconstruction", "", sample.reconstructions[:count])
-    top = HEADER + 2 * STEP
-    sheet.text(MARGIN, top, "squared error", color=FAINT)
-    for place in range(count):
-        sheet.text(left + place * STEP + FACE / 2, top, f"{errors[place]:.3f}", ha="center")
-    return sheet.figure
+    return multiples(note, drawings) if drawings else None
 
 
-def _draw_row(sheet: Sheet, top: float, name: str, note: str, pictures: np.ndarray) -> list[Axes]:
-    """Draw pictures (B, S, S, 3) side by side, named on the left."""
-    sheet.text(MARGIN, top + FACE / 2, name, va="bottom", fontsize=9)
-    sheet.text(MARGIN, top + FACE / 2 + 0.04, note, color=FAINT)
-    return [sheet.picture(image, MARGIN + LABELS + place * STEP, top, FACE) for place, image in enumerate(pictures)]
+def _faces(sample: Sample) -> bytes:
+    """Draw a contact sheet: beside each face the attributes that it has or is said to have."""
+    line, width = 14.5, 262
+    colors = {"correct": LIGHT["--ink"], "false-positive": LIGHT["--bad"], "missed": LIGHT["--missed"]}
+    key = [
+        element("tspan", f"{sign} {meaning}", style=f"fill: {colors[kind]}", dx=18 * (place > 0))
+        for place, (kind, (sign, meaning)) in enumerate(looks.SIGNS.items())
+    ]
+    rest = element("tspan", "not listed: rightly said to be absent, or unknown", style=f"fill: {FAINT}", dx=18)
+    parts = [element("text", *key, rest, x=MARGIN, y=52, font_size=11)]
+    found, top = looks.faces(sample), float(HEADER)
+    for start in range(0, len(found), 4):
+        row, longest = found[start : start + 4], 0
+        for column, face in enumerate(row):
+            left = MARGIN + column * width
+            parts.append(image(face.picture, left, top, FACE, FACE))
+            parts.append(text(f"{face.right} of {face.known} right", left + FACE + 9, top + 9, color=FAINT, size=10))
+            for place, (kind, sign, _, name) in enumerate(face.marks, start=1):
+                y, color = top + 9 + place * line, colors[kind]
+                parts.append(text(sign, left + FACE + 14, y, color=color, text_anchor="middle", font_weight="bold"))
+                parts.append(text(name, left + FACE + 23, y, color=color))
+            longest = max(longest, 1 + len(face.marks))
+        top += max(FACE, line * longest) + 18
+    return png("Predicted attributes", "", 2 * MARGIN + min(4, max(len(found), 3)) * width, top, *parts)
 
 
-def pale(faces: np.ndarray) -> np.ndarray:
-    """Turn faces (B, S, S, 3) into light grey ones of equal contrast, so that the colours laid over them read alike."""
-    grey = faces.mean(-1, keepdims=True)
-    dark, bright = np.percentile(grey, (2, 98), axis=(1, 2), keepdims=True)
-    return (0.4 + 0.6 * ((grey - dark) / np.maximum(bright - dark, 1)).clip(0, 1)).repeat(3, -1)
+def _attention(sample: Sample) -> bytes | None:
+    """Lay RDAM's spatial gates over grey faces: a column is a face, a row is a level; None without RDAM."""
+    attention = looks.attention(sample)
+    if attention is None:
+        return None
+    greys, gates = zip(*attention.faces[:COLUMNS], strict=True)
+    parts = [_named(HEADER, "face"), *_row(HEADER, [looks.picture(face) for face in sample.faces[:COLUMNS]])]
+    for place, level in enumerate(attention.levels):
+        top = HEADER + (place + 1) * (FACE + GAP)
+        parts += [_named(top, f"level {level.level}", level.size), *_row(top, greys)]
+        parts += _row(top, [of[place][1] for of in gates], opacity=OPACITY)
+    left, top = MARGIN + LABELS + len(greys) * (FACE + GAP) + 4, HEADER + FACE + GAP
+    height = len(attention.levels) * (FACE + GAP) - GAP
+    stops = [element("stop", offset=place / 8, stop_color=color) for place, color in enumerate(looks.SCALE)]
+    parts.append(element("linearGradient", *stops, id="scale", x1=0, x2=0, y1=1, y2=0))
+    parts.append(element("rect", x=left, y=top, width=12, height=height, fill="url(#scale)", opacity=OPACITY))
+    parts.append(text(f"{attention.high:.2f}", left + 17, top + 9, color=FAINT))
+    parts.append(text(f"{attention.low:.2f}", left + 17, top + height, color=FAINT))
+    note = "The spatial gates, by which the joined features of encoder and decoder are multiplied."
+    return png("Spatial attention", note, max(left + 44 + MARGIN, 700), top + height + MARGIN, *parts)
+
+
+def _reconstructions(sample: Sample) -> bytes | None:
+    """Draw faces above their reconstructions, each with its error; None without reconstruction."""
+    found = looks.reconstructions(sample)
+    if found is None:
+        return None
+    faces, rebuilt, errors = zip(*found["pairs"][:COLUMNS], strict=True)
+    below, bottom = HEADER + FACE + GAP, HEADER + 2 * (FACE + GAP) + 10
+    parts = [_named(HEADER, "face"), *_row(HEADER, faces), _named(below, "reconstruction"), *_row(below, rebuilt)]
+    parts.append(text("squared error", MARGIN, bottom, color=FAINT))
+    for place, error in enumerate(errors):
+        middle = MARGIN + LABELS + place * (FACE + GAP) + FACE / 2
+        parts.append(text(f"{error:.3f}", middle, bottom, text_anchor="middle"))
+    note = (
+        f"Mean squared error of normalised pixels, {found['error']:.3f} on average; "
+        f"a face's mean colour alone has {found['plain']:.3f}."
+    )
+    width = max(2 * MARGIN + LABELS + len(faces) * (FACE + GAP) - GAP, 700)
+    return png("Reconstructions", note, width, bottom + MARGIN, *parts)
+
+
+def _named(top: float, name: str, note: str = "") -> Markup:
+    """Name a row of faces on its left."""
+    words = text(name, MARGIN, top + FACE / 2, size=12), text(note, MARGIN, top + FACE / 2 + 16, color=FAINT)
+    return Markup("").join(words)
+
+
+def _row(top: float, sources: Sequence[str], **attributes: object) -> list[Markup]:
+    """Lay pictures side by side."""
+    return [
+        image(source, MARGIN + LABELS + place * (FACE + GAP), top, FACE, FACE, **attributes)
+        for place, source in enumerate(sources)
+    ]

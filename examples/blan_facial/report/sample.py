@@ -1,13 +1,12 @@
 """A few faces, and all that a model says of them."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.data.loading import denormalize, normalize
@@ -16,7 +15,7 @@ from blan_layers.networks import capture_maps
 
 FACES = 24
 
-Kind: TypeAlias = Literal["correct", "false positive", "missed"]
+Kind: TypeAlias = Literal["correct", "false-positive", "missed"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[i
     """
     kinds: dict[tuple[bool, int], Kind] = {
         (True, 1): "correct",
-        (True, 0): "false positive",
+        (True, 0): "false-positive",
         (False, 1): "missed",
     }
     answers = [(bool(says), int(is_so)) for says, is_so in zip(predicted, true, strict=True)]
@@ -78,13 +77,14 @@ def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[i
     ]
 
 
+@torch.no_grad()
 def draw_sample(
     model: Network, faces: FaceDataset, count: int = FACES, *, device: torch.device | str, seed: int
 ) -> Sample | None:
-    """Show a model some faces, in evaluation mode, without gradient.
+    """Show a model some faces.
 
     Args:
-        model: The model; its mode is the same afterwards.
+        model: The model; it is left in evaluation mode.
         faces: The data set.
         count: Number of faces, or as many as there are.
         device: Where the model is.
@@ -106,8 +106,7 @@ def draw_sample(
         return None
     images = np.stack(pictures)
     inputs = normalize(torch.from_numpy(images).movedim(-1, 1).to(device))
-    with evaluating(model):
-        features, maps = _with_maps(model, inputs)
+    features, maps = _with_maps(model.eval(), inputs)
     logits, rebuilt = features.logits, features.reconstruction
     return Sample(
         attributes=faces.attributes,
@@ -131,19 +130,6 @@ def _with_maps(model: Network, images: Tensor) -> tuple[Features, list[Tensor]]:
         maps["spatial_map"].squeeze(1) if "spatial_map" in maps else maps["attention_maps"].mean((1, 2))
         for maps in captured.values()
     ]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, without gradient, for as long as the context lasts."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _decode(faces: FaceDataset, count: int, seed: int) -> tuple[list[int], list[np.ndarray]]:

@@ -8,17 +8,19 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from blan_facial.config import Config
+from blan_facial.data.attributes import spoken
 from blan_facial.network.model import LEVEL_NAMES
-from blan_facial.report.page.render import write_page
-from blan_facial.report.page.scores import Axis, Strip, style_of
-from blan_facial.report.page.settings import Setting, settings
-from blan_facial.report.page.svg import Bar, levels, rounded
+from blan_facial.report.charts import Bar, levels, rounded
+from blan_facial.report.pages import write_page
+from blan_facial.report.pictures import multiples
+from blan_facial.report.provenance import Setting, settings
+from blan_facial.report.scores import Axis, Strip, style_of
 from blan_facial.results.run_folder import REPORT
+from blan_facial.tables.entries import Entry, Ours
 from blan_facial.tables.layout import caption, halves
 from blan_facial.tables.plan import Experiment, Run
-from blan_facial.tables.results import Entry, Ours
 from blan_facial.tables.running import Job
-from shared.sheet import spoken
+from shared.files import replacing
 
 UNITS = {"parameters": "millions", "ms/image": "milliseconds"}
 """Of the columns that are not in percent."""
@@ -55,10 +57,10 @@ class Seed(NamedTuple):
 def write_table_page(
     path: Path, plan: Experiment, entries: Sequence[Entry], budget: str, jobs: Mapping[Run, Sequence[Job]]
 ) -> None:
-    """Write the page.
+    """Write the page and, of Fig. 3, a picture beside it.
 
     Args:
-        path: The file, in a folder above the runs'.
+        path: The page's file, in a folder above the runs'.
         plan: The table.
         entries: Its cells.
         budget: What all rows have in common, in words.
@@ -66,6 +68,11 @@ def write_table_page(
     """
     runs = [(run.name, " ".join(run.options), [_seed(path.parent, job) for job in of]) for run, of in jobs.items()]
     cells = {(entry.row, entry.column): entry for entry in entries}
+    charts = _multiples(plan, cells) if plan.name == "figure3" else []
+    if charts:
+        note = f"{budget}: mean and sample standard deviation, in percent; each attribute on a scale of its own."
+        with replacing(path.with_suffix(".png")) as file:
+            file.write(multiples(note, [(attribute, drawing) for attribute, drawing, *_ in charts]))
     write_page(
         path,
         "experiment.html.j2",
@@ -75,7 +82,7 @@ def write_table_page(
         paper_data=plan.paper_data,
         caption=caption(plan, entries, budget),
         panels=[] if plan.name == "figure3" else _panels(plan, cells),
-        multiples=_multiples(plan, cells) if plan.name == "figure3" else [],
+        multiples=charts,
         columns=halves(plan, entries),
         rows=[(spoken(row), {column: cells[row, column] for column in plan.columns}) for row in plan.rows],
         seeds=[entry for entry in entries if entry.ours is not None and len(entry.ours.values) > 1],
@@ -114,10 +121,8 @@ def _multiples(plan: Experiment, cells: Mapping[tuple[str, str], Entry]) -> list
         measured = [(level, ours) for level in LEVEL_NAMES if (ours := cells[row, level].ours) is not None]
         if measured:
             bars = [Bar(level, float(ours.mean), *_span(ours), style_of(level)) for level, ours in measured]
-            said = ", ".join(f"{level} {ours}" for level, ours in measured)
             best = cells[row, "best level"]
-            label = f"Accuracy of {spoken(row)} in percent: {said}"
-            found.append((spoken(row), levels(label, bars), str(best.ours or ""), str(best.paper or "")))
+            found.append((spoken(row), levels(spoken(row), bars), str(best.ours or ""), str(best.paper or "")))
     return found
 
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from shared.svg import element
 
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26  # the room of the words around a plot
@@ -35,16 +37,6 @@ class Bar(NamedTuple):
     low: float
     high: float
     style: str
-
-
-def element(name: str, *children: str | Markup, **attributes: object) -> Markup:
-    """Return an element with everything in it escaped; ``class_`` is ``class``, and ``_`` in a name is ``-``."""
-    written = [
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
-        for key, value in attributes.items()
-        if value is not None
-    ]
-    return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(written), Markup("").join(map(escape, children)))
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -119,8 +111,8 @@ def curves(
     return _image(label, WIDTH, HEIGHT, *parts, inside)
 
 
-def levels(label: str, bars: Sequence[Bar]) -> Markup:
-    """Draw a few values side by side with their intervals, on a scale of their own that is written beside them."""
+def levels(attribute: str, bars: Sequence[Bar]) -> Markup:
+    """Draw an attribute's accuracies side by side with their intervals, on a scale of their own."""
     width, height, top, bottom, left = 168, 112, 20, 22, 8
     low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
     if high - low < 0.2:
@@ -143,7 +135,8 @@ def levels(label: str, bars: Sequence[Bar]) -> Markup:
             element("text", f"{bar.value:.1f}", class_="value", x=x(place), y=y(bar.high) - 5, text_anchor="middle")
         )
         parts.append(element("text", bar.name, x=x(place), y=height - 6, text_anchor="middle"))
-    return _image(label, width, height, *parts)
+    said = ", ".join(f"{bar.name} {bar.value:.1f}" for bar in bars)
+    return _image(f"Accuracy of {attribute} in percent: {said}", width, height, *parts)
 
 
 def _condense(line: Curve) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -172,7 +165,3 @@ def _image(label: str, width: float, height: float, *parts: Markup) -> Markup:
 
 def _number(value: float) -> str:
     return f"{value:.6g}" if abs(value) >= 1e-3 or not value else f"{value:.0e}".replace("e-0", "e-")
-
-
-def _short(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -5,14 +5,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blan_facial.data.attributes import spoken
 from blan_facial.data.faces import UNKNOWN
-from blan_facial.report.page.images import gate, picture, scale
-from blan_facial.report.pictures import SIGNS, pale
-from blan_facial.report.sample import Sample
-from shared.sheet import spoken
+from blan_facial.report.sample import Kind, Sample
+from shared.svg import embedded
 
 SHOWN = 12
 """Faces under the attention maps, and beside their reconstructions."""
+
+SIGNS: dict[Kind, tuple[str, str]] = {
+    "correct": ("✓", "predicted and true"),
+    "false-positive": ("+", "predicted, but not true"),
+    "missed": ("\N{MINUS SIGN}", "true, but not predicted"),
+}
+"""Sign and meaning of every kind of mark: the sign says without its colour what it is."""
+
+SCALE = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+"""Viridis, the colours of the gates from the lowest to the highest."""
 
 
 class Gates(NamedTuple):
@@ -43,15 +52,8 @@ class Marked(NamedTuple):
     picture: str
     right: int
     known: int
-    wrong: tuple[tuple[str, str, str, str], ...]
-    """Class, sign, meaning and attribute of each that is predicted and not true, or true and not predicted."""
-    correct: tuple[str, ...]
-    """The attributes that are predicted and true."""
-
-
-def signs() -> list[tuple[str, str, str]]:
-    """Return class, sign and meaning of every kind of mark."""
-    return [(kind.replace(" ", "-"), sign, meaning) for kind, (sign, _, meaning) in SIGNS.items()]
+    marks: tuple[tuple[Kind, str, str, str], ...]
+    """Kind, sign, meaning and attribute of each that is predicted or true."""
 
 
 def attention(sample: Sample) -> Attention | None:
@@ -61,9 +63,9 @@ def attention(sample: Sample) -> Attention | None:
         return None
     low, high = min(float(gates.min()) for gates in maps), max(float(gates.max()) for gates in maps)
     faces = []
-    for place, face in enumerate(pale(sample.faces[:SHOWN])):
+    for place, face in enumerate(_pale(sample.faces[:SHOWN])):
         over = tuple(
-            (level, gate(gates[place], low, high), _said(level, place, gates[place]))
+            (level, _gate(gates[place], low, high), _said(level, place, gates[place]))
             for level, gates in enumerate(maps, start=1)
         )
         faces.append((picture(face[..., 0]), over))
@@ -71,7 +73,7 @@ def attention(sample: Sample) -> Attention | None:
         Gates(level, "{} \N{MULTIPLICATION SIGN} {}".format(*gates.shape[1:]), gates.min(), gates.mean(), gates.max())
         for level, gates in enumerate(maps, start=1)
     )
-    return Attention(levels, tuple(faces), low, high, f"linear-gradient(to right, {', '.join(scale())})")
+    return Attention(levels, tuple(faces), low, high, f"linear-gradient(to right, {', '.join(SCALE)})")
 
 
 def reconstructions(sample: Sample) -> Mapping[str, Any] | None:
@@ -90,17 +92,30 @@ def faces(sample: Sample) -> list[Marked]:
     """Return every face with the attributes that it has or is said to have."""
     found = []
     for place, face in enumerate(sample.faces):
-        marks = sample.marks(place)
-        wrong = tuple(
-            (kind.replace(" ", "-"), SIGNS[kind][0], SIGNS[kind][2], spoken(attribute))
-            for attribute, kind in marks
-            if kind != "correct"
-        )
-        correct = tuple(spoken(attribute) for attribute, kind in marks if kind == "correct")
+        marks = tuple((kind, *SIGNS[kind], spoken(name)) for name, kind in sample.marks(place))
         right = int((sample.predicted[place] == sample.labels[place]).sum())
         known = int((sample.labels[place] != UNKNOWN).sum())
-        found.append(Marked(picture(face), right, known, wrong, correct))
+        found.append(Marked(picture(face), right, known, marks))
     return found
+
+
+def picture(pixels: np.ndarray) -> str:
+    """Return the data URI of a face or a gate, small enough that dozens of them fit on a page."""
+    return embedded(pixels, 160)
+
+
+def _pale(faces: np.ndarray) -> np.ndarray:
+    """Turn faces (B, S, S, 3) into light grey ones of equal contrast, so that the colours laid over them read alike."""
+    grey = faces.mean(-1, keepdims=True)
+    dark, bright = np.percentile(grey, (2, 98), axis=(1, 2), keepdims=True)
+    return (0.4 + 0.6 * ((grey - dark) / np.maximum(bright - dark, 1)).clip(0, 1)).repeat(3, -1)
+
+
+def _gate(values: np.ndarray, low: float, high: float) -> str:
+    """Return the data URI of a map (H, W) in colours, a pixel a location: who shows it enlarges it smoothly."""
+    colors = np.array([[int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)] for color in SCALE])
+    at = np.linspace(low, max(high, low + 1e-9), len(colors))
+    return picture(np.stack([np.interp(values, at, channel) for channel in colors.T], -1))
 
 
 def _said(level: int, place: int, values: np.ndarray) -> str:

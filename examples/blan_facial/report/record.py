@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from blan_facial.report.page.history import History, read_history
+from blan_facial.report.history import History, read_history
 from blan_facial.results.run_folder import ENVIRONMENT, METRICS, WEIGHTS, read_settings
 from blan_facial.training.checkpoint import RunError
 
@@ -28,7 +28,7 @@ class Record(NamedTuple):
     """The settings, as ``config.json`` has them."""
     metrics: Mapping[str, Any] | None
     """``metrics.json``; None for a run that has not come to its end."""
-    environment: Mapping[str, Any] | None
+    environment: dict[str, Any] | None
     """``environment.json``; None for a run of a release that did not write it."""
     history: History | None
     """Everything logged; None without logs."""

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from blan_facial.data.attributes import spoken
 from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.published import published
-from blan_facial.report.page.svg import Bar, levels
+from blan_facial.report.charts import Bar, levels
 from blan_facial.results.terminal import score_names
-from shared.sheet import spoken
 
 PAPER = {"celeba": "CelebA", "lfwa": "LFWA"}
 """The data sets that the paper's Table 7 has a column for."""
@@ -214,24 +214,23 @@ def winners(rows: Sequence[Level]) -> list[tuple[str, int, int]]:
 
 
 def multiples(metrics: Mapping[str, Any]) -> list[tuple[str, Markup, bool]]:
-    """Return a small chart for each attribute, and whether its best level is significantly the best."""
+    """Return a small chart for each attribute and the average, and whether its best level is significantly the best."""
     names = [name for name in score_names(metrics) if name != "sum"]
     if not set(names) & set(LEVEL_NAMES):
         return []
+    _, lines, average = by_level(metrics)
+    winners = {line.name: line.winner or {} for line in (*lines, average)}
     found = []
-    for attribute, of in metrics["per_attribute"].items():
+    for attribute, of in [*metrics["per_attribute"].items(), (None, metrics["per_level"])]:
         known = [name for name in names if of[name] is not None]
         if not known:
             continue
-        statistics = columns(metrics, attribute)
-        bars = []
+        statistics, bars = columns(metrics, attribute), []
         for name in known:
             interval = statistics.get(name, {}).get("accuracy_interval") or (of[name], of[name])
             bars.append(Bar(name, 100 * of[name], 100 * interval[0], 100 * interval[1], style_of(name)))
-        said = ", ".join(f"{bar.name} {bar.value:.1f}" for bar in bars)
-        winner = (metrics.get("statistics") or {}).get("per_attribute", {}).get(attribute, {}).get("winner") or {}
-        label = f"Accuracy of {spoken(attribute)} in percent: {said}"
-        found.append((spoken(attribute), levels(label, bars), bool(winner.get("significant"))))
+        title = "Average" if attribute is None else spoken(attribute)
+        found.append((title, levels(title, bars), bool(winners[title].get("significant"))))
     return found
 
 

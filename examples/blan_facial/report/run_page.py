@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from blan_facial.report.page import looks, scores, settings, training
-from blan_facial.report.page.record import Record, read_record
-from blan_facial.report.page.render import count, duration, fixed, percent, write_page
-from blan_facial.report.page.svg import WIDTH
+from blan_facial.data.attributes import spoken
+from blan_facial.report import looks, progress, provenance, scores
+from blan_facial.report.charts import WIDTH
+from blan_facial.report.pages import count, duration, fixed, percent, write_page
+from blan_facial.report.pictures import write_pictures
+from blan_facial.report.record import Record, read_record
 from blan_facial.report.sample import Sample
 from blan_facial.results.run_folder import REPORT
 from blan_facial.results.terminal import tested_on
-from shared.sheet import spoken
 
 KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 
@@ -21,7 +22,7 @@ KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 def write_report(
     folder: Path, sample: Sample | None, *, without_faces: str = "No face of the test split decodes."
 ) -> Path:
-    """Write ``report.html`` into a run's folder, from what lies there.
+    """Write ``report.html`` and the pictures into a run's folder, from what lies there.
 
     Args:
         folder: The run's folder.
@@ -29,13 +30,14 @@ def write_report(
         without_faces: Why there are none, in a sentence.
 
     Returns:
-        The file.
+        The page's file.
 
     Raises:
         RunError: The folder is not a run's, or a file in it is broken.
-        OSError: The file cannot be written.
+        OSError: A file cannot be written.
     """
     record = read_record(folder)
+    write_pictures(folder, sample, record.metrics)
     path = folder / REPORT
     write_page(path, "run.html.j2", **_content(record, sample), without_faces=without_faces)
     return path
@@ -54,11 +56,11 @@ def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
         "known": 0 if metrics is None else sum(of["accuracy"] is not None for of in metrics["per_attribute"].values()),
         "overview": None if metrics is None else scores.overview(metrics),
         "tiles": [] if metrics is None else _tiles(metrics),
-        "charts": [] if history is None else training.charts(history),
+        "charts": [] if history is None else progress.charts(history),
         "chart_width": WIDTH,
-        "bounds": [] if history is None else training.bounds(history),
-        "limit": training.LIMIT,
-        "epochs": None if history is None else training.epochs(history),
+        "bounds": [] if history is None else progress.bounds(history),
+        "limit": progress.LIMIT,
+        "epochs": None if history is None else progress.epochs(history),
         "taken_up": () if history is None else history.taken_up,
         "attributes": None if metrics is None else scores.attributes(metrics),
         "paper": None if metrics is None else scores.PAPER.get(metrics["data"]),
@@ -68,10 +70,10 @@ def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
         "attention": None if sample is None else looks.attention(sample),
         "reconstructions": None if sample is None else looks.reconstructions(sample),
         "faces": [] if sample is None else looks.faces(sample),
-        "signs": looks.signs(),
-        "settings": settings.settings(config),
-        "command": settings.command(config),
-        "environment": None if record.environment is None else settings.environment(record.environment),
+        "signs": looks.SIGNS,
+        "settings": provenance.settings(config),
+        "command": provenance.command(config),
+        "environment": None if record.environment is None else provenance.environment(record.environment),
     }
 
 

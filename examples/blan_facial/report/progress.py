@@ -8,9 +8,9 @@ import numpy as np
 from markupsafe import Markup
 
 from blan_facial.network.model import LEVEL_NAMES
-from blan_facial.report.page.history import VALIDATION, History
-from blan_facial.report.page.scores import Axis, Strip, strip, style_of
-from blan_facial.report.page.svg import Curve, curves
+from blan_facial.report.charts import Curve, curves
+from blan_facial.report.history import VALIDATION, History
+from blan_facial.report.scores import Axis, Strip, strip, style_of
 
 LIMIT = 2 * math.log(2)
 """Nats that the bound of LMIM cannot pass."""
@@ -62,29 +62,32 @@ def charts(history: History) -> list[Chart]:
     lmim = [(f"lmim_{level}", level, style_of(level)) for level in LEVEL_NAMES]
     several = all(name in history.series for name, *_ in cls)
     levels = [*cls, ("fusion", "fused", "whole")] if several else [("classification", "scores", "whole")]
-    wanted: list[tuple[str, str, list[tuple[str, str, str]], Callable[[np.ndarray], np.ndarray], str, float | None]] = [
-        ("Objective", "the weighted sum of all losses", [("total", "objective", "whole")], _same, ".3g", None),
-        ("Classification loss", "each level's own, before its weight", levels, _same, ".3g", None),
-        ("Mutual information", "lower bound by level, in nats", lmim, _bound, ".2f", LIMIT),
-        (
-            "Reconstruction error",
-            "mean square, normalised pixels",
-            [("reconstruction", "error", "whole")],
-            _same,
-            ".3g",
-            None,
+    found = [
+        _chart(history, "Objective", "the weighted sum of all losses", [("total", "objective", "whole")]),
+        _chart(history, "Classification loss", "each level's own, before its weight", levels),
+        _chart(
+            history,
+            "Mutual information",
+            "lower bound by level, in nats",
+            lmim,
+            ".2f",
+            lambda loss: LIMIT - loss,
+            LIMIT,
         ),
-        (
+        _chart(
+            history, "Reconstruction error", "mean square, normalised pixels", [("reconstruction", "error", "whole")]
+        ),
+        _chart(
+            history,
             "Validation",
             "accuracy after every epoch, in percent",
             [(f"{VALIDATION}accuracy", "accuracy", "whole"), (f"{VALIDATION}balanced_accuracy", "balanced", "level-2")],
-            _percent,
             ".1f",
-            None,
+            lambda accuracy: 100 * accuracy,
         ),
-        ("Learning rate", "Adam's", [("lr", "rate", "whole")], _same, ".2g", None),
+        _chart(history, "Learning rate", "Adam's", [("lr", "rate", "whole")], ".2g"),
     ]
-    return [chart for of in wanted if (chart := _chart(history, *of)) is not None]
+    return [chart for chart in found if chart is not None]
 
 
 def bounds(history: History) -> list[Bound]:
@@ -110,9 +113,9 @@ def _chart(
     title: str,
     note: str,
     wanted: Sequence[tuple[str, str, str]],
-    change: Callable[[np.ndarray], np.ndarray],
-    digits: str,
-    limit: float | None,
+    digits: str = ".3g",
+    change: Callable[[np.ndarray], np.ndarray] = np.positive,
+    limit: float | None = None,
 ) -> Chart | None:
     """Draw those of the quantities that were logged; None if none was."""
     lines, legend = [], []
@@ -128,15 +131,3 @@ def _chart(
         f"{title}, {note}; in the last epoch {said}", lines, end=history.end, taken_up=history.taken_up, limit=limit
     )
     return Chart(title, note, tuple(legend), drawing)
-
-
-def _same(values: np.ndarray) -> np.ndarray:
-    return values
-
-
-def _percent(values: np.ndarray) -> np.ndarray:
-    return 100 * values
-
-
-def _bound(values: np.ndarray) -> np.ndarray:
-    return LIMIT - values

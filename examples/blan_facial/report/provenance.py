@@ -13,18 +13,8 @@ _REPEATED = frozenset({"data_root", "image_folder", "labels", "max_steps"})
 
 _ONCE = frozenset({"output", "resume", "overwrite"})  # said of one sitting, not of the run
 
-ENVIRONMENT = {
-    "time": "tested at",
-    "commit": "commit",
-    "python": "Python",
-    "device": "device",
-    "cuda": "CUDA",
-    "processor": "processor",
-    "cores": "cores",
-    "threads": "threads",
-    "platform": "platform",
-}
-"""What the entries of ``environment.json`` are called."""
+NAMES = {"time": "tested at", "python": "Python", "cuda": "CUDA"}
+"""Entries of ``environment.json`` that are called otherwise on the page."""
 
 
 class Setting(NamedTuple):
@@ -67,10 +57,14 @@ def command(config: Mapping[str, Any]) -> str:
     return f"{PROGRAM} {shlex.join(words)}"
 
 
-def environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+def environment(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what a run ran on, entry by entry."""
-    entries = [(called, _written(found[name])) for name, called in ENVIRONMENT.items() if found.get(name) is not None]
-    return entries + [(name, str(version)) for name, version in found.get("packages", {}).items()]
+    entries = found | found.get("packages", {})
+    return [
+        (NAMES.get(name, name), _written(value))
+        for name, value in entries.items()
+        if name != "packages" and value is not None
+    ]
 
 
 def _written(value: object) -> str:
