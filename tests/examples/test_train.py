@@ -80,6 +80,7 @@ class TestResults:
     def test_the_folder_holds_what_the_interface_says(self, finished: Path) -> None:
         names = {path.name for path in finished.iterdir()}
         assert names == {
+            ".lock",
             "config.json",
             "metrics.json",
             "last.ckpt",
@@ -318,7 +319,7 @@ class TestInterruption:
             assert run(tmp_path, "--resume") == 1
         assert "No space left on device" in capsys.readouterr().err
         assert (tmp_path / "last.ckpt").read_bytes() == before
-        assert not list(tmp_path.glob(".*"))
+        assert not list(tmp_path.glob("*.tmp"))
 
     def test_a_disk_that_fills_up_in_reality(self, tmp_path: Path, repository: Path) -> None:
         limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
@@ -332,7 +333,7 @@ class TestInterruption:
         assert result.stderr.startswith("error: train: files must be readable and outputs writable, got [Errno")
         assert "Traceback" not in result.stderr
         assert not (tmp_path / "last.ckpt").exists()
-        assert not list(tmp_path.glob(".*"))
+        assert not list(tmp_path.glob("*.tmp"))
 
     def test_an_update_that_breaks_a_weight_does_not_replace_the_checkpoint(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
