@@ -22,7 +22,7 @@ from blan_facial.report.__main__ import main as report
 from blan_facial.report.charts import Curve, curves, rounded, ticks
 from blan_facial.report.history import read_history
 from blan_facial.report.pages import NOTHING
-from blan_facial.report.progress import LIMIT, bounds, charts
+from blan_facial.report.progress import LIMIT, bounds, charts, epochs
 from blan_facial.report.provenance import command
 from blan_facial.report.run_page import write_report
 from blan_facial.results.environment import commit, environment
@@ -92,7 +92,7 @@ def log(folder: Path, version: int, rows: list[dict[str, Any]], *, torn: str = "
     path = folder / "logs" / f"version_{version}" / "metrics.csv"
     path.parent.mkdir(parents=True)
     with path.open("w", newline="") as file:
-        lines = csv.DictWriter(file, ["step", "epoch", "total", "lmim_AC1", "validation_accuracy"])
+        lines = csv.DictWriter(file, ["step", "epoch", "total", "lmim_AC1", "sparsity", "validation_accuracy"])
         lines.writeheader()
         lines.writerows(rows)
         file.write(torn)
@@ -126,6 +126,13 @@ class TestHistory:
         assert found is not None
         assert found.series["total"].values.tolist() == [2]
         assert [chart.title for chart in charts(found)] == ["Objective"]
+
+    def test_a_term_that_the_page_has_no_words_for_is_shown_by_its_name(self, tmp_path: Path) -> None:
+        log(tmp_path, 0, [{"step": n, "epoch": n / 2, "total": 2, "sparsity": n, "lmim_AC1": 1} for n in range(4)])
+        found = read_history(tmp_path)
+        assert found is not None
+        assert [chart.title for chart in charts(found)] == ["Objective", "Mutual information", "Sparsity"]
+        assert epochs(found) == (["objective", "sparsity"], [(1, [2, 0.5]), (2, [2, 2.5])])
 
     def test_lmim_is_told_in_nats(self, tmp_path: Path) -> None:
         losses = [LIMIT, LIMIT, 0.75 * LIMIT, 0.25 * LIMIT]

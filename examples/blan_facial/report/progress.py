@@ -15,17 +15,11 @@ from blan_facial.report.scores import Axis, Strip, strip, style_of
 LIMIT = 2 * math.log(2)
 """Nats that the bound of LMIM cannot pass."""
 
-NAMES = {
-    "total": "objective",
-    "classification": "classification",
-    "lmim": "LMIM",
-    "reconstruction": "reconstruction",
-    "fusion": "fusion",
-    "lr": "learning rate",
-    f"{VALIDATION}accuracy": "validation accuracy",
-    f"{VALIDATION}balanced_accuracy": "validation balanced accuracy",
-}
-"""What the logged quantities are called; the levels' own are drawn but not listed."""
+WORDS = {"total": "objective", "lmim": "LMIM", "lr": "learning rate"}
+"""What the page calls logged quantities whose names are no words; the others have their own names."""
+
+CHARTED = ("classification", "lmim", "reconstruction", "fusion")
+"""The terms of the objective whose charts have words of their own."""
 
 
 class Legend(NamedTuple):
@@ -77,6 +71,11 @@ def charts(history: History) -> list[Chart]:
         _chart(
             history, "Reconstruction error", "mean square, normalised pixels", [("reconstruction", "error", "whole")]
         ),
+        *(
+            _chart(history, _words(name).capitalize(), "before its weight", [(name, _words(name), "whole")])
+            for name in _terms(history)
+            if name not in CHARTED
+        ),
         _chart(
             history,
             "Validation",
@@ -102,10 +101,23 @@ def bounds(history: History) -> list[Bound]:
 
 def epochs(history: History) -> tuple[list[str], list[tuple[int, list[float | None]]]]:
     """Return the names of the quantities, and the mean of each in every epoch."""
-    known = [name for name in NAMES if name in history.series]
+    validated = [name for name in history.series if name.startswith(VALIDATION)]
+    known = [name for name in ("total", *_terms(history), "lr", *validated) if name in history.series]
     means = [history.by_epoch(name) for name in known]
     numbers = sorted({number for of in means for number in of})
-    return [NAMES[name] for name in known], [(number, [of.get(number) for of in means]) for number in numbers]
+    return [_words(name) for name in known], [(number, [of.get(number) for of in means]) for number in numbers]
+
+
+def _terms(history: History) -> list[str]:
+    """Return the terms of the objective that were logged, those of every run first."""
+    others = {"total", "epoch", "step", "lr"}
+    logged = [name for name in history.series if name not in others and not name.startswith(VALIDATION)]
+    terms = [name for name in logged if not name.endswith(tuple(f"_{level}" for level in LEVEL_NAMES))]
+    return sorted(terms, key=lambda name: CHARTED.index(name) if name in CHARTED else len(CHARTED))
+
+
+def _words(name: str) -> str:
+    return WORDS.get(name, name.replace("_", " "))
 
 
 def _chart(
