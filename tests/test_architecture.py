@@ -135,3 +135,26 @@ def test_the_ground_of_the_example_imports_nothing_of_it() -> None:
 
 def test_every_wing_of_the_example_is_in_the_rule() -> None:
     assert {path.name for path in EXAMPLE.iterdir() if (path / "__init__.py").exists()} == set(WINGS)
+
+
+# What each example may import of the others.
+EXAMPLES = {
+    "shared": set(),
+    "mutual_information": {"shared"},
+    "segmentation": {"shared"},
+    "deep_infomax": {"shared", "blan_facial.data"},
+    "blan_facial": {"shared"},
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_import_of_one_another_what_is_named_alone(example: str) -> None:
+    allowed = EXAMPLES[example] | {example}
+    for path in (ROOT / "examples" / example).rglob("*.py"):
+        others = {name for name in imported_modules(path) if name.split(".")[0] in EXAMPLES}
+        odd = {name for name in others if not any(f"{name}.".startswith(f"{place}.") for place in allowed)}
+        assert not odd, f"{path.relative_to(ROOT)} may not import {sorted(odd)}"
+
+
+def test_every_example_is_in_the_rule() -> None:
+    assert {path.parent.name for path in (ROOT / "examples").glob("*/__init__.py")} == set(EXAMPLES)

@@ -26,6 +26,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, least: int) ->
         "examples/blan_facial/README.md",
         "examples/mutual_information/README.md",
         "examples/segmentation/README.md",
+        "examples/deep_infomax/README.md",
     ],
 )
 def test_links_to_files_lead_somewhere(path: str) -> None:

@@ -1,0 +1,267 @@
+"""Compare representations of faces by linear probes: ``python examples/deep_infomax/compare.py --help``."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+if not __package__:  # run as a script, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deep_infomax.faces import ATTRIBUTES, Splits, load, split_counts
+from deep_infomax.picture import probes_figure
+from deep_infomax.probe import Score, measure
+from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, terminal
+from deep_infomax.training import TITLES, Recipe, WayName, encoders
+from shared.files import made_for, replacing, write_json
+from shared.parallel import each
+from shared.program import UserError, run_program
+from shared.sheet import style
+
+PROGRAM = "python examples/deep_infomax/compare.py"
+DESCRIPTION = """Train an encoder of drawn faces by Deep InfoMax, as an autoencoder, with a few labels and not at
+all, and compare what linear probes with few labels find in its features."""
+
+JSON, TABLE, PICTURE = RESULTS = ("compare.json", "compare.md", "probes.png")
+LABELS, FACES, EPOCHS, STEPS = (50, 200, 1000), 4000, 10, 200
+QUICK_LABELS, QUICK_FACES, QUICK_EPOCHS, QUICK_STEPS = (20, 80), 400, 1, 20
+
+
+class CompareError(UserError):
+    """Settings that cannot be compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to compare, how, and where the results go."""
+
+    ways: tuple[WayName, ...] = tuple(TITLES)
+    """Ways to train the encoder."""
+    labels: tuple[int, ...] | None = None
+    """Numbers of labelled faces; the smaller sets are parts of the larger ones. By default 50, 200 and 1000, or 20 and
+    80 with --quick."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A training of each way for each, from other weights, with other labelled faces."""
+    quick: bool = False
+    """See that it works: few faces and steps, far from what the ways can do."""
+    faces: int | None = None
+    """Training faces, a fifth as many for validation and two fifths for the test; by default 4000, or 400 with
+    --quick."""
+    epochs: int | None = None
+    """Passes over the training faces without labels; by default 10, or 1 with --quick."""
+    steps: int | None = None
+    """Training steps with labels; by default 200, or 20 with --quick."""
+    size: Literal[16, 32, 64] = 32
+    """Side of the images in pixels."""
+    width: int = 64
+    """Channels of the encoder's map of 8 x 8 locations."""
+    dimensions: int = 256
+    """Width of the encoder's summary, which the probes are given."""
+    workers: int = min(4, os.cpu_count() or 1)
+    """Trainings at a time, in a process and a thread each; 1 trains in this process."""
+    output: Path = Path("runs/deep_infomax")
+    """Folder of compare.json, compare.md and probes.png."""
+    overwrite: bool = False
+    """Replace results in the output folder."""
+
+    def check(self) -> None:
+        """Refuse what cannot be compared with.
+
+        Raises:
+            CompareError: A number is out of its range, or something is named twice or not at all.
+        """
+        for name, values in {"ways": self.ways, "labels": self.counts, "seeds": self.seeds}.items():
+            if not values or len(set(values)) < len(values):
+                got = " ".join(map(str, values)) or "none"
+                raise CompareError(
+                    f"compare: --{name} must name each once, got {got}. Name at least one, and none twice."
+                )
+        least_of = {"faces": 10, "epochs": 1, "steps": 1, "width": 4, "dimensions": 1, "workers": 1}
+        for name, least in least_of.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise CompareError(f"compare: --{name} must be at least {least}, got {value}. Raise it.")
+        if min(self.counts) < 2:
+            raise CompareError(f"compare: --labels must be at least 2, got {min(self.counts)}. Raise it.")
+        if max(self.counts) > self.train_faces:
+            raise CompareError(
+                f"compare: --labels must be at most {self.train_faces}, the number of --faces, got {max(self.counts)}. "
+                "Lower it, or raise --faces."
+            )
+        if min(self.seeds) < 0:
+            raise CompareError(f"compare: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of labelled faces."""
+        return (QUICK_LABELS if self.quick else LABELS) if self.labels is None else self.labels
+
+    @property
+    def train_faces(self) -> int:
+        """Number of training faces."""
+        return self.faces or (QUICK_FACES if self.quick else FACES)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What all trainings have in common."""
+        return Recipe(
+            size=self.size,
+            width=self.width,
+            dimensions=self.dimensions,
+            epochs=self.epochs or (QUICK_EPOCHS if self.quick else EPOCHS),
+            steps=self.steps or (QUICK_STEPS if self.quick else STEPS),
+        )
+
+
+class Job(NamedTuple):
+    """A way to train, from a seed."""
+
+    seed: int
+    way: WayName
+
+
+class Time(NamedTuple):
+    """How long a comparison took, in seconds."""
+
+    seconds: float
+    processor_seconds: float
+    """Of all trainings and probes, whatever else the machine did."""
+
+
+def run(settings: Settings, console: Console) -> None:
+    """Draw faces, train, probe, sum up, draw and write."""
+    settings.check()
+    if refusal := made_for(settings.output, RESULTS, overwrite=settings.overwrite):
+        raise CompareError(f"compare: {refusal}")
+    started = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        splits = _drawn(settings, progress)
+        scores, processor = _train(settings, progress)
+    taken = Time(time.perf_counter() - started, processor)
+    rows = summarise(scores)
+    caption = _caption(settings, splits, rows, taken)
+    console.print(terminal(rows, caption))
+    write_json(settings.output / JSON, _as_json(settings, scores, rows, taken))
+    with replacing(settings.output / TABLE) as file:
+        file.write(markdown(rows, caption).encode())
+    with style(), replacing(settings.output / PICTURE) as file:
+        figure = probes_figure(rows, _note(settings))
+        figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
+    console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
+
+
+def probe(settings: Settings, job: Job) -> tuple[Job, list[Score], float]:
+    """Train an encoder; return its probes' scores by number of labelled faces, and the seconds of processor time."""
+    started = time.process_time()
+    splits = load(settings.size, settings.train_faces)
+    order = torch.randperm(settings.train_faces, generator=torch.Generator().manual_seed(job.seed))
+    labelled = [splits.train.take(order[:count]) for count in settings.counts]
+    trained = encoders(job.way, settings.recipe, job.seed, splits.train.images, labelled)
+    scores = [measure(encoder, known, splits) for encoder, known in zip(trained, labelled, strict=True)]
+    return job, scores, time.process_time() - started
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
+    return run_program("compare", partial(run, settings), stopped="Stopped; nothing was written.")
+
+
+def _drawn(settings: Settings, progress: Progress) -> Splits:
+    """Draw the faces before the trainings need them."""
+    bar = progress.add_task("faces", total=sum(split_counts(settings.train_faces).values()))
+    before = 0
+
+    def show(drawn: int, count: int) -> None:
+        nonlocal before
+        progress.update(bar, completed=before + drawn)
+        before += count * (drawn == count)
+
+    splits = load(settings.size, settings.train_faces, show)
+    progress.update(bar, completed=sum(len(faces.images) for faces in splits))
+    return splits
+
+
+def _train(settings: Settings, progress: Progress) -> tuple[Scores, float]:
+    """Return the scores of all ways, and the seconds of processor time."""
+    jobs = [Job(seed, way) for seed in settings.seeds for way in settings.ways]
+    found: dict[Job, list[Score]] = {}
+    processor = 0.0
+    bar = progress.add_task("trainings", total=len(jobs))
+    for job, scores, seconds in each(partial(probe, settings), jobs, min(settings.workers, len(jobs))):
+        found[job] = scores
+        processor += seconds
+        progress.advance(bar)
+    by_way: Scores = {
+        way: {
+            count: [found[Job(seed, way)][place] for seed in settings.seeds]
+            for place, count in enumerate(settings.counts)
+        }
+        for way in settings.ways
+    }
+    return by_way, processor
+
+
+def _caption(settings: Settings, splits: Splits, rows: Sequence[Row], taken: Time) -> str:
+    frequent = splits.train.labels.mean(0).round()
+    majority = 100 * (splits.test.labels == frequent).float().mean().item()
+    choice = " Chosen: the configuration of Deep InfoMax that is best on validation faces." if chosen(rows) else ""
+    return (
+        f"Balanced accuracy in %, mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))} (plain "
+        f"accuracy), of {len(ATTRIBUTES)} attributes on {len(splits.test.images):,} test faces of {settings.size} x "
+        f"{settings.size}. Last column: balanced accuracy on {len(splits.validation.images):,} validation faces, mean "
+        f"of the columns before.{choice} Always the more frequent label: 50.0 ({majority:.1f}). {_training(settings)}; "
+        f"{taken.seconds:,.0f} s, {settings.workers} training{'s' * (settings.workers > 1)} at a time, "
+        f"{taken.processor_seconds:,.0f} s of processor time."
+    )
+
+
+def _note(settings: Settings) -> str:
+    count = len(settings.seeds)
+    over = f"mean and standard deviation of {count} seeds" if count > 1 else f"seed {settings.seeds[0]}"
+    return f"balanced accuracy on test faces, mean of {len(ATTRIBUTES)} attributes, %; {over}\n{_training(settings)}"
+
+
+def _training(settings: Settings) -> str:
+    recipe = settings.recipe
+    return (
+        f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {settings.train_faces:,} faces without labels, "
+        f"{recipe.steps} steps with labels, {recipe.dimensions} features"
+    )
+
+
+def _as_json(settings: Settings, scores: Scores, rows: Sequence[Row], taken: Time) -> dict[str, object]:
+    """Return what compare.json holds."""
+    described = {
+        "ways": list(settings.ways),
+        "labels": list(settings.counts),
+        "seeds": list(settings.seeds),
+        "faces": settings.train_faces,
+        "workers": settings.workers,
+        **settings.recipe._asdict(),
+    }
+    by_way = {
+        way: {count: [score._asdict() for score in by_seed] for count, by_seed in by_count.items()}
+        for way, by_count in scores.items()
+    }
+    return {
+        "settings": described,
+        "attributes": list(ATTRIBUTES),
+        **taken._asdict(),
+        "chosen": chosen(rows),
+        "scores": by_way,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

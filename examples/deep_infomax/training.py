@@ -1,0 +1,196 @@
+"""The ways to train an encoder: by Deep InfoMax, as an autoencoder, with labels, or not at all."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blan_layers import ConcatConvCritic, DeepInfoMaxLoss, DotProductCritic
+from deep_infomax.encoder import MAP_SIZE, Decoder, Encoder
+from deep_infomax.faces import Faces
+from deep_infomax.probe import label_weights, weighted_cross_entropy
+from shared.program import UserError
+
+InfoMaxName: TypeAlias = Literal["local-infonce", "local-jsd", "local-jsd-prior", "global-jsd-prior"]
+UnlabelledName: TypeAlias = Literal[InfoMaxName, "autoencoder", "random"]
+WayName: TypeAlias = Literal[UnlabelledName, "labels"]
+
+BATCH, LEARNING_RATE, CRITIC = 64, 1e-3, 128
+
+INFOMAX: dict[InfoMaxName, Callable[[Encoder], DeepInfoMaxLoss]] = {
+    "local-infonce": lambda encoder: DeepInfoMaxLoss(
+        encoder.width,
+        encoder.dimensions,
+        gamma=0.0,
+        objective="infonce",
+        local_critic=DotProductCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC),
+    ),
+    "local-jsd": lambda encoder: DeepInfoMaxLoss(
+        encoder.width,
+        encoder.dimensions,
+        gamma=0.0,
+        negatives="shift",
+        local_critic=ConcatConvCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC),
+    ),
+    "local-jsd-prior": lambda encoder: DeepInfoMaxLoss(
+        encoder.width,
+        encoder.dimensions,
+        gamma=0.1,
+        negatives="shift",
+        local_critic=ConcatConvCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC),
+    ),
+    "global-jsd-prior": lambda encoder: DeepInfoMaxLoss(
+        encoder.width,
+        encoder.dimensions,
+        map_size=(MAP_SIZE, MAP_SIZE),
+        alpha=1.0,
+        beta=0.0,
+        gamma=1.0,
+        negatives="shift",
+    ),
+}
+"""Configurations of Deep InfoMax; the last two weigh their terms as the paper's local and global model do."""
+
+TITLES: dict[WayName, str] = {
+    "local-infonce": "Deep InfoMax, local InfoNCE",
+    "local-jsd": "Deep InfoMax, local JSD",
+    "local-jsd-prior": "Deep InfoMax, local JSD, prior",
+    "global-jsd-prior": "Deep InfoMax, global JSD, prior",
+    "autoencoder": "autoencoder",
+    "labels": "labelled faces alone",
+    "random": "random weights",
+}
+
+
+class TrainingError(UserError):
+    """A training that failed."""
+
+
+class Recipe(NamedTuple):
+    """What all trainings have in common."""
+
+    size: int
+    """Side of the images in pixels."""
+    width: int
+    """Channels of the encoder's map."""
+    dimensions: int
+    """Width of the encoder's summary."""
+    epochs: int
+    """Passes over the unlabelled faces."""
+    steps: int
+    """Training steps on labelled faces."""
+
+
+class InfoMax(nn.Module):
+    """Deep InfoMax of an encoder's map and summary."""
+
+    def __init__(self, encoder: Encoder, loss: DeepInfoMaxLoss) -> None:
+        super().__init__()
+        self.encoder, self.loss = encoder, loss
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the loss."""
+        return self.loss(*self.encoder(images))
+
+
+class Autoencoder(nn.Module):
+    """Mean squared error of images that are decoded from the encoder's summaries."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, Decoder(encoder)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the loss."""
+        return F.mse_loss(self.decoder(self.encoder(images).summary), images)
+
+
+class Classifier(nn.Module):
+    """Weighted cross entropy of attributes that a linear layer reads off the encoder's summaries."""
+
+    def __init__(self, encoder: Encoder, attributes: int) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(encoder.dimensions, attributes)
+
+    def forward(self, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the loss."""
+        return weighted_cross_entropy(self.head(self.encoder(images).summary), labels, weights).mean()
+
+
+def encoders(way: WayName, recipe: Recipe, seed: int, faces: Tensor, labelled: Sequence[Faces]) -> Iterator[Encoder]:
+    """Yield the encoder of a way for each set of labelled faces; one that learns without labels is always the same.
+
+    Args:
+        way: How it is trained.
+        recipe: What all ways have in common.
+        seed: Of the first weights, which are the same for every way, and of the batches.
+        faces: Images without labels.
+        labelled: Sets of labelled faces.
+
+    Raises:
+        TrainingError: A loss is not finite.
+    """
+    try:
+        if way == "labels":
+            yield from (_train_with_labels(recipe, seed, known) for known in labelled)
+        else:
+            yield from repeat(_train_without_labels(way, recipe, seed, faces), len(labelled))
+    except FloatingPointError as error:
+        raise TrainingError(
+            f"compare: losses must stay finite, got {error} from {way}, seed {seed}. Leave it out of --ways."
+        ) from None
+
+
+def minimise(objective: nn.Module, data: Sequence[Tensor], epochs: int) -> list[float]:
+    """Train an objective on shuffled batches of the data, and return its mean over each epoch.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+    """
+    optimizer = torch.optim.Adam(objective.parameters(), LEARNING_RATE)
+    objective.train()
+    means = []
+    for _ in range(epochs):
+        total = torch.zeros(())
+        batches = _batches(len(data[0]))
+        for batch in batches:
+            loss = objective(*(part[batch] for part in data))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        means.append(total.item() / len(batches))
+        if not math.isfinite(means[-1]):
+            raise FloatingPointError(means[-1])
+    return means
+
+
+def _train_without_labels(way: UnlabelledName, recipe: Recipe, seed: int, faces: Tensor) -> Encoder:
+    encoder = _start(recipe, seed)
+    if way == "autoencoder":
+        minimise(Autoencoder(encoder), [faces], recipe.epochs)
+    elif way != "random":
+        minimise(InfoMax(encoder, INFOMAX[way](encoder)), [faces], recipe.epochs)
+    return encoder
+
+
+def _train_with_labels(recipe: Recipe, seed: int, known: Faces) -> Encoder:
+    encoder = _start(recipe, seed)
+    epochs = math.ceil(recipe.steps / len(_batches(len(known.images))))
+    minimise(Classifier(encoder, known.labels.shape[1]), [*known, label_weights(known.labels)], epochs)
+    return encoder
+
+
+def _start(recipe: Recipe, seed: int) -> Encoder:
+    torch.manual_seed(seed)
+    return Encoder(recipe.size, recipe.width, recipe.dimensions)
+
+
+def _batches(count: int) -> Tensor:
+    """Return shuffled indices (batches, batch size); what is left over waits for another epoch."""
+    size = min(BATCH, count)
+    return torch.randperm(count)[: count // size * size].view(-1, size)
