@@ -18,7 +18,6 @@ import tyro
 from rich.console import Console
 
 from blan_facial.config import Config, ConfigError
-from blan_facial.data.matching import match_attributes
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
 from blan_facial.results.finished import FinishedRun, load_run
@@ -95,7 +94,7 @@ def run(settings: Settings, console: Console) -> None:
     config = settings.config(finished.config)
     with _as_config_errors():
         fabric = make_fabric(config)
-        faces = match_attributes(load_split(config, settings.split, console), finished.attributes)
+        faces = load_split(config, settings.split, console).with_attributes(finished.attributes)
         model = finished.model.to(fabric.device)
         tested = evaluate(fabric, model, evaluation_loader(config, faces), faces.attributes, in_full=True)
     metrics = {"data": faces.name, "split": faces.split, **tested}

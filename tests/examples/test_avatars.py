@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
-from blan_facial.data.avatars import ATTRIBUTES, COUNTS, Avatars, load_avatars
+from blan_facial.data.avatars import ATTRIBUTES, COUNTS, load_avatars
 from blan_facial.data.avatars import cache as disk
 from blan_facial.data.avatars import workers as drawing
 from blan_facial.data.avatars.design import EYES, HAIR_COLORS, PALE_SKINS, Face, draw_face
@@ -81,17 +81,17 @@ def test_is_a_face_dataset(tmp_path):
     assert isinstance(data, FaceDataset)
     assert (data.name, data.split, data.image_size, data.notes, len(data)) == ("avatars", "validation", SIZE, (), 4)
     assert data.attributes == ATTRIBUTES
-    assert data.images_array.shape == (4, SIZE, SIZE, 3)
-    assert data.images_array.flags.c_contiguous
-    assert (data.images_array.dtype, data.labels.dtype) == (np.uint8, np.int8)
-    assert all(np.array_equal(data.image(index), data.images_array[index]) for index in range(4))
+    assert data.images.shape == (4, SIZE, SIZE, 3)
+    assert data.images.flags.c_contiguous
+    assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.int8)
+    assert all(np.array_equal(data.image(index), data.images[index]) for index in range(4))
 
 
 def test_survives_pickling(tmp_path):
     data = load(tmp_path)
     copy = pickle.loads(pickle.dumps(data))
-    assert isinstance(copy, Avatars)
-    assert np.array_equal(copy.images_array, data.images_array)
+    assert isinstance(copy, FaceDataset)
+    assert np.array_equal(copy.images, data.images)
     assert np.array_equal(copy.labels, data.labels)
     assert copy.split == data.split
 
@@ -113,27 +113,27 @@ def test_faces_do_not_depend_on_the_number_of_workers(tmp_path):
     count = 2 * drawing._FACES_PER_WORKER + 1
     alone = load(tmp_path / "alone", count=count)
     shared = load(tmp_path / "shared", count=count, workers=2)
-    assert np.array_equal(alone.images_array, shared.images_array)
+    assert np.array_equal(alone.images, shared.images)
     assert np.array_equal(alone.labels, shared.labels)
 
 
 def test_fewer_faces_are_the_first_of_more(tmp_path):
     few, many = load(tmp_path, count=3), load(tmp_path, count=6)
-    assert np.array_equal(few.images_array, many.images_array[:3])
+    assert np.array_equal(few.images, many.images[:3])
     assert np.array_equal(few.labels, many.labels[:3])
 
 
 def test_a_larger_image_shows_the_same_face(tmp_path):
     small, large = load(tmp_path, count=20), load(tmp_path, count=20, image_size=2 * SIZE)
     assert np.array_equal(small.labels, large.labels)
-    blocks = large.images_array.reshape(20, SIZE, 2, SIZE, 2, 3).mean((2, 4))
-    assert np.abs(blocks - small.images_array).mean() < 15  # noise, and edges drawn at another grid
-    assert np.abs(blocks[1:] - small.images_array[:-1]).mean() > 40  # another face
+    blocks = large.images.reshape(20, SIZE, 2, SIZE, 2, 3).mean((2, 4))
+    assert np.abs(blocks - small.images).mean() < 15  # noise, and edges drawn at another grid
+    assert np.abs(blocks[1:] - small.images[:-1]).mean() > 40  # another face
 
 
 def test_seeds_and_splits_share_no_face(tmp_path):
     data = [load(tmp_path, split, count=40, seed=seed) for split in SPLITS for seed in (0, 1)]
-    images = np.concatenate([part.images_array for part in data])
+    images = np.concatenate([part.images for part in data])
     assert len({image.tobytes() for image in images}) == 6 * 40
 
 
@@ -226,7 +226,7 @@ def test_drawn_once_and_read_thereafter(tmp_path):
     assert drawn == [(1, 4), (2, 4), (3, 4), (4, 4)]
     second, drawn = draw(tmp_path)
     assert drawn == []
-    assert np.array_equal(first.images_array, second.images_array)
+    assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.labels, second.labels)
     assert [file.suffix for file in tmp_path.iterdir()] == [".npz"]
 
@@ -284,7 +284,7 @@ def test_a_broken_file_is_drawn_anew(tmp_path, caplog, damage):
         again, drawn = draw(tmp_path)
     assert re.search(rf"The cache {re.escape(str(file))} is broken \(.*\); its faces are drawn anew\.", caplog.text)
     assert len(drawn) == 4
-    assert np.array_equal(again.images_array, intact.images_array)
+    assert np.array_equal(again.images, intact.images)
     assert draw(tmp_path)[1] == []
 
 
@@ -309,7 +309,7 @@ def test_no_flipped_bit_reaches_the_faces(tmp_path_factory, position, bit):
 def test_a_file_of_other_faces_is_drawn_anew(tmp_path, caplog, content):
     data, _ = draw(tmp_path)
     (file,) = tmp_path.iterdir()
-    np.savez(file, **({"images": data.images_array, "labels": data.labels} | content))
+    np.savez(file, **({"images": data.images, "labels": data.labels} | content))
     with caplog.at_level(logging.WARNING):
         assert len(draw(tmp_path)[1]) == 4
     assert "holds other faces than its name says; they are drawn anew." in caplog.text
@@ -341,7 +341,7 @@ def test_two_at_once_both_succeed(tmp_path):
     program = (
         "import sys; from pathlib import Path; from blan_facial.data.avatars import load_avatars\n"
         f"data = load_avatars('train', image_size={SIZE}, count=60, workers=1, cache=Path(sys.argv[1]))\n"
-        "sys.stdout.buffer.write(data.images_array.tobytes())"
+        "sys.stdout.buffer.write(data.images.tobytes())"
     )
     outputs = []
     threads = [
@@ -359,7 +359,7 @@ def test_two_at_once_both_succeed(tmp_path):
     for thread in threads:
         thread.join()
     data, drawn = draw(tmp_path, count=60)
-    assert outputs == 2 * [data.images_array.tobytes()]
+    assert outputs == 2 * [data.images.tobytes()]
     assert drawn == []
 
 

@@ -1,3 +1,4 @@
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -96,6 +97,48 @@ def test_a_partial_copy_uses_what_all_three_have_and_says_what_was_left_out(tmp_
         "4 of 14 partition rows have no image or no label row and were left out.",
         "3 of 13 images have no label row or no partition row and were left out.",
     )
+
+
+def write_identities(root, people):
+    lines = [f"{index + 1:06d}.jpg {person}\n" for index, person in people.items()]
+    (root / "identity_CelebA.txt").write_text("".join(lines))
+
+
+def test_the_people_are_those_of_the_file_of_identities(root):
+    assert load_celeba(root, "test", image_size=8).groups is None
+    write_identities(root, {index: (70, 8, 512)[index % 3] for index in range(12)})
+    faces = load_celeba(root, "train", image_size=8)
+    assert faces.groups.tolist() == [0, 1, 2, 0, 1, 2, 2, 0, 1, 2, 3, 4]  # of the images 0 to 5 and 8 to 13
+    assert faces.notes == ("2 of 12 train images have no identity row and count as a person each.",)
+    assert faces.first(4).groups.tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (
+            "000001.jpg\n",
+            "1: an identity row must have 2 columns (the image and the number of its person), got 1. Rest",
+        ),
+        ("000001.jpg 1\n000002.jpg Ann\n", "2: a person must be a whole number, got 'Ann'. Correct the value, or rem"),
+        ("000001.jpg 1\n000001.jpg 2\n", "2: an image must have one row, got 000001.jpg again. Remove one of the two"),
+    ],
+)
+def test_a_file_of_identities_that_breaks_its_format_is_refused_by_line(root, rows, text):
+    (root / "identity_CelebA.txt").write_text(rows)
+    refused(root, f"{root / 'identity_CelebA.txt'}, line {text}")
+
+
+def test_what_is_no_file_of_the_folder_is_no_image(root, tmp_path):
+    images = root / "img_align_celeba"
+    (images / "000001.jpg").unlink()
+    os.mkfifo(images / "000001.jpg")
+    faces = load_celeba(root, "train", image_size=8)
+    assert len(faces) == 11
+    assert faces.notes[0] == "1 of 16 label rows have no image or no partition row and were left out."
+    outside = (images / "000002.jpg").rename(tmp_path / "secret.jpg")
+    (images / "000002.jpg").symlink_to(outside)
+    refused(root, f"load_celeba: images must lie in the data folder {images}, got 000002.jpg, which a link leads to ")
 
 
 @settings(max_examples=25, deadline=None)

@@ -144,7 +144,9 @@ class TestRunning:
     def test_a_run_is_tested_on_another_data_set_once(self, tmp_path: Path) -> None:
         write_run(tmp_path / "run", *SMALL)
         faces = load_avatars("train", image_size=40, count=16)
-        root = write_celeba_folder(tmp_path / "celeba", list(faces.images_array), faces.labels, faces.attributes)
+        root = write_celeba_folder(
+            tmp_path / "celeba", [faces.image(index) for index in range(len(faces))], faces.labels, faces.attributes
+        )
         job = Job("blan", tmp_path / "run", ())
         metrics = job.tested_on("celeba", root)
         assert (metrics["data"], metrics["split"], metrics["images"]) == ("celeba", "test", 2)

@@ -13,12 +13,13 @@ from blan_facial.data.faces import (
     CorruptImageError,
     DataError,
     FaceDataset,
-    FaceFiles,
     check_request,
     decode_face,
     decode_picture,
     limit_pixels,
+    number_people,
 )
+from blan_facial.data.folders import ImageFiles
 
 RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
 COLOURS = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1)
@@ -48,6 +49,21 @@ def test_colours_survive_every_mode(mode, file_format, tolerance):
 def test_grey_becomes_three_equal_channels(grey):
     face = decode_face(encoded(Image.fromarray(grey), "PNG"), 64)
     np.testing.assert_array_equal(face, np.repeat(RAMP[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_grey_of_32_bits_is_refused_rather_than_shown_black(kind):
+    with pytest.raises(ValueError, match=r"^pixels of 32 bits, whose black and white are unknown; save it with 8 or"):
+        decode_face(encoded(Image.fromarray(RAMP.astype(kind)), "TIFF"), 64)
+
+
+def test_only_image_formats_are_read_whatever_the_file_is_called(monkeypatch):
+    def start(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(ValueError, match=r"^bytes of no known image format$"):
+        decode_face(encoded(Image.fromarray(COLOURS), "EPS"), 64)
 
 
 def test_a_palette_with_transparency_decodes():
@@ -94,8 +110,14 @@ def test_broken_exif_spoils_no_image():
 
 
 def face_files(folder, *names):
-    labels = np.zeros((len(names), 1), dtype=np.uint8)
-    return FaceFiles("celeba", "test", ("Bald",), labels, folder=folder, files=np.array(names), image_size=32)
+    return faces_of(ImageFiles(folder, np.array(names)), len(names))
+
+
+def faces_of(images, count, **options):
+    labels = np.arange(2 * count).reshape(count, 2)
+    return FaceDataset(
+        name="celeba", split="test", attributes=("Bald", "Male"), labels=labels, images=images, image_size=32, **options
+    )
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -119,7 +141,7 @@ def test_a_file_that_does_not_decode_is_named_with_its_index(tmp_path, data, rea
     text = f"{tmp_path / 'bad.jpg'}: image 1 must decode as a whole, got {reason}"
     with pytest.raises(CorruptImageError, match=re.escape(text)) as caught:
         faces.image(1)
-    assert caught.value.path == tmp_path / "bad.jpg"
+    assert caught.value.place == tmp_path / "bad.jpg"
     assert caught.value.index == 1
     assert str(caught.value).endswith("Replace the file, or go on without such images by --skip-corrupt.")
 
@@ -157,13 +179,29 @@ def test_the_error_survives_pickling():
     error = CorruptImageError(Path("a.jpg"), 7, "nonsense")
     copy = pickle.loads(pickle.dumps(error))
     assert isinstance(copy, DataError)
-    assert (type(copy), str(copy), copy.path, copy.index) == (CorruptImageError, str(error), Path("a.jpg"), 7)
+    assert (type(copy), str(copy), copy.place, copy.index) == (CorruptImageError, str(error), Path("a.jpg"), 7)
 
 
-def test_a_data_set_has_the_length_of_its_labels_and_must_make_images(tmp_path):
-    assert len(face_files(tmp_path, "a", "b", "c")) == 3
-    with pytest.raises(TypeError, match="abstract"):
-        FaceDataset()
+def test_the_first_faces_are_as_in_the_whole():
+    faces = faces_of(np.arange(5 * 32 * 32 * 3).reshape(5, 32, 32, 3), 5, groups=np.array([3, 3, 1, 1, 2]))
+    first = faces.first(3)
+    assert (len(first), len(faces), len(faces.first(9))) == (3, 5, 5)
+    np.testing.assert_array_equal(first.labels, faces.labels[:3])
+    np.testing.assert_array_equal(first.groups, [3, 3, 1])
+    np.testing.assert_array_equal(first.image(2), faces.image(2))
+
+
+def test_attributes_may_stand_in_another_order():
+    faces = faces_of(np.zeros((2, 32, 32, 3)), 2, groups=np.array([0, 1]))
+    matched = faces.with_attributes(["Male"])
+    assert (matched.attributes, matched.labels.tolist(), matched.groups.tolist()) == (("Male",), [[1], [3]], [0, 1])
+    text = "celeba: must have the 2 attributes that the model was trained on, got none called Big_Lips, Hat. Test the"
+    with pytest.raises(DataError, match=re.escape(text)):
+        faces.with_attributes(("Big_Lips", "Hat"))
+
+
+def test_an_image_without_a_name_is_a_person_of_its_own():
+    assert number_people(["Anna", "", "Ben", "Anna", ""]).tolist() == [0, 1, 2, 0, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 
 import h5py
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
-from blan_facial.data.faces import DataError
+from blan_facial.data.faces import DataError, NoSplitError
 from blan_facial.data.lfwa import load_lfwa
 from blan_facial.train import main
 
@@ -107,7 +108,7 @@ def people(tmp_path):
 
 
 def files_of(root, split, partition):
-    return load_lfwa(root, split, image_size=8, partition=partition).files.tolist()
+    return load_lfwa(root, split, image_size=8, partition=partition).images.names.tolist()
 
 
 def test_80_to_10_parts_people_and_needs_no_indices(people):
@@ -121,6 +122,26 @@ def test_80_to_10_parts_people_and_needs_no_indices(people):
     assert sum(map(len, persons)) == len(set.union(*persons)) == 60  # nobody is in two of them
     order = sorted(set.union(*persons), key=lambda name: hashlib.sha256(name.encode()).digest())
     assert order == [name for people in persons for name in order if name in people]  # for good, on every machine
+
+
+def test_the_people_are_the_folders(people):
+    faces = load_lfwa(people, "test", image_size=8, partition="80:10")
+    persons = [name.split("/")[0] for name in faces.images.names.tolist()]
+    assert len(set(zip(persons, faces.groups.tolist(), strict=True))) == len(set(persons)) == len(set(faces.groups))
+
+
+def test_what_is_no_file_of_the_folder_is_no_image(root, tmp_path_factory):
+    first = root / "lfw" / "Some_Person" / "Some_Person_0001.jpg"
+    first.unlink()
+    os.mkfifo(first)
+    assert load_lfwa(root, "train", image_size=8).notes == (
+        "1 of 3 images of the train split are missing and were left out.",
+    )
+    first.unlink()
+    outside = tmp_path_factory.mktemp("elsewhere") / "secret.jpg"
+    outside.touch()
+    first.symlink_to(outside)
+    refused(root, f"load_lfwa: images must lie in the data folder {root / 'lfw'}, got Some_Person/Some_Person_0001.jpg")
 
 
 def test_all_trains_on_every_image_and_says_what_its_test_is_worth(root):
@@ -163,7 +184,7 @@ def test_validation_is_refused(root):
         "load_lfwa: split must be 'train' or 'test' of the partition 50:50, got 'validation'. "
         "Take the partition 80:10, or hold back a part of 'train'."
     )
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(NoSplitError, match=re.escape(text)):
         load_lfwa(root, "validation", image_size=32)
 
 

@@ -19,28 +19,29 @@ from blan_facial.machines.share import Share
 class NumberedFaces(FaceDataset):
     """Random faces; those of `corrupt` do not decode."""
 
-    name, split, attributes, notes = "celeba", "train", ("Bald", "Male"), ()
+    name, split, attributes = "celeba", "train", ("Bald", "Male")
 
     def __init__(self, length, corrupt=()):
+        self.images = None
         random_faces = np.random.default_rng(0)
         self.image_size = 8
-        self.images = random_faces.integers(0, 256, (length, 8, 8, 3), dtype=np.uint8)
+        self.pictures = random_faces.integers(0, 256, (length, 8, 8, 3), dtype=np.uint8)
         self.labels = random_faces.integers(0, 2, (length, 2), dtype=np.uint8)
         self.corrupt = corrupt
 
     def image(self, index):
         if index in self.corrupt:
             raise CorruptImageError(Path(f"{index}.jpg"), index, "nonsense")
-        return self.images[index]
+        return self.pictures[index]
 
 
 class FacesInMemory(NumberedFaces):
-    @property
-    def images_array(self):
-        return self.images
+    def __init__(self, length):
+        super().__init__(length)
+        self.images = self.pictures
 
     def image(self, index):
-        raise AssertionError("a batch must come from images_array")
+        raise AssertionError("a batch must come from the array of images")
 
 
 def loader(faces, *, batch_size=4, seed=5, shuffle=True, drop_last=True, mirror=0.5, workers=0, skip_corrupt=False):
@@ -144,23 +145,23 @@ def test_a_batch_holds_the_faces_of_its_indices():
     assert [batch.indices.tolist() for batch in (first, second, third)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert (second.images.dtype, second.labels.dtype, second.indices.dtype) == (torch.uint8, torch.int64, torch.int64)
     assert second.images.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_array_equal(second.images.numpy(), faces.images[4:8].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(second.images.numpy(), faces.pictures[4:8].transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(second.labels.numpy(), faces.labels[4:8])
     assert second.skipped == 0
 
 
 def test_the_data_set_keeps_its_images():
     faces = FacesInMemory(8)
-    before = faces.images.copy()
+    before = faces.pictures.copy()
     for batch in loader(faces, shuffle=False, mirror=1.0):
         batch.images.zero_()
-    np.testing.assert_array_equal(faces.images, before)
+    np.testing.assert_array_equal(faces.pictures, before)
 
 
 def test_about_half_of_the_faces_are_mirrored_and_others_in_each_epoch():
     faces = NumberedFaces(1000)
     view = FaceView(faces, seed=1, mirror=0.5)
-    straight = torch.from_numpy(faces.images).movedim(-1, 1)
+    straight = torch.from_numpy(faces.pictures).movedim(-1, 1)
     mirrored = []
     for epoch in range(2):
         images = view.__getitems__([(epoch, index) for index in range(1000)]).images
@@ -200,7 +201,7 @@ def test_a_corrupt_image_stops_the_loader_with_its_own_error(workers):
         "6.jpg: image 6 must decode as a whole, got nonsense. "
         "Replace the file, or go on without such images by --skip-corrupt."
     )
-    assert (caught.value.path, caught.value.index) == (Path("6.jpg"), 6)
+    assert (caught.value.place, caught.value.index) == (Path("6.jpg"), 6)
 
 
 class GroupedFaces(NumberedFaces):
@@ -233,7 +234,7 @@ def test_corrupt_images_are_left_out_and_counted(workers):
     assert [batch.indices.tolist() for batch in batches] == [[0, 2, 3], [], [8, 9, 10, 11]]
     assert [batch.skipped for batch in batches] == [1, 4, 0]
     assert batches[1].images.shape == (0, 3, 8, 8)
-    np.testing.assert_array_equal(batches[0].images.numpy(), faces.images[[0, 2, 3]].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(batches[0].images.numpy(), faces.pictures[[0, 2, 3]].transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(batches[0].labels.numpy(), faces.labels[[0, 2, 3]])
 
 

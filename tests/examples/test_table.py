@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blan_facial.data.faces import UNKNOWN, CorruptImageError, DataError, FaceDataset
+from blan_facial.data.faces import UNKNOWN, CorruptImageError, DataError, FaceDataset, NoSplitError
 from blan_facial.data.table import load_csv, read_table
 from blan_facial.train import main
 
@@ -54,6 +54,21 @@ def test_a_split_has_the_labels_and_images_of_its_rows(root: Path, split: str, r
     assert faces.labels.dtype == np.int8
     assert faces.labels.tolist() == [LABELS[row] for row in rows]
     assert [faces.image(place)[0, 0].tolist() for place in range(len(rows))] == [[40 * row, 90, 250] for row in rows]
+
+
+def test_a_column_may_name_the_people(root: Path) -> None:
+    assert load(root).groups is None
+    people = ("person", "Ann", "Ben", "Ann", "", "Ben", "")
+    write(root, "\n".join(f"{line},{person}" for line, person in zip(TABLE.splitlines(), people, strict=True)))
+    assert load(root).attributes == ("Smiling", "Wears a hat")
+    groups = [load(root, split).groups for split in ("train", "validation", "test")]
+    assert [None if numbers is None else numbers.tolist() for numbers in groups] == [[0, 1], [0], [2, 1, 3]]
+
+
+def test_a_split_without_rows_is_none_of_the_table_s(root: Path) -> None:
+    write(root, TABLE.replace("validation", "train"))
+    with pytest.raises(NoSplitError, match="split 'validation' must have images, got none of 6"):
+        load(root, "validation")
 
 
 def test_what_spreadsheets_add_is_no_hindrance(root: Path) -> None:

@@ -68,7 +68,7 @@ def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     faces = load_avatars("train", image_size=40, count=96)
     return write_celeba_folder(
         tmp_path_factory.mktemp("celeba"),
-        list(faces.images_array),
+        [faces.image(index) for index in range(len(faces))],
         faces.labels,
         faces.attributes,
         newline="\r\n",
@@ -136,7 +136,9 @@ class TestResults:
         model, _ = build(parse([*SMALL]), faces.attributes)
         model.load_state_dict(weights(finished), strict=True)
         with torch.no_grad():
-            output = model.eval()(normalize(torch.from_numpy(faces.images_array).movedim(-1, 1)))
+            output = model.eval()(
+                normalize(torch.from_numpy(np.stack([faces.image(index) for index in range(64)])).movedim(-1, 1))
+            )
         accuracy = (output.logits.argmax(-1).numpy() == faces.labels).mean()
         metrics = json.loads((finished / "metrics.json").read_text())
         assert accuracy == pytest.approx(metrics["accuracy"], abs=2e-3)  # another batch size rounds otherwise
@@ -390,7 +392,7 @@ class TestCelebA:
     ) -> None:
         root = tmp_path / "celeba"
         faces = load_avatars("train", image_size=40, count=96)
-        write_celeba_folder(root, list(faces.images_array), faces.labels, faces.attributes)
+        write_celeba_folder(root, [faces.image(index) for index in range(len(faces))], faces.labels, faces.attributes)
         broken = root / "img_align_celeba" / "000002.jpg"
         for path in (broken, broken.with_name("000008.jpg")):  # one to train on, one of the test
             path.write_bytes(path.read_bytes()[:200])
@@ -659,7 +661,9 @@ def test_resuming_on_other_data_is_refused(celeba: Path, tmp_path: Path, capsys:
     options = [*SMALL, "--data", "celeba", "--data-root", str(celeba), "--output", str(tmp_path), "--max-steps", "1"]
     assert main(options) == 0
     faces = load_avatars("validation", image_size=40, count=96)
-    other = write_celeba_folder(tmp_path / "other", list(faces.images_array), faces.labels, faces.attributes)
+    other = write_celeba_folder(
+        tmp_path / "other", [faces.image(index) for index in range(len(faces))], faces.labels, faces.attributes
+    )
     options[options.index(str(celeba))] = str(other)
     assert main([*options, "--resume"]) == 1
     message = " ".join(capsys.readouterr().err.split())

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -59,7 +60,10 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 def one_step_equals_one_process(strategy: str, sizes: tuple[int, int]) -> None:
     """With norms frozen, no dropout and prescribed negatives, the gradients are those of the joined batch."""
     faces = load_avatars("train", image_size=32, count=64)
-    images, labels = torch.from_numpy(faces.images_array[:8]).movedim(-1, 1), torch.from_numpy(faces.labels[:8]).long()
+    images, labels = (
+        torch.from_numpy(np.stack([faces.image(index) for index in range(8)])).movedim(-1, 1),
+        torch.from_numpy(faces.labels[:8]).long(),
+    )
     config = parse([*SMALL, "--strategy", strategy, "--lr", "1e-6"])
     fabric = make_fabric(config)
     processes = Processes(fabric)

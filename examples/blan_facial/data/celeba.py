@@ -2,22 +2,21 @@
 
 The folder holds `img_align_celeba/*.jpg`, `list_attr_celeba.txt` (the number of rows, the attributes' names, then a row
 of -1 and 1 per image) and `list_eval_partition.txt` (an image and 0, 1 or 2 per row), side by side or, as downloaded,
-in `Img/`, `Anno/` and `Eval/`. In place of `img_align_celeba/` there may be tar files that hold the images. In partial
-copies the three need not agree: the images that all three have are used.
+in `Img/`, `Anno/` and `Eval/`. In partial copies the three need not agree: the images that all three have are used.
+Beside the labels there may be `identity_CelebA.txt` (an image and the number of its person per row).
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from blan_facial.data.attributes import read_attribute_names
-from blan_facial.data.faces import SPLITS, DataError, FaceDataset, FaceFiles, check_request
-from blan_facial.data.folders import find_part, open_root
-from blan_facial.data.shards import FaceShards, has_shards, read_shards
+from blan_facial.data.faces import SPLITS, DataError, FaceDataset, check_request, number_people
+from blan_facial.data.folders import ImageFiles, find_files, find_part, open_root
 
 _LABEL_VALUES = frozenset(("1", "-1"))
 _PARTITIONS = {str(number): split for number, split in enumerate(SPLITS)}
@@ -31,22 +30,22 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
         root: The official folder.
         split: `"train"`, `"validation"` or `"test"`, by the official partition.
         image_size: Side in pixels; the whole aligned image is resized to the square.
-        image_folder: The folder of the images or the tar files, if it is none of the official ones.
+        image_folder: The folder of the images, if it is none of the official ones.
 
     Returns:
         The split, in the order of the label file; its notes tell what the folder lacks.
 
     Raises:
-        DataError: A part of the folder is missing or is not what its format says.
+        DataError: A part of the folder is missing or is not what its format says, or a link leads out of it.
         ValueError: `split` or `image_size` is out of range.
     """
     check_request("load_celeba", split, image_size)
     root = open_root("load_celeba", root)
     folder = _find_images(root) if image_folder is None else open_root("load_celeba", image_folder, "--image-folder")
-    label_file, partition_file = find_texts(root)
-    shards = read_shards(folder) if has_shards(folder) else None
-    names: Collection[str] = os.listdir(folder) if shards is None else shards.members
-    images = {name for name in names if name.lower().endswith(_IMAGE_SUFFIXES)}
+    label_file = _find_text(root, "Anno", "list_attr_celeba.txt")
+    partition_file = _find_text(root, "Eval", "list_eval_partition.txt")
+    names = [name for name in os.listdir(folder) if name.lower().endswith(_IMAGE_SUFFIXES)]
+    images = set(compress(names, find_files("load_celeba", folder, names)))
     labels = _read_labels(label_file)
     partition = _read_partition(partition_file)
 
@@ -70,32 +69,22 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
     ]
     if labels.announced != len(labels.files):
         notes.insert(0, f"{label_file.name} announces {labels.announced} rows and has {len(labels.files)}.")
-    if shards is not None:
-        notes += shards.notes
-    make: Callable[..., FaceDataset]
-    make = partial(FaceFiles, folder=folder) if shards is None else partial(FaceShards, shards=shards)
-    return make(
-        "celeba",
-        split,
-        labels.attributes,
-        labels.values[rows],
-        files=np.array(labels.files)[rows],
+    files = np.array(labels.files)[rows]
+    people = _read_identities(label_file.with_name("identity_CelebA.txt"), files.tolist())
+    if people is not None:
+        notes.append(
+            _left_out(people.count(""), len(people), f"{split} images", "no identity row", "count as a person each")
+        )
+    return FaceDataset(
+        name="celeba",
+        split=split,
+        attributes=labels.attributes,
+        labels=labels.values[rows],
+        images=ImageFiles(folder, files),
         image_size=image_size,
         notes=tuple(note for note in notes if note),
+        groups=None if people is None else number_people(people),
     )
-
-
-def find_texts(root: Path) -> tuple[Path, Path]:
-    """Return the files of the labels and of the partition.
-
-    Raises:
-        DataError: One of them is missing.
-    """
-
-    def find(folder: str, name: str) -> Path:
-        return find_part("load_celeba", (root / name, root / folder / name), f"Copy it from CelebA's {folder} folder.")
-
-    return find("Anno", "list_attr_celeba.txt"), find("Eval", "list_eval_partition.txt")
 
 
 class _Labels(NamedTuple):
@@ -106,14 +95,13 @@ class _Labels(NamedTuple):
 
 
 def _find_images(root: Path) -> Path:
-    """Return the folder of the images, or that of the tar files."""
-    folder = root / "img_align_celeba"
-    places = (folder, root / "Img" / folder.name)
-    with_shards = next((place for place in (root, root / "Img") if has_shards(place)), None)
-    if with_shards is not None and not any(place.exists() for place in places):
-        return with_shards
+    name = "img_align_celeba"
     remedy = "Unpack img_align_celeba.zip there, or name the images' folder with --image-folder."
-    return find_part("load_celeba", places, remedy)
+    return find_part("load_celeba", (root / name, root / "Img" / name), remedy)
+
+
+def _find_text(root: Path, folder: str, name: str) -> Path:
+    return find_part("load_celeba", (root / name, root / folder / name), f"Copy it from CelebA's {folder} folder.")
 
 
 def _read_labels(path: Path) -> _Labels:
@@ -151,24 +139,46 @@ def _read_labels(path: Path) -> _Labels:
 
 def _read_partition(path: Path) -> dict[str, str]:
     partition: dict[str, str] = {}
-    for number, fields in _fields_by_line(path):
-        if len(fields) != 2:
-            raise DataError(
-                f"{path}, line {number}: a partition row must have 2 columns (the image and 0, 1 or 2), "
-                f"got {len(fields)}. Restore or remove the row."
-            )
-        file, value = fields
+    for number, file, value in _read_pairs(path, "a partition row", "0, 1 or 2"):
         if value not in _PARTITIONS:
             raise DataError(
                 f"{path}, line {number}: the partition must be 0 (train), 1 (validation) or 2 (test), got {value!r}. "
                 "Correct the value."
             )
-        if file in partition:
-            raise DataError(
-                f"{path}, line {number}: an image must have one row, got {file} again. Remove one of the two."
-            )
         partition[file] = _PARTITIONS[value]
     return partition
+
+
+def _read_identities(path: Path, files: Sequence[str]) -> list[str] | None:
+    """Return the person in each file, "" where the file of identities has no row; None if there is no such file."""
+    if not path.exists():
+        return None
+    people: dict[str, str] = {}
+    for number, file, person in _read_pairs(path, "an identity row", "the number of its person"):
+        if not person.isdecimal():
+            raise DataError(
+                f"{path}, line {number}: a person must be a whole number, got {person!r}. Correct the value, or remove "
+                "the file, which training does not need."
+            )
+        people[file] = person
+    return [people.get(file, "") for file in files]
+
+
+def _read_pairs(path: Path, row: str, value: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line's number, the image and its value."""
+    seen: set[str] = set()
+    for number, fields in _fields_by_line(path):
+        if len(fields) != 2:
+            raise DataError(
+                f"{path}, line {number}: {row} must have 2 columns (the image and {value}), got {len(fields)}. "
+                "Restore or remove the row."
+            )
+        if fields[0] in seen:
+            raise DataError(
+                f"{path}, line {number}: an image must have one row, got {fields[0]} again. Remove one of the two."
+            )
+        seen.add(fields[0])
+        yield number, fields[0], fields[1]
 
 
 def _fields_by_line(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -182,5 +192,5 @@ def _fields_by_line(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: must be UTF-8 text, got {error}. Take the official file.") from error
 
 
-def _left_out(count: int, total: int, things: str, lack: str) -> str:
-    return f"{count} of {total} {things} have {lack} and were left out." if count else ""
+def _left_out(count: int, total: int, things: str, lack: str, consequence: str = "were left out") -> str:
+    return f"{count} of {total} {things} have {lack} and {consequence}." if count else ""

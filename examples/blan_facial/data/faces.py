@@ -1,10 +1,12 @@
-"""What every data set of faces offers, and how a file becomes a face."""
+"""The class of all data sets of faces, and how an image file becomes a face."""
 
+import dataclasses
 import io
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -18,6 +20,9 @@ UNKNOWN = -1
 
 MAX_PIXELS = 89_478_485
 """Pixels that an image may have to be decoded, unless `limit_pixels` says otherwise: Pillow's own limit."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the image formats that are decoded, whatever the file is called. Others may start programs."""
 
 # Pillow sees an image's size before it decodes it; of one beyond the limit it only warns up to twice the limit.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -39,130 +44,126 @@ class DataError(UserError):
     """A data folder or file that cannot be used; the message says what is wrong and what to do."""
 
 
+class NoSplitError(DataError):
+    """A split that the data set does not have."""
+
+
 class CorruptImageError(DataError):
     """An image file that does not decode.
 
     Args:
-        path: The file.
+        place: The file, or where else the image lies.
         index: Its index in the data set.
         reason: What the decoder found.
     """
 
-    def __init__(self, path: Path, index: int, reason: str) -> None:
+    def __init__(self, place: Path | str, index: int, reason: str) -> None:
         super().__init__(
-            f"{path}: image {index} must decode as a whole, got {reason}. "
+            f"{place}: image {index} must decode as a whole, got {reason}. "
             "Replace the file, or go on without such images by --skip-corrupt."
         )
-        self.path = path
+        self.place = place
         self.index = index
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["CorruptImageError"], tuple[Path, int, str]]:
-        return type(self), (self.path, self.index, self.reason)
+    def __reduce__(self) -> tuple[type["CorruptImageError"], tuple[Path | str, int, str]]:
+        return type(self), (self.place, self.index, self.reason)
 
 
 class PixelLimitError(ValueError):
     """An image of more pixels than may be decoded."""
 
 
-class FaceDataset(ABC):
-    """Square RGB faces with binary attributes; the labels stand in memory, the images are made when asked for.
+class ImageReader(Protocol):
+    """Image files by their index, wherever their bytes lie."""
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of image file `index`.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+
+    def place(self, index: int) -> Path | str:
+        """Return where the image lies, for messages."""
+
+
+@dataclass(eq=False, kw_only=True)
+class FaceDataset:
+    """Square RGB faces with binary attributes; the labels are in memory, image files are decoded when asked for.
 
     Attributes:
-        name: `"avatars"`, `"celeba"`, `"lfwa"` or `"csv"`.
+        name: Name of the data set, as `--data` has it.
         split: One of `SPLITS`.
         attributes: The N attributes; those of CelebA and LFWA by their CelebA names.
         labels: int8 (n, N): 1, 0 or `UNKNOWN`.
+        images: At least n images: uint8 RGB (n, image_size, image_size, 3) in memory, or what reads their files.
         image_size: Side of the images in pixels.
         notes: Sentences for the user, such as "12 images have no label row and were left out".
-        shards: Number of the tar file of each face, int (n,); None where faces have files of their own.
+        groups: int64 (n,), a number for the person in each image; None where the people are unknown.
     """
 
     name: str
     split: str
     attributes: tuple[str, ...]
     labels: np.ndarray
+    images: np.ndarray | ImageReader
     image_size: int
-    notes: tuple[str, ...]
-    shards: np.ndarray | None = None
-
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        attributes: tuple[str, ...],
-        labels: np.ndarray,
-        *,
-        image_size: int,
-        notes: tuple[str, ...] = (),
-    ) -> None:
-        self.name = name
-        self.split = split
-        self.attributes = attributes
-        self.labels = labels
-        self.image_size = image_size
-        self.notes = notes
+    notes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @abstractmethod
     def image(self, index: int) -> np.ndarray:
-        """Return face `index` as uint8 RGB (image_size, image_size, 3)."""
-
-
-class FaceFiles(FaceDataset):
-    """Faces that are image files in one folder.
-
-    Args:
-        name: Name of the data set.
-        split: One of `SPLITS`.
-        attributes: The N attributes.
-        labels: int8 (n, N): 1, 0 or `UNKNOWN`.
-        folder: The folder that the files are in.
-        files: The n file names relative to `folder`. An array, since forked workers share its memory for good,
-            where reading a list of strings copies it page by page.
-        image_size: Side of the images in pixels.
-        notes: Sentences for the user.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        attributes: tuple[str, ...],
-        labels: np.ndarray,
-        *,
-        folder: Path,
-        files: np.ndarray,
-        image_size: int,
-        notes: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(name, split, attributes, labels, image_size=image_size, notes=notes)
-        self.folder = folder
-        self.files = files
-
-    def image(self, index: int) -> np.ndarray:
-        """Decode file `index`.
+        """Return face `index` as uint8 RGB (image_size, image_size, 3).
 
         Raises:
-            CorruptImageError: The file is no image, or not a whole one.
-            OSError: The file cannot be read at all.
+            CorruptImageError: Its file is no image, or not a whole one.
+            OSError: Its file cannot be read at all.
         """
-        path = self.folder / str(self.files[index])
+        if isinstance(self.images, np.ndarray):
+            return self.images[index]
+        data = self.images.read(index)
         try:
-            return decode_face(path.read_bytes(), self.image_size)
+            return decode_face(data, self.image_size)
         except ValueError as error:
-            raise CorruptImageError(path, index, str(error)) from error
+            raise CorruptImageError(self.images.place(index), index, str(error)) from error
+
+    def first(self, count: int) -> "FaceDataset":
+        """Return the first faces, at most `count`."""
+        groups = None if self.groups is None else self.groups[:count]
+        return dataclasses.replace(self, labels=self.labels[:count], groups=groups)
+
+    def with_attributes(self, attributes: Sequence[str]) -> "FaceDataset":
+        """Return the same faces with some of their attributes, in the order given.
+
+        Raises:
+            DataError: The data set lacks one of them.
+        """
+        if lacking := [name for name in attributes if name not in self.attributes]:
+            raise DataError(
+                f"{self.name}: must have the {len(attributes)} attributes that the model was trained on, "
+                f"got none called {', '.join(lacking)}. Test the model on a data set that has them."
+            )
+        columns = [self.attributes.index(name) for name in attributes]
+        return dataclasses.replace(self, attributes=tuple(attributes), labels=self.labels[:, columns])
+
+
+def number_people(names: Sequence[str]) -> np.ndarray:
+    """Return a number for each person, int64 (n,); without a name, an image is a person of its own."""
+    people = [name or place for place, name in enumerate(names)]
+    numbers = {person: number for number, person in enumerate(dict.fromkeys(people))}
+    return np.array([numbers[person] for person in people], dtype=np.int64)
 
 
 def decode_face(data: bytes, image_size: int) -> np.ndarray:
-    """Decode an image of any format, mode and size, and resize the whole of it to a square, bilinear and antialiased.
+    """Decode an image of any mode and size, and resize the whole of it to a square, bilinear and antialiased.
 
     An image that says by EXIF how it was taken is turned upright.
 
     Args:
-        data: The image file's bytes.
+        data: The image file's bytes, in one of `FORMATS`.
         image_size: Side of the square in pixels.
 
     Returns:
@@ -200,7 +201,7 @@ def decode_picture(data: bytes, longest: int) -> np.ndarray:
 def _decode(data: bytes, size: Callable[[int, int], tuple[int, int]]) -> np.ndarray:
     """Decode an image, and resize it to the size that its own asks for."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = size(*image.size)
             # A large JPEG decodes at a fraction of its size, rounded up to whole pixels; the box says where it ends.
             draft = image.draft("RGB", (2 * width, 2 * height))
@@ -239,6 +240,8 @@ def check_request(owner: str, split: str, image_size: int) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("pixels of 32 bits, whose black and white are unknown; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion clips instead of scaling
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":  # a palette may hold transparency, which Pillow converts by way of RGBA alone

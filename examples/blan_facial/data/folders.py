@@ -1,4 +1,8 @@
-"""Finding the parts of a data set that the user has downloaded."""
+"""Data sets that are folders: their parts, and their image files.
+
+An image is a regular file within the folder, links followed. Pipes and devices are none, since reading one may never
+end; a link that leads out of the folder is refused.
+"""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +11,32 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from blan_facial.data.faces import DataError
+
+
+class ImageFiles:
+    """The image files of a folder, by index.
+
+    Args:
+        folder: The folder.
+        names: Their n names relative to it. An array, since forked workers share its memory for good, where reading a
+            list of strings copies it page by page.
+    """
+
+    def __init__(self, folder: Path, names: np.ndarray) -> None:
+        self.folder = folder
+        self.names = names
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of file `index`.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return self.place(index).read_bytes()
+
+    def place(self, index: int) -> Path:
+        """Return the path of file `index`."""
+        return self.folder / str(self.names[index])
 
 
 def open_root(owner: str, root: Path | str, option: str = "--data-root") -> Path:
@@ -62,7 +92,7 @@ def relative_name(where: str, name: str, remedy: str) -> str:
 
 
 def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
-    """Say which files a folder has, reading each of its subfolders once.
+    """Say which image files a folder has, reading each of its subfolders once.
 
     Args:
         owner: The function that reads them, for messages.
@@ -100,7 +130,7 @@ def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
 
 
 def _list(folder: Path) -> dict[str, bool]:
-    """Return the files of a folder, and of each whether it is a link; none if there is no such folder."""
+    """Return the regular files of a folder, and of each whether it is a link; none if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 
 from blan_facial.data.attributes import read_attribute_names
-from blan_facial.data.faces import DataError, FaceDataset, FaceFiles, check_request
-from blan_facial.data.folders import find_part, open_root, relative_name
+from blan_facial.data.faces import DataError, FaceDataset, NoSplitError, check_request, number_people
+from blan_facial.data.folders import ImageFiles, find_files, find_part, open_root, relative_name
 
 Partition: TypeAlias = Literal["50:50", "80:10", "all"]
 """Shares of the images to train on and to test on."""
@@ -43,14 +43,15 @@ def load_lfwa(
         The split, in the order of its indices; images that are missing are left out and counted in its notes.
 
     Raises:
-        DataError: A part of the folder is missing or is not what its format says.
-        ValueError: `split`, `image_size` or `partition` is out of range, or the partition has no such split.
+        DataError: A part of the folder is missing or is not what its format says, or a link leads out of it.
+        NoSplitError: The partition has no such split.
+        ValueError: `split`, `image_size` or `partition` is out of range.
     """
     check_request("load_lfwa", split, image_size)
     if partition not in get_args(Partition):
         raise ValueError(f"load_lfwa: partition must be one of {', '.join(get_args(Partition))}, got {partition!r}.")
     if split == "validation" and partition != "80:10":
-        raise ValueError(
+        raise NoSplitError(
             f"load_lfwa: split must be 'train' or 'test' of the partition {partition}, got 'validation'. "
             "Take the partition 80:10, or hold back a part of 'train'."
         )
@@ -68,7 +69,7 @@ def load_lfwa(
         folder = next((root / name for name in _IMAGE_FOLDERS if (root / name).is_dir()), root)
     else:
         folder = open_root("load_lfwa", image_folder, "--image-folder")
-    found = np.array([(folder / names[row]).is_file() for row in rows], dtype=bool)
+    found = find_files("load_lfwa", folder, [names[row] for row in rows])
     if not found.any():
         first = names[rows[0]] if len(rows) else "no index at all"
         raise DataError(
@@ -81,15 +82,15 @@ def load_lfwa(
     if partition == "all":
         notes.append("The images of the test split are among those to train on: its metrics say nothing of new faces.")
     rows = rows[found]
-    return FaceFiles(
-        "lfwa",
-        split,
-        attributes,
-        labels[rows],
-        folder=folder,
-        files=np.array(names)[rows],
+    return FaceDataset(
+        name="lfwa",
+        split=split,
+        attributes=attributes,
+        labels=labels[rows],
+        images=ImageFiles(folder, np.array(names)[rows]),
         image_size=image_size,
         notes=tuple(notes),
+        groups=number_people(_people(names))[rows],
     )
 
 
@@ -115,9 +116,14 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
     return attributes, names, (labels > 0).astype(np.int8)
 
 
+def _people(names: Sequence[str]) -> list[str]:
+    """Return the person in each image, who is its folder."""
+    return [name.rpartition("/")[0] or name for name in names]
+
+
 def _rows_by_person(names: Sequence[str], split: str) -> np.ndarray:
     """Return the rows of a split of 80:10; people are dealt out in the order of their names' hashes, for good."""
-    people = [name.rpartition("/")[0] or name for name in names]
+    people = _people(names)
     counts = Counter(people)
     splits, before = {}, 0
     for person in sorted(counts, key=lambda person: hashlib.sha256(person.encode()).digest()):

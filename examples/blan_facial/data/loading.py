@@ -21,9 +21,6 @@ from blan_facial.machines.share import WHOLE, Share
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-SHARDS_AT_ONCE = 8
-"""Tar files whose faces are shuffled together."""
-
 _ORDER, _MIRROR = 0, 1  # the random streams of one seed
 
 EpochIndex: TypeAlias = tuple[int, int]
@@ -62,8 +59,6 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         seed: Seed of the order.
         shuffle: Whether the order is random; otherwise it is that of the indices.
         drop_last: Whether a last batch that is not full is left out.
-        shards: Number of the tar file of each item, if they lie in tar files. They are then shuffled as a whole, and
-            their items within groups of `SHARDS_AT_ONCE` of them, so that few are read from at a time.
         share: Which of several processes asks.
 
     Attributes:
@@ -83,7 +78,6 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         seed: int,
         shuffle: bool = True,
         drop_last: bool = True,
-        shards: np.ndarray | None = None,
         share: Share = WHOLE,
     ) -> None:
         if length < 1:
@@ -107,7 +101,6 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.shards = shards
         self.share = share
         self.epoch = 0
         self.first_batch = 0
@@ -120,7 +113,9 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         if not 0 <= self.first_batch <= len(self):
             raise ValueError(f"EpochBatches: first_batch must be in 0..{len(self)}, got {self.first_batch}.")
         epoch = self.epoch
-        order = self._order()
+        order = (
+            _generator(self.seed, _ORDER, epoch).permutation(self.length) if self.shuffle else np.arange(self.length)
+        )
         rank, count = self.share
         for batch in range(self.first_batch, len(self)):
             images = order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -130,25 +125,12 @@ class EpochBatches(Sampler[list[EpochIndex]]):
                 continue
             yield [(epoch, index) for index in images.tolist()]
 
-    def _order(self) -> np.ndarray:
-        """Return the indices in the order of the epoch."""
-        if not self.shuffle:
-            return np.arange(self.length)
-        random = _generator(self.seed, _ORDER, self.epoch)
-        if self.shards is None:
-            return random.permutation(self.length)
-        numbers = np.unique(self.shards)
-        places = np.empty(numbers[-1] + 1, dtype=np.int64)
-        places[numbers] = random.permutation(len(numbers))
-        return np.lexsort((random.random(self.length), places[self.shards] // SHARDS_AT_ONCE))
-
 
 class FaceView(Dataset[Face]):
     """Faces as tensors, mirrored at random, asked for by (epoch, index).
 
     Args:
-        faces: The data set. If it has an `images_array`, all images in memory as uint8 (n, S, S, 3), batches are cut
-            from that.
+        faces: The data set.
         seed: Seed of the mirroring.
         mirror: Probability of a horizontal flip; whether a face is flipped depends on seed, epoch and index alone.
         skip_corrupt: Whether a batch goes on without its corrupt images.
@@ -189,9 +171,8 @@ class FaceView(Dataset[Face]):
         """
         indices = np.array([index for _, index in items], dtype=np.int64)
         mirrored = self._mirrored(items)
-        images_array: np.ndarray | None = getattr(self.faces, "images_array", None)
-        if images_array is not None:
-            images = images_array[indices]
+        if isinstance(self.faces.images, np.ndarray):
+            images = self.faces.images[indices]
         else:
             size = self.faces.image_size
             images = np.empty((len(items), size, size, 3), dtype=np.uint8)
@@ -273,7 +254,6 @@ def make_loader(
             seed=seed,
             shuffle=shuffle,
             drop_last=drop_last,
-            shards=faces.shards,
             share=share,
         ),
         collate_fn=_as_is,

@@ -5,14 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from blan_facial.config import Config
 from blan_facial.data.avatars import COUNTS, load_avatars
 from blan_facial.data.celeba import load_celeba
-from blan_facial.data.faces import FaceDataset
+from blan_facial.data.faces import FaceDataset, NoSplitError
 from blan_facial.data.lfwa import load_lfwa
 from blan_facial.data.table import load_csv, read_table
 
@@ -33,8 +32,13 @@ def load_splits(config: Config, console: Console) -> Splits:
         DataError: The folder cannot be used.
     """
     with Progress(console=console, transient=True) as bar:
-        load, validates = _loader(config, bar)
-        splits = Splits(load("train"), load("validation") if validates else None, load("test"))
+        load = _reader(config, bar)
+        train = load("train")
+        try:
+            validation = load("validation")
+        except NoSplitError:
+            validation = None
+        splits = Splits(train, validation, load("test"))
     _print_notes([split for split in splits if split is not None], console)
     return splits
 
@@ -44,10 +48,10 @@ def load_split(config: Config, split: str, console: Console) -> FaceDataset:
 
     Raises:
         DataError: The folder cannot be used.
-        ValueError: The data set has no such split.
+        NoSplitError: The data set has no such split.
     """
     with Progress(console=console, transient=True) as bar:
-        faces = _loader(config, bar)[0](split)
+        faces = _reader(config, bar)(split)
     _print_notes([faces], console)
     return faces
 
@@ -57,36 +61,15 @@ def _print_notes(splits: Sequence[FaceDataset], console: Console) -> None:
         console.print(note, markup=False, highlight=False)
 
 
-def _loader(config: Config, bar: Progress) -> tuple[Callable[[str], FaceDataset], bool]:
-    """Return what opens a split, and whether there is one for validation."""
+def _reader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
+    """Return what opens a split, no more of it than the run may use."""
+    read = READERS[config.data](config, bar)
 
-    def avatars(split: str) -> FaceDataset:
-        task = bar.add_task(f"drawing {split} faces", total=None, visible=False)
+    def load(split: str) -> FaceDataset:
+        faces, limit = read(split), _limit(config, split)
+        return faces if limit is None else faces.first(limit)
 
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        count = min(COUNTS[split], _limit(config, split) or COUNTS[split])
-        return load_avatars(split, image_size=config.image_size, count=count, progress=show)
-
-    if config.data == "avatars":
-        return avatars, True
-    root, size, folder = config.data_root or Path(), config.image_size, config.image_folder
-    load: Callable[..., FaceDataset]
-    if config.data == "celeba":
-        load, validates = partial(load_celeba, image_folder=folder), True
-    elif config.data == "lfwa":
-        load = partial(load_lfwa, partition=config.lfwa_split, image_folder=folder)
-        validates = config.lfwa_split == "80:10"
-    else:
-        table = read_table(config.labels or Path())
-        load, validates = partial(load_csv, table), "validation" in table.splits
-
-    def files(split: str) -> FaceDataset:
-        faces, limit = load(root, split, image_size=size), _limit(config, split)
-        return faces if limit is None else _First(faces, limit)
-
-    return files, validates
+    return load
 
 
 def _limit(config: Config, split: str) -> int | None:
@@ -95,20 +78,41 @@ def _limit(config: Config, split: str) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-class _First(FaceDataset):
-    """The first faces of a data set, at most ``count``."""
+def _avatars(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
+    def load(split: str) -> FaceDataset:
+        task = bar.add_task(f"drawing {split} faces", total=None, visible=False)
 
-    def __init__(self, faces: FaceDataset, count: int) -> None:
-        super().__init__(
-            faces.name,
-            faces.split,
-            faces.attributes,
-            faces.labels[:count],
-            image_size=faces.image_size,
-            notes=faces.notes,
-        )
-        self.shards = None if faces.shards is None else faces.shards[:count]
-        self._faces = faces
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
 
-    def image(self, index: int) -> np.ndarray:
-        return self._faces.image(index)
+        count = min(COUNTS[split], _limit(config, split) or COUNTS[split])
+        return load_avatars(split, image_size=config.image_size, count=count, progress=show)
+
+    return load
+
+
+def _celeba(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
+    size, folder = config.image_size, config.image_folder
+    return partial(load_celeba, config.data_root or Path(), image_size=size, image_folder=folder)
+
+
+def _lfwa(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
+    size, folder = config.image_size, config.image_folder
+    return partial(
+        load_lfwa, config.data_root or Path(), image_size=size, partition=config.lfwa_split, image_folder=folder
+    )
+
+
+def _csv(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
+    return partial(
+        load_csv, read_table(config.labels or Path()), config.data_root or Path(), image_size=config.image_size
+    )
+
+
+READERS: dict[str, Callable[[Config, Progress], Callable[[str], FaceDataset]]] = {
+    "avatars": _avatars,
+    "celeba": _celeba,
+    "lfwa": _lfwa,
+    "csv": _csv,
+}
+"""What makes the reader of a data set, which opens its splits, from the settings of a run."""

@@ -1,12 +1,13 @@
 """People's own faces, read from a CSV table.
 
 The table is UTF-8 text, its columns parted by commas. The first line names them: `image`, the path of an image in the
-data folder; `split`, which is train, validation or test; every other column is an attribute. A label is 1, true or yes
-where the face has the attribute, -1, false or no where it has not, and 0 or empty where that is unknown.
+data folder; `split`, which is train, validation or test; `person`, if there is one, who is in the image, empty for a
+person who is in no other. Every other column is an attribute. A label is 1, true or yes where the face has the
+attribute, -1, false or no where it has not, and 0 or empty where that is unknown.
 
-    image,split,Smiling,Freckles
-    anna/1.jpg,train,1,-1
-    anna/2.jpg,test,,1
+    image,split,person,Smiling,Freckles
+    anna/1.jpg,train,Anna,1,-1
+    anna/2.jpg,test,Anna,,1
 """
 
 import csv
@@ -18,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, FaceFiles, check_request
-from blan_facial.data.folders import find_files, open_root, relative_name
+from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
+from blan_facial.data.folders import ImageFiles, find_files, open_root, relative_name
 
-IMAGE, SPLIT = "image", "split"
+IMAGE, SPLIT, PERSON = "image", "split", "person"
 
 _ZERO = -2  # a label that is spelled 0, told apart from an empty cell until the table is read
 _CODES = {
@@ -45,6 +46,8 @@ class Table(NamedTuple):
     """The n names of their splits."""
     labels: np.ndarray
     """int8 (n, N): 1, 0 or `UNKNOWN`."""
+    groups: np.ndarray | None
+    """int64 (n,), a number for the person in each image; None without a column of people."""
 
 
 def read_table(path: Path | str) -> Table:
@@ -58,7 +61,9 @@ def read_table(path: Path | str) -> Table:
     where, header = next(rows, (str(path), []))
     attributes = _read_header(where, header)
     image, split, *labelled = (header.index(name) for name in (IMAGE, SPLIT, *attributes))
+    person = header.index(PERSON) if PERSON in header else None
     splits: dict[str, str] = {}
+    people: list[str] = []
     labels = array("b")
     for where, row in rows:
         if len(row) != len(header):
@@ -70,6 +75,7 @@ def read_table(path: Path | str) -> Table:
         if file in splits:
             raise DataError(f"{where}: an image must have one row, got {file} again. Remove one of the two.")
         splits[file] = _read_split(where, row[split])
+        people += [] if person is None else [row[person]]
         codes = [code for place in labelled if (code := _code(row[place])) is not None]
         if len(codes) < len(labelled):
             place = next(place for place, column in enumerate(labelled) if _code(row[column]) is None)
@@ -87,7 +93,8 @@ def read_table(path: Path | str) -> Table:
             "Write -1 for 0, or leave the cells of unknown labels empty."
         )
     files, names = (np.array(list(column)) for column in (splits, splits.values()))
-    return Table(path, attributes, files, names, np.maximum(table, UNKNOWN))
+    groups = None if person is None else number_people(people)
+    return Table(path, attributes, files, names, np.maximum(table, UNKNOWN), groups)
 
 
 def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> FaceDataset:
@@ -104,13 +111,14 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
 
     Raises:
         DataError: The split has no images or no known labels, or an image lies outside the folder.
+        NoSplitError: No row is of the split.
         ValueError: `split` or `image_size` is out of range.
     """
     check_request("load_csv", split, image_size)
     root = open_root("load_csv", root)
     rows = np.flatnonzero(table.splits == split)
     if not len(rows):
-        raise DataError(
+        raise NoSplitError(
             f"{table.path}: split {split!r} must have images, got none of {len(table.files)}. "
             f"Write {split} into the column {SPLIT} of some rows."
         )
@@ -121,24 +129,24 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
             f"load_csv: split {split!r} must have images, got none of {len(files)} in {root} (first: {files[0]}). "
             "Name the folder that the paths start from with --data-root."
         )
-    labels = table.labels[rows[found]]
+    missing = int((~found).sum())
+    note = f"{missing} of {len(rows)} images of the {split} split are missing and were left out."
+    rows = rows[found]
+    labels = table.labels[rows]
     if (labels == UNKNOWN).all():
         raise DataError(
             f"{table.path}: split {split!r} must have known labels, got none in {len(labels)} rows. "
             "Label some of its images."
         )
-    missing = len(found) - int(found.sum())
-    return FaceFiles(
-        "csv",
-        split,
-        table.attributes,
-        labels,
-        folder=root,
-        files=files[found],
+    return FaceDataset(
+        name="csv",
+        split=split,
+        attributes=table.attributes,
+        labels=labels,
+        images=ImageFiles(root, table.files[rows]),
         image_size=image_size,
-        notes=(f"{missing} of {len(found)} images of the {split} split are missing and were left out.",)
-        if missing
-        else (),
+        notes=(note,) if missing else (),
+        groups=None if table.groups is None else table.groups[rows],
     )
 
 
@@ -178,9 +186,9 @@ def _read_header(where: str, header: Sequence[str]) -> tuple[str, ...]:
     for needed, remedy in remedies.items():
         if needed not in header:
             raise DataError(f"{where}: needs the column {needed}, got {', '.join(header)[:200]}. {remedy}.")
-    attributes = tuple(name for name in header if name not in remedies)
+    attributes = tuple(name for name in header if name not in (*remedies, PERSON))
     if not attributes:
-        raise DataError(f"{where}: needs a column for each attribute, got {IMAGE} and {SPLIT} alone. Add one.")
+        raise DataError(f"{where}: needs a column for each attribute, got {' and '.join(header)} alone. Add one.")
     return attributes
 
 

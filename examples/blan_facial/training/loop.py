@@ -99,8 +99,6 @@ class Trainer:
             "attributes": list(train.attributes),
             "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
         }
-        if train.shards is not None:  # which decide the order
-            self.data["shards"] = hashlib.sha256(train.shards.tobytes()).hexdigest()
         self.position = Position()
         with processes.together():
             self.loader = training_loader(config, train, processes.share)

@@ -15,30 +15,6 @@ COUNTS: Final = {"train": 4000, "validation": 800, "test": 1600}
 MIN_IMAGE_SIZE: Final = 16
 
 
-class Avatars(FaceDataset):
-    """Drawn faces, all in memory.
-
-    Args:
-        split: One of `SPLITS`.
-        images: uint8 (n, S, S, 3), RGB.
-        labels: (n, N), 0 or 1.
-    """
-
-    name = "avatars"
-    attributes = ATTRIBUTES
-    notes = ()
-
-    def __init__(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-        self.split = split
-        self.images_array = images
-        self.labels = labels.astype(np.int8)
-        self.image_size = images.shape[1]
-
-    def image(self, index: int) -> np.ndarray:
-        """Return face `index` as uint8 RGB (image_size, image_size, 3)."""
-        return self.images_array[index]
-
-
 def load_avatars(
     split: str,
     *,
@@ -48,7 +24,7 @@ def load_avatars(
     workers: int | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
-) -> Avatars:
+) -> FaceDataset:
     """Draw the faces of a split, or read them if they were drawn before.
 
     A face depends on the seed, the split and its index alone: neither on `count` nor on `workers`.
@@ -84,4 +60,12 @@ def load_avatars(
             count, seed=seed, split=SPLITS.index(split), image_size=image_size, workers=workers, progress=progress
         )
         disk.write(path, *drawn)
-    return Avatars(split, *drawn)
+    images, labels = drawn
+    return FaceDataset(
+        name="avatars",
+        split=split,
+        attributes=ATTRIBUTES,
+        labels=labels.astype(np.int8),
+        images=images,
+        image_size=image_size,
+    )
