@@ -1,6 +1,8 @@
 import logging
+import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -13,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
-from blan_facial.data.avatars import ATTRIBUTES, COUNTS, load_avatars
+from blan_facial.data.avatars import ATTRIBUTES, COUNTS, drawing, load_avatars
 from blan_facial.data.avatars import cache as disk
-from blan_facial.data.avatars import workers as drawing
 from blan_facial.data.avatars.design import EYES, HAIR_COLORS, PALE_SKINS, Face, draw_face
 from blan_facial.data.avatars.render import pixels
 from blan_facial.data.faces import SPLITS, FaceDataset
@@ -110,7 +111,7 @@ def test_every_split_has_a_default_count(tmp_path, monkeypatch):
 
 
 def test_faces_do_not_depend_on_the_number_of_workers(tmp_path):
-    count = 2 * drawing._FACES_PER_WORKER + 1
+    count = 2 * drawing.FACES_PER_WORKER + 1
     alone = load(tmp_path / "alone", count=count)
     shared = load(tmp_path / "shared", count=count, workers=2)
     assert np.array_equal(alone.images, shared.images)
@@ -381,6 +382,38 @@ def test_a_worker_needs_no_torch():
     subprocess.run([sys.executable, "-c", program], cwd=EXAMPLES, check=True)
 
 
+SCRIPT = f"""
+import os, signal, sys
+from pathlib import Path
+from blan_facial.data.avatars import load_avatars
+
+def interrupt(done, count):
+    if done == 51:  # as a terminal does
+        os.killpg(0, signal.SIGINT)
+
+print("started", flush=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+load_avatars("train", image_size={SIZE}, count=1000, workers=2, cache=Path(sys.argv[1]), progress=interrupt)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups here")
+def test_a_script_without_a_guard_runs_once_and_an_interrupt_ends_it_without_noise(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "cache")],
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES)},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == -signal.SIGINT
+    assert run.stdout == "started\n"
+    assert run.stderr.count("Traceback") == run.stderr.count("KeyboardInterrupt") == 1
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(drawing, "__package__", "blan_facial.missing")
     size = SIZE * SIZE * 3 + len(ATTRIBUTES)
@@ -389,7 +422,7 @@ def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch, capfd):
         "Its own error stands above; workers=1 draws without processes."
     )
     with pytest.raises(RuntimeError, match=message):
-        load(tmp_path, count=2 * drawing._FACES_PER_WORKER, workers=2)
+        load(tmp_path, count=2 * drawing.FACES_PER_WORKER, workers=2)
     assert "No module named blan_facial.missing" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -11,9 +11,8 @@ from blan_facial.data.avatars.render import stream
 
 def main() -> None:
     """Draw the faces that the command line asks for: seed, split's number, image size, first and last index, step."""
-    for name in ("SIGINT", "SIGPIPE"):  # end without a traceback when the parent is interrupted or gone
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    if hasattr(signal, "SIGPIPE"):  # end without a traceback when the parent is gone
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     seed, split, image_size, start, stop, step = map(int, sys.argv[1:])
     for image, labels in stream(seed, split, range(start, stop, step), image_size):
         sys.stdout.buffer.write(image.tobytes() + labels.tobytes())

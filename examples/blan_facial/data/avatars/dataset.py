@@ -8,7 +8,7 @@ import numpy as np
 
 from blan_facial.data.avatars import cache as disk
 from blan_facial.data.avatars.design import ATTRIBUTES
-from blan_facial.data.avatars.workers import Progress, draw_faces
+from blan_facial.data.avatars.drawing import Progress, draw_faces
 from blan_facial.data.faces import SPLITS, FaceDataset, check_request
 
 COUNTS: Final = {"train": 4000, "validation": 800, "test": 1600}
