@@ -14,6 +14,7 @@ import tyro
 
 from shared.program import UserError
 
+Data = Literal["avatars", "celeba", "lfwa", "csv", "parquet"]
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel"]
 
 PROGRAM = "python examples/blan_facial/train.py"
@@ -65,10 +66,12 @@ class Config:
     model: Literal["blan", "resnet", "moon", "mcnn"] = "blan"
     """BLAN, or a rival to compare it with: ResNet, MOON's balanced objective on it, MCNN's branches on it."""
 
-    data: Literal["avatars", "celeba", "lfwa", "csv"] = "celeba"
-    """Data set: drawn faces, a folder in CelebA's or LFWA's official format, or images with labels in a CSV file."""
+    data: Data = "celeba"
+    """Data set: drawn faces, a folder in CelebA's or LFWA's official format, images with labels in a CSV file, or
+    Parquet files."""
     data_root: Path | None = None
-    """Official folder of CelebA or LFWA, or the folder that the paths in the CSV file start from."""
+    """Official folder of CelebA or LFWA, the folder that the paths in the CSV file start from, or that of the Parquet
+    files."""
     image_folder: Path | None = None
     """Folder of CelebA's or LFWA's images, if the official folder does not hold them."""
     lfwa_split: Literal["50:50", "80:10", "all"] = "50:50"
@@ -243,7 +246,8 @@ class Config:
             if self.skip_corrupt:
                 _refuse("--data avatars has no files to be corrupt, got --skip-corrupt", "Leave it out")
         elif self.data_root is None:
-            folder = "folder of the images" if self.data == "csv" else "data set's official folder"
+            folders = {"csv": "folder of the images", "parquet": "folder of the files"}
+            folder = folders.get(self.data, "data set's official folder")
             _refuse(f"--data {self.data} needs --data-root, got none", f"Name the {folder}")
         if self.data not in ("celeba", "lfwa") and self.image_folder is not None:
             _refuse(

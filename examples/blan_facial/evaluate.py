@@ -17,7 +17,7 @@ if not __package__:  # run as a script, from anywhere
 import tyro
 from rich.console import Console
 
-from blan_facial.config import Config, ConfigError
+from blan_facial.config import Config, ConfigError, Data
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
 from blan_facial.results.finished import FinishedRun, load_run
@@ -40,7 +40,7 @@ class Settings:
 
     run: tyro.conf.Positional[Path]
     """Output folder of the run."""
-    data: Literal["avatars", "celeba", "lfwa", "csv"] | None = None
+    data: Data | None = None
     """Data set; its attributes are matched by name."""
     data_root: Path | None = None
     """Official folder of CelebA or LFWA, or the folder that the paths in the CSV file start from."""

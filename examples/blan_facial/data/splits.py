@@ -8,11 +8,12 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from blan_facial.config import Config
+from blan_facial.config import Config, Data
 from blan_facial.data.avatars import COUNTS, load_avatars
 from blan_facial.data.celeba import load_celeba
 from blan_facial.data.faces import FaceDataset, NoSplitError
 from blan_facial.data.lfwa import load_lfwa
+from blan_facial.data.parquet import load_parquet
 from blan_facial.data.table import load_csv, read_table
 
 
@@ -109,10 +110,21 @@ def _csv(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
     )
 
 
-READERS: dict[str, Callable[[Config, Progress], Callable[[str], FaceDataset]]] = {
+def _parquet(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
+    def load(split: str) -> FaceDataset:
+        task = bar.add_task(f"reading {split} faces", total=None)
+        faces = load_parquet(config.data_root or Path(), split, image_size=config.image_size)
+        bar.update(task, visible=False)
+        return faces
+
+    return load
+
+
+READERS: dict[Data, Callable[[Config, Progress], Callable[[str], FaceDataset]]] = {
     "avatars": _avatars,
     "celeba": _celeba,
     "lfwa": _lfwa,
     "csv": _csv,
+    "parquet": _parquet,
 }
 """What makes the reader of a data set, which opens its splits, from the settings of a run."""

@@ -1,0 +1,271 @@
+"""Faces in Parquet files, such as the copies of CelebA on the Hugging Face hub, read through `datasets`.
+
+A file belongs to the split that its name or its folder's begins with: `train-00000-of-00019.parquet`,
+`validation-...` or `valid-...`, `test-...`. Where the files have a column `split`, that decides instead. The column
+`image` holds image files; `person`, `identity` or `celeb_id` says who is in the image. Every other column of truth
+values or numbers is an attribute, with 0 and 1 or -1 and 1; empty cells are unknown.
+
+Parquet is no format for random access. `datasets` copies the files once to its cache, as Arrow, which is mapped into
+memory. Nothing is asked of the network.
+"""
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
+
+if TYPE_CHECKING:  # both take most of a second to import, and are imported where they are used
+    import datasets
+    import pyarrow as pa
+
+IMAGE, SPLIT, PEOPLE = "image", "split", ("person", "identity", "celeb_id")
+
+_SPLITS = {**{split: split for split in SPLITS}, "valid": "validation", "val": "validation"}
+_NAMES = "train-*.parquet, validation-*.parquet and test-*.parquet"
+
+
+class ParquetImages:
+    """The image files in the column `image`.
+
+    Args:
+        table: The opened files.
+        rows: The n rows that have the images.
+        name: What messages call the table.
+    """
+
+    def __init__(self, table: "datasets.Dataset", rows: np.ndarray, name: str) -> None:
+        from datasets import Image
+
+        self.table = table.select_columns([IMAGE]).cast_column(IMAGE, Image(decode=False))
+        self.rows = rows
+        self.name = name
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of image file `index`."""
+        data: bytes = self._cell(index)["bytes"]
+        return data
+
+    def place(self, index: int) -> str:
+        """Return the row of image file `index`, and its name if it has one."""
+        file = self._cell(index)["path"]
+        return f"{self.name}, row {self.rows[index]}" + (f" ({file})" if file else "")
+
+    def _cell(self, index: int) -> dict[str, Any]:
+        return dict(self.table[int(self.rows[index])][IMAGE])
+
+
+def load_parquet(root: Path | str, split: str, *, image_size: int) -> FaceDataset:
+    """Read the labels of a split; its images are decoded when asked for.
+
+    Args:
+        root: A Parquet file, or a folder of them.
+        split: `"train"`, `"validation"` or `"test"`.
+        image_size: Side in pixels; the whole image is resized to the square.
+
+    Returns:
+        The split, in the order of its files' names and rows; rows without an image are left out and counted in its
+        notes, and so are columns that hold no labels.
+
+    Raises:
+        DataError: The files cannot be read, say nothing of splits, have no images or no labels, or labels that are not
+            binary.
+        NoSplitError: None of them is of the split.
+        ValueError: `split` or `image_size` is out of range.
+    """
+    check_request("load_parquet", split, image_size)
+    root = Path(root)
+    files = _find(root)
+    columns = _read_columns(files)
+    notes: list[str] = []
+    if SPLIT not in columns:
+        files, notes = _of_split(root, files, split)
+    attributes = _attributes(files[0], columns)
+    if others := [name for name in columns if name not in (IMAGE, SPLIT, *PEOPLE, *attributes)]:
+        notes.append(f"Columns that hold neither truth values nor numbers were left out: {', '.join(others)}.")
+    table = _open(root, files, [name for name in columns if name not in others])
+    name = f"{root}, {split}"
+    rows = _rows_of_split(root, table, split) if SPLIT in columns else np.arange(len(table))
+
+    found = _has_image(table)[rows]
+    if not found.any():
+        raise DataError(
+            f"{name}: the column {IMAGE} must hold the bytes of images, got none in {len(rows)} rows, perhaps paths "
+            "alone. Write the files again, with the bytes."
+        )
+    if missing := len(rows) - int(found.sum()):
+        notes.append(f"{missing} of {len(rows)} images of the {split} split are missing and were left out.")
+    rows = rows[found]
+    people = next((column for column in PEOPLE if column in columns), None)
+    return FaceDataset(
+        name="parquet",
+        split=split,
+        attributes=attributes,
+        labels=_read_labels(name, table, attributes, rows),
+        images=ParquetImages(table, rows, name),
+        image_size=image_size,
+        notes=tuple(notes),
+        groups=None if people is None else _read_people(table, people, rows),
+    )
+
+
+def _find(root: Path) -> list[Path]:
+    """Return the Parquet files of a folder in the order of their names, or the one that is named."""
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*.parquet") if path.is_file())
+    if not files:
+        state = "a folder without one" if root.is_dir() else "nothing there"
+        raise DataError(
+            f"load_parquet: the data must be a Parquet file or a folder of them, got {root} ({state}). "
+            "Name it with --data-root."
+        )
+    return files
+
+
+def _read_columns(files: Sequence[Path]) -> dict[str, "pa.DataType"]:
+    """Return the columns that all files have, and their types."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in files:
+        try:
+            schema = pq.read_schema(path)
+        except pa.ArrowException as error:
+            raise DataError(f"{path}: must be a whole Parquet file, got {error} Copy or write it again.") from error
+        tables.append(dict(zip(schema.names, schema.types, strict=True)))
+        if tables[-1] != tables[0]:
+            raise DataError(
+                f"{path}: must have the columns of {files[0]}, with the same types, got others. "
+                "Name the folder of one data set with --data-root."
+            )
+    return tables[0]
+
+
+def _of_split(root: Path, files: Sequence[Path], split: str) -> tuple[list[Path], list[str]]:
+    """Return the files of a split by their names, and a note on those of none."""
+    splits = [_split_of(path.relative_to(root.parent if root.is_file() else root)) for path in files]
+    if not any(splits):
+        raise DataError(
+            f"{root}: needs names that begin with a split, or a column {SPLIT}, got {files[0].name}. "
+            f"Name the files {_NAMES}."
+        )
+    if split not in splits:
+        others = " and ".join(known for known in SPLITS if known in splits)
+        raise NoSplitError(
+            f"{root}: split {split!r} must have files, got those of {others}. Name some {split}-*.parquet."
+        )
+    without = splits.count(None)
+    note = f"{without} of {len(files)} Parquet files have a name of no split and were left out."
+    return [path for path, name in zip(files, splits, strict=True) if name == split], [note] if without else []
+
+
+def _split_of(path: Path) -> str | None:
+    """Return the split that the name of a file, or of its folder, begins with."""
+    words = (re.split(r"[-_.]", name, maxsplit=1)[0].lower() for name in path.parts[:-3:-1])
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+
+
+def _attributes(path: Path, columns: Mapping[str, "pa.DataType"]) -> tuple[str, ...]:
+    """Return the columns of labels, where there are images too."""
+    import pyarrow as pa
+
+    def is_binary(kind: pa.DataType) -> bool:
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    kind = columns.get(IMAGE)
+    if kind is None:
+        raise DataError(f"{path}: needs the column {IMAGE}, got {', '.join(columns)}. Rename the column of the images.")
+    fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {"bytes": kind}
+    if not is_binary(fields.get("bytes", kind)):
+        raise DataError(
+            f"{path}: the column {IMAGE} must hold image files, as bytes or as a struct of bytes and path, got {kind}. "
+            "Write the files again, with the bytes."
+        )
+    numbers = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
+    attributes = tuple(
+        name
+        for name, kind in columns.items()
+        if name not in (IMAGE, SPLIT, *PEOPLE) and any(is_number(kind) for is_number in numbers)
+    )
+    if not attributes:
+        raise DataError(
+            f"{path}: needs a column of truth values for each attribute, got {', '.join(columns)}. Add one."
+        )
+    return attributes
+
+
+def _open(root: Path, files: Sequence[Path], columns: list[str]) -> "datasets.Dataset":
+    """Open files as one table, which is copied to the cache of `datasets` the first time."""
+    import datasets
+
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        paths = [glob.escape(str(path)) for path in files]
+        return datasets.Dataset.from_parquet(paths, columns=columns)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise DataError(
+            f"{root}: must hold whole Parquet files, got {error.__cause__ or error}. Copy or write them again."
+        ) from error
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
+
+
+def _rows_of_split(root: Path, table: "datasets.Dataset", split: str) -> np.ndarray:
+    names = _column(table, SPLIT)
+    strange = [name for name in dict.fromkeys(names.tolist()) if name not in _SPLITS]
+    if strange:
+        raise DataError(
+            f"{root}: {SPLIT} must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {strange[0]!r}. Correct the value."
+        )
+    rows = np.flatnonzero([_SPLITS[name] == split for name in names])
+    if not len(rows):
+        raise NoSplitError(f"{root}: split {split!r} must have rows, got none of {len(names)}. Add some.")
+    return rows
+
+
+def _read_labels(name: str, table: "datasets.Dataset", attributes: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    labels = np.full((len(rows), len(attributes)), UNKNOWN, dtype=np.int8)
+    negatives: dict[float, str] = {}
+    for place, attribute in enumerate(attributes):
+        values = _column(table, attribute)[rows].astype(np.float64)
+        known = ~np.isnan(values)
+        strange = values[known & ~np.isin(values, (-1, 0, 1))]
+        if len(strange):
+            raise DataError(
+                f"{name}: {attribute} must be 0 or 1, or -1 or 1, got {strange[0]:g}. Correct the value, or remove the "
+                "column if it is no attribute."
+            )
+        negatives |= {value: attribute for value in (-1, 0) if (values == value).any()}
+        labels[known, place] = values[known] > 0
+    if (labels == UNKNOWN).all():
+        raise DataError(f"{name}: some labels must be known, got none in {len(rows)} rows. Label some of the images.")
+    if len(negatives) == 2:
+        raise DataError(
+            f"{name}: a face that has not an attribute must be labelled 0 throughout, or -1, got 0 in {negatives[0]} "
+            f"and -1 in {negatives[-1]}. Write one of them, and leave unknown labels empty."
+        )
+    return labels
+
+
+def _read_people(table: "datasets.Dataset", column: str, rows: np.ndarray) -> np.ndarray:
+    people = table.data.column(column).to_pylist()
+    return number_people(["" if people[row] is None else str(people[row]) for row in rows.tolist()])
+
+
+def _has_image(table: "datasets.Dataset") -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    images = table.data.column(IMAGE)
+    return np.asarray((pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images).is_valid())
+
+
+def _column(table: "datasets.Dataset", name: str) -> np.ndarray:
+    """Return a column; None or NaN where it is empty."""
+    return np.asarray(table.data.column(name).to_pandas())
