@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import pickle
@@ -328,7 +329,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
 
 def test_a_disk_that_fails_leaves_nothing_behind(tmp_path, caplog, monkeypatch):
     def full(*_):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(disk.os, "fsync", full)
     with caplog.at_level(logging.WARNING):

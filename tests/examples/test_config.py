@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from blan_facial.config import PRESETS, Config, parse
+from blan_facial.config import PRESETS, Config, Data, parse
+from blan_facial.data.splits import READERS
 
 
 def test_the_paper_s_settings_are_those_of_the_paper() -> None:
@@ -36,6 +38,10 @@ def test_what_is_kept_of_the_settings_is_plain() -> None:
     assert kept["data_root"] == "x"
     assert kept["blocks"] == [3, 4, 6, 3]
     assert {type(value) for value in kept.values()} <= {str, int, float, bool, list, type(None)}
+
+
+def test_every_data_set_has_a_reader() -> None:
+    assert tuple(READERS) == get_args(Data)
 
 
 @pytest.mark.parametrize("option", [["--width", "wide"], ["--preset", "imagenet"], ["--no-such-option"]])
