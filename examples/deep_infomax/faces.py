@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from blan_facial.data.avatars import ATTRIBUTES, COUNTS, Avatars, load_avatars
-from blan_facial.data.avatars.workers import Progress
+from blan_facial.data.avatars import ATTRIBUTES, COUNTS, load_avatars
+from blan_facial.data.avatars.drawing import Progress
+from blan_facial.data.faces import FaceDataset
 
 __all__ = ["ATTRIBUTES", "COUNTS", "Faces", "Splits", "load", "split_counts"]
 
@@ -49,6 +50,6 @@ def load(size: int, faces: int, progress: Progress | None = None) -> Splits:
     )
 
 
-def _tensors(avatars: Avatars) -> Faces:
-    images = torch.from_numpy(avatars.images_array).movedim(-1, 1) / 127.5 - 1
+def _tensors(avatars: FaceDataset) -> Faces:
+    images = torch.from_numpy(avatars.images).movedim(-1, 1) / 127.5 - 1
     return Faces(images.contiguous(memory_format=torch.channels_last), torch.from_numpy(avatars.labels).float())
