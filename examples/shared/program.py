@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,9 +15,11 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
 from rich.segment import Segment
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""The signals that ask a program to end; Windows has no SIGHUP."""
+SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+"""The signals that ask a program to end: SIGHUP too, unless there is none (Windows) or it is ignored (``nohup``)."""
 
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    SIGNALS += (signal.SIGHUP,)
 
 _PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
@@ -78,7 +81,7 @@ def run_program(
     """
     _open_standard_streams()
     try:
-        with _raising_signals():
+        with handling_signals(_interrupt):
             return work(Terminal(quiet=quiet)) or 0
     except KeyboardInterrupt as stop:
         Terminal(stderr=True, quiet=quiet).print(f"\n{stopped}")
@@ -127,19 +130,21 @@ def _open_standard_streams() -> None:
 
 
 @contextmanager
-def _raising_signals() -> Iterator[None]:
-    """Raise :class:`Interrupted` where a signal would kill the process, so that what was begun is cleaned up."""
-
-    def interrupt(number: int, _: FrameType | None) -> NoReturn:
-        raise Interrupted(number)
-
-    try:
-        before = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    except ValueError:  # not the main thread, where Python lets nobody catch signals
+def handling_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Give a handler the signals that ask the program to end; afterwards those take them that did before."""
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody catch signals
         yield
         return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
+        for number in before:
+            signal.signal(number, handler)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    """End the program by an exception, so that what was begun is cleaned up."""
+    raise Interrupted(number)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from shared.program import Terminal, UserError, print_error, run_program
+from shared.program import SIGNALS, Terminal, UserError, print_error, run_program
 
 PROGRAM = "import sys; from shared.program import *; sys.exit(run_program('it', lambda terminal: {work}))"
 
@@ -37,7 +37,7 @@ def test_the_status_is_the_work_s(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_counted_as_shells_do_and_cleaned_up_after(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,6 +53,12 @@ def test_a_signal_is_counted_as_shells_do_and_cleaned_up_after(
     assert cleaned
     assert capsys.readouterr().err == "\nStopped; nothing was written.\n"
     assert signal.getsignal(number) == before
+
+
+def test_a_hangup_that_nohup_has_ignored_does_not_end_the_work(repository: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM.format(work="signal.raise_signal(signal.SIGHUP) or 7")]
+    done = subprocess.run(["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command], cwd=repository / "examples")
+    assert done.returncode == 7
 
 
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

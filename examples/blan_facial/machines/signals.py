@@ -1,10 +1,11 @@
-"""SIGINT and SIGTERM as the wish to save and stop."""
+"""A signal to the training as the wish to save and stop."""
 
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
+
+from shared.program import handling_signals
 
 
 class Stopped(Exception):
@@ -33,20 +34,12 @@ class Wish:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the first SIGINT or SIGTERM as the wish to save and stop after the step, the second as what it is."""
-        if threading.current_thread() is not threading.main_thread():  # where Python lets nobody catch signals
-            yield
-            return
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Take the first signal as the wish to save and stop after the step; the next one ends the program at once."""
+        with ExitStack() as listening:
 
-        def note(number: int, _: FrameType | None) -> None:
-            self.number = number
-            signal.signal(number, handlers[signal.Signals(number)])
+            def note(number: int, _: FrameType | None) -> None:
+                self.number = number
+                listening.close()
 
-        try:
-            for number in handlers:
-                signal.signal(number, note)
+            listening.enter_context(handling_signals(note))
             yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
