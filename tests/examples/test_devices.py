@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from blan_facial.config import ConfigError, parse
 from blan_facial.evaluate import main as evaluate
 from blan_facial.machines import launching
 from blan_facial.machines.devices import ENVIRONMENT, layout
 from blan_facial.machines.launching import LOST, ProcessLostError, launch
+from blan_facial.machines.sharding import load_whole_states, whole_states
 from blan_facial.train import main
 from tests.examples.two_devices import SMALL
 
@@ -83,7 +85,7 @@ def test_a_sharded_run_is_gone_on_with_by_one_process(folders: tuple[Path, list[
     folder = folders[0] / "sharded"
     content = torch.load(folder / "last.ckpt", weights_only=True)
     assert content["position"]["step"] == 2
-    assert content["modules"]["model"]["encoder.conv1.weight"].shape == (4, 3, 7, 7)
+    assert content["weights"]["model.encoder.conv1.weight"].shape == (4, 3, 7, 7)
     assert main([*SMALL, "--devices", "1", "--output", str(folder), "--resume", "--max-steps", "3"]) == 0
     assert torch.load(folder / "last.ckpt", weights_only=True)["position"]["step"] == 3
 
@@ -134,6 +136,35 @@ class TestLaunch:
         assert str(lost.value).startswith(
             "train: all processes must run to their end, got number 1 of 0 to 1 end with status 3. The others were "
         )
+
+
+class TestWholeStates:
+    def stepped(self) -> tuple[nn.Module, torch.optim.Adam]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        adam = torch.optim.Adam(module.parameters(), lr=0.1)
+        module(torch.randn(4, 3)).square().sum().backward()
+        adam.step()
+        return module, adam
+
+    def test_an_optimizer_without_a_state_takes_no_step(self) -> None:
+        module = nn.Linear(3, 2)
+        adam = torch.optim.Adam(module.parameters())
+        weights, kept = whole_states(module, adam)
+        assert weights.keys() == {"weight", "bias"}
+        assert not kept
+        assert not adam.state
+
+    def test_loading_brings_back_all_but_the_options(self) -> None:
+        module, adam = self.stepped()
+        weights, kept = whole_states(module, adam)
+        other = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        theirs = torch.optim.Adam(other.parameters(), lr=0.2, foreach=False)
+        load_whole_states(other, theirs, weights, kept)
+        assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in other.state_dict().items())
+        for mine, parameter in zip(module.parameters(), other.parameters(), strict=True):
+            assert all(torch.equal(theirs.state[parameter][name], value) for name, value in adam.state[mine].items())
+        assert (theirs.param_groups[0]["lr"], theirs.param_groups[0]["foreach"]) == (0.2, False)
 
 
 class TestLayout:

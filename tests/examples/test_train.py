@@ -29,6 +29,7 @@ from blan_facial.machines.processes import Processes
 from blan_facial.network.builder import build
 from blan_facial.train import main
 from blan_facial.training import loop as trainer_module
+from shared.program import SIGNALS
 from tests.examples.celeba_folder import write_celeba_folder
 
 SMALL = [
@@ -238,8 +239,9 @@ class TestInterruption:
         assert run(tmp_path, "--resume") == 0
         assert same(weights(tmp_path), weights(finished)), f"killed after {delay} s, resumed from step {done}"
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    @pytest.mark.parametrize("step", [1, 4, 6])
+    @pytest.mark.parametrize(
+        ("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (SIGNALS[-1], 4), (signal.SIGTERM, 6)]
+    )
     def test_a_signal_saves_at_its_step_and_resumes_there(
         self, number: signal.Signals, step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -370,7 +372,7 @@ class TestInterruption:
         assert found[1].startswith(("cls_AC", "lmim_AC", "reconstruction"))
         content = torch.load(tmp_path / "last.ckpt", weights_only=True)
         assert content["position"]["step"] == 0
-        assert all(tensor.isfinite().all() for tensor in content["modules"]["model"].values())
+        assert all(tensor.isfinite().all() for tensor in content["weights"].values())
 
 
 @pytest.mark.usefixtures("_without_pictures")
@@ -449,6 +451,11 @@ def with_truncated_checkpoint(folder: Path) -> list[str]:
     return ["--resume"]
 
 
+def with_old_checkpoint(folder: Path) -> list[str]:
+    torch.save({"format": 1, "config": {}, "data": {}}, folder / "last.ckpt")
+    return ["--resume"]
+
+
 def with_other_width(folder: Path) -> list[str]:
     with_results(folder)
     return ["--resume", "--width", "8", "--lr", "0.5"]
@@ -479,6 +486,10 @@ MISTAKES: list[tuple[Prepare, str]] = [
         with_truncated_checkpoint,
         "train: {folder}/last.ckpt must be a checkpoint of this program, got a file that does not load "
         "(RuntimeError). Start over by --overwrite.",
+    ),
+    (
+        with_old_checkpoint,
+        "train: {folder}/last.ckpt must be of checkpoint format 2, got 1. Resume it with the release it is of.",
     ),
     (
         with_other_width,

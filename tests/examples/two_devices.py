@@ -21,6 +21,7 @@ from blan_facial.data.faces import DataError
 from blan_facial.data.loading import Batch, normalize
 from blan_facial.machines.devices import make_fabric
 from blan_facial.machines.processes import PeerError, Processes
+from blan_facial.machines.sharding import whole_states
 from blan_facial.network.builder import build
 from blan_facial.train import main
 from blan_facial.training import loop as trainer_module
@@ -92,6 +93,23 @@ def one_step_equals_one_process(strategy: str, sizes: tuple[int, int]) -> None:
         torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-10)
 
 
+def a_checkpoint_is_taken_up_as_it_is(folder: Path, strategy: str) -> None:
+    """What other devices wrote is what these ones would write, bit by bit."""
+    config = parse([*SMALL, "--strategy", strategy])
+    fabric = make_fabric(config)
+    faces = load_avatars("train", image_size=32, count=64)
+    model, objective = build(config, faces.attributes)
+    trainer = Trainer(config, fabric, Processes(fabric), model, objective, faces, None, Console(quiet=True))
+    trainer.restore(folder)
+    weights, adam = whole_states(trainer.unwrapped, trainer.adam)
+    written = torch.load(folder / "last.ckpt", weights_only=True)
+    if trainer.processes.first:
+        torch.testing.assert_close([weights, adam], [written["weights"], written["adam"]], rtol=0, atol=0)
+    else:
+        assert not weights
+        assert not adam
+
+
 def errors_are_shared(processes: Processes) -> None:
     """What is raised in one process ends the block in both; the one that has the error tells it."""
     for failing in (0, 1):
@@ -134,3 +152,5 @@ if __name__ == "__main__":
     stopped_by_a_signal_to_one(root / "stopped")
     assert main([*SMALL, "--output", str(root / "stopped"), "--resume"]) == 0
     assert main([*SMALL, "--output", str(root / "sharded"), "--max-steps", "2", "--strategy", "fsdp"]) == 0
+    a_checkpoint_is_taken_up_as_it_is(root / "through", "fsdp")
+    a_checkpoint_is_taken_up_as_it_is(root / "sharded", "ddp")

@@ -1,13 +1,18 @@
 """Weights and optimiser states that several devices share (FSDP), and the whole ones that checkpoints hold."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
@@ -23,46 +28,28 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return module
 
 
-def whole(tensor: Any) -> Any:
-    """Return a tensor with all its parts, which all processes must ask for together, and anything else as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def whole_states(module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a module's state and what its optimiser keeps for each parameter, by name and whole, on the CPU.
+
+    All processes call this together; the first one gets the states, the others nothing.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(module, options=options)
+    if not optimizer.state:  # torch would let it take a step first
+        return weights, {}
+    kept: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=options)
+    return weights, kept.get("state", {})
 
 
-def module_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state, whole."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's state, whole."""
-    content = optimizer.state_dict()
-    state = {place: {name: whole(value) for name, value in of.items()} for place, of in content["state"].items()}
-    return content | {"state": state}
-
-
-def load_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a whole state into a module, sharded or not."""
-    module.load_state_dict({name: _like(module.state_dict()[name], tensor) for name, tensor in state.items()})
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a whole state into an optimiser; how its steps are computed stays this machine's affair."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shared = {
-        place: {
-            name: _like(parameters[place], value) if value.shape == parameters[place].shape else value
-            for name, value in of.items()
-        }
-        for place, of in state["state"].items()
-    }
-    ways = [{name: group[name] for name in ("fused", "foreach") if name in group} for group in optimizer.param_groups]
-    groups = [theirs | ours for theirs, ours in zip(state["param_groups"], ways, strict=True)]
-    optimizer.load_state_dict({"state": shared, "param_groups": groups})
-
-
-def _like(target: Tensor, value: Tensor) -> Tensor:
-    """Return a whole tensor spread as another one is."""
-    if not isinstance(target, DTensor):
-        return value
-    mesh = target.device_mesh
-    return cast("Tensor", distribute_tensor(value.to(mesh.device_type), mesh, target.placements))
+def load_whole_states(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    weights: dict[str, Any],
+    kept: dict[str, Any],
+) -> None:
+    """Load what :func:`whole_states` returned, sharded as the module is; the optimiser's options stay as they are."""
+    options = StateDictOptions(full_state_dict=True)
+    if kept:
+        content: dict[str, Any] = {"state": kept, "param_groups": [{"params": list(kept)}]}
+        set_optimizer_state_dict(module, optimizer, content, options=options)
+    set_model_state_dict(module, weights, options=options)

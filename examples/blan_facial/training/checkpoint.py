@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from blan_facial.config import Config
 from shared.files import replacing
@@ -44,30 +45,22 @@ class Checkpoint(NamedTuple):
     """What a run goes on from, its states whole, whatever the devices that it ran on."""
 
     position: Position
-    modules: dict[str, dict[str, Any]]
-    optimizers: dict[str, dict[str, Any]]
+    weights: dict[str, Tensor]
+    """Of model and objective."""
+    adam: dict[str, dict[str, Tensor]]
+    """What Adam keeps for each weight; the SGD of the fusion weights keeps nothing."""
+    scaler: dict[str, Any]
+    """The state of the gradient scaler."""
 
 
-def save_checkpoint(
-    folder: Path,
-    config: Config,
-    data: dict[str, Any],
-    position: Position,
-    modules: dict[str, dict[str, Any]],
-    optimizers: dict[str, dict[str, Any]],
-) -> None:
-    """Write the checkpoint, whole or not at all.
-
-    ``data`` tells the training data apart from others; ``modules`` and ``optimizers`` are states of plain values and
-    tensors, among them that of the gradient scaler.
-    """
+def save_checkpoint(folder: Path, config: Config, data: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, whole or not at all; ``data`` tells the training data apart from others."""
     content = {
         "format": _FORMAT,
         "config": config.comparable(),
         "data": data,
-        "position": position._asdict(),
-        "modules": modules,
-        "optimizers": optimizers,
+        **checkpoint._asdict(),
+        "position": checkpoint.position._asdict(),
     }
     packed = io.BytesIO()  # torch words a disk that is full as an error of its own
     torch.save(content, packed)
@@ -108,7 +101,8 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> Check
             f"train: --resume needs the data that the checkpoint in {folder} was trained on, {_describe(trained_on)}, "
             f"got {_describe(data)}. Resume with the run's own data."
         )
-    return Checkpoint(Position(**content["position"]), content["modules"], content["optimizers"])
+    content["position"] = Position(**content["position"])
+    return Checkpoint(**{name: content[name] for name in Checkpoint._fields})
 
 
 def _describe(data: dict[str, Any]) -> str:

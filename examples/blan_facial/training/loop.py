@@ -21,17 +21,18 @@ from lightning.fabric.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from blan_facial.config import Config
 from blan_facial.data.faces import FaceDataset
 from blan_facial.data.loading import Batch, FaceLoader, make_loader, normalize
 from blan_facial.machines.processes import Processes
-from blan_facial.machines.sharding import load_module, load_optimizer, module_state, optimizer_state
+from blan_facial.machines.sharding import load_whole_states, whole_states
 from blan_facial.machines.share import WHOLE, Share
 from blan_facial.machines.signals import Stopped, Wish
 from blan_facial.network.model import Network
 from blan_facial.network.objective import Objective
-from blan_facial.training.checkpoint import CHECKPOINT, LOGS, Position, read_checkpoint, save_checkpoint
+from blan_facial.training.checkpoint import CHECKPOINT, LOGS, Checkpoint, Position, read_checkpoint, save_checkpoint
 from blan_facial.training.metrics import evaluate
 from shared.program import UserError
 
@@ -106,6 +107,7 @@ class Trainer:
 
         step: nn.Module = TrainingStep(model, objective)
         step = step.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
+        self.unwrapped = step
         sharded = processes.count > 1 and config.strategy == "fsdp"
         self._whole: Network | None = copy.deepcopy(model).to(fabric.device) if sharded else None
         if config.sync_batch_norm:
@@ -142,11 +144,8 @@ class Trainer:
         """
         with self.processes.together():
             checkpoint = read_checkpoint(folder, self.config, self.data)
-        for name, module in self._modules.items():
-            load_module(module, checkpoint.modules[name])
-        for name, optimizer in self.optimizers.items():
-            load_optimizer(optimizer, checkpoint.optimizers[name])
-        self.scaler.load_state_dict(checkpoint.optimizers["scaler"])
+        load_whole_states(self.unwrapped, self.adam, checkpoint.weights, checkpoint.adam)
+        self.scaler.load_state_dict(checkpoint.scaler)
         self.position = checkpoint.position
 
     def whole_model(self) -> Network:
@@ -154,7 +153,7 @@ class Trainer:
         self.processes.spread_buffers(self.model)
         if self._whole is None:
             return self.model
-        self._whole.load_state_dict(module_state(self.model))
+        self._whole.load_state_dict(get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True)))
         return self._whole
 
     def fit(self, folder: Path) -> Position:
@@ -167,7 +166,7 @@ class Trainer:
             CorruptImageError: An image does not decode.
             NonFiniteLossError: A part of the loss or a weight is not finite; the last good checkpoint is kept.
             PeerError: One of these came up in another process.
-            Stopped: SIGINT or SIGTERM came to one of the processes; the step at which it came is saved.
+            Stopped: SIGINT, SIGTERM or SIGHUP came to one of the processes; the step at which it came is saved.
         """
         self.folder = folder
         self.loggers = _loggers(folder) if self.processes.first else []
@@ -301,34 +300,28 @@ class Trainer:
             line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"
         self.console.print(line, highlight=False)
 
-    @property
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "objective": self.objective}
-
     def _save(self) -> None:
         """Write the checkpoint, unless the last update broke a weight.
 
         Raises:
             NonFiniteLossError: A weight is not finite.
         """
-        modules = {name: module_state(module) for name, module in self._modules.items()}
-        optimizers = {name: optimizer_state(optimizer) for name, optimizer in self.optimizers.items()}
-        optimizers["scaler"] = self.scaler.state_dict()
+        weights, adam = whole_states(self.unwrapped, self.adam)
         with self.processes.together():
             if self.processes.first:
                 self._save_logs()
-                self._refuse_broken(modules)
-                save_checkpoint(self.folder, self.config, self.data, self.position, modules, optimizers)
+                self._refuse_broken(weights)
+                checkpoint = Checkpoint(self.position, weights, adam, self.scaler.state_dict())
+                save_checkpoint(self.folder, self.config, self.data, checkpoint)
 
-    def _refuse_broken(self, modules: dict[str, dict[str, Tensor]]) -> None:
-        for part, state in modules.items():
-            for name, tensor in state.items():
-                if not bool(tensor.isfinite().all()):
-                    raise NonFiniteLossError(
-                        f"train: every weight must be finite, got a value in {part}.{name} that is not, after step "
-                        f"{self.position.step}. The last good checkpoint is kept in {self.folder / CHECKPOINT}. "
-                        "Start again with a smaller --lr, or with --clip-norm 1."
-                    )
+    def _refuse_broken(self, weights: dict[str, Tensor]) -> None:
+        for name, tensor in weights.items():
+            if not bool(tensor.isfinite().all()):
+                raise NonFiniteLossError(
+                    f"train: every weight must be finite, got a value in {name} that is not, after step "
+                    f"{self.position.step}. The last good checkpoint is kept in {self.folder / CHECKPOINT}. "
+                    "Start again with a smaller --lr, or with --clip-norm 1."
+                )
 
     @contextmanager
     def _showing_progress(self, last: int) -> Iterator[tuple[Progress, TaskID]]:
