@@ -111,19 +111,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Console) -> int:
-    """Run in this process or, on several devices, in a process for each, and return the exit status."""
+    """Run in this process or, on several devices, in a process for each, and return the exit status.
+
+    Our launcher ends all processes as soon as one fails. Under it, whoever leaves it to another one to say why they end
+    therefore succeeds.
+    """
     config = parse(arguments)
     if not launched() and (count := layout(config).processes) > 1:
         given = sys.argv[1:] if arguments is None else arguments
-        return launch([sys.executable, str(Path(__file__).resolve()), *given], count)
+        return launch(str(Path(__file__).resolve()), given, count)
     try:
         with ExitStack() as held:
             folder = run(config, console, held)
     except Stopped as stop:
         console.print(f"Training was {stop} and saved; the same command with --resume goes on from there.")
-        return 128 + stop.number
+        return 0 if watched and rank() > 0 else 128 + stop.number
     except PeerError:
-        return 1
+        return 0 if watched else 1
     except RuntimeError as error:
         if not lost_contact(error):
             raise

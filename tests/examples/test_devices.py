@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from blan_facial.config import ConfigError, parse
 from blan_facial.evaluate import main as evaluate
-from blan_facial.machines import launching
 from blan_facial.machines.devices import ENVIRONMENT, layout
-from blan_facial.machines.launching import LOST, ProcessLostError, launch
+from blan_facial.machines.launching import LOST, follow_launcher, launch
 from blan_facial.machines.sharding import load_whole_states, whole_states
 from blan_facial.train import main
+from shared.program import SIGNALS, handling_signals, run_program
 from tests.examples.two_devices import SMALL
 
 
@@ -33,7 +35,7 @@ def folders(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(launching._free_port()),
+        "MASTER_PORT": str(get_free_port()),
         "PYTHONPATH": os.pathsep.join([str(repository / "examples"), str(repository)]),
         "OMP_NUM_THREADS": "1",
     }
@@ -113,29 +115,69 @@ def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(rep
 
 
 class TestLaunch:
-    def launched(self, code: str) -> int:
-        return launch([sys.executable, "-c", f"import os, sys, time; rank = int(os.environ['RANK']); {code}"], 2)
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
 
-    def test_processes_are_told_their_place(self, tmp_path: Path) -> None:
+    def launched(self, code: str) -> int:
+        """Launch two processes of a few lines, which is fast: they import no torch."""
+        script = self.folder / "script.py"
+        script.write_text(f"import os, pathlib, signal, sys, time\nrank = int(os.environ['RANK'])\n{code}\n")
+        return run_program("train", lambda _: launch(str(script), [str(self.folder)], 2))
+
+    def wait_for(self, *names: str) -> None:
+        deadline = time.monotonic() + 60
+        while not all((self.folder / name).exists() for name in names):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def test_processes_are_told_their_place(self) -> None:
         names = [*ENVIRONMENT, "OMP_NUM_THREADS"]
-        code = f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(' '.join(os.environ[name] for name in {names}))"
+        code = f"pathlib.Path(sys.argv[1], str(rank)).write_text(' '.join(os.environ[name] for name in {names}))"
         assert self.launched(code) == 0
         for rank in "01":
-            said = (tmp_path / rank).read_text().split()
-            assert said[:5] == [rank, "2", rank, "2", "127.0.0.1"]
+            assert (self.folder / rank).read_text().split()[:5] == [rank, "2", rank, "2", "127.0.0.1"]
 
-    def test_a_status_that_all_agree_in_is_returned(self) -> None:
-        assert self.launched("sys.exit(143)") == 143
-        assert self.launched(f"sys.exit({LOST} if rank else 130)") == 130
+    def test_a_failure_that_was_explained_is_returned_without_a_word(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert self.launched(f"sys.exit(1 if rank else {LOST})") == 1
+        assert self.launched("time.sleep(60 * rank); sys.exit(130)") == 130
+        assert not capfd.readouterr().err
 
-    def test_one_that_fails_alone_ends_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(launching, "GRACE", 0.2)
-        with pytest.raises(ProcessLostError) as lost:
-            self.launched("sys.exit(3) if rank else time.sleep(60)")
-        assert lost.value.status == 3
-        assert str(lost.value).startswith(
-            "train: all processes must run to their end, got number 1 of 0 to 1 end with status 3. The others were "
+    def test_another_failure_is_named_and_ends_the_others(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert self.launched("sys.exit(3) if rank else time.sleep(60)") == 3
+        assert capfd.readouterr().err == (
+            "error: train: all processes must run to their end, got number 1 of 0 to 1 end with status 3. The others "
+            "were stopped; the same command with --resume goes on from the last checkpoint.\n"
         )
+
+    @pytest.mark.parametrize("number", SIGNALS)
+    def test_a_signal_reaches_all_which_take_their_time(self, number: signal.Signals) -> None:
+        def interrupt() -> None:
+            self.wait_for("begun0", "begun1")
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=interrupt).start()
+        code = """
+def save(number, _):
+    time.sleep(0.3)
+    pathlib.Path(sys.argv[1], f"saved{rank}").touch()
+    os._exit(0 if rank else 128 + number)
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, save)
+pathlib.Path(sys.argv[1], f"begun{rank}").touch()
+time.sleep(60)
+"""
+        assert self.launched(code) == 128 + number
+        self.wait_for("saved0", "saved1")
+
+    def test_a_process_that_is_left_behind_asks_itself_to_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert not follow_launcher()
+        monkeypatch.setenv("BLAN_LAUNCHER", "1")
+        came = threading.Event()
+        with handling_signals(lambda *_: came.set()):
+            assert follow_launcher()
+            assert came.wait(10)
 
 
 class TestWholeStates:

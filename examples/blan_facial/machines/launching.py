@@ -1,28 +1,31 @@
-"""The processes of one machine, a device each: started, watched, and ended together."""
+"""The processes of one machine, a device each, by torch's elastic launcher: started, watched, and ended together."""
 
+import logging
 import os
 import signal
-import socket
-import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import TypeAlias
+from collections.abc import Sequence
 
-from shared.program import UserError
+from torch.distributed.elastic import multiprocessing
+from torch.distributed.elastic.multiprocessing import (
+    DefaultLogsSpecs,
+    ProcessFailure,
+    RunProcsResult,
+    SignalException,
+    SubprocessContext,
+)
+from torch.distributed.elastic.utils.distributed import get_free_port
+
+from shared.program import SIGNALS, Interrupted, UserError
 
 LOST = 75
 """Status of a process that ends because another one is gone."""
 
-GRACE = 10.0
-"""Seconds that the others have to end by themselves once one has failed."""
-
-_POLL = 0.05
-_LIFELINE = "BLAN_LIFELINE"
-
-_Process: TypeAlias = "subprocess.Popen[bytes]"
+_POLL = 0.1
+_LAUNCHER = "BLAN_LAUNCHER"
+_EXPLAINED = {1, *(128 + number for number in SIGNALS)}  # statuses of a process that has said why it ends
 
 
 class ProcessLostError(UserError):
@@ -31,117 +34,96 @@ class ProcessLostError(UserError):
     Args:
         rank: Its number.
         count: How many there were.
-        status: Its exit status, as ``subprocess`` has it.
+        failure: What is known of its end.
     """
 
-    def __init__(self, rank: int, count: int, status: int) -> None:
-        how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"end with status {status}"
+    def __init__(self, rank: int, count: int, failure: ProcessFailure) -> None:
+        status = failure.exitcode
+        how = f"ended by {failure.signal_name()}" if status < 0 else f"end with status {status}"
         super().__init__(
             f"train: all processes must run to their end, got number {rank} of 0 to {count - 1} {how}. The others were "
             "stopped; the same command with --resume goes on from the last checkpoint."
         )
-        self.status = 128 - status if status < 0 else status
+        self.status = _shell_status(status)
 
 
-def launch(command: Sequence[str], count: int) -> int:
-    """Run a command in so many processes, and return the status with which all of them ended.
+def launch(program: str, arguments: Sequence[str], count: int) -> int:
+    """Run a Python program in so many processes, and return the status of the first that failed, or 0.
 
-    Each is told its place as torchrun tells it, and leads a group of its own, so that Ctrl-C comes to it from here
-    alone. What the command prints is what the processes print.
+    Each is told its place as torchrun tells it, and leads a session of its own, so that Ctrl-C comes to it from here
+    alone. What they print is printed. As soon as one fails, torch ends the others: by SIGTERM, and 30 s later by
+    SIGKILL.
 
     Raises:
-        ProcessLostError: One was killed, or ended as none of the others did.
+        Interrupted: A signal came before all had started, or twice at once.
+        ProcessLostError: One was killed, or ended as the program does not end.
     """
+    logging.getLogger(multiprocessing.__name__).setLevel(logging.CRITICAL)  # its words are for those who know it
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in SIGNALS)
     place = {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(get_free_port()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
-        _LIFELINE: "1",
+        _LAUNCHER: str(os.getpid()),
     }
-    processes: list[_Process] = []
-    with _forwarding_signals(processes) as forwarded, _ended(processes):
-        for rank in map(str, range(count)):
-            environment = os.environ | place | {"RANK": rank, "LOCAL_RANK": rank}
-            processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True))
-        return _common_status(_watch(processes), forwarded)
+    processes = SubprocessContext(
+        name="train",
+        entrypoint=sys.executable,
+        args=dict.fromkeys(range(count), (program, *arguments)),
+        envs={rank: place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)},
+        logs_specs=DefaultLogsSpecs(os.devnull),
+    )
+    try:
+        processes.start()
+        return _common_status(_watch(processes).failures, count)
+    except SignalException as stop:
+        raise Interrupted(stop.sigval) from None
+    finally:
+        processes.close(signal.SIGKILL)
 
 
 def follow_launcher() -> bool:
-    """If our launcher started this process, take its end as SIGTERM, and tell so."""
-    if os.environ.get(_LIFELINE) is None:
+    """If :func:`launch` started this process, take the launcher's end as SIGTERM, and tell so."""
+    launcher = os.environ.get(_LAUNCHER)
+    if launcher is None:
         return False
 
     def wait() -> None:
-        while os.read(0, 1):  # nothing is written there: it ends with the launcher
-            pass
+        while os.getppid() == int(launcher):
+            time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
     return True
 
 
-def _watch(processes: Sequence[_Process]) -> list[int]:
-    """Wait until all have ended, those that go on after a failure for a while only, and return how they did."""
-    deadline = None
+def _watch(processes: SubprocessContext) -> RunProcsResult:
+    """Wait until all have ended, and pass on the signals that come meanwhile: the processes decide what becomes of it.
+
+    torch's agent, which stands above these processes, would kill them 30 s after the signal, amid a step or a save.
+    """
     while True:
-        statuses = [process.poll() for process in processes]  # of all, since only what is asked is known
-        if None not in statuses or (deadline is not None and time.monotonic() > deadline):
-            return [LOST if status is None else status for status in statuses]
-        if deadline is None and any(statuses):
-            deadline = time.monotonic() + GRACE
-        time.sleep(_POLL)
+        try:
+            if result := processes.wait(period=_POLL):
+                return result
+        except SignalException as stop:
+            for handler in processes.subprocess_handlers.values():
+                handler.proc.send_signal(stop.sigval)
 
 
-def _common_status(statuses: Sequence[int], forwarded: set[int]) -> int:
-    """Return the status in which all agree that were not carried along by others."""
-    own = {status: rank for rank, status in reversed([*enumerate(statuses)]) if status != LOST}
-    killed = min(own, default=LOST)
-    if killed < 0:
-        if -killed in forwarded:
-            return 128 - killed
-        raise ProcessLostError(own[killed], len(statuses), killed)
-    failure = max(own, default=LOST)
-    if LOST in statuses and failure < 128:  # above it are those that a signal asked to end
-        raise ProcessLostError(own.get(failure, 0), len(statuses), failure)
-    return failure
+def _common_status(failures: dict[int, ProcessFailure], count: int) -> int:
+    """Return the status of the first process that failed by itself, if that one has said why."""
+    if not failures:
+        return 0
+    rank = min(failures, key=lambda rank: failures[rank].exitcode == LOST)  # they are in the order of their ends
+    status = _shell_status(failures[rank].exitcode)
+    if status in _EXPLAINED:
+        return status
+    raise ProcessLostError(rank, count, failures[rank])
 
 
-@contextmanager
-def _forwarding_signals(processes: Sequence[_Process]) -> Iterator[set[int]]:
-    """Pass SIGINT and SIGTERM on to all processes, which decide what becomes of it; yield those that were."""
-    forwarded: set[int] = set()
-
-    def forward(number: int, _: FrameType | None) -> None:
-        forwarded.add(number)
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield forwarded
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _ended(processes: Sequence[_Process]) -> Iterator[None]:
-    """Leave no process behind."""
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _shell_status(status: int) -> int:
+    """Return an exit status as shells have it."""
+    return 128 - status if status < 0 else status
