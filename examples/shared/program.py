@@ -1,5 +1,6 @@
 """What every program does around its work: errors in one line, signals, the exit status."""
 
+import errno
 import io
 import logging
 import os
@@ -7,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -59,8 +60,18 @@ class Terminal(Console):
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
 
     def on_broken_pipe(self) -> None:
-        """Print nothing more."""
+        """Print nothing more, and let what was printed last go nowhere."""
         self.quiet = True
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:  # the terminal was closed
+                raise
+            self.on_broken_pipe()
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as a console does, with visible control characters."""

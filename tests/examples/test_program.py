@@ -1,6 +1,7 @@
 """What every program does around its work."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -81,7 +82,15 @@ def test_a_reader_that_goes_away_does_not_end_the_work(repository: Path, tmp_pat
         command = [sys.executable, "-c", PROGRAM.format(work=work)]
         done = subprocess.run(command, cwd=repository / "examples", stdout=stdout, stderr=subprocess.PIPE)
     assert mark.exists()
-    assert b"Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_terminal_that_was_closed_does_not_end_the_work(repository: Path) -> None:
+    controller, terminal = pty.openpty()
+    os.close(controller)
+    command = [sys.executable, "-c", PROGRAM.format(work="(terminal.print('x'), print_error('y'), 7)[-1]")]
+    with os.fdopen(terminal, "wb") as closed:
+        assert subprocess.run(command, cwd=repository / "examples", stdout=closed, stderr=closed).returncode == 7
 
 
 def test_an_ascii_terminal_gets_what_it_can_show(repository: Path) -> None:
