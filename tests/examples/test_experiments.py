@@ -10,10 +10,12 @@ from io import StringIO
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from blan_facial.config import parse
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.avatars import load_avatars
 from blan_facial.experiments import main
 from blan_facial.published import published
@@ -64,6 +66,12 @@ class TestPlans:
             for column in experiment(name, "avatars").columns
         }
         assert set(published()) <= places
+
+    @pytest.mark.parametrize(("column", "mean"), [("CelebA", 91.801), ("LFWA", 87.125)])
+    def test_table_7_is_whole_and_has_the_printed_means(self, column: str, mean: float) -> None:
+        values = [published()["table7", attribute, column] for attribute in CELEBA_ATTRIBUTES]
+        assert np.mean(values) == pytest.approx(mean, abs=5e-4)
+        assert np.mean(values) == pytest.approx(published()["table7", "Average", column], abs=6e-3)  # cells are rounded
 
     def test_table_4_has_the_paper_s_rows(self) -> None:
         rows = {row: published()["table4", row, "accuracy"] for row in experiment("table4", "avatars").rows}
