@@ -119,15 +119,17 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
     """
     limit_pixels(settings.max_pixels)
     finished = load_run(settings.run)
+    temperature = None if finished.temperature is None else finished.temperature.value
     predict = Predictor(
         finished.model,
         finished.attributes,
         asked=_asked(settings.attributes, finished.attributes),
         threshold=settings.threshold,
+        temperature=1.0 if temperature is None else temperature,
         device=_device(settings.accelerator),
     )
     sources = Sources(settings.paths, sys.stdin.buffer, root=settings.root)
-    writer = WRITERS[settings.format](stream)
+    writer = WRITERS[settings.format](stream, temperature)
     annotator = None
     if settings.annotate is not None:
         from blan_facial.prediction.annotating import Annotator  # draws, which takes long to import

@@ -33,7 +33,7 @@ from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save
 from blan_facial.results.terminal import metrics_table, parameters_table
 from blan_facial.training.checkpoint import Position
 from blan_facial.training.loop import Trainer, evaluation_loader
-from blan_facial.training.metrics import evaluate
+from blan_facial.training.metrics import calibrate, evaluate
 from shared.files import write_json
 from shared.program import log_to_terminal, print_error, run_program
 
@@ -68,8 +68,12 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     position = trainer.fit(folder)
 
     model = trainer.whole_model()
+    attributes = faces.test.attributes
+    temperature = None
+    if trainer.validation is not None:
+        temperature = calibrate(fabric, model, trainer.validation, attributes, processes)
     loader = evaluation_loader(config, faces.test, processes.share)
-    tested = evaluate(fabric, model, loader, faces.test.attributes, processes=processes, in_full=True)
+    tested = evaluate(fabric, model, loader, attributes, processes=processes, in_full=True, temperature=temperature)
     if not processes.first:
         return folder
     metrics = {
@@ -82,7 +86,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
         "waiting_seconds": position.waiting,
         "images_per_second": position.images_per_second,
     }
-    save_results(folder, model, metrics)
+    save_results(folder, model, metrics, temperature)
     write_json(folder / ENVIRONMENT, environment(fabric.device))
     write_report(folder, draw_sample(model, faces.test, device=fabric.device, seed=config.seed))
     console.print(metrics_table(metrics))

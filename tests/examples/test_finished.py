@@ -52,6 +52,17 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return do
 
 
+def test_a_temperature_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL)
+    weights = load_file(tmp_path / "model.safetensors")
+    for broken in ("warm", '{"value": 2}', "[1]"):
+        save_file(weights, tmp_path / "model.safetensors", {"temperature": broken})
+        with pytest.raises(
+            RunError, match=r"model\.safetensors: must be a whole safetensors file, got .+ Copy it again"
+        ):
+            load_run(tmp_path)
+
+
 def replace(name: str, data: bytes | None) -> Callable[[Path], None]:
     def do(folder: Path) -> None:
         (folder / name).unlink()

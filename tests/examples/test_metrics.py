@@ -1,12 +1,18 @@
 """Accuracies, on numbers done by hand."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 
-from blan_facial.data.faces import DataError
-from blan_facial.training.metrics import Scores
+from blan_facial.data.faces import CorruptImageError, DataError, FaceDataset
+from blan_facial.data.loading import make_loader, normalize
+from blan_facial.network.baselines import ResNet
+from blan_facial.training.intervals import Units
+from blan_facial.training.metrics import Scores, evaluate
 
 
 def scores_of(predictions: list[list[int]]) -> torch.Tensor:
@@ -45,10 +51,47 @@ def test_unknown_labels_count_for_nothing_by_hand() -> None:
     assert metrics["accuracy"] == metrics["per_level"]["sum"] == pytest.approx((1 / 3 + 2 / 3) / 2)
     assert metrics["majority_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
     assert metrics["balanced_accuracy"] == pytest.approx((1 / 4 + 2 / 3) / 2)
-    statistics = scores.statistics()
+    statistics = scores.statistics(Units.of_images(4, None))
     assert statistics["statistics"]["mean"]["columns"]["sum"]["accuracy"] == pytest.approx(metrics["accuracy"])
     assert set(statistics["statistics"]["per_attribute"]["c"]["columns"]["sum"].values()) == {None}
     assert "NaN" not in json.dumps([metrics, statistics])
+
+
+class People(FaceDataset):
+    """Noise, two images of each person next to one another; the first does not decode."""
+
+    groups = np.arange(12) // 2
+
+    def __init__(self) -> None:
+        labels = np.random.default_rng(0).integers(0, 2, (12, 3), dtype=np.int8)
+        super().__init__("csv", "test", ("a", "b", "c"), labels, image_size=32)
+
+    def image(self, index: int) -> np.ndarray:
+        if index == 0:
+            raise CorruptImageError(Path("0.png"), 0, "nonsense")
+        return np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def test_people_are_resampled_where_they_are_known() -> None:
+    torch.manual_seed(0)
+    faces, fabric = People(), Fabric(accelerator="cpu", devices=1)
+    loader = make_loader(faces, 5, seed=0, shuffle=False, drop_last=False, mirror=0, workers=0, skip_corrupt=True)
+    model = ResNet(3, width=4, blocks=(1, 1, 1, 1)).eval()
+    metrics = evaluate(fabric, model, loader, faces.attributes, in_full=True)
+    bootstrap = metrics["statistics"]["bootstrap"]
+    assert (metrics["images"], bootstrap["resampled"], bootstrap["units"]) == (11, "people", 6)
+    scores = Scores(faces.attributes, levels=(), fused=False)
+    with torch.no_grad():
+        images = np.stack([faces.image(index) for index in range(1, 12)])
+        output = model(normalize(torch.from_numpy(images).movedim(-1, 1)))
+    scores.update(output.scores, None, torch.from_numpy(faces.labels[1:].astype(np.int64)))
+    expected = scores.statistics(Units.of_images(11, faces.groups[1:]))["statistics"]["mean"]["columns"]["sum"]
+    found = metrics["statistics"]["mean"]["columns"]["sum"]
+    assert found["accuracy_interval"] == pytest.approx(expected["accuracy_interval"])
+    assert (
+        found["accuracy_interval"]
+        != scores.statistics(Units.of_images(11, None))["statistics"]["mean"]["columns"]["sum"]["accuracy_interval"]
+    )
 
 
 def test_a_split_without_any_known_label_is_refused() -> None:

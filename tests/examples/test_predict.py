@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,10 +22,12 @@ from blan_facial.predict import main
 from blan_facial.prediction.predictor import Predictor
 from blan_facial.prediction.sources import LIST, Problem, Source, Sources
 from blan_facial.results.finished import load_run
+from blan_facial.results.run_folder import save_results
+from blan_facial.training.temperature import Temperature
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 # What training, testing and drawing need and a prediction does not.
-HEAVY = {"lightning", "torchmetrics", "tensorboard", "matplotlib", "h5py", "torchvision", "pandas", "scipy", "sklearn"}
+HEAVY = {"lightning", "torchmetrics", "tensorboard", "matplotlib", "jinja2", "h5py", "torchvision", "pandas", "scipy"}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,30 @@ class TestAnswers:
             assert sum(terms.values()) == pytest.approx(yes - no, abs=1e-4)
             assert answer["level"] == (max if answer["predicted"] else min)(terms, key=terms.get)
         assert not captured.err
+
+    def test_a_temperature_scales_what_is_said_and_changes_no_answer(
+        self, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        calibrated = Path(shutil.copytree(run, tmp_path / "run"))
+        finished = load_run(run)
+        assert finished.temperature is None
+        save_results(calibrated, finished.model, {}, Temperature(2.5, 80))
+        assert load_run(calibrated).temperature == Temperature(2.5, 80)
+
+        def answers(folder: Path, kind: str) -> str:
+            assert main([str(folder), str(photos / "b.png"), "--format", kind]) == 0
+            return capsys.readouterr().out
+
+        raw, scaled = (json.loads(answers(folder, "jsonl")) for folder in (run, calibrated))
+        assert (raw["temperature"], scaled["temperature"]) == (None, 2.5)
+        for ours, theirs in zip(scaled["attributes"].values(), raw["attributes"].values(), strict=True):
+            assert (ours["predicted"], ours["level"]) == (theirs["predicted"], theirs["level"])
+            odds = sum(theirs["contributions"].values())
+            assert ours["probability"] == pytest.approx(1 / (1 + np.exp(-odds / 2.5)), abs=1e-5)
+            assert sum(ours["contributions"].values()) == pytest.approx(odds / 2.5, abs=1e-4)
+        assert "Probabilities scaled by the temperature 2.5." in answers(calibrated, "table")
+        assert "Probabilities not scaled." in answers(run, "table")
+        assert {row["temperature"] for row in csv.DictReader(io.StringIO(answers(calibrated, "csv")))} == {"2.5"}
 
     def test_a_table_is_for_people(self, run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
         options = ["--attributes", "black hair", "Smiling", "smiling"]

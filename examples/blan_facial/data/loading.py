@@ -203,9 +203,11 @@ class FaceLoader(DataLoader[Face]):
 
     Attributes:
         batch_sampler: Set its `epoch` and `first_batch` before iterating.
+        dataset: What is loaded.
     """
 
     batch_sampler: EpochBatches
+    dataset: FaceView
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base class names its private iterator here
         for batch in super().__iter__():

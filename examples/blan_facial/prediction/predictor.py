@@ -31,7 +31,8 @@ class Predictor:
 
         fused[n, 1] - fused[n, 0] = sum_i (W[i, n] + W[K+1, n]) (s_i[n, 1] - s_i[n, 0]),
 
-    without fusion the same with weights of 1. A term is what its level contributes. The level that decided is the one
+    without fusion the same with weights of 1, and both sides are divided by the temperature. A term is what its level
+    contributes. The level that decided is the one
     whose term points furthest to the answer: upwards to yes, downwards to no. It says who spoke for this answer about
     this image, other than the level that is best for the attribute on average, which ``metrics.json`` names.
 
@@ -40,6 +41,7 @@ class Predictor:
         attributes: The N attributes in the order of its scores.
         asked: Those to answer, in the order of the answers; None: all.
         threshold: The answer is yes above this probability.
+        temperature: What log-odds and terms are divided by; 1 leaves them as the model has them.
         device: Where the model goes.
     """
 
@@ -50,6 +52,7 @@ class Predictor:
         *,
         asked: Sequence[str] | None = None,
         threshold: float = 0.5,
+        temperature: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
         self.model = model.to(device)
@@ -57,14 +60,17 @@ class Predictor:
         self.asked = tuple(attributes if asked is None else asked)
         self.places = [attributes.index(name) for name in self.asked]
         self.threshold = threshold
+        self.temperature = temperature
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> list[list[Answer]]:
         """Answer for each of some images, uint8 (B, S, S, 3)."""
         inputs = normalize(torch.from_numpy(images).movedim(-1, 1).to(self.device))
         output = self.model(inputs)
-        odds = output.logits.double().diff(dim=-1)[..., 0]  # (B, N)
-        terms = output.scores.double().diff(dim=-1)[..., 0][: len(self.model.level_names)]  # (K, B, N)
+        odds = output.logits.double().diff(dim=-1)[..., 0] / self.temperature  # (B, N)
+        terms = (
+            output.scores.double().diff(dim=-1)[..., 0][: len(self.model.level_names)] / self.temperature
+        )  # (K, B, N)
         if self.model.fusion is not None:
             weight = self.model.fusion.weight.double()
             terms = terms * (weight[:-1] + weight[-1:])[:, None]

@@ -25,10 +25,12 @@ class Writer(ABC):
 
     Args:
         stream: Where to; characters that stand for the bytes of a file name are written as those bytes.
+        temperature: The one by which the probabilities were scaled; None: they are the model's own.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], temperature: float | None = None) -> None:
         self.stream = stream
+        self.temperature = None if temperature is None else round(temperature, DIGITS)
 
     @abstractmethod
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
@@ -38,8 +40,8 @@ class Writer(ABC):
 class TableWriter(Writer):
     """A table for each image, its answers from the most to the least probable."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: IO[str], temperature: float | None = None) -> None:
+        super().__init__(stream, temperature)
         width = None if stream.isatty() else _WIDTH
         self.console = Terminal(file=stream, width=width)
 
@@ -47,23 +49,25 @@ class TableWriter(Writer):
         """Print it."""
         name = os.fsencode(path).decode(errors="replace")
         self.console.print(Text(name, "bold"), soft_wrap=True)
-        self.console.print(_table(answers))
+        scaled = "not scaled" if self.temperature is None else f"scaled by the temperature {self.temperature:.3g}"
+        self.console.print(_table(answers, f"Probabilities {scaled}."))
 
 
 class CSVWriter(Writer):
     """A line for each image and attribute. Text that a spreadsheet would compute (``=1+1``) begins with a quote."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: IO[str], temperature: float | None = None) -> None:
+        super().__init__(stream, temperature)
         self.lines = csv.writer(stream, lineterminator="\n")
-        self.lines.writerow(("image", "attribute", "probability", "predicted", "level"))
+        self.lines.writerow(("image", "attribute", "probability", "predicted", "level", "temperature"))
 
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
         """Write the lines."""
         for answer in answers:
             predicted = "true" if answer.predicted else "false"
             probability = f"{answer.probability:.{DIGITS}f}"
-            self.lines.writerow((_as_text(str(path)), _as_text(answer.attribute), probability, predicted, answer.level))
+            values = (_as_text(str(path)), _as_text(answer.attribute), probability, predicted, answer.level)
+            self.lines.writerow((*values, self.temperature))
 
 
 class JSONLinesWriter(Writer):
@@ -74,6 +78,7 @@ class JSONLinesWriter(Writer):
         content: dict[str, Any] = {"image": str(path)}
         if picture is not None:
             content["picture"] = str(picture)
+        content["temperature"] = self.temperature
         content["attributes"] = {answer.attribute: _as_json(answer) for answer in answers}
         self.stream.write(json.dumps(content) + "\n")
 
@@ -94,8 +99,8 @@ def _as_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _table(answers: Sequence[Answer]) -> Table:
-    table = Table()
+def _table(answers: Sequence[Answer], caption: str) -> Table:
+    table = Table(caption=caption, caption_justify="left")
     table.add_column("attribute", no_wrap=True, max_width=40)
     table.add_column("probability", justify="right")
     table.add_column("")

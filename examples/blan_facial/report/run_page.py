@@ -14,7 +14,7 @@ from blan_facial.report.pictures import write_pictures
 from blan_facial.report.record import Record, read_record
 from blan_facial.report.sample import Sample
 from blan_facial.results.run_folder import REPORT
-from blan_facial.results.terminal import tested_on
+from blan_facial.results.terminal import calibrated, resampled, tested_on
 
 KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 
@@ -63,6 +63,10 @@ def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
         "epochs": None if history is None else progress.epochs(history),
         "taken_up": () if history is None else history.taken_up,
         "attributes": None if metrics is None else scores.attributes(metrics),
+        "resampled": "" if metrics is None else resampled(metrics),
+        "by_people": metrics is not None and resampled(metrics).endswith("people"),
+        "calibrated": "" if metrics is None else calibrated(metrics),
+        "left_out": [] if metrics is None else scores.left_out(metrics),
         "paper": None if metrics is None else scores.PAPER.get(metrics["data"]),
         "levels": _levels(metrics),
         "multiples": [] if metrics is None else scores.multiples(metrics),
@@ -98,7 +102,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     tiles = [
         ("Balanced accuracy", f"{percent(metrics['balanced_accuracy'])} %", span("balanced")),
         ("Average precision", f"{percent(metrics.get('average_precision'))} %", span("average_precision")),
-        ("Calibration error", fixed(metrics.get("calibration_error")), "0 is perfect"),
+        ("Calibration error", fixed(metrics.get("calibration_error")), _scaled(metrics)),
         ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "what knowing nothing gives"),
     ]
     if metrics.get("train_seconds") is not None:
@@ -109,6 +113,14 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         tiles.append(("Training", duration(seconds), waited))
         tiles.append(("Throughput", f"{metrics['images_per_second']:,.0f}", "training images a second"))
     return tiles
+
+
+def _scaled(metrics: Mapping[str, Any]) -> str:
+    """Say what the temperature makes of the calibration error."""
+    temperature = metrics.get("temperature")
+    if temperature is None:
+        return "no temperature fitted; 0 is perfect"
+    return f"{fixed(metrics['scaled_calibration_error'])} at temperature {fixed(temperature['value'], 2)}"
 
 
 def _levels(metrics: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -119,6 +119,7 @@ class Attribute(NamedTuple):
     precision: float | None
     precision_interval: Interval
     calibration: float | None
+    scaled_calibration: float | None
     paper: float | None
     """The paper's accuracy."""
 
@@ -145,6 +146,7 @@ def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attri
             described.get("average_precision"),
             described.get("average_precision_interval"),
             described.get("calibration_error"),
+            described.get("scaled_calibration_error"),
             paper / 100 if isinstance(paper, float) else None,
         )
 
@@ -203,6 +205,14 @@ def deepest(distances: Sequence[float], least: float) -> float:
 def depth(distance: float | None, deep: float) -> float:
     """Return how deep a colour a signed distance gets, from -100 to 100."""
     return 0.0 if distance is None else 100 * max(-1.0, min(1.0, distance / deep))
+
+
+def left_out(metrics: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the attributes of which more than a twentieth of the resamples had one label alone, and how many."""
+    statistics = metrics.get("statistics") or {"per_attribute": {}}
+    many = statistics.get("bootstrap", {}).get("resamples", 0) / 20
+    counts = {name: of.get("left_out", 0) for name, of in statistics["per_attribute"].items()}
+    return [(spoken(name), count) for name, count in counts.items() if count > many]
 
 
 def winners(rows: Sequence[Level]) -> list[tuple[str, int, int]]:

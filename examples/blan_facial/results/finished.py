@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -15,8 +14,9 @@ from blan_facial.network.builder import build
 from blan_facial.network.model import Network
 from blan_facial.network.parameters import ParameterTable, parameter_table
 from blan_facial.network.weights import fault_of
-from blan_facial.results.run_folder import CONFIG, WEIGHTS, read_settings
+from blan_facial.results.run_folder import CONFIG, TEMPERATURE, WEIGHTS, read_settings
 from blan_facial.training.checkpoint import RunError
+from blan_facial.training.temperature import Temperature
 
 _DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_)
 
@@ -32,6 +32,8 @@ class FinishedRun(NamedTuple):
     """The trained model, on the CPU, in evaluation mode."""
     parameters: ParameterTable
     """Its parameters, and those it had in training."""
+    temperature: Temperature | None
+    """What its log-odds are divided by; None for a run that was not calibrated."""
 
 
 def load_run(folder: Path) -> FinishedRun:
@@ -52,11 +54,11 @@ def load_run(folder: Path) -> FinishedRun:
     except ValueError as error:
         raise RunError(f"{folder / CONFIG}: must hold the settings of a run, got a mistake: {error}") from error
     own = model.state_dict()
-    weights = _read_weights(folder / WEIGHTS)
+    weights, temperature = _read_weights(folder / WEIGHTS)
     _check_weights(folder / WEIGHTS, weights, own)
     model.load_state_dict({name: _as_in_training(value) for name, value in weights.items()}, assign=True)
     model.eval()
-    return FinishedRun(folder, config, attributes, model, parameter_table(model, objective))
+    return FinishedRun(folder, config, attributes, model, parameter_table(model, objective), temperature)
 
 
 class _NothingDrawn(TorchFunctionMode):
@@ -76,14 +78,17 @@ def _as_in_training(value: Tensor) -> Tensor:
     return value.clone(memory_format=layout)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], Temperature | None]:
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            temperature = (file.metadata() or {}).get(TEMPERATURE)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+        return weights, None if temperature is None else Temperature(**json.loads(temperature))
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it by train.py --resume."
         ) from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
 
 

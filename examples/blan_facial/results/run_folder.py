@@ -13,6 +13,7 @@ from torch import nn
 
 from blan_facial.config import Config
 from blan_facial.training.checkpoint import CHECKPOINT, LOGS, RunError
+from blan_facial.training.temperature import Temperature
 from shared.files import locked, remove_leftovers, replacing, write_json
 
 CONFIG, METRICS, WEIGHTS = "config.json", "metrics.json", "model.safetensors"
@@ -20,6 +21,9 @@ RESULTS = (CONFIG, METRICS, CHECKPOINT, WEIGHTS)
 ENVIRONMENT, REPORT = "environment.json", "report.html"
 LOCK = ".lock"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
+
+TEMPERATURE = "temperature"
+"""The entry of the metadata of the weights."""
 
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
 
@@ -101,10 +105,14 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     return content, tuple(attributes)
 
 
-def save_results(folder: Path, model: nn.Module, metrics: dict[str, Any]) -> None:
-    """Write the inference weights and the metrics."""
+def save_results(
+    folder: Path, model: nn.Module, metrics: dict[str, Any], temperature: Temperature | None = None
+) -> None:
+    """Write the metrics, and the inference weights with the temperature that they were calibrated to."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {} if temperature is None else {TEMPERATURE: json.dumps(temperature._asdict())}
     with replacing(folder / WEIGHTS) as file:
-        file.write(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+        file.write(save(weights, metadata))
     write_json(folder / METRICS, metrics)
 
 

@@ -11,8 +11,8 @@ from blan_facial.network.parameters import ParameterTable
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Lay out the accuracies of every attribute and their means, in percent."""
-    table = Table(title=tested_on(metrics))
+    """Lay out the accuracies of every attribute and their means, in percent, and say how sure they are."""
+    table = Table(title=tested_on(metrics), caption=_certainty(metrics), caption_justify="left")
     table.add_column("attribute", no_wrap=True, max_width=40)
     for column in ("accuracy", "majority", "balanced"):
         table.add_column(f"{column} %", justify="right")
@@ -47,6 +47,27 @@ def tested_on(metrics: Mapping[str, Any]) -> str:
     return f"{metrics['split'].capitalize()} split of {metrics['data']}, {images:,} image{'s' * (images != 1)}"
 
 
+def resampled(metrics: Mapping[str, Any]) -> str:
+    """Return what the intervals were made of, in words; "" in metrics of a release without intervals."""
+    if "statistics" not in metrics:
+        return ""
+    bootstrap = metrics["statistics"]["bootstrap"]  # which named no units where they were images
+    return f"resampled {bootstrap.get('units', metrics['images']):,} {bootstrap.get('resampled', 'images')}"
+
+
+def calibrated(metrics: Mapping[str, Any]) -> str:
+    """Return the calibration error and how probabilities were scaled, in words; "" in metrics without either."""
+    if metrics.get("calibration_error") is None:
+        return ""
+    error, temperature = f"Calibration error {metrics['calibration_error']:.3f}", metrics.get("temperature")
+    if temperature is None:
+        return f"{error}; no temperature was fitted, for want of a validation split with a most likely one."
+    return (
+        f"{error}, and {metrics['scaled_calibration_error']:.3f} with log-odds divided by the temperature "
+        f"{temperature['value']:.2f}, fitted on {temperature['images']:,} validation images."
+    )
+
+
 def score_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the scores there are: each level's, their sum and, with fusion, the fused ones."""
     return tuple(name for name, accuracy in metrics["per_level"].items() if accuracy is not None)
@@ -56,6 +77,16 @@ def best_level(values: Mapping[str, Any]) -> str | None:
     """Return the name of the level with the highest accuracy, AC1 to AC4, the lowest of equals; None without levels."""
     levels = [level for level in LEVEL_NAMES if values[level] is not None]
     return max(levels, key=lambda level: values[level]) if levels else None
+
+
+def _certainty(metrics: Mapping[str, Any]) -> str | None:
+    """Say what the interval of the mean accuracy is, what it was made of, and how believable probabilities are."""
+    if not (made_of := resampled(metrics)):
+        return None
+    columns = metrics["statistics"]["mean"]["columns"]
+    interval = columns[score_names(metrics)[-1]]["accuracy_interval"]
+    span = "none" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+    return f"95 % interval of the mean accuracy: {span} ({made_of}). {calibrated(metrics)}"
 
 
 def _cells(values: Mapping[str, float | None], levels: Mapping[str, Any]) -> list[str | Text]:

@@ -219,7 +219,7 @@ def _figure3(data: Data) -> Experiment:
     return Experiment(
         "figure3",
         "Fig. 3: accuracy by level; * marks a best level that is significantly better than the second "
-        "(McNemar's exact test, Holm's correction over all attributes)",
+        "(exact paired test, Holm's correction over all attributes)",
         "CelebA",
         FIGURE_ATTRIBUTES,
         (*LEVEL_NAMES, "best level"),

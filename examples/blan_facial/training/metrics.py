@@ -11,7 +11,9 @@ from blan_facial.data.faces import UNKNOWN, DataError
 from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.machines.processes import Processes
 from blan_facial.network.model import LEVEL_NAMES, Network
-from blan_facial.training.intervals import statistics
+from blan_facial.training.intervals import Units
+from blan_facial.training.statistics import statistics
+from blan_facial.training.temperature import Temperature, fit_temperature
 
 
 class Scores:
@@ -27,26 +29,24 @@ class Scores:
         self.attributes = attributes
         self.levels = levels
         self.names = (*levels, "sum", *(("fused",) if fused else ()))
-        self._probabilities: list[Tensor] = []
-        self._predictions: list[Tensor] = []
+        self._odds: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def update(self, scores: Tensor, fused: Tensor | None, labels: Tensor) -> None:
         """Take a batch: scores (K, B, N, 2), fused (B, N, 2) or None, labels (B, N): 1, 0 or UNKNOWN."""
         logits = torch.stack([*scores[: len(self.levels)], scores.sum(0), *(() if fused is None else (fused,))])
-        self._probabilities.append(logits.float().diff(dim=-1)[..., 0].sigmoid().cpu())
-        self._predictions.append(logits.argmax(-1).byte().cpu())
+        self._odds.append(logits.float().diff(dim=-1)[..., 0].cpu())
         self._labels.append(labels.cpu())
 
-    def gather(self, processes: Processes, indices: Tensor) -> None:
-        """Take in what the other processes have, in the first one, in the order of the images' indices."""
-        shares = processes.collect((indices, self._probabilities, self._predictions, self._labels))
-        order = torch.cat([share[0] for share in shares]).argsort()
-        probabilities, predictions, labels = ([part for share in shares for part in share[n]] for n in (1, 2, 3))
+    def gather(self, processes: Processes, indices: Tensor) -> Tensor:
+        """Take in what the other processes have, in the first one, and return the images' indices in their order."""
+        shares = processes.collect((indices, self._odds, self._labels))
+        indices, order = torch.cat([share[0] for share in shares]).sort()
+        odds, labels = ([part for share in shares for part in share[n]] for n in (1, 2))
         if len(order):
-            self._probabilities = [torch.cat(probabilities, 1)[:, order]]
-            self._predictions = [torch.cat(predictions, 1)[:, order]]
+            self._odds = [torch.cat(odds, 1)[:, order]]
             self._labels = [torch.cat(labels)[order]]
+        return indices
 
     def compute(self) -> dict[str, Any]:
         """Return accuracies as fractions, laid out as in ``metrics.json``.
@@ -62,7 +62,7 @@ class Scores:
         labels = torch.cat(self._labels).T
         if bool((labels == UNKNOWN).all()):
             raise DataError("evaluate: needs at least one known label, got none. Label some images of the split.")
-        predictions = torch.cat(self._predictions, 1).mT
+        predictions = (torch.cat(self._odds, 1) > 0).byte().mT
         rates = {name: _rates(level, labels) for name, level in zip(self.names, predictions, strict=True)}
         accuracy, balanced, majority = rates[self.names[-1]]
         columns = {name: rates[name][0] if name in rates else None for name in (*LEVEL_NAMES, "sum", "fused")}
@@ -84,19 +84,25 @@ class Scores:
             },
         }
 
-    def statistics(self) -> dict[str, Any]:
-        """Return average precision, calibration error, intervals, and which level wins, as ``metrics.json`` has it."""
+    def statistics(self, units: Units, temperature: Temperature | None = None) -> dict[str, Any]:
+        """Return precision, calibration, intervals, and which level wins, as ``metrics.json`` has it."""
         return statistics(
-            torch.cat(self._probabilities, 1),
-            torch.cat(self._predictions, 1),
+            torch.cat(self._odds, 1),
             torch.cat(self._labels),
             self.names,
             self.attributes,
             levels=len(self.levels),
+            units=units,
+            temperature=temperature,
         )
 
+    def temperature(self) -> Temperature | None:
+        """Return the temperature of the prediction that these images ask for; None if there is none."""
+        odds, labels = torch.cat(self._odds, 1)[-1], torch.cat(self._labels)
+        value = fit_temperature(odds, labels)
+        return None if value is None else Temperature(value, len(labels))
 
-@torch.no_grad()
+
 def evaluate(
     fabric: Fabric,
     model: Network,
@@ -105,6 +111,7 @@ def evaluate(
     *,
     processes: Processes | None = None,
     in_full: bool = False,
+    temperature: Temperature | None = None,
 ) -> dict[str, Any]:
     """Return the accuracies of a model on all images of a split, and leave its training mode as it was.
 
@@ -117,8 +124,36 @@ def evaluate(
         attributes: The attributes of the loader's labels.
         processes: Those that share the images; None: this one has them all.
         in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
+        temperature: That of the run, for the scaled probabilities.
     """
     processes = processes or Processes(fabric)
+    scores, indices = _scored(fabric, model, loader, attributes, processes)
+    if not processes.first:
+        return {}
+    metrics = {"images": len(indices)} | scores.compute()
+    if in_full:
+        groups = getattr(loader.dataset.faces, "groups", None)
+        units = Units.of_images(len(indices), None if groups is None else groups[indices.numpy()])
+        metrics |= scores.statistics(units, temperature)
+    return metrics
+
+
+def calibrate(
+    fabric: Fabric, model: Network, loader: FaceLoader, attributes: tuple[str, ...], processes: Processes
+) -> Temperature | None:
+    """Return the temperature of a model on a split that it was not trained on; None if the split asks for none.
+
+    Several processes call this together; what the others than the first return means nothing.
+    """
+    scores, _ = _scored(fabric, model, loader, attributes, processes)
+    return scores.temperature() if processes.first else None
+
+
+@torch.no_grad()
+def _scored(
+    fabric: Fabric, model: Network, loader: FaceLoader, attributes: tuple[str, ...], processes: Processes
+) -> tuple[Scores, Tensor]:
+    """Return the scores of all images of a split, in the first process, and the images' indices."""
     scores = Scores(attributes, levels=model.level_names, fused=model.fusion is not None)
     training = model.training
     model.eval()
@@ -133,13 +168,9 @@ def evaluate(
             scores.update(output.scores.float(), output.fused, batch.labels)
     model.train(training)
     mine = torch.cat([torch.empty(0, dtype=torch.int64), *indices])
-    images = int(processes.numbers(len(mine)).sum())
-    if not images:
+    if not int(processes.numbers(len(mine)).sum()):
         raise DataError("evaluate: needs at least one image that decodes, got none. Restore the split's image files.")
-    scores.gather(processes, mine)
-    if not processes.first:
-        return {}
-    return {"images": images} | scores.compute() | (scores.statistics() if in_full else {})
+    return scores, scores.gather(processes, mine)
 
 
 def _rates(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,128 @@
+"""What ``metrics.json`` says beside the accuracies."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_average_precision
+
+from blan_facial.training.calibration import calibration_errors, log_losses
+from blan_facial.training.intervals import CONFIDENCE, RESAMPLES, SEED, Units, interval, resample
+from blan_facial.training.temperature import Temperature
+from blan_facial.training.winners import mean_winner, winners
+
+
+def statistics(
+    odds: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    attributes: Sequence[str],
+    *,
+    levels: int,
+    units: Units,
+    temperature: Temperature | None = None,
+) -> dict[str, Any]:
+    """Return precision and calibration of the prediction, and intervals, calibration and winners in detail.
+
+    An interval is the middle 95 % of a bootstrap, the same resamples for all columns: people are drawn with all their
+    images or, where they are unknown, images. A resample in which an attribute of both labels has one of them alone is
+    left out of the intervals of its balanced accuracy, and counted by ``left_out``. With one unit there is no interval.
+
+    The winner of an attribute is the most accurate level; an exact sign-flip test over the units, which over images
+    is McNemar's, sets it against the second, and Holm's correction keeps the chance of one false winner among all
+    attributes at 5 %. The winner of the mean is told by a paired bootstrap. Unknown labels count for nothing, and an
+    attribute without a known one has no winner.
+
+    The calibration error is the mean gap, over 15 bins of the probability of the attribute, between that and the share
+    of images that have it. It has no interval, since resampling raises it. ``nll`` is the mean negative log-likelihood
+    of the labels in nats. Of the prediction both are also told for the probabilities scaled by the run's temperature.
+    What is undefined is None: the average precision of an attribute that no image has, what is said of one without a
+    known label, and what is scaled without a temperature.
+
+    Args:
+        odds: Log-odds of the attribute being there, (L, n, N); it is predicted above 0.
+        labels: (n, N), 0 or 1; anything else is unknown and left out.
+        names: The L columns, levels first; the last one is the model's prediction.
+        attributes: The N attributes.
+        levels: How many of the columns are levels.
+        units: People or images.
+        temperature: The run's; None: it has none.
+    """
+    known = (labels == 0) | (labels == 1)
+    right = ((odds > 0) == labels.bool()) & known
+    probabilities = odds.sigmoid()
+    whole, resampled = resample(right, probabilities[-1], labels, units)
+    precision = torch.stack([_average_precisions(column, labels) for column in probabilities])
+    raw = {"calibration_error": calibration_errors, "nll": log_losses}
+    sharpness = {name: torch.stack([of(column, labels) for column in odds]) for name, of in raw.items()}
+    scaled = {
+        f"scaled_{name}": None if temperature is None else of(odds[-1], labels, temperature.value)
+        for name, of in raw.items()
+    }
+    several = units.total > 1
+
+    def span(values: Tensor, value: Tensor) -> list[float] | None:
+        return interval(values, value) if several else None
+
+    def column(level: int, of: slice | int) -> dict[str, Any]:
+        """Describe a column, for one attribute or on average."""
+        described = {
+            "accuracy": _mean(whole.accuracy[0, level, of]),
+            "accuracy_interval": span(resampled.accuracy[:, level, of], whole.accuracy[0, level, of]),
+            "balanced": _mean(whole.balanced[0, level, of]),
+            "balanced_interval": span(resampled.balanced[:, level, of], whole.balanced[0, level, of]),
+            "average_precision": _mean(precision[level, of]),
+        } | {name: _mean(values[level, of]) for name, values in sharpness.items()}
+        if level == len(names) - 1:
+            described["average_precision_interval"] = span(resampled.precision[:, of], whole.precision[0, of])
+            described |= {name: None if values is None else _mean(values[of]) for name, values in scaled.items()}
+        return described
+
+    everything = slice(None)
+    best = winners(right[:levels], known, names, units) if levels else [None] * len(attributes)
+    left_out = (resampled.balanced[:, -1].isnan() & ~whole.balanced[0, -1].isnan()).sum(0).tolist()
+    return {
+        "average_precision": _mean(precision[-1]),
+        **{name: _mean(values[-1]) for name, values in sharpness.items()},
+        "temperature": None if temperature is None else temperature._asdict(),
+        **{name: None if values is None else _mean(values) for name, values in scaled.items()},
+        "statistics": {
+            "bootstrap": {
+                "resampled": units.name,
+                "units": units.total,
+                "resamples": RESAMPLES,
+                "seed": SEED,
+                "confidence": CONFIDENCE,
+            },
+            "paired_test": "McNemar" if units.name == "images" else "sign flips of people",
+            "mean": {
+                "columns": {name: column(level, everything) for level, name in enumerate(names)},
+                "winner": mean_winner(whole.accuracy[0, :levels], resampled.accuracy[:, :levels], names)
+                if levels
+                else None,
+            },
+            "per_attribute": {
+                attribute: {
+                    "columns": {name: column(level, n) for level, name in enumerate(names)},
+                    "winner": None if winner is None else winner._asdict(),
+                    "left_out": left_out[n],
+                }
+                for n, (attribute, winner) in enumerate(zip(attributes, best, strict=True))
+            },
+        },
+    }
+
+
+def _average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the average precision of each attribute (N,), NaN where no image is known to have it."""
+    found = []
+    for p, y in zip(probabilities.T, labels.T, strict=True):
+        known = (y == 0) | (y == 1)
+        found.append(binary_average_precision(p[known], y[known]).item() if (y == 1).any() else torch.nan)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _mean(values: Tensor) -> float | None:
+    mean = values.nanmean().item()
+    return None if mean != mean else mean
