@@ -8,17 +8,21 @@ import sys
 import time
 from io import StringIO
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from blan_facial.config import parse
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.avatars import load_avatars
+from blan_facial.data.faces import DataError
 from blan_facial.experiments import main
+from blan_facial.network.builder import build
 from blan_facial.published import published
+from blan_facial.tables import speed
 from blan_facial.tables.entries import entries
 from blan_facial.tables.layout import insert, terminal
 from blan_facial.tables.measures import Result
@@ -55,8 +59,18 @@ class TestPlans:
         for name in get_args(Name):
             for run in experiment(name, data).runs:
                 assert found.setdefault(run.name, run) == run
-        settings = [run.options for run in found.values()]
-        assert len(set(settings)) == len(settings)
+        root = [] if data == "avatars" else ["--data-root", "x"]
+        settings = [
+            json.dumps(parse(["--preset", PRESETS[data], *root, *run.options]).comparable()) for run in found.values()
+        ]
+        assert len(set(settings)) == len(settings)  # nothing is trained twice
+
+    def test_what_ours_are_is_said(self) -> None:
+        for name in ("table3", "table10"):
+            assert (
+                "MOON and MCNN of ours: their ideas upon this project's encoder, w/ OS"
+                in experiment(name, "lfwa").title
+            )
 
     def test_every_published_value_has_a_cell(self) -> None:
         places = {
@@ -112,7 +126,7 @@ class TestRunning:
         assert page.read_text() == (
             f"before\n<!-- figure3 avatars -->\n\n{text}\n<!-- end of figure3 avatars -->\nafter\n"
         )
-        assert (tmp_path / "avatars" / "figure3.png").stat().st_size > 10_000
+        assert "Accuracy of Black Hair in percent: AC1" in (tmp_path / "avatars" / "figure3.html").read_text()
 
         older = tmp_path / "avatars" / "blan" / "seed-0" / "config.json"
         settings = json.loads(older.read_text())
@@ -149,7 +163,7 @@ class TestRunning:
         content = json.loads((tmp_path / "avatars" / "table7.json").read_text())
         assert {cell["source"] for cell in content["cells"]} == {"paper", "empty"}
 
-    def test_a_run_is_tested_on_another_data_set_once(self, tmp_path: Path) -> None:
+    def test_weights_are_tested_once_on_the_same_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_run(tmp_path / "run", *SMALL)
         faces = load_avatars("train", image_size=40, count=16)
         root = write_celeba_folder(
@@ -159,9 +173,23 @@ class TestRunning:
         metrics = job.tested_on("celeba", root)
         assert (metrics["data"], metrics["split"], metrics["images"]) == ("celeba", "test", 2)
         assert tuple(metrics["per_attribute"]) == ATTRIBUTES
-        assert job.tested_on("celeba", tmp_path) == metrics  # read
-        message = "experiments: blan must be tested on lfwa, got error: load_lfwa: needs lfw_att_40.mat"
-        with pytest.raises(ExperimentError, match=message):
+        measured: list[list[str]] = []
+
+        def measure(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+            measured.append(command)
+            Path(command[-1]).write_text("{}")
+            return subprocess.CompletedProcess(command, 0)
+
+        monkeypatch.setattr(subprocess, "run", measure)
+        assert job.tested_on("celeba", root) == metrics  # read
+        assert not measured
+        other = write_celeba_folder(tmp_path / "other", list(faces.images_array), faces.labels, faces.attributes)
+        job.tested_on("celeba", other)
+        assert len(measured) == 1
+        write_run(tmp_path / "run", *SMALL, "--seed", "1")  # started over
+        job.tested_on("celeba", root)
+        assert len(measured) == 2
+        with pytest.raises(DataError, match=r"load_lfwa: needs lfw_att_40\.mat"):
             job.tested_on("lfwa", root)
 
     def test_the_other_data_set_is_refused_where_nothing_is_tested_on_it(
@@ -215,12 +243,48 @@ def test_a_page_without_its_markers_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_the_cores_are_shared_among_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert places(None) == [{"OMP_NUM_THREADS": "2"}] * 4
     assert places(2) == [{"OMP_NUM_THREADS": "4"}] * 2
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert places(None) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert places(2) == [{"OMP_NUM_THREADS": "3"}] * 2
+
+
+def test_one_image_is_timed_in_the_layout_that_evaluation_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def watched(*given: Any) -> tuple[Any, Any]:
+        model, objective = build(*given)
+        model.register_forward_pre_hook(
+            lambda module, images: seen.append(
+                all(
+                    of.is_contiguous(memory_format=torch.channels_last)
+                    for of in (images[0], module.encoder.conv1.weight)
+                )
+            )
+        )
+        return model, objective
+
+    monkeypatch.setattr(speed, "build", watched)
+    assert speed.milliseconds(parse([*SMALL]), ATTRIBUTES) > 0
+    assert set(seen) == {True}
+
+
+def test_what_draws_is_imported_when_it_draws(repository: Path) -> None:
+    code = (
+        "import sys, blan_facial.experiments, blan_facial.predict; "
+        "print({'matplotlib', 'jinja2'} & set(sys.modules) or 'neither')"
+    )
+    path = {"PYTHONPATH": os.pathsep.join((str(repository / "examples"), str(repository)))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "neither"
 
 
 def test_nothing_to_run_runs_nothing() -> None:

@@ -1,5 +1,6 @@
 """Runs of training, one process each: what is finished is read, what is not goes on, several side by side."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from blan_facial.config import RESUMABLE, Config, parse
-from blan_facial.results.run_folder import METRICS, read_settings
+from blan_facial.data.splits import load_split
+from blan_facial.results.environment import cores
+from blan_facial.results.run_folder import METRICS, WEIGHTS, read_settings
 from blan_facial.training.checkpoint import CHECKPOINT
 from shared.program import UserError
 
@@ -73,12 +76,15 @@ class Job:
         return metrics
 
     def tested_on(self, data: str, root: Path) -> dict[str, Any]:
-        """Return the metrics of the finished run on another data set, measured if they are not there yet.
+        """Return the metrics of the finished run on another data set, measured unless these weights were on these data.
 
         Raises:
-            ExperimentError: The data set cannot be used.
+            DataError: The data set cannot be used.
+            ExperimentError: The test failed.
         """
-        path = self.folder / "evaluation" / f"{data}-test.json"
+        weights = hashlib.sha256((self.folder / WEIGHTS).read_bytes()).hexdigest()
+        key = hashlib.sha256(f"{weights} {root.resolve()} {_labels(data, root)}".encode()).hexdigest()[:12]
+        path = self.folder / "evaluation" / f"{data}-test-{key}.json"
         if not path.is_file():
             command = [sys.executable, str(EVALUATE), str(self.folder), "--data", data, "--data-root", str(root)]
             done = subprocess.run([*command, "--output", str(path)], capture_output=True, check=False)
@@ -92,6 +98,13 @@ class Job:
         """Return the command that begins the run or takes it up."""
         how = "--resume" if (self.folder / CHECKPOINT).is_file() else "--overwrite"
         return [sys.executable, str(TRAIN), *self.arguments, "--output", str(self.folder), how]
+
+
+@cache
+def _labels(data: str, root: Path) -> str:
+    """Return a digest of the labels of a data set's test split."""
+    config = Config.from_json({"data": data, "data_root": str(root)})
+    return hashlib.sha256(load_split(config, "test", Console(quiet=True)).labels.tobytes()).hexdigest()
 
 
 def complete(jobs: Sequence[Job], places: Sequence[dict[str, str]], console: Console) -> list[str]:
@@ -136,11 +149,10 @@ def places(count: int | None) -> list[dict[str, str]]:
     Args:
         count: Runs at a time; None: one for each GPU, or for each core, at most 4.
     """
-    gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
-    if gpus:
+    if gpus := torch.cuda.device_count():
         return [{"CUDA_VISIBLE_DEVICES": str(place % gpus)} for place in range(count or gpus)]
-    count = count or min(4, cores)
-    return [{"OMP_NUM_THREADS": str(max(1, cores // count))}] * count
+    count = count or min(4, cores())
+    return [{"OMP_NUM_THREADS": str(max(1, cores() // count))}] * count
 
 
 @contextmanager
