@@ -126,7 +126,7 @@ def _write(
     console: Console,
 ) -> None:
     """Show the table, and write it as JSON, as Markdown and as a page."""
-    from blan_facial.tables.page import write_table_page  # templates and pictures take long to import
+    from blan_facial.tables.table_page import write_table_page  # templates and pictures take long to import
 
     cells, budget = entries(plan, results), _budget(settings, jobs)
     content: dict[str, Any] = {

@@ -65,7 +65,7 @@ def test_the_temperature_of_a_run_scales_its_probabilities_on_any_data(
     assert metrics["scaled_nll"] < metrics["nll"]
     printed = " ".join(capsys.readouterr().out.split())
     assert "resampled 12 images" in printed
-    assert f"{metrics['scaled_calibration_error']:.3f} with log-odds divided by the temperature 50.00" in printed
+    assert f"log loss {metrics['scaled_nll']:.3f} with log-odds divided by the temperature 50.00" in printed
     assert "fitted on 12 validation images" in printed
     assert (tmp_path / "model.safetensors").read_bytes() == before
 

@@ -14,7 +14,7 @@ from blan_facial.report.pictures import write_pictures
 from blan_facial.report.record import Record, read_record
 from blan_facial.report.sample import Sample
 from blan_facial.results.run_folder import REPORT
-from blan_facial.results.terminal import calibrated, resampled, tested_on
+from blan_facial.results.terminal import calibrated, resampled, score_names, tested_on
 
 KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 
@@ -93,7 +93,7 @@ def _chips(record: Record) -> list[tuple[str, str]]:
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the figures that stand out: what, how much, and what it is to be seen beside."""
-    described = scores.columns(metrics).get(scores.prediction(metrics), {})
+    described = scores.described(metrics)["columns"].get(score_names(metrics)[-1], {})
 
     def span(name: str) -> str:
         interval = described.get(f"{name}_interval")

@@ -11,7 +11,7 @@ from blan_facial.data.attributes import spoken
 from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.published import published
 from blan_facial.report.charts import Bar, levels
-from blan_facial.results.terminal import score_names
+from blan_facial.results.terminal import averages, score_names
 
 PAPER = {"celeba": "CelebA", "lfwa": "LFWA"}
 """The data sets that the paper's Table 7 has a column for."""
@@ -81,17 +81,16 @@ def style_of(name: str) -> str:
     return f"level-{name.removeprefix('AC')}" if name in LEVEL_NAMES else "whole"
 
 
-def columns(metrics: Mapping[str, Any], attribute: str | None = None) -> Mapping[str, Any]:
-    """Return what the statistics say of every column, of an attribute or on average; nothing in an older run's."""
+def described(metrics: Mapping[str, Any], attribute: str | None = None) -> Mapping[str, Any]:
+    """Return what the statistics say of an attribute or of the average; nothing of columns in an older run's."""
     statistics = metrics.get("statistics") or {}
     of = statistics.get("mean") if attribute is None else statistics.get("per_attribute", {}).get(attribute)
-    found: Mapping[str, Any] = (of or {}).get("columns", {})
-    return found
+    return {"columns": {}, "winner": None} | (of or {})
 
 
 def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
     """Return the average of every set of scores, beside the majority's answer."""
-    of = columns(metrics)
+    of = described(metrics)["columns"]
     names = score_names(metrics)
     found = [("majority", "the more frequent answer", metrics["majority_accuracy"], None)]
     notes = {"sum": "summed scores" if len(names) > 1 else "the model's scores", "fused": "weighed by W_s"}
@@ -130,29 +129,28 @@ def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attri
     axis = axis_of((of[name] for of in per_attribute.values() for name in ("accuracy", "majority")), 1.0)
     column = PAPER.get(metrics["data"])
 
-    def line(name: str, of: Mapping[str, Any], statistics: Mapping[str, Any], row: str) -> Attribute:
-        described = statistics.get(prediction(metrics), {})
-        accuracy, majority, interval = of["accuracy"], of["majority"], described.get("accuracy_interval")
+    def line(row: str, of: Mapping[str, Any], attribute: str | None = None) -> Attribute:
+        predicted = described(metrics, attribute)["columns"].get(score_names(metrics)[-1], {})
+        accuracy, majority, interval = of["accuracy"], of["majority"], predicted.get("accuracy_interval")
         paper = published().get(("table7", row, column)) if column else None
         return Attribute(
-            name,
+            spoken(row),
             accuracy,
             interval,
             strip(axis, accuracy, interval, majority),
             majority,
             None if accuracy is None or majority is None else accuracy - majority,
             of["balanced"],
-            described.get("balanced_interval"),
-            described.get("average_precision"),
-            described.get("average_precision_interval"),
-            described.get("calibration_error"),
-            described.get("scaled_calibration_error"),
+            predicted.get("balanced_interval"),
+            predicted.get("average_precision"),
+            predicted.get("average_precision_interval"),
+            predicted.get("calibration_error"),
+            predicted.get("scaled_calibration_error"),
             paper / 100 if isinstance(paper, float) else None,
         )
 
-    mean = {name: metrics[f"{name}_accuracy"] for name in ("majority", "balanced")} | {"accuracy": metrics["accuracy"]}
-    rows = [line(spoken(name), of, columns(metrics, name), name) for name, of in per_attribute.items()]
-    return axis, rows, line("Average", mean, columns(metrics), "Average")
+    rows = [line(name, of, name) for name, of in per_attribute.items()]
+    return axis, rows, line("Average", averages(metrics))
 
 
 class Cell(NamedTuple):
@@ -178,13 +176,11 @@ class Level(NamedTuple):
 def by_level(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Level], Level]:
     """Return the names of the scores, every attribute's line and the average's."""
     names = score_names(metrics)
-    statistics = metrics.get("statistics") or {}
-    lines = {name: (of, statistics.get("per_attribute", {}).get(name)) for name, of in metrics["per_attribute"].items()}
-    distances = [abs(d) for of, _ in lines.values() for d in _deviations(of, names) if d is not None]
+    distances = [abs(d) for of in metrics["per_attribute"].values() for d in _deviations(of, names) if d is not None]
     deep = deepest(distances, 0.01)
 
-    def line(name: str, of: Mapping[str, Any], found: Mapping[str, Any] | None) -> Level:
-        winner = (found or {}).get("winner")
+    def line(name: str, of: Mapping[str, Any], attribute: str | None = None) -> Level:
+        winner = described(metrics, attribute)["winner"]
         best = None if winner is None else winner["level"]
         cells = tuple(
             Cell(of[column], depth(d, deep), column == best)
@@ -193,8 +189,8 @@ def by_level(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Level], 
         paper = published().get(("figure3", name, "best level")) if metrics["data"] == "celeba" else None
         return Level(spoken(name), cells, winner, None if paper is None else str(paper))
 
-    rows = [line(name, *of) for name, of in lines.items()]
-    return names, rows, line("Average", metrics["per_level"], statistics.get("mean"))
+    rows = [line(name, of, name) for name, of in metrics["per_attribute"].items()]
+    return names, rows, line("Average", metrics["per_level"])
 
 
 def deepest(distances: Sequence[float], least: float) -> float:
@@ -228,25 +224,18 @@ def multiples(metrics: Mapping[str, Any]) -> list[tuple[str, Markup, bool]]:
     names = [name for name in score_names(metrics) if name != "sum"]
     if not set(names) & set(LEVEL_NAMES):
         return []
-    _, lines, average = by_level(metrics)
-    winners = {line.name: line.winner or {} for line in (*lines, average)}
     found = []
     for attribute, of in [*metrics["per_attribute"].items(), (None, metrics["per_level"])]:
         known = [name for name in names if of[name] is not None]
         if not known:
             continue
-        statistics, bars = columns(metrics, attribute), []
+        statistics, bars = described(metrics, attribute), []
         for name in known:
-            interval = statistics.get(name, {}).get("accuracy_interval") or (of[name], of[name])
+            interval = statistics["columns"].get(name, {}).get("accuracy_interval") or (of[name], of[name])
             bars.append(Bar(name, 100 * of[name], 100 * interval[0], 100 * interval[1], style_of(name)))
         title = "Average" if attribute is None else spoken(attribute)
-        found.append((title, levels(title, bars), bool(winners[title].get("significant"))))
+        found.append((title, levels(title, bars), bool((statistics["winner"] or {}).get("significant"))))
     return found
-
-
-def prediction(metrics: Mapping[str, Any]) -> str:
-    """Return the name of the scores that predict: the fused ones or, without fusion, their sum."""
-    return "fused" if "fused" in score_names(metrics) else "sum"
 
 
 def _deviations(of: Mapping[str, Any], names: Sequence[str]) -> list[float | None]:

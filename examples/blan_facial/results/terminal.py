@@ -20,8 +20,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     for name, values in metrics["per_attribute"].items():
         table.add_row(name, *_cells(values, values))
     table.add_section()
-    mean = {name: metrics[f"{name}_accuracy"] for name in ("majority", "balanced")} | {"accuracy": metrics["accuracy"]}
-    table.add_row("mean", *_cells(mean, metrics["per_level"]), style="bold")
+    table.add_row("mean", *_cells(averages(metrics), metrics["per_level"]), style="bold")
     return table
 
 
@@ -56,16 +55,20 @@ def resampled(metrics: Mapping[str, Any]) -> str:
 
 
 def calibrated(metrics: Mapping[str, Any]) -> str:
-    """Return the calibration error and how probabilities were scaled, in words; "" in metrics without either."""
-    if metrics.get("calibration_error") is None:
+    """Say how believable probabilities are, raw and scaled; "" for metrics of a release that did not tell it."""
+    if metrics.get("nll") is None:
         return ""
-    error, temperature = f"Calibration error {metrics['calibration_error']:.3f}", metrics.get("temperature")
+    raw, temperature = _believable(metrics), metrics["temperature"]
     if temperature is None:
-        return f"{error}; no temperature was fitted, for want of a validation split with a most likely one."
-    return (
-        f"{error}, and {metrics['scaled_calibration_error']:.3f} with log-odds divided by the temperature "
-        f"{temperature['value']:.2f}, fitted on {temperature['images']:,} validation images."
-    )
+        return f"{raw}; no temperature was fitted, for want of a validation split with a most likely one."
+    scaled = _believable(metrics, "scaled_")
+    fitted = f"temperature {temperature['value']:.2f}, fitted on {temperature['images']:,} validation images"
+    return f"{raw}. {scaled} with log-odds divided by the {fitted}."
+
+
+def averages(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the means over the attributes, named as the rates of an attribute are."""
+    return {"accuracy": metrics["accuracy"]} | {name: metrics[f"{name}_accuracy"] for name in ("majority", "balanced")}
 
 
 def score_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
@@ -87,6 +90,11 @@ def _certainty(metrics: Mapping[str, Any]) -> str | None:
     interval = columns[score_names(metrics)[-1]]["accuracy_interval"]
     span = "none" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
     return f"95 % interval of the mean accuracy: {span} ({made_of}). {calibrated(metrics)}"
+
+
+def _believable(metrics: Mapping[str, Any], kind: str = "") -> str:
+    error, loss = metrics[f"{kind}calibration_error"], metrics[f"{kind}nll"]
+    return f"{kind.replace('_', ' ')}calibration error {error:.3f}, log loss {loss:.3f}".capitalize()
 
 
 def _cells(values: Mapping[str, float | None], levels: Mapping[str, Any]) -> list[str | Text]:

@@ -29,7 +29,7 @@ def grid(experiment: Experiment, entries: Sequence[Entry]) -> tuple[list[str], l
     """Return header and rows."""
     cells = {(entry.row, entry.column): entry for entry in entries}
     shown = halves(experiment, entries)
-    rows = [[row, *(_shown(getattr(cells[row, column], owner)) for column, owner in shown)] for row in experiment.rows]
+    rows = [[row, *(written(getattr(cells[row, column], owner)) for column, owner in shown)] for row in experiment.rows]
     return ["", *(f"{column}, {owner}" for column, owner in shown)], rows
 
 
@@ -65,6 +65,13 @@ def terminal(experiment: Experiment, entries: Sequence[Entry], budget: str) -> T
     return table
 
 
+def written(value: object) -> str:
+    """Write a value of a cell, numbers with two digits."""
+    if value is None:
+        return EMPTY
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
 def insert(path: Path, name: str, text: str) -> None:
     """Put a table between its two marker lines of a Markdown file.
 
@@ -82,9 +89,3 @@ def insert(path: Path, name: str, text: str) -> None:
         )
     with replacing(path) as file:
         file.write(f"{before}{begin}\n\n{text}\n{end}{after}".encode())
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return EMPTY
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

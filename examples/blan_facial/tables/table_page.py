@@ -17,7 +17,7 @@ from blan_facial.report.provenance import Setting, settings
 from blan_facial.report.scores import Axis, Strip, style_of
 from blan_facial.results.run_folder import REPORT
 from blan_facial.tables.entries import Entry, Ours
-from blan_facial.tables.layout import caption, halves
+from blan_facial.tables.layout import caption, halves, written
 from blan_facial.tables.plan import Experiment, Run
 from blan_facial.tables.running import Job
 from shared.files import replacing
@@ -67,7 +67,7 @@ def write_table_page(
         jobs: Every run, seed by seed.
     """
     runs = [(run.name, " ".join(run.options), [_seed(path.parent, job) for job in of]) for run, of in jobs.items()]
-    cells = {(entry.row, entry.column): entry for entry in entries}
+    cells, shown = {(entry.row, entry.column): entry for entry in entries}, halves(plan, entries)
     charts = _multiples(plan, cells) if plan.name == "figure3" else []
     if charts:
         note = f"{budget}: mean and sample standard deviation, in percent; each attribute on a scale of its own."
@@ -83,8 +83,11 @@ def write_table_page(
         caption=caption(plan, entries, budget),
         panels=[] if plan.name == "figure3" else _panels(plan, cells),
         multiples=charts,
-        columns=halves(plan, entries),
-        rows=[(spoken(row), {column: cells[row, column] for column in plan.columns}) for row in plan.rows],
+        columns=shown,
+        rows=[
+            (spoken(row), [(owner, getattr(cells[row, column], owner)) for column, owner in shown]) for row in plan.rows
+        ],
+        written=written,
         seeds=[entry for entry in entries if entry.ours is not None and len(entry.ours.values) > 1],
         runs=runs,
         finished=sum(seed.accuracy is not None for *_, seeds in runs for seed in seeds),
