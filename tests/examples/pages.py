@@ -25,7 +25,7 @@ def as_baseline(run: Path) -> Path:
     for of in (metrics["per_level"], *metrics["per_attribute"].values()):
         of |= dict.fromkeys(("AC1", "AC2", "AC3", "AC4", "fused"))
     for of in (metrics["statistics"]["mean"], *metrics["statistics"]["per_attribute"].values()):
-        of |= {"columns": {"sum": of["columns"]["sum"]}, "winner": None}
+        of |= {"columns": {"sum": of["columns"]["fused"]}, "winner": None}
     (run / "metrics.json").write_text(json.dumps(metrics))
     (run / "model.safetensors").unlink()
     return write_report(run, None)

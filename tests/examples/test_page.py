@@ -326,15 +326,6 @@ class TestRun:
         assert text.count("<small>scaled 0.046</small>") == len(metrics["per_attribute"])
         assert "balanced accuracy: Bald 134 of 1,000." in " ".join(text.split())
 
-    def test_metrics_of_release_0_1_0_have_no_intervals(self, run_copy: Path) -> None:
-        metrics = json.loads((run_copy / "metrics.json").read_text())
-        for name in ("average_precision", "calibration_error", "statistics"):
-            del metrics[name]
-        (run_copy / "metrics.json").write_text(json.dumps(metrics))
-        page = Page(write_report(run_copy, None))
-        assert page.table("majority", "gain")[1][6:] == [NOTHING, NOTHING]
-        assert "p-value" not in page.text
-
     @pytest.mark.parametrize(("data", "column"), [("celeba", "CelebA"), ("lfwa", "LFWA")])
     def test_the_paper_s_column_stands_beside_ours(self, data: str, column: str, run_copy: Path) -> None:
         change(run_copy / "metrics.json", data=data)

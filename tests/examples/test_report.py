@@ -202,6 +202,15 @@ METRICS = {
         "Mouth_Slightly_Open": {"accuracy": 0.7512, "majority": 0.76, "balanced": 0.7}
         | {"AC1": 0.7, "AC2": 0.7, "AC3": 0.7, "AC4": 0.66, "sum": 0.73, "fused": 0.7512},
     },
+    "calibration_error": 0.0934,
+    "nll": 0.21,
+    "temperature": {"value": 1.834, "images": 800},
+    "scaled_calibration_error": 0.0312,
+    "scaled_nll": 0.18,
+    "statistics": {
+        "bootstrap": {"resampled": "people", "units": 1200},
+        "mean": {"columns": {name: {"accuracy_interval": [0.843, 0.857]} for name in ("sum", "fused")}},
+    },
 }
 
 
@@ -226,6 +235,14 @@ class TestTables:
         ]
         assert text.splitlines()[0].strip() == "Test split of avatars, 1,600 images"
         assert max(map(len, text.splitlines())) <= width
+        caption = " ".join(text.split("┘")[1].split())
+        assert caption == (
+            "95 % interval of the mean accuracy: 84.3 to 85.7 % (resampled 1,200 people). Calibration error 0.093, "
+            "log loss 0.210. Scaled calibration error 0.031, log loss 0.180 with log-odds divided by the temperature "
+            "1.83, fitted on 800 validation images."
+        )
+        unscaled = " ".join(rendered(metrics_table(METRICS | {"temperature": None}), width).split())
+        assert "log loss 0.210; no temperature was fitted" in unscaled
 
     def test_metrics_without_fusion(self):
         plain = METRICS | {"images": 1, "per_level": METRICS["per_level"] | {"fused": None}}

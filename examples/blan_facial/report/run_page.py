@@ -93,31 +93,27 @@ def _chips(record: Record) -> list[tuple[str, str]]:
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the figures that stand out: what, how much, and what it is to be seen beside."""
-    described = scores.described(metrics)["columns"].get(score_names(metrics)[-1], {})
+    described = scores.described(metrics)["columns"][score_names(metrics)[-1]]
 
     def span(name: str) -> str:
-        interval = described.get(f"{name}_interval")
+        interval = described[f"{name}_interval"]
         return "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
 
-    tiles = [
+    seconds = metrics["train_seconds"]
+    waited = f"{metrics['waiting_seconds'] / max(seconds, 1e-9):.0%} of it waiting for images"
+    return [
         ("Balanced accuracy", f"{percent(metrics['balanced_accuracy'])} %", span("balanced")),
-        ("Average precision", f"{percent(metrics.get('average_precision'))} %", span("average_precision")),
-        ("Calibration error", fixed(metrics.get("calibration_error")), _scaled(metrics)),
+        ("Average precision", f"{percent(metrics['average_precision'])} %", span("average_precision")),
+        ("Calibration error", fixed(metrics["calibration_error"]), _scaled(metrics)),
         ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "what knowing nothing gives"),
+        ("Training", duration(seconds), waited),
+        ("Throughput", f"{metrics['images_per_second']:,.0f}", "training images a second"),
     ]
-    if metrics.get("train_seconds") is not None:
-        seconds, waiting = metrics["train_seconds"], metrics.get("waiting_seconds")
-        waited = (
-            "in training steps" if waiting is None else f"{waiting / max(seconds, 1e-9):.0%} of it waiting for images"
-        )
-        tiles.append(("Training", duration(seconds), waited))
-        tiles.append(("Throughput", f"{metrics['images_per_second']:,.0f}", "training images a second"))
-    return tiles
 
 
 def _scaled(metrics: Mapping[str, Any]) -> str:
     """Say what the temperature makes of the calibration error."""
-    temperature = metrics.get("temperature")
+    temperature = metrics["temperature"]
     if temperature is None:
         return "no temperature fitted; 0 is perfect"
     return f"{fixed(metrics['scaled_calibration_error'])} at temperature {fixed(temperature['value'], 2)}"

@@ -82,10 +82,10 @@ def style_of(name: str) -> str:
 
 
 def described(metrics: Mapping[str, Any], attribute: str | None = None) -> Mapping[str, Any]:
-    """Return what the statistics say of an attribute or of the average; nothing of columns in an older run's."""
-    statistics = metrics.get("statistics") or {}
-    of = statistics.get("mean") if attribute is None else statistics.get("per_attribute", {}).get(attribute)
-    return {"columns": {}, "winner": None} | (of or {})
+    """Return what the statistics say of an attribute or of the average."""
+    statistics = metrics["statistics"]
+    of: Mapping[str, Any] = statistics["mean"] if attribute is None else statistics["per_attribute"][attribute]
+    return of
 
 
 def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
@@ -96,7 +96,7 @@ def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
     notes = {"sum": "summed scores" if len(names) > 1 else "the model's scores", "fused": "weighed by W_s"}
     for name in names:
         note = notes.get(name, f"level {name.removeprefix('AC')}")
-        found.append((name, note, metrics["per_level"][name], of.get(name, {}).get("accuracy_interval")))
+        found.append((name, note, metrics["per_level"][name], of[name]["accuracy_interval"]))
     axis = axis_of((value for *_, value, _ in found), 1.0)
     return axis, [
         Score(name, note, value, interval, strip(axis, value, interval, found[0][2], style_of(name)))
@@ -130,8 +130,8 @@ def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attri
     column = PAPER.get(metrics["data"])
 
     def line(row: str, of: Mapping[str, Any], attribute: str | None = None) -> Attribute:
-        predicted = described(metrics, attribute)["columns"].get(score_names(metrics)[-1], {})
-        accuracy, majority, interval = of["accuracy"], of["majority"], predicted.get("accuracy_interval")
+        predicted = described(metrics, attribute)["columns"][score_names(metrics)[-1]]
+        accuracy, majority, interval = of["accuracy"], of["majority"], predicted["accuracy_interval"]
         paper = published().get(("table7", row, column)) if column else None
         return Attribute(
             spoken(row),
@@ -141,11 +141,11 @@ def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attri
             majority,
             None if accuracy is None or majority is None else accuracy - majority,
             of["balanced"],
-            predicted.get("balanced_interval"),
-            predicted.get("average_precision"),
-            predicted.get("average_precision_interval"),
-            predicted.get("calibration_error"),
-            predicted.get("scaled_calibration_error"),
+            predicted["balanced_interval"],
+            predicted["average_precision"],
+            predicted["average_precision_interval"],
+            predicted["calibration_error"],
+            predicted["scaled_calibration_error"],
             paper / 100 if isinstance(paper, float) else None,
         )
 
@@ -205,10 +205,9 @@ def depth(distance: float | None, deep: float) -> float:
 
 def left_out(metrics: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Return the attributes of which more than a twentieth of the resamples had one label alone, and how many."""
-    statistics = metrics.get("statistics") or {"per_attribute": {}}
-    many = statistics.get("bootstrap", {}).get("resamples", 0) / 20
-    counts = {name: of.get("left_out", 0) for name, of in statistics["per_attribute"].items()}
-    return [(spoken(name), count) for name, count in counts.items() if count > many]
+    many = metrics["statistics"]["bootstrap"]["resamples"] / 20
+    counts = {spoken(name): of["left_out"] for name, of in metrics["statistics"]["per_attribute"].items()}
+    return [(name, count) for name, count in counts.items() if count > many]
 
 
 def winners(rows: Sequence[Level]) -> list[tuple[str, int, int]]:
@@ -231,7 +230,7 @@ def multiples(metrics: Mapping[str, Any]) -> list[tuple[str, Markup, bool]]:
             continue
         statistics, bars = described(metrics, attribute), []
         for name in known:
-            interval = statistics["columns"].get(name, {}).get("accuracy_interval") or (of[name], of[name])
+            interval = statistics["columns"][name]["accuracy_interval"] or (of[name], of[name])
             bars.append(Bar(name, 100 * of[name], 100 * interval[0], 100 * interval[1], style_of(name)))
         title = "Average" if attribute is None else spoken(attribute)
         found.append((title, levels(title, bars), bool((statistics["winner"] or {}).get("significant"))))

@@ -1,5 +1,6 @@
 """A finished run, rebuilt from its ``config.json`` and ``model.safetensors``; nothing is unpickled."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

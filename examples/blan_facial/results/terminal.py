@@ -47,17 +47,13 @@ def tested_on(metrics: Mapping[str, Any]) -> str:
 
 
 def resampled(metrics: Mapping[str, Any]) -> str:
-    """Return what the intervals were made of, in words; "" in metrics of a release without intervals."""
-    if "statistics" not in metrics:
-        return ""
-    bootstrap = metrics["statistics"]["bootstrap"]  # which named no units where they were images
-    return f"resampled {bootstrap.get('units', metrics['images']):,} {bootstrap.get('resampled', 'images')}"
+    """Return what the intervals were made of, in words."""
+    bootstrap = metrics["statistics"]["bootstrap"]
+    return f"resampled {bootstrap['units']:,} {bootstrap['resampled']}"
 
 
 def calibrated(metrics: Mapping[str, Any]) -> str:
-    """Say how believable probabilities are, raw and scaled; "" for metrics of a release that did not tell it."""
-    if metrics.get("nll") is None:
-        return ""
+    """Say how believable probabilities are, raw and scaled."""
     raw, temperature = _believable(metrics), metrics["temperature"]
     if temperature is None:
         return f"{raw}; no temperature was fitted, for want of a validation split with a most likely one."
@@ -82,14 +78,11 @@ def best_level(values: Mapping[str, Any]) -> str | None:
     return max(levels, key=lambda level: values[level]) if levels else None
 
 
-def _certainty(metrics: Mapping[str, Any]) -> str | None:
+def _certainty(metrics: Mapping[str, Any]) -> str:
     """Say what the interval of the mean accuracy is, what it was made of, and how believable probabilities are."""
-    if not (made_of := resampled(metrics)):
-        return None
-    columns = metrics["statistics"]["mean"]["columns"]
-    interval = columns[score_names(metrics)[-1]]["accuracy_interval"]
+    interval = metrics["statistics"]["mean"]["columns"][score_names(metrics)[-1]]["accuracy_interval"]
     span = "none" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
-    return f"95 % interval of the mean accuracy: {span} ({made_of}). {calibrated(metrics)}"
+    return f"95 % interval of the mean accuracy: {span} ({resampled(metrics)}). {calibrated(metrics)}"
 
 
 def _believable(metrics: Mapping[str, Any], kind: str = "") -> str:
