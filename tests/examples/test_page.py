@@ -302,7 +302,7 @@ class TestRun:
         assert set(row[1:]) == {NOTHING}
         assert "those with known labels" in page.text
 
-    def test_says_over_whom_and_how_believable(self, tiny_run: Path, run_copy: Path) -> None:
+    def test_says_who_is_resampled_and_how_calibrated_it_is(self, tiny_run: Path, run_copy: Path) -> None:
         text = Page(tiny_run / "report.html").text
         assert "with 95&#8239;% intervals (resampled 48 images)" in text
         assert "McNemar's exact test over the images" in text

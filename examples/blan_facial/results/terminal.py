@@ -47,17 +47,17 @@ def tested_on(metrics: Mapping[str, Any]) -> str:
 
 
 def resampled(metrics: Mapping[str, Any]) -> str:
-    """Return what the intervals were made of, in words."""
+    """Return what was resampled for the intervals, in words."""
     bootstrap = metrics["statistics"]["bootstrap"]
     return f"resampled {bootstrap['units']:,} {bootstrap['resampled']}"
 
 
 def calibrated(metrics: Mapping[str, Any]) -> str:
-    """Say how believable probabilities are, raw and scaled."""
-    raw, temperature = _believable(metrics), metrics["temperature"]
+    """Say how well probabilities are calibrated, raw and scaled."""
+    raw, temperature = _calibration(metrics), metrics["temperature"]
     if temperature is None:
-        return f"{raw}; no temperature was fitted, for want of a validation split with a most likely one."
-    scaled = _believable(metrics, "scaled_")
+        return f"{raw}; no temperature was fitted: there is no validation split, or none is the best on it."
+    scaled = _calibration(metrics, "scaled_")
     fitted = f"temperature {temperature['value']:.2f}, fitted on {temperature['images']:,} validation images"
     return f"{raw}. {scaled} with log-odds divided by the {fitted}."
 
@@ -79,13 +79,13 @@ def best_level(values: Mapping[str, Any]) -> str | None:
 
 
 def _certainty(metrics: Mapping[str, Any]) -> str:
-    """Say what the interval of the mean accuracy is, what it was made of, and how believable probabilities are."""
+    """Say what the interval of the mean accuracy is, what was resampled, and how well probabilities are calibrated."""
     interval = metrics["statistics"]["mean"]["columns"][score_names(metrics)[-1]]["accuracy_interval"]
     span = "none" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
     return f"95 % interval of the mean accuracy: {span} ({resampled(metrics)}). {calibrated(metrics)}"
 
 
-def _believable(metrics: Mapping[str, Any], kind: str = "") -> str:
+def _calibration(metrics: Mapping[str, Any], kind: str = "") -> str:
     error, loss = metrics[f"{kind}calibration_error"], metrics[f"{kind}nll"]
     return f"{kind.replace('_', ' ')}calibration error {error:.3f}, log loss {loss:.3f}".capitalize()
 

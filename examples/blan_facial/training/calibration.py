@@ -1,4 +1,4 @@
-"""Whether probabilities can be believed."""
+"""How well probabilities are calibrated."""
 
 import torch
 from torch import Tensor

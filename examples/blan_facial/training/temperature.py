@@ -1,4 +1,4 @@
-"""The temperature that makes probabilities such as can be believed."""
+"""The temperature that calibrates probabilities."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,7 @@ COLDEST, HOTTEST = 0.01, 100.0
 
 
 class Temperature(NamedTuple):
-    """What the log-odds of a run's predictions are divided by, so that its probabilities can be believed.
+    """What the log-odds of a run's predictions are divided by, so that its probabilities are calibrated.
 
     It is positive, so that no prediction changes at the threshold 0.5.
     """
