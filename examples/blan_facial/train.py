@@ -68,12 +68,11 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     position = trainer.fit(folder)
 
     model = trainer.whole_model()
-    attributes = faces.test.attributes
     temperature = None
     if trainer.validation is not None:
-        temperature = calibrate(fabric, model, trainer.validation, attributes, processes)
+        temperature = calibrate(fabric, model, trainer.validation, processes)
     loader = evaluation_loader(config, faces.test, processes.share)
-    tested = evaluate(fabric, model, loader, attributes, processes=processes, in_full=True, temperature=temperature)
+    tested = evaluate(fabric, model, loader, processes=processes, in_full=True, temperature=temperature)
     if not processes.first:
         return folder
     metrics = {

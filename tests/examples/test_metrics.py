@@ -79,7 +79,7 @@ def test_people_are_resampled_where_they_are_known() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     loader = make_loader(faces, 5, seed=0, shuffle=False, drop_last=False, mirror=0, workers=0, skip_corrupt=True)
     model = ResNet(3, width=4, blocks=(1, 1, 1, 1)).eval()
-    metrics = evaluate(fabric, model, loader, faces.attributes, in_full=True)
+    metrics = evaluate(fabric, model, loader, in_full=True)
     bootstrap = metrics["statistics"]["bootstrap"]
     assert (metrics["images"], bootstrap["resampled"], bootstrap["units"]) == (11, "people", 6)
     scores = Scores(faces.attributes, levels=(), fused=False)

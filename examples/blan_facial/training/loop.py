@@ -94,7 +94,6 @@ class Trainer:
         self.model = model
         self.objective = objective
         self.console = console
-        self.attributes = train.attributes
         self.data = {
             "images": len(train),
             "attributes": list(train.attributes),
@@ -289,9 +288,7 @@ class Trainer:
             return
         line = f"epoch {epoch}/{self.config.epochs}: {self.position.images_per_second:.0f} images/s"
         if self.validation is not None:
-            metrics = evaluate(
-                self.fabric, self.whole_model(), self.validation, self.attributes, processes=self.processes
-            )
+            metrics = evaluate(self.fabric, self.whole_model(), self.validation, processes=self.processes)
             if not self.processes.first:
                 return
             shown = {name: metrics[name] for name in ("accuracy", "balanced_accuracy")}

@@ -107,7 +107,6 @@ def evaluate(
     fabric: Fabric,
     model: Network,
     loader: FaceLoader,
-    attributes: tuple[str, ...],
     *,
     processes: Processes | None = None,
     in_full: bool = False,
@@ -121,13 +120,12 @@ def evaluate(
         fabric: Device and precision.
         model: The model.
         loader: This process's images.
-        attributes: The attributes of the loader's labels.
         processes: Those that share the images; None: this one has them all.
         in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
         temperature: That of the run, for the scaled probabilities.
     """
     processes = processes or Processes(fabric)
-    scores, indices = _scored(fabric, model, loader, attributes, processes)
+    scores, indices = _scored(fabric, model, loader, processes)
     if not processes.first:
         return {}
     metrics = {"images": len(indices)} | scores.compute()
@@ -138,23 +136,19 @@ def evaluate(
     return metrics
 
 
-def calibrate(
-    fabric: Fabric, model: Network, loader: FaceLoader, attributes: tuple[str, ...], processes: Processes
-) -> Temperature | None:
+def calibrate(fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes) -> Temperature | None:
     """Return the temperature of a model on a split that it was not trained on; None if the split asks for none.
 
     Several processes call this together; what the others than the first return means nothing.
     """
-    scores, _ = _scored(fabric, model, loader, attributes, processes)
+    scores, _ = _scored(fabric, model, loader, processes)
     return scores.temperature() if processes.first else None
 
 
 @torch.no_grad()
-def _scored(
-    fabric: Fabric, model: Network, loader: FaceLoader, attributes: tuple[str, ...], processes: Processes
-) -> tuple[Scores, Tensor]:
+def _scored(fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes) -> tuple[Scores, Tensor]:
     """Return the scores of all images of a split, in the first process, and the images' indices."""
-    scores = Scores(attributes, levels=model.level_names, fused=model.fusion is not None)
+    scores = Scores(loader.dataset.faces.attributes, levels=model.level_names, fused=model.fusion is not None)
     training = model.training
     model.eval()
     indices = []
