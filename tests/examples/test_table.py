@@ -224,6 +224,7 @@ def test_a_model_trains_and_is_tested_where_labels_are_unknown(root: Path, model
     assert metrics["accuracy"] == pytest.approx(sum(known) / 2)
     assert set(metrics["per_attribute"]["Nobody knows"].values()) == {None}
     assert metrics["statistics"]["per_attribute"]["Nobody knows"]["winner"] is None
+    assert metrics["temperature"] is metrics["scaled_nll"] is None  # there is no validation split
     assert (root / "run" / "accuracy.png").exists() == (model == "blan")  # the others have no levels
 
 

@@ -27,8 +27,10 @@ from blan_facial.data.loading import normalize
 from blan_facial.machines.devices import make_fabric
 from blan_facial.machines.processes import Processes
 from blan_facial.network.builder import build
+from blan_facial.results.finished import load_run
 from blan_facial.train import main
 from blan_facial.training import loop as trainer_module
+from blan_facial.training.temperature import Temperature
 from shared.program import SIGNALS
 from tests.examples.celeba_folder import write_celeba_folder
 
@@ -124,6 +126,8 @@ class TestResults:
             "images_per_second",
         ]
         assert (metrics["data"], metrics["split"], metrics["images"]) == ("avatars", "test", 64)
+        assert metrics["temperature"]["images"] == 64  # of the validation split
+        assert load_run(finished).temperature == Temperature(**metrics["temperature"])
         levels = ["AC1", "AC2", "AC3", "AC4", "sum", "fused"]
         assert list(metrics["per_level"]) == levels
         for rates in metrics["per_attribute"].values():
