@@ -28,7 +28,6 @@ from blan_facial.tables.plan import (
     experiment,
 )
 from blan_facial.tables.running import ExperimentError, Job, complete, places
-from blan_facial.tables.table_page import write_table_page
 from shared.files import replacing, write_json
 from shared.program import print_error, run_program
 

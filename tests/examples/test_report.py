@@ -188,6 +188,10 @@ class TestPictures:
         assert [source for _, source, _ in gates] == [first] * 3
 
 
+COLUMNS = {
+    "columns": {name: {"accuracy_interval": [0.843, 0.857]} for name in ("AC1", "AC2", "AC3", "AC4", "sum", "fused")},
+    "winner": None,
+}
 METRICS = {
     "data": "avatars",
     "split": "test",
@@ -209,7 +213,8 @@ METRICS = {
     "scaled_nll": 0.18,
     "statistics": {
         "bootstrap": {"resampled": "people", "units": 1200},
-        "mean": {"columns": {name: {"accuracy_interval": [0.843, 0.857]} for name in ("sum", "fused")}},
+        "mean": COLUMNS,
+        "per_attribute": {"Bald": COLUMNS, "Mouth_Slightly_Open": COLUMNS},
     },
 }
 
