@@ -130,7 +130,7 @@ def evaluate(
         return {}
     metrics = {"images": len(indices)} | scores.compute()
     if in_full:
-        groups = getattr(loader.dataset.faces, "groups", None)
+        groups = loader.dataset.faces.groups
         units = Units.of_images(len(indices), None if groups is None else groups[indices.numpy()])
         metrics |= scores.statistics(units, temperature)
     return metrics
