@@ -15,7 +15,7 @@ from blan_facial.data.loading import normalize
 from blan_facial.network.builder import build
 from blan_facial.network.model import BLAN
 from blan_facial.network.objective import MutualInformation, Objective
-from blan_facial.training.loop import TrainingStep
+from blan_facial.training.learner import TrainingStep
 from blan_layers import RDAM, LMIMLoss
 
 Assembly = tuple[BLAN, Objective]

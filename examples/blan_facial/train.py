@@ -32,6 +32,7 @@ from blan_facial.results.environment import environment
 from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
 from blan_facial.results.terminal import metrics_table, parameters_table
 from blan_facial.training.checkpoint import Position
+from blan_facial.training.learner import Learner
 from blan_facial.training.loop import Trainer, evaluation_loader
 from blan_facial.training.metrics import calibrate, evaluate
 from shared.files import write_json
@@ -58,7 +59,8 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     faces, model, objective = processes.one_by_one(prepare)
     parameters = parameter_table(model, objective)
     with _as_config_errors():
-        trainer = Trainer(config, fabric, processes, model, objective, faces.train, faces.validation, console)
+        learner = Learner(config, fabric, processes, model, objective)
+        trainer = Trainer(config, processes, learner, faces.train, faces.validation, console)
     folder = processes.of_first(lambda: held.enter_context(open_output(config)))
     if config.resume:
         trainer.restore(folder)
@@ -67,7 +69,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     console.print(parameters_table(parameters))
     position = trainer.fit(folder)
 
-    model = trainer.whole_model()
+    model = learner.whole_model()
     temperature = None
     if trainer.validation is not None:
         temperature = calibrate(fabric, model, trainer.validation, processes)

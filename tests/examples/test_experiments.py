@@ -183,7 +183,9 @@ class TestRunning:
         monkeypatch.setattr(subprocess, "run", measure)
         assert job.tested_on("celeba", root) == metrics  # read
         assert not measured
-        other = write_celeba_folder(tmp_path / "other", list(faces.images), faces.labels, faces.attributes)
+        other = write_celeba_folder(
+            tmp_path / "other", [faces.image(index) for index in range(len(faces))], faces.labels, faces.attributes
+        )
         job.tested_on("celeba", other)
         assert len(measured) == 1
         write_run(tmp_path / "run", *SMALL, "--seed", "1")  # started over

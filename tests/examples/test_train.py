@@ -29,7 +29,10 @@ from blan_facial.machines.processes import Processes
 from blan_facial.network.builder import build
 from blan_facial.results.finished import load_run
 from blan_facial.train import main
-from blan_facial.training import loop as trainer_module
+from blan_facial.training.checkpoint import Position
+from blan_facial.training.learner import Learner
+from blan_facial.training.log import TrainingLog
+from blan_facial.training.loop import Trainer
 from blan_facial.training.temperature import Temperature
 from shared.program import SIGNALS
 from tests.examples.celeba_folder import write_celeba_folder
@@ -254,15 +257,16 @@ class TestInterruption:
         self, number: signal.Signals, step: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
-        train_step = trainer_module.Trainer._train_step
+        learn = Learner.learn
 
-        def interrupted(self: Any, *batch: Any) -> None:
-            train_step(self, *batch)
-            if self.position.step + 1 == step:
+        def interrupted(self: Learner, place: int, *batch: Any) -> dict[str, torch.Tensor]:
+            losses = learn(self, place, *batch)
+            if place + 1 == step:
                 signal.raise_signal(number)
+            return losses
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer_module.Trainer, "_train_step", interrupted)
+            patch.setattr(Learner, "learn", interrupted)
             assert run(tmp_path) == 128 + number
         assert f"stopped by {number.name} after step {step} and saved" in " ".join(capsys.readouterr().out.split())
         assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == step
@@ -288,14 +292,14 @@ class TestInterruption:
     def test_a_signal_while_validating_stops_before_the_next_step(
         self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        validate = trainer_module.Trainer._validate
+        validate = Trainer._validate
 
-        def interrupted(self: Any) -> None:
+        def interrupted(self: Trainer, log: TrainingLog) -> None:
             signal.raise_signal(signal.SIGTERM)
-            validate(self)
+            validate(self, log)
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer_module.Trainer, "_validate", interrupted)
+            patch.setattr(Trainer, "_validate", interrupted)
             assert run(tmp_path) == 128 + signal.SIGTERM
             assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == STEPS // 2
             assert run(tmp_path, "--resume") == 128 + signal.SIGTERM  # after the last epoch, before the test
@@ -350,14 +354,15 @@ class TestInterruption:
     def test_an_update_that_breaks_a_weight_does_not_replace_the_checkpoint(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        train_step = trainer_module.Trainer._train_step
+        learn = Learner.learn
 
-        def broken(self: Any, *batch: Any) -> None:
-            train_step(self, *batch)
-            if self.position.step + 1 == STEPS // 2:
+        def broken(self: Learner, place: int, *batch: Any) -> dict[str, torch.Tensor]:
+            losses = learn(self, place, *batch)
+            if place + 1 == STEPS // 2:
                 self.model.encoder.conv1.weight.data[0] = torch.nan
+            return losses
 
-        monkeypatch.setattr(trainer_module.Trainer, "_train_step", broken)
+        monkeypatch.setattr(Learner, "learn", broken)
         assert run(tmp_path) == 1
         message = " ".join(capsys.readouterr().err.split())
         assert (
@@ -419,20 +424,19 @@ class TestCelebA:
         assert content["position"]["images"] == content["position"]["step"] * 16 - 1
 
 
-def test_the_progress_fits_a_terminal_of_80_columns(finished: Path) -> None:
+def test_the_progress_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     screen = io.StringIO()
     console = Console(file=screen, width=80, force_terminal=True)
-    config = parse([*SMALL, "--max-steps", "1"])
-    faces = load_avatars("train", image_size=32, count=64)
-    model, objective = build(config, faces.attributes)
-    fabric = make_fabric(config)
-    trainer = trainer_module.Trainer(config, fabric, Processes(fabric), model, objective, faces, None, console)
-    trainer.restore(finished)
-    with trainer._showing_progress(trainer.steps) as (bar, task):
-        values = dict.fromkeys(("total", "classification", "lmim", "reconstruction", "fusion"), torch.tensor(123.456))
-        trainer._losses.append((7, values))
-        trainer.loggers = []
-        trainer._look_at_losses(bar, task)
+    config = parse(SMALL)
+    _, objective = build(config, ("Smiling",))
+    processes = Processes(make_fabric(config))
+    log = TrainingLog(
+        tmp_path, processes, objective.shown, console, steps_per_epoch=4, learning_rate=lambda step: config.lr
+    )
+    position = Position(step=STEPS, images=16 * STEPS, seconds=1)
+    with log.showing(position, STEPS):
+        log.keep(STEPS - 1, dict.fromkeys(objective.shown, torch.tensor(123.456)))
+        log.look(position)
     shown = screen.getvalue()
     assert f"{STEPS}/{STEPS}" in shown
     assert "images/s" in shown
@@ -493,7 +497,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         with_truncated_checkpoint,
         "train: {folder}/last.ckpt must be a checkpoint of this program, got a file that does not load "
-        "(RuntimeError). Start over by --overwrite.",
+        "(BadZipFile). Start over by --overwrite.",
     ),
     (
         with_old_checkpoint,

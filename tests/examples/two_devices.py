@@ -18,14 +18,14 @@ from torch.distributed.tensor import DTensor
 from blan_facial.config import parse
 from blan_facial.data.avatars import load_avatars
 from blan_facial.data.faces import DataError
-from blan_facial.data.loading import Batch, normalize
+from blan_facial.data.loading import normalize
 from blan_facial.machines.devices import make_fabric
 from blan_facial.machines.processes import PeerError, Processes
-from blan_facial.machines.sharding import whole_states
 from blan_facial.network.builder import build
 from blan_facial.train import main
-from blan_facial.training import loop as trainer_module
-from blan_facial.training.loop import Trainer, TrainingStep
+from blan_facial.training import learner as learner_module
+from blan_facial.training.learner import Learner, TrainingStep
+from blan_facial.training.loop import Trainer
 from blan_layers.mutual_information import infomax
 
 SMALL = [
@@ -75,18 +75,17 @@ def one_step_equals_one_process(strategy: str, sizes: tuple[int, int]) -> None:
         if name.endswith("running_var"):
             nn.init.uniform_(buffer, 0.5, 4)
     alone = copy.deepcopy(TrainingStep(model, objective)).eval()
-    trainer = Trainer(config, fabric, processes, model, objective, faces, None, Console(quiet=True))
-    trainer.step.eval()
+    learner = Learner(config, fabric, processes, model, objective)
+    learner.step.eval()
 
     mine = slice(0, sizes[0]) if processes.first else slice(sizes[0], 8)
-    batch = Batch(images[mine], labels[mine], torch.arange(8)[mine], 0)
-    trainer._train_step(batch, sizes[processes.rank] * 2 / 8)
+    learner.learn(0, config.lr, images[mine], labels[mine], sizes[processes.rank] * 2 / 8)
 
     drawn, infomax.drawn_indices = infomax.drawn_indices, blocks(*sizes)
     alone(images, labels)[0].backward()
     infomax.drawn_indices = drawn
     truth = gradients(alone)
-    ours = gradients(trainer.step.module)
+    ours = gradients(learner.step.module)
     assert ours.keys() == truth.keys()
     assert max(value.abs().max() for value in truth.values()) > 1e-2
     for name, value in truth.items():
@@ -99,11 +98,12 @@ def a_checkpoint_is_taken_up_as_it_is(folder: Path, strategy: str) -> None:
     fabric = make_fabric(config)
     faces = load_avatars("train", image_size=32, count=64)
     model, objective = build(config, faces.attributes)
-    trainer = Trainer(config, fabric, Processes(fabric), model, objective, faces, None, Console(quiet=True))
-    trainer.restore(folder)
-    weights, adam = whole_states(trainer.unwrapped, trainer.adam)
+    processes = Processes(fabric)
+    learner = Learner(config, fabric, processes, model, objective)
+    Trainer(config, processes, learner, faces, None, Console(quiet=True)).restore(folder)
+    weights, adam, _ = learner.states()
     written = torch.load(folder / "last.ckpt", weights_only=True)
-    if trainer.processes.first:
+    if processes.first:
         torch.testing.assert_close([weights, adam], [written["weights"], written["adam"]], rtol=0, atol=0)
     else:
         assert not weights
@@ -128,25 +128,26 @@ def errors_are_shared(processes: Processes) -> None:
 
 def stopped_by_a_signal_to_one(folder: Path) -> None:
     """Both save the step at which the signal came to the second one."""
-    train_step = Trainer._train_step
+    learn = Learner.learn
 
-    def interrupted(self: Trainer, batch: Batch, weight: float) -> None:
-        train_step(self, batch, weight)
-        if self.position.step + 1 == 3 and not self.processes.first:
+    def interrupted(self: Learner, number: int, *batch: Any) -> dict[str, Tensor]:
+        losses = learn(self, number, *batch)
+        if number + 1 == 3 and not self.processes.first:
             signal.raise_signal(signal.SIGTERM)
+        return losses
 
-    trainer_module.Trainer._train_step = interrupted  # type: ignore[method-assign]
+    Learner.learn = interrupted  # type: ignore[method-assign,assignment]
     assert main([*SMALL, "--output", str(folder)]) == 128 + signal.SIGTERM
-    trainer_module.Trainer._train_step = train_step  # type: ignore[method-assign]
+    Learner.learn = learn  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    trainer_module.normalize = precise
+    learner_module.normalize = precise
     one_step_equals_one_process("ddp", (4, 4))
     one_step_equals_one_process("ddp", (5, 3))
     one_step_equals_one_process("fsdp", (4, 4))
-    trainer_module.normalize = normalize
+    learner_module.normalize = normalize
     errors_are_shared(Processes(make_fabric(parse(SMALL))))
     assert main([*SMALL, "--output", str(root / "through")]) == 0
     stopped_by_a_signal_to_one(root / "stopped")

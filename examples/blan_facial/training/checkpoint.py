@@ -1,6 +1,8 @@
 """The checkpoint that a run goes on from."""
 
 import io
+import math
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,26 +43,25 @@ class Position(NamedTuple):
         return self.images / max(self.seconds, 1e-9)
 
 
-class Checkpoint(NamedTuple):
-    """What a run goes on from, its states whole, whatever the devices that it ran on."""
+class States(NamedTuple):
+    """The states that a run goes on from, whole, whatever the devices that it ran on."""
 
-    position: Position
     weights: dict[str, Tensor]
     """Of model and objective."""
-    adam: dict[str, dict[str, Tensor]]
+    adam: dict[str, dict[str, Any]]
     """What Adam keeps for each weight; the SGD of the fusion weights keeps nothing."""
     scaler: dict[str, Any]
     """The state of the gradient scaler."""
 
 
-def save_checkpoint(folder: Path, config: Config, data: dict[str, Any], checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, config: Config, data: dict[str, Any], position: Position, states: States) -> None:
     """Write the checkpoint, whole or not at all; ``data`` tells the training data apart from others."""
     content = {
         "format": _FORMAT,
         "config": config.comparable(),
         "data": data,
-        **checkpoint._asdict(),
-        "position": checkpoint.position._asdict(),
+        "position": position._asdict(),
+        **states._asdict(),
     }
     packed = io.BytesIO()  # torch words a disk that is full as an error of its own
     torch.save(content, packed)
@@ -68,25 +69,28 @@ def save_checkpoint(folder: Path, config: Config, data: dict[str, Any], checkpoi
         file.write(packed.getbuffer())
 
 
-def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> Checkpoint:
-    """Return a run's checkpoint.
+def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple[Position, States]:
+    """Return where a run's checkpoint stands, and its states.
 
     Raises:
         RunError: The checkpoint is broken, or was written by another configuration or for other data.
     """
     path = folder / CHECKPOINT
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        written, theirs, trained_on = content["format"], content["config"], content["data"]
-    except Exception as error:  # whatever the reader runs into in a broken file
-        raise RunError(
-            f"train: {path} must be a checkpoint of this program, got a file that does not load "
-            f"({type(error).__name__}). Start over by --overwrite."
-        ) from error
+        content = _load(path)
+        written = content["format"]
+    except Exception as error:  # whatever the readers run into in a broken file
+        raise _broken(path, error) from error
     if written != _FORMAT:
         raise RunError(
             f"train: {path} must be of checkpoint format {_FORMAT}, got {written}. Resume it with the release it is of."
         )
+    try:
+        theirs, trained_on = dict(content["config"]), dict(content["data"])
+        description = _describe(trained_on)
+        position, states = _position(content["position"]), _states(content)
+    except Exception as error:  # as above
+        raise _broken(path, error) from error
     ours = config.comparable()
     theirs = Config().comparable() | theirs  # a setting that an older release did not have is the default
     differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
@@ -98,11 +102,39 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> Check
         )
     if trained_on != data:
         raise RunError(
-            f"train: --resume needs the data that the checkpoint in {folder} was trained on, {_describe(trained_on)}, "
+            f"train: --resume needs the data that the checkpoint in {folder} was trained on, {description}, "
             f"got {_describe(data)}. Resume with the run's own data."
         )
-    content["position"] = Position(**content["position"])
-    return Checkpoint(**{name: content[name] for name in Checkpoint._fields})
+    return position, states
+
+
+def _load(path: Path) -> Any:
+    """Load a file whose checksums hold, which torch does not look at."""
+    with zipfile.ZipFile(path) as packed:
+        if (name := packed.testzip()) is not None:
+            raise ValueError(f"{name} is not as it was written")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _position(found: Any) -> Position:
+    position = Position(**found)
+    if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in position):
+        raise ValueError("a position must be numbers of at least 0")
+    return position
+
+
+def _states(content: Any) -> States:
+    states = States(*(dict(content[name]) for name in States._fields))
+    if not all(isinstance(weight, Tensor) and bool(weight.isfinite().all()) for weight in states.weights.values()):
+        raise ValueError("weights must be finite tensors")
+    return states
+
+
+def _broken(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"train: {path} must be a checkpoint of this program, got a file that does not load "
+        f"({type(error).__name__}). Start over by --overwrite."
+    )
 
 
 def _describe(data: dict[str, Any]) -> str:

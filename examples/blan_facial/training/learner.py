@@ -1,0 +1,129 @@
+"""A network that learns on its device: the step, its optimisers, and the states that a checkpoint holds."""
+
+import copy
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from blan_facial.config import Config
+from blan_facial.data.loading import normalize
+from blan_facial.machines.processes import Processes
+from blan_facial.machines.sharding import load_whole_states, whole_states
+from blan_facial.network.model import Network
+from blan_facial.network.objective import Objective
+from blan_facial.training.checkpoint import States
+
+
+class TrainingStep(nn.Module):
+    """Model and objective as one module, from a batch of bytes to the losses."""
+
+    def __init__(self, model: Network, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total loss, and every part of it detached."""
+        inputs = normalize(images)
+        features = self.model(inputs, reconstruct=self.model.reconstructs)
+        losses = self.objective(features, inputs, labels)
+        return losses.total, losses.logged()
+
+
+class Learner:
+    """A model and its objective, trained by Adam, the fusion weights by SGD.
+
+    A step draws its random numbers (dropout, negatives) from the run's seed, its own number and that of the process.
+
+    Args:
+        config: The settings of the run.
+        fabric: Device and precision, from :func:`blan_facial.machines.devices.make_fabric`.
+        processes: Those that train together.
+        model: The network, on the CPU.
+        objective: What it minimises.
+
+    Attributes:
+        step: Model and objective on the device, as the devices share them.
+    """
+
+    def __init__(
+        self, config: Config, fabric: Fabric, processes: Processes, model: Network, objective: Objective
+    ) -> None:
+        self.config = config
+        self.fabric = fabric
+        self.processes = processes
+        self.model = model
+        self.objective = objective
+        step: nn.Module = TrainingStep(model, objective)
+        step = step.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
+        self.unwrapped = step
+        sharded = processes.count > 1 and config.strategy == "fsdp"
+        self._whole: Network | None = copy.deepcopy(model).to(fabric.device) if sharded else None
+        if config.sync_batch_norm:
+            step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
+        if config.compile:
+            step = torch.compile(step)  # type: ignore[assignment]  # a module that compiles what it holds
+        self.step = fabric.setup_module(step)
+        fusion = [] if model.fusion is None else list(model.fusion.parameters())
+        others = [parameter for parameter in step.parameters() if all(parameter is not weight for weight in fusion)]
+        self.adam = torch.optim.Adam(others, lr=config.lr, fused=fabric.device.type == "cuda" or None)
+        self.optimizers: list[torch.optim.Optimizer] = [self.adam]
+        if fusion:
+            self.optimizers.append(torch.optim.SGD(fusion, lr=config.fusion_lr))
+        scaler = getattr(fabric.strategy.precision, "scaler", None)
+        self.scaler = scaler or torch.amp.GradScaler(fabric.device.type, enabled=False)
+
+    def learn(self, number: int, lr: float, images: Tensor, labels: Tensor, weight: float) -> dict[str, Tensor]:
+        """Take a step and return every part of its loss.
+
+        Args:
+            number: The step's number.
+            lr: Adam's learning rate.
+            images: uint8 (B, 3, H, W).
+            labels: int64 (B, N).
+            weight: Factor of the loss: what this process's share of the batch counts beside the others'.
+        """
+        place = [self.config.seed, number, self.processes.rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+        self.adam.param_groups[0]["lr"] = lr
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        losses: dict[str, Tensor]
+        total, losses = self.step(self.fabric.to_device(images), self.fabric.to_device(labels))
+        if weight != 1:
+            total, losses = weight * total, {name: weight * loss for name, loss in losses.items()}
+        self.fabric.backward(total)
+        if self.config.clip_norm is not None:
+            self.scaler.unscale_(self.adam)
+            torch.nn.utils.clip_grad_norm_(self.adam.param_groups[0]["params"], self.config.clip_norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        return losses
+
+    def whole_model(self) -> Network:
+        """Return the model as it is, whole and the same in all processes, which call this together."""
+        self.processes.spread_buffers(self.model)
+        if self._whole is None:
+            return self.model
+        self._whole.load_state_dict(get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True)))
+        return self._whole
+
+    def states(self) -> States:
+        """Return the states, whole in the first process; all processes call this together."""
+        return States(*whole_states(self.unwrapped, self.adam), self.scaler.state_dict())
+
+    def load(self, states: States) -> None:
+        """Go on from states.
+
+        Raises:
+            ValueError: They are not those of such a learner.
+        """
+        try:
+            load_whole_states(self.unwrapped, self.adam, states.weights, states.adam)
+            self.scaler.load_state_dict(states.scaler)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # whatever torch trips over
+            raise ValueError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error

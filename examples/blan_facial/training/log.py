@@ -1,0 +1,140 @@
+"""The losses of training: written down, shown, and watched for one that is not finite."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning.fabric.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from blan_facial.machines.processes import Processes
+from blan_facial.training.checkpoint import CHECKPOINT, LOGS, Position
+from shared.program import UserError
+
+
+class NonFiniteLossError(UserError):
+    """A part of the loss, or a weight, became infinite or not a number."""
+
+
+class TrainingLog:
+    """What the processes lost in their steps: their mean goes to CSV and TensorBoard files and to the screen.
+
+    Losses are kept on the device until :meth:`look`, so that a step does not wait for them.
+
+    Args:
+        folder: The run's folder; a resumed run logs beside what it logged before.
+        processes: Those that train together; the first one writes.
+        shown: What the progress calls the losses, by their names.
+        console: Where progress is shown.
+        steps_per_epoch: Steps of a whole epoch.
+        learning_rate: The learning rate of a step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        processes: Processes,
+        shown: Mapping[str, str],
+        console: Console,
+        *,
+        steps_per_epoch: int,
+        learning_rate: Callable[[int], float],
+    ) -> None:
+        self.folder = folder
+        self.processes = processes
+        self.shown = shown
+        self.console = console
+        self.steps_per_epoch = steps_per_epoch
+        self.learning_rate = learning_rate
+        self._loggers = _loggers(folder) if processes.first else []
+        self._losses: list[tuple[int, dict[str, Tensor]]] = []
+        self._bar = Progress(disable=True)
+        self._task = self._bar.add_task("")
+
+    @contextmanager
+    def showing(self, position: Position, last: int) -> Iterator[None]:
+        """Show step, time left, speed and losses, in two lines that fit 80 columns; nothing where no one looks on."""
+        columns = (
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}\n{task.fields[losses]}"),
+        )
+        watched = self.processes.first and self.console.is_terminal
+        with Progress(*columns, console=self.console, disable=not watched) as self._bar:
+            self._task = self._bar.add_task("", total=last, completed=position.step, losses="", speed="")
+            yield
+
+    def keep(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Keep the losses of a step, and show that it is done."""
+        self._losses.append((step, losses))
+        self._bar.update(self._task, completed=step + 1)
+
+    def look(self, position: Position) -> None:
+        """Log and show the losses since the last look, and refuse to go on with one that is not finite.
+
+        Raises:
+            NonFiniteLossError: There is one.
+            PeerError: Another process raised an error.
+        """
+        if not self._losses:
+            return
+        ours = torch.stack([torch.stack(list(losses.values())) for _, losses in self._losses]).cpu().double()
+        rows = self.processes.mean(ours).tolist()
+        with self.processes.together():
+            if self.processes.first:
+                for (step, losses), row in zip(self._losses, rows, strict=True):
+                    values = dict(zip(losses, row, strict=True))
+                    self._refuse_not_finite(values, step)
+                    self.write(values | {"lr": self.learning_rate(step), "epoch": step / self.steps_per_epoch}, step)
+                shown = "  ".join(f"{short} {values[name]:.3g}" for name, short in self.shown.items())
+                self._bar.update(self._task, losses=shown, speed=f"{position.images_per_second:.0f} images/s")
+        self._losses.clear()
+
+    def write(self, values: dict[str, float], step: int) -> None:
+        """Write values of a step down."""
+        for logger in self._loggers:
+            logger.log_metrics(values, step)
+
+    def save(self) -> None:
+        """Put on the disk what was written down."""
+        for logger in self._loggers:
+            logger.save()
+
+    def refuse_broken(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Refuse weights that are not finite.
+
+        Raises:
+            NonFiniteLossError: There are some.
+        """
+        for name, tensor in weights.items():
+            if not bool(tensor.isfinite().all()):
+                raise NonFiniteLossError(
+                    f"train: every weight must be finite, got a value in {name} that is not, after step {step}. "
+                    f"{self._remedy}"
+                )
+
+    def _refuse_not_finite(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in sorted(values.items(), key=lambda part: "_AC" not in part[0]):  # those of a level say most
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"train: every part of the loss must be finite, got {name} = {value} in step {step + 1} "
+                    f"(epoch {step // self.steps_per_epoch + 1}). {self._remedy}"
+                )
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"The last good checkpoint is kept in {self.folder / CHECKPOINT}. Start again with a smaller --lr, or with "
+            "--clip-norm 1."
+        )
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    """Return what writes the losses down, as a version of its own beside those of earlier sittings."""
+    csv = CSVLogger(folder, name=LOGS)
+    return [csv, TensorBoardLogger(folder, name=LOGS, version=csv.version)]

@@ -1,0 +1,78 @@
+"""A checkpoint is read as it was written, or refused in one sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blan_facial.config import parse
+from blan_facial.training.checkpoint import CHECKPOINT, Position, RunError, States, read_checkpoint, save_checkpoint
+
+CONFIG = parse([])
+DATA = {"images": 3, "attributes": ["Smiling"], "labels": "0" * 64}
+STATES = States({"w": torch.arange(500.0)}, {"w": {"step": torch.tensor(1.0), "exp_avg": torch.ones(500)}}, {})
+
+
+def write(folder: Path) -> Path:
+    save_checkpoint(folder, CONFIG, DATA, Position(step=4, images=12, seconds=0.5), STATES)
+    return folder / CHECKPOINT
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    write(tmp_path)
+    position, states = read_checkpoint(tmp_path, CONFIG, DATA)
+    assert position == Position(step=4, images=12, seconds=0.5)
+    torch.testing.assert_close(states._asdict(), STATES._asdict(), rtol=0, atol=0)
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    whole = path.read_bytes()
+    random, refused = np.random.default_rng(0), 0
+    for place in random.integers(len(whole), size=200):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << random.integers(8)
+        path.write_bytes(broken)
+        try:
+            position, states = read_checkpoint(tmp_path, CONFIG, DATA)
+        except RunError:
+            refused += 1
+        else:
+            assert position.step == 4
+            torch.testing.assert_close(states._asdict(), STATES._asdict(), rtol=0, atol=0)
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: [content],
+        lambda content: content.pop("position"),
+        lambda content: content.update(position=None),
+        lambda content: content.update(position={"steps": 1}),
+        lambda content: content["position"].update(step="4"),
+        lambda content: content["position"].update(step=-1),
+        lambda content: content["position"].update(seconds=float("nan")),
+        lambda content: content.pop("weights"),
+        lambda content: content.update(weights=[1]),
+        lambda content: content.update(weights={"w": 1}),
+        lambda content: content["weights"].update(w=torch.tensor([torch.inf])),
+        lambda content: content.update(adam=7),
+        lambda content: content.update(scaler=None),
+        lambda content: content.update(config=None),
+        lambda content: content.update(data={}),
+        lambda content: content.update(data=[1]),
+    ],
+)
+def test_another_structure_is_refused_in_one_sentence(spoil: Callable[[dict[str, Any]], Any], tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = torch.load(path, weights_only=True)
+    replaced = spoil(content)
+    torch.save(replaced if isinstance(replaced, list) else content, path)
+    with pytest.raises(RunError) as error:
+        read_checkpoint(tmp_path, CONFIG, DATA)
+    assert str(error.value).startswith(f"train: {path} must be a checkpoint of this program, got a file that does not")
+    assert "\n" not in str(error.value)
