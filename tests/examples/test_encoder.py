@@ -84,6 +84,19 @@ def test_old_checkpoints_of_parameters_without_batch_counts_load(tmp_path, encod
     assert_loaded(encoder, {name: entries.get(name, zero) for name in checkpoint})
 
 
+def test_narrow_maps_are_not_channels_last(encoder):
+    """Their backward writes past its memory in oneDNN."""
+    images = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    for width in (4, 8, 15, 16):
+        narrow = ResNetEncoder(width, (1, 1, 1, 1))
+        narrow.to(memory_format=narrow.memory_format)
+        features = narrow(images)
+        wide = width >= 16
+        assert all(e.is_contiguous(memory_format=torch.channels_last) == wide for e in features[:3])
+        sum(e.sum() for e in features).backward()
+    assert encoder.memory_format == torch.channels_last
+
+
 def test_a_kept_file_of_other_contents_is_refused(monkeypatch, encoder, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     kept = tmp_path / "hub" / "checkpoints" / "resnet34-b627a593.pth"

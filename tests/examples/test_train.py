@@ -492,7 +492,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         with_broken_checkpoint,
         "train: {folder}/last.ckpt must be a checkpoint of this program, got a file that does not load "
-        "(UnpicklingError). Start over by --overwrite.",
+        "(BadZipFile). Start over by --overwrite.",
     ),
     (
         with_truncated_checkpoint,

@@ -57,8 +57,9 @@ def load_run(folder: Path) -> FinishedRun:
     own = model.state_dict()
     weights, temperature = _read_weights(folder / WEIGHTS)
     _check_weights(folder / WEIGHTS, weights, own)
-    model.load_state_dict({name: _as_in_training(value) for name, value in weights.items()}, assign=True)
-    model.eval()
+    model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+    # As in training, so that the same arithmetic gives the same scores to the last digit.
+    model.eval().to(memory_format=model.encoder.memory_format)  # type: ignore[call-overload]  # torch types Module.to without it
     return FinishedRun(folder, config, attributes, model, parameter_table(model, objective), temperature)
 
 
@@ -71,12 +72,6 @@ class _NothingDrawn(TorchFunctionMode):
         if function in _DRAWS:
             return args[0] if args else (kwargs or {})["tensor"]
         return function(*args, **(kwargs or {}))
-
-
-def _as_in_training(value: Tensor) -> Tensor:
-    """Lay out a weight as the trainer does, so that the same arithmetic gives the same scores to the last digit."""
-    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-    return value.clone(memory_format=layout)
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], Temperature | None]:

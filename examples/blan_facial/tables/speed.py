@@ -16,7 +16,8 @@ WARM_UP, TIMED = 5, 30
 def milliseconds(config: Config, attributes: Sequence[str]) -> float:
     """Return the median time of one image on the GPU or, without one, on the CPU; weights do not matter to it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build(config, attributes)[0].eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
+    model = build(config, attributes)[0].eval().to(device)
+    model.to(memory_format=model.encoder.memory_format)  # type: ignore[call-overload]  # torch types Module.to without it
     image = torch.zeros(1, 3, config.image_size, config.image_size, device=device)
     image = image.to(memory_format=torch.channels_last)  # as evaluation has them
     times = []

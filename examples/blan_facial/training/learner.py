@@ -58,7 +58,7 @@ class Learner:
         self.model = model
         self.objective = objective
         step: nn.Module = TrainingStep(model, objective)
-        step = step.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
+        step = step.to(memory_format=model.encoder.memory_format)  # type: ignore[call-overload]  # torch types Module.to without it
         self.unwrapped = step
         sharded = processes.count > 1 and config.strategy == "fsdp"
         self._whole: Network | None = copy.deepcopy(model).to(fabric.device) if sharded else None
