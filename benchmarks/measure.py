@@ -16,7 +16,7 @@ Record = dict[str, Any]
 def measure(case: Case, suite: str, device: torch.device, seconds: float, least_rounds: int, look: bool) -> Record:
     """Measure a case.
 
-    A peer that differs from ours is neither timed nor weighed: its record says by how much it differs.
+    A peer that differs from ours is neither timed nor weighted: its record says by how much it differs.
 
     Args:
         case: What to measure.

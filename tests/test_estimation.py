@@ -14,7 +14,7 @@ import torch
 from blan_layers import functional as F
 from blan_layers.estimation import InformationEstimate, information_between, perceptrons
 from blan_layers.estimation.arrays import Side
-from blan_layers.estimation.bounds import Estimator, effective_pairs, infonce, weighed
+from blan_layers.estimation.bounds import Estimator, effective_pairs, infonce, weighted
 from blan_layers.estimation.gaussian import canonical_correlation, fit_gaussian
 from blan_layers.estimation.independence import permutation_test
 from blan_layers.estimation.kernels import KernelCritic
@@ -265,7 +265,7 @@ class TestParts:
             "certificate": lambda: F.mutual_information_certificate(F.bce_loss(real, fake) / 2),
         }
         expected = functions[name]()
-        assert weighed(name, logits, logits.new_ones(1, 12)).item() == pytest.approx(expected.item())
+        assert weighted(name, logits, logits.new_ones(1, 12)).item() == pytest.approx(expected.item())
         assert infonce(logits).mean().item() == pytest.approx(F.infonce_lower_bound(logits).item())
 
     @pytest.mark.parametrize("name", get_args(Estimator))
@@ -273,12 +273,12 @@ class TestParts:
         logits = torch.randn(9, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         weights = torch.tensor([[2.0, 2, 2, 2, 2, 2, 0, 0, 0]], dtype=torch.float64)
         few = logits[:6, :6]
-        rest = weighed(name, few, few.new_ones(1, 6)).item()
+        rest = weighted(name, few, few.new_ones(1, 6)).item()
         if name == "infonce":  # which keeps its number of candidates, by weight
             mean = few.masked_fill(torch.eye(6, dtype=torch.bool), -math.inf).logsumexp(1) - math.log(5)
             real = few.diagonal()
             rest = (math.log(9) + real - real.logaddexp(mean + math.log(8))).mean().item()
-        assert weighed(name, logits, weights).item() == pytest.approx(rest)
+        assert weighted(name, logits, weights).item() == pytest.approx(rest)
 
     def test_effective_pairs_count_equal_ones_and_no_others(self) -> None:
         assert effective_pairs(torch.zeros(5, 5) + 3) == pytest.approx(20)

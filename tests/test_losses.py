@@ -120,8 +120,8 @@ def test_reductions_and_masks_agree_in_every_objective(objective: Any) -> None:
     assert none.shape == (5, 3, 2)
     torch.testing.assert_close(loss_of(**options)(local, summaries), none.mean())
     torch.testing.assert_close(loss_of(reduction="sum", **options)(local, summaries), none.sum())
-    weighed = loss_of(**options)(local, summaries, mask=mask)
-    torch.testing.assert_close(weighed, (none * mask).sum() / mask.sum())
+    weighted = loss_of(**options)(local, summaries, mask=mask)
+    torch.testing.assert_close(weighted, (none * mask).sum() / mask.sum())
 
 
 @pytest.mark.parametrize("objective", ["dv", "mine"])

@@ -109,8 +109,8 @@ def test_whole_weights_repeat_a_score(ours: Any, twin: Any) -> None:
     p, q = (x.detach() for x in logits())
     times_p, times_q = torch.tensor([1, 0, 2, 3, 1, 0]), torch.tensor([[0, 1, 2, 0], [1, 1, 1, 1], [0, 0, 3, 0]])
     repeated = p.repeat_interleave(times_p), q.flatten().repeat_interleave(times_q.flatten())
-    weighed = ours(p, q, positive_weights=times_p.double(), negative_weights=times_q.float())
-    torch.testing.assert_close(weighed, twin(*repeated))
+    weighted = ours(p, q, positive_weights=times_p.double(), negative_weights=times_q.float())
+    torch.testing.assert_close(weighted, twin(*repeated))
     masked = ours(p, q, positive_weights=times_p > 0, negative_weights=times_q > 0)
     torch.testing.assert_close(masked, twin(p[times_p > 0], q[times_q > 0]))
 

@@ -26,7 +26,7 @@ def infonce(logits: Tensor) -> Tensor:
     return logits.diagonal(dim1=-2, dim2=-1) - logits.logsumexp(-1) + math.log(logits.shape[-1])
 
 
-def weighed(estimator: Estimator, logits: Tensor, weights: Tensor) -> Tensor:
+def weighted(estimator: Estimator, logits: Tensor, weights: Tensor) -> Tensor:
     """Return the estimates (R,) under weights (R, M) of the pairs, from logits (M, M) in float64."""
     return _WEIGHED[estimator](logits, weights)
 

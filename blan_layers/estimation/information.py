@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blan_layers._checks import choice, positive_int, said
 from blan_layers.estimation.arrays import LEAST_ROWS, Discrete, Pairs, Side
-from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighed
+from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighted
 from blan_layers.estimation.critics import fit_critics
 from blan_layers.estimation.gaussian import canonical_correlation
 from blan_layers.estimation.independence import permutation_test
@@ -379,7 +379,7 @@ def _value(estimator: Estimator, blocks: list[_Block], weights: Tensor) -> Tenso
         [
             weights.new_zeros(len(weights))
             if block.start
-            else weighed(estimator, block.logits.double(), weights[:, torch.from_numpy(block.rows)])
+            else weighted(estimator, block.logits.double(), weights[:, torch.from_numpy(block.rows)])
             for block in blocks
         ]
     )

@@ -30,7 +30,7 @@ def dv_lower_bound(
     Args:
         positive_logits: Scores of pairs drawn together.
         negative_logits: Scores of pairs drawn apart.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:
@@ -69,7 +69,7 @@ def nwj_lower_bound(
     Args:
         positive_logits: Scores of pairs drawn together.
         negative_logits: Scores of pairs drawn apart.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:
@@ -114,7 +114,7 @@ def tuba_lower_bound(
         negative_logits: Scores of pairs drawn apart.
         log_baseline: Log of the baseline: a number, or a tensor that broadcasts to the positive as well as the negative
             scores, and depends on one side of the pairs alone.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:
@@ -162,7 +162,7 @@ def smile_estimate(
         positive_logits: Scores of pairs drawn together.
         negative_logits: Scores of pairs drawn apart.
         clip: Where negative logits are clipped, above zero; infinity leaves :func:`dv_lower_bound`.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:
@@ -211,7 +211,7 @@ def club_upper_bound(
     Args:
         positive_log_likelihood: log q(y | x) of pairs drawn together, normalised over y.
         negative_log_likelihood: log q(y | x) of pairs drawn apart.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:

@@ -24,7 +24,7 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
 
     Args:
         logits: Score of each item (rows) with each candidate (columns).
-        weights: Boolean or non-negative weights of the items, for a weighed mean.
+        weights: Boolean or non-negative weights of the items, for a weighted mean.
 
     Shape:
         logits (\*, N, N) with N >= 2, averaged over the leading axes; weights (\*, N) -> scalar.
@@ -66,7 +66,7 @@ def alpha_lower_bound(
         logits: Score of each item (rows) with each candidate (columns).
         log_baseline: Log of the baseline: a number, or a tensor with a value for each item.
         alpha: Weight of the candidates' mean, in [0, 1].
-        weights: Boolean or non-negative weights of the items, for a weighed mean.
+        weights: Boolean or non-negative weights of the items, for a weighted mean.
 
     Shape:
         logits (\*, N, N) with N >= 2, averaged over the leading axes; log_baseline (\*, N), weights (\*, N) -> scalar.
@@ -205,7 +205,7 @@ def _log_mean_of_others(logits: Tensor) -> Tensor:
 
 
 def _mixed(log_baseline: Tensor, log_mean: Tensor, alpha: float) -> Tensor:
-    """Return the log of the baseline and the mean, weighed by 1 - alpha and alpha."""
+    """Return the log of the baseline and the mean, weighted by 1 - alpha and alpha."""
     if alpha == 0:
         return log_baseline.expand_as(log_mean)
     if alpha == 1:

@@ -13,7 +13,7 @@ def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
 
     ``fused[b, n, c] = sum_i weight[i, n] scores[i, b, n, c] + weight[K, n] sum_i scores[i, b, n, c]``
 
-    The two sums are one: classifier i's scores are weighed by ``weight[i] + weight[K]``. The paper's softmax is left
+    The two sums are one: classifier i's scores are weighted by ``weight[i] + weight[K]``. The paper's softmax is left
     to the loss or the prediction, so that it is applied once.
 
     Args:

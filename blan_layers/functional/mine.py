@@ -48,7 +48,7 @@ def mine_objective(
         negative_logits: Scores of pairs drawn apart.
         running_log_mean: Log of the running mean of exp(negative_logits); minus infinity before the first batch.
         momentum: Weight of this batch in the running mean, above 0 and at most 1, which gives the gradient of DV.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:

@@ -89,7 +89,7 @@ def bce_loss(
     Args:
         positive_logits: Scores of pairs drawn together.
         negative_logits: Scores of pairs drawn apart.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:
@@ -129,7 +129,7 @@ def jsd_objective(
     Args:
         positive_logits: Scores of pairs drawn together.
         negative_logits: Scores of pairs drawn apart.
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:
@@ -186,7 +186,7 @@ def f_divergence_objective(
         positive_logits: Scores of pairs drawn together.
         negative_logits: Scores of pairs drawn apart.
         divergence: A name of the table, or "wasserstein".
-        positive_weights: Boolean or non-negative weights of the positive scores, for a weighed mean.
+        positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
         negative_weights: The same for the negative scores.
 
     Shape:

@@ -522,6 +522,6 @@ def prior_matching_loss(
 
 
 def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
-    """Return Eq. 6 before its softmax: the K scores and their sum, concatenated, weighed and added up."""
+    """Return Eq. 6 before its softmax: the K scores and their sum, concatenated, weighted and added up."""
     joined = torch.cat([scores, reduce(scores, "k b n c -> 1 b n c", "sum")])
     return torch.einsum("kn,kbnc->bnc", weight, joined)

@@ -34,7 +34,7 @@ class LMIMLoss(InfoMaxLoss):
     same minus 2 log 2, so that minus the loss is Deep InfoMax's Jensen-Shannon bound. Their gradients are equal.
 
     From the logits on everything is computed in float32 at least. Under ``reduction="mean"`` and a mask, both terms are
-    weighed means: the mask's weights at the map's locations, divided by their sum. What stands in the map where the
+    weighted means: the mask's weights at the map's locations, divided by their sum. What stands in the map where the
     mask is zero is never looked at, so that it may even be NaN.
 
     Fake pairs, ``negatives``, by which each map is paired:

@@ -47,7 +47,7 @@ def slope(
     y, gradient, extremes, at, plane, inside, size, AXIS: tl.constexpr, MEAN: tl.constexpr, PEAK: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """Return the derivative to ``y`` of its mean and maximum over AXIS, weighed by their gradients.
+    """Return the derivative to ``y`` of its mean and maximum over AXIS, weighted by their gradients.
 
     MEAN and PEAK are the planes of the gradient that belong to them, or -1. The maximum's is shared by its ties.
     """

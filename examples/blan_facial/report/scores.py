@@ -93,7 +93,7 @@ def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
     of = described(metrics)["columns"]
     names = score_names(metrics)
     found = [("majority", "the more frequent answer", metrics["majority_accuracy"], None)]
-    notes = {"sum": "summed scores" if len(names) > 1 else "the model's scores", "fused": "weighed by W_s"}
+    notes = {"sum": "summed scores" if len(names) > 1 else "the model's scores", "fused": "weighted by W_s"}
     for name in names:
         note = notes.get(name, f"level {name.removeprefix('AC')}")
         found.append((name, note, metrics["per_level"][name], of[name]["accuracy_interval"]))
