@@ -1,4 +1,4 @@
-"""Attention put into networks that are there already, and its maps seen there."""
+"""Attention put into existing networks, and its maps seen there."""
 
 from blan_layers.networks.capture import capture_maps
 from blan_layers.networks.insertion import Insertion, insert_attention

@@ -1,4 +1,4 @@
-"""Attention behind modules of a network that is there already."""
+"""Attention behind modules of an existing network."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence

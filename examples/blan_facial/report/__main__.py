@@ -1,4 +1,4 @@
-"""Write page and pictures of runs that are there already: ``python examples/blan_facial/report --help``."""
+"""Write page and pictures of existing runs: ``python examples/blan_facial/report --help``."""
 
 import argparse
 import sys
