@@ -61,6 +61,20 @@ class Settings:
     """Also put the table into this Markdown file, between its lines <!-- TABLE DATA --> and
     <!-- end of TABLE DATA -->."""
 
+    def check(self) -> None:
+        """Refuse numbers out of their range.
+
+        Raises:
+            ExperimentError: There is one.
+        """
+        for name in ("parallel", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ExperimentError(f"experiments: --{name} must be at least 1, got {value}. Give a positive number.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            got = " ".join(map(str, self.seeds)) or "none"
+            raise ExperimentError(f"experiments: --seeds must be different numbers, got {got}. Name each once.")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
@@ -73,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int:
     """Run what is missing, show the table and write it; return 1 if a run failed."""
+    settings.check()
     plan = experiment(settings.table, settings.data)
     if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
         raise ExperimentError(

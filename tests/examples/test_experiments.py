@@ -208,6 +208,33 @@ class TestRunning:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--parallel", "-1"], "experiments: --parallel must be at least 1, got -1. Give a positive number."),
+        (["--epochs", "0"], "experiments: --epochs must be at least 1, got 0. Give a positive number."),
+        (["--seeds", "1", "1"], "experiments: --seeds must be different numbers, got 1 1. Name each once."),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["table4", "--output", str(tmp_path), *options]) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_run_that_ended_early_is_not_finished(tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL, "--max-steps", "3")
+    assert Job("a run", tmp_path, SMALL).metrics() is None
+    assert Job("a run", tmp_path, (*SMALL, "--max-steps", "3")).metrics() is not None
+
+
+def test_runs_share_the_gpus_that_the_user_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(3)] == ["3", "5", "3"]
+
+
 def test_mean_and_spread_are_over_the_seeds() -> None:
     cell = Cell(Run("run", ()), lambda of: of.metrics["a"])
     plan = Experiment("table4", "", "", ("row",), ("a", "b"), {("row", "a"): cell})
@@ -273,7 +300,7 @@ def test_one_image_is_timed_in_the_layout_that_evaluation_has(monkeypatch: pytes
         return model, objective
 
     monkeypatch.setattr(speed, "build", watched)
-    assert speed.milliseconds(parse([*SMALL]), ATTRIBUTES) > 0
+    assert speed.milliseconds(parse([*SMALL, "--width", "16"]), ATTRIBUTES) > 0
     assert set(seen) == {True}
 
 

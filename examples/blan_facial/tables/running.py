@@ -72,6 +72,8 @@ class Job:
                 f"experiments: a finished run must have the settings that are asked for, got others in {self.folder}: "
                 f"{listed}. Repeat its options, or give another --output."
             )
+        if found["max_steps"] != self.config.max_steps:  # it ended early, or is to: it goes on
+            return None
         metrics: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
         return metrics
 
@@ -150,7 +152,9 @@ def places(count: int | None) -> list[dict[str, str]]:
         count: Runs at a time; None: one for each GPU, or for each core, at most 4.
     """
     if gpus := torch.cuda.device_count():
-        return [{"CUDA_VISIBLE_DEVICES": str(place % gpus)} for place in range(count or gpus)]
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        names = seen if len(seen) == gpus else [str(gpu) for gpu in range(gpus)]
+        return [{"CUDA_VISIBLE_DEVICES": names[place % gpus]} for place in range(count or gpus)]
     count = count or min(4, cores())
     return [{"OMP_NUM_THREADS": str(max(1, cores() // count))}] * count
 
