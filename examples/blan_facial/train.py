@@ -136,10 +136,10 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
     except RuntimeError as error:
         if not lost_contact(error):
             raise
-        if not watched:  # our launcher says which process it was
+        if not watched or "/gloo/" not in str(error):  # our launcher says which process is gone
             print_error(
-                f"train: all processes must run to their end, got one that is gone, noticed by number {rank()}. "
-                "The same command with --resume goes on from the last checkpoint."
+                f"train: all processes must run to their end, got one that is gone, noticed by number {rank()} "
+                f"({str(error).splitlines()[0]}). The same command with --resume goes on from the last checkpoint."
             )
         return LOST
     console.print(f"Results are in {folder}.", markup=False, highlight=False, soft_wrap=True)

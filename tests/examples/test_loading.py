@@ -192,6 +192,16 @@ def test_a_face_does_not_depend_on_its_batch(pairs, seed, mirror):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_stops_the_loader_with_its_own_error(workers):
+    class Vanished(NumberedFaces):
+        def image(self, index):
+            raise FileNotFoundError(2, "No such file or directory", f"{index}.jpg")
+
+    with pytest.raises(FileNotFoundError, match=r"^\[Errno 2\] No such file or directory: '0\.jpg'$"):
+        next(iter(loader(Vanished(4), shuffle=False, workers=workers)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_stops_the_loader_with_its_own_error(workers):
     batches = iter(loader(NumberedFaces(12, corrupt=(6,)), shuffle=False, workers=workers))
     assert next(batches).indices.tolist() == [0, 1, 2, 3]

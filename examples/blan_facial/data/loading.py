@@ -164,8 +164,8 @@ class FaceView(Dataset[Face]):
             image = image[:, ::-1]
         return _channels_first(image.copy()), torch.from_numpy(self.faces.labels[index].astype(np.int64)), index
 
-    def __getitems__(self, items: Sequence[EpochIndex]) -> Batch | CorruptImageError:
-        """Return the faces of a batch, or the error of the first that is corrupt.
+    def __getitems__(self, items: Sequence[EpochIndex]) -> Batch | CorruptImageError | OSError:
+        """Return the faces of a batch, or the error of the first that is corrupt or cannot be read.
 
         The error is returned, not raised: a DataLoader would put a worker's traceback in place of its text.
         """
@@ -180,6 +180,8 @@ class FaceView(Dataset[Face]):
             for place, index in enumerate(indices.tolist()):
                 try:
                     images[place] = self.faces.image(index)
+                except OSError as error:
+                    return error
                 except CorruptImageError as error:
                     if not self.skip_corrupt:
                         return error
@@ -199,7 +201,7 @@ class FaceView(Dataset[Face]):
 
 
 class FaceLoader(DataLoader[Face]):
-    """A DataLoader that raises a worker's `CorruptImageError` as it is.
+    """A DataLoader that raises a worker's `CorruptImageError` or `OSError` as it is.
 
     Attributes:
         batch_sampler: Set its `epoch` and `first_batch` before iterating.
@@ -211,7 +213,7 @@ class FaceLoader(DataLoader[Face]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base class names its private iterator here
         for batch in super().__iter__():
-            if isinstance(batch, CorruptImageError):
+            if isinstance(batch, CorruptImageError | OSError):
                 raise batch
             yield batch
 

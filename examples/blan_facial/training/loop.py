@@ -89,13 +89,13 @@ class Trainer:
                     f"train: {folder / CHECKPOINT} must stand within the {self.steps} steps of the run, got step "
                     f"{position.step}. Start over by --overwrite."
                 )
-        try:
-            self.learner.load(states)
-        except ValueError as error:
-            raise RunError(
-                f"train: {folder / CHECKPOINT} must hold the states of this model, got others ({error}). "
-                "Start over by --overwrite."
-            ) from error
+        fault = self.learner.load(states)
+        with self.processes.together():
+            if fault:
+                raise RunError(
+                    f"train: {folder / CHECKPOINT} must hold the states of this model, got others ({fault}). "
+                    "Start over by --overwrite."
+                )
         self.position = position
 
     def fit(self, folder: Path) -> Position:
@@ -122,13 +122,16 @@ class Trainer:
             self._save(log)
         last = min(self.steps, self.config.max_steps or self.steps)
         with self._wish.listening(), log.showing(self.position, last):
-            while self.position.step < last:
-                self._run_epoch(last, log)
-                log.look(self.position)
-                self._save(log)
-                self._stop_if_asked()
-                self._validate(log)
-                self._stop_if_asked()
+            try:
+                while self.position.step < last:
+                    self._run_epoch(last, log)
+                    log.look(self.position)
+                    self._save(log)
+                    self._stop_if_asked()
+                    self._validate(log)
+                    self._stop_if_asked()
+            finally:
+                log.save()  # the losses that lead to an error, too
         return self.position
 
     def learning_rate(self, step: int) -> float:

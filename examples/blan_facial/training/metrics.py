@@ -162,8 +162,12 @@ def _scored(fabric: Fabric, model: Network, loader: FaceLoader, processes: Proce
             scores.update(output.scores.float(), output.fused, batch.labels)
     model.train(training)
     mine = torch.cat([torch.empty(0, dtype=torch.int64), *indices])
-    if not int(processes.numbers(len(mine)).sum()):
-        raise DataError("evaluate: needs at least one image that decodes, got none. Restore the split's image files.")
+    none = not int(processes.numbers(len(mine)).sum())
+    with processes.together():
+        if none:
+            raise DataError(
+                "evaluate: needs at least one image that decodes, got none. Restore the split's image files."
+            )
     return scores, scores.gather(processes, mine)
 
 
