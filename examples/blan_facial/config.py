@@ -211,6 +211,8 @@ class Config:
                 "needs features to classify, got --no-decoder and --no-encoder-features",
                 "Use one to classify the encoder's, the other to classify the decoder's",
             )
+        if self.decoder and self.encoder_features and self.join == "none" and not self.beta:
+            _refuse("--join none leaves the decoder to the reconstruction, got --beta 0", "Use --no-decoder")
         if self.batch_size < 2:
             _refuse(f"--batch-size must be at least 2, for norms and negative pairs, got {self.batch_size}", "Raise it")
         if self.devices != "auto" and self.devices < 1:
@@ -228,16 +230,19 @@ class Config:
         """
         for name in LACKS.get(self.model, ()):
             if getattr(self, name) != getattr(preset, name):
-                given = _option(name if getattr(self, name) is not False else f"no_{name}")
-                _refuse(f"{given} means nothing with --model {self.model}, got both", "Give one of them")
+                _refuse(f"{self._given(name)} means nothing with --model {self.model}, got both", "Give one of them")
         for part, options in OPTIONS_OF.items():
             for name in options if not getattr(self, part) else ():
                 if getattr(self, name) != getattr(preset, name):
                     without = f"--no-{part.replace('_', '-')}"
-                    _refuse(f"{_option(name)} means nothing with {without}, got both", "Give one of them")
+                    _refuse(f"{self._given(name)} means nothing with {without}, got both", "Give one of them")
         for name in _OF_RDAM if self.join != "rdam" else ():
             if getattr(self, name) != getattr(preset, name):
-                _refuse(f"{_option(name)} means nothing with --join {self.join}, got both", "Give one of them")
+                _refuse(f"{self._given(name)} means nothing with --join {self.join}, got both", "Give one of them")
+
+    def _given(self, name: str) -> str:
+        """Return a setting as it was given on the command line."""
+        return _option(name if getattr(self, name) is not False else f"no_{name}")
 
     def _check_data(self) -> None:
         if self.data == "avatars":

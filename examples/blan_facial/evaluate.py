@@ -78,20 +78,20 @@ class Settings:
         names: tuple[str, ...] = ("data", "data_root", "image_folder", "labels", "images")
         names += ("batch_size", "workers", "accelerator", "precision")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt)
+        config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt).on_one_device()
         with _as_config_errors():
             config.check()
-        return config.on_one_device()
+        return config
 
 
 def run(settings: Settings, console: Console) -> None:
     """Test, show and write."""
-    if settings.output is not None:
-        read = (path for path in (settings.labels, *settings.run.glob("*")) if path is not None)
-        refuse_inputs("evaluate", "--output", settings.output, read)
-        settings.output.parent.mkdir(parents=True, exist_ok=True)
     finished = load_run(settings.run)
     config = settings.config(finished.config)
+    if settings.output is not None:
+        read = (path for path in (config.labels, *settings.run.glob("*")) if path is not None)
+        refuse_inputs("evaluate", "--output", settings.output, read)
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
     with _as_config_errors():
         fabric = make_fabric(config)
         faces = load_split(config, settings.split, console).with_attributes(finished.attributes)

@@ -225,7 +225,8 @@ def test_only_resnet34_takes_the_weights(tmp_path, options):
         other = ResNetEncoder(**options)
     message = (
         "Encoder weights: they need ResNet-34's width 64 and blocks (3, 4, 6, 3), "
-        f"got width {other.width} and blocks {other.blocks}. Leave out --encoder-weights, or --width and --blocks."
+        f"got width {other.width} and blocks {other.blocks}. "
+        "Give --encoder-weights None, or leave out --width and --blocks."
     )
     with pytest.raises(EncoderWeightsError, match=f"^{re.escape(message)}$"):
         load_encoder_weights(other, tmp_path / "any.pth")

@@ -383,6 +383,8 @@ class TestInterruption:
         )
         assert found, message
         assert found[1].startswith(("cls_AC", "lmim_AC", "reconstruction"))
+        logged = (tmp_path / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+        assert len(logged) == int(found[3])  # a heading, and the steps before the one that is not finite
         content = torch.load(tmp_path / "last.ckpt", weights_only=True)
         assert content["position"]["step"] == 0
         assert all(tensor.isfinite().all() for tensor in content["weights"].values())
@@ -441,6 +443,16 @@ def test_the_progress_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert f"{STEPS}/{STEPS}" in shown
     assert "images/s" in shown
     assert "loss 123  cls 123  lmim 123  rec 123  fusion 123" in shown
+
+
+def test_a_fusion_without_its_loss_is_not_stepped() -> None:
+    config = parse([*SMALL, "--gamma", "0"])
+    fabric = make_fabric(config)
+    learner = Learner(config, fabric, Processes(fabric), *build(config, ("Smiling", "Bald")))
+    assert learner.optimizers == [learner.adam]
+    assert learner.model.fusion is not None
+    trained = {id(weight) for group in learner.adam.param_groups for weight in group["params"]}
+    assert id(learner.model.fusion.weight) not in trained
 
 
 Prepare = Callable[[Path], list[str]]
@@ -587,6 +599,14 @@ MISTAKES: list[tuple[Prepare, str]] = [
         "train: --arrangement means nothing with --join none, got both. Give one of them.",
     ),
     (lambda folder: ["--blocks", "1", "0", "1", "1"], "train: --blocks must be at least 1 each, got 1 0 1 1. Use 3 4"),
+    (
+        lambda folder: ["--join", "none", "--beta", "0"],
+        "train: --join none leaves the decoder to the reconstruction, got --beta 0. Use --no-decoder.",
+    ),
+    (
+        lambda folder: ["--join", "rar", "--no-rdam-norm"],
+        "train: --no-rdam-norm means nothing with --join rar, got both. Give one of them.",
+    ),
     (lambda folder: ["--dropout", "1"], "train: --dropout must be in [0, 1), got 1.0. Use 0.5, or 0 for none."),
     (lambda folder: ["--width", "0"], "train: --width must be at least 1, got 0. Give a positive number."),
     (
@@ -610,7 +630,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         lambda folder: ["--encoder-weights", str(folder / "none.pth")],
         "Encoder weights: they need ResNet-34's width 64 and blocks (3, 4, 6, 3), got width 4 and blocks (1, 1, 1, 1). "
-        "Leave out --encoder-weights, or --width and --blocks.",
+        "Give --encoder-weights None, or leave out --width and --blocks.",
     ),
 ]
 

@@ -49,7 +49,7 @@ def layout(config: Config) -> Layout:
     """
     kind = _kind(config)
     if config.accelerator not in ("auto", kind):
-        raise ConfigError(f"train: --accelerator {config.accelerator} must be there, got none. Leave the option out.")
+        raise ConfigError(f"train: --accelerator {config.accelerator} must be there, got none. Use --accelerator auto.")
     _check_precision(config, kind)
     processes = _layout_of_torchrun(config) if launched() else _layout_of_this_machine(config, kind)
     _check_shares(config, kind, processes.processes)

@@ -101,7 +101,7 @@ def load_encoder_weights(encoder: ResNetEncoder, source: str | Path) -> None:
         raise EncoderWeightsError(
             f"Encoder weights: they need ResNet-34's width {RESNET34_WIDTH} and blocks {RESNET34_BLOCKS}, "
             f"got width {encoder.width} and blocks {encoder.blocks}. "
-            "Leave out --encoder-weights, or --width and --blocks."
+            "Give --encoder-weights None, or leave out --width and --blocks."
         )
     entries = _download() if source == "imagenet" else _read(Path(source))
     _load(encoder, entries, str(source))

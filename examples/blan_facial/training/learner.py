@@ -71,7 +71,7 @@ class Learner:
         others = [parameter for parameter in step.parameters() if all(parameter is not weight for weight in fusion)]
         self.adam = torch.optim.Adam(others, lr=config.lr, fused=fabric.device.type == "cuda" or None)
         self.optimizers: list[torch.optim.Optimizer] = [self.adam]
-        if fusion:
+        if fusion and config.gamma:  # without its loss the fusion has no gradient
             self.optimizers.append(torch.optim.SGD(fusion, lr=config.fusion_lr))
         scaler = getattr(fabric.strategy.precision, "scaler", None)
         self.scaler = scaler or torch.amp.GradScaler(fabric.device.type, enabled=False)
@@ -116,14 +116,11 @@ class Learner:
         """Return the states, whole in the first process; all processes call this together."""
         return States(*whole_states(self.unwrapped, self.adam), self.scaler.state_dict())
 
-    def load(self, states: States) -> None:
-        """Go on from states.
-
-        Raises:
-            ValueError: They are not those of such a learner.
-        """
+    def load(self, states: States) -> str:
+        """Go on from states, and return "", or what is wrong with them; all processes call this together."""
         try:
             load_whole_states(self.unwrapped, self.adam, states.weights, states.adam)
             self.scaler.load_state_dict(states.scaler)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # whatever torch trips over
-            raise ValueError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return ""
