@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -444,3 +445,12 @@ def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch, capfd):
 def test_a_wrong_argument_is_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         load(tmp_path, **options)
+
+
+def test_without_a_home_faces_are_kept_in_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert disk.default_folder() == Path(tempfile.gettempdir()) / "blan-layers" / "avatars"

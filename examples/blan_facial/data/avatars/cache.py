@@ -7,6 +7,7 @@ Two processes that draw the same faces at once both succeed: each writes a file 
 import hashlib
 import logging
 import os
+import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,14 @@ _log = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """`blan-layers/avatars` in the user's cache folder, `$XDG_CACHE_HOME` or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blan-layers" / "avatars"
+    """The folder of drawn faces in `$XDG_CACHE_HOME`, in `~/.cache` or, without a home, among temporary files."""
+    cache_folder = os.environ.get("XDG_CACHE_HOME")
+    if not cache_folder:
+        try:
+            cache_folder = str(Path.home() / ".cache")
+        except RuntimeError:  # neither HOME nor an entry in the list of users
+            cache_folder = tempfile.gettempdir()
+    return Path(cache_folder) / "blan-layers" / "avatars"
 
 
 @cache
