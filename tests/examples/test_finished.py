@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from blan_facial.config import PRESETS, Config, ConfigError, parse
 from blan_facial.results.finished import load_run
+from blan_facial.results.weights_file import read_weights
 from blan_facial.training.checkpoint import RunError
+from blan_facial.training.temperature import Temperature
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 MODELS: list[tuple[str, ...]] = [
@@ -55,8 +58,8 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 def test_a_temperature_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path, *SMALL)
     weights = load_file(tmp_path / "model.safetensors")
-    for broken in ("warm", '{"value": 2}', "[1]"):
-        save_file(weights, tmp_path / "model.safetensors", {"temperature": broken})
+    for broken in ("warm", '{"temperature": {"value": 2}}', '{"temperature": 2}', "[1]"):
+        save_file(weights, tmp_path / "model.safetensors", {"blan": broken})
         with pytest.raises(
             RunError, match=r"model\.safetensors: must be a whole safetensors file, got .+ Copy it again"
         ):
@@ -154,6 +157,25 @@ def test_weights_that_cannot_be_are_refused(
     with pytest.raises(RunError) as caught:
         load_run(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}/model.safetensors: {name} {fault}")
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    own = write_run(tmp_path, *SMALL, temperature=Temperature(1.5, 10)).state_dict()
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for place in (*range(8, 200), *random.integers(len(whole), size=100)):  # the header, and anywhere
+        broken = bytearray(whole)
+        broken[place] ^= 1 << random.integers(8)
+        path.write_bytes(broken)
+        try:
+            weights, temperature = read_weights(path)
+        except RunError:
+            refused += 1
+        else:
+            assert all(torch.equal(weights[name], value) for name, value in own.items())
+            assert temperature == (1.5, 10)
+    assert refused > 200
 
 
 @pytest.mark.parametrize("preset", PRESETS)

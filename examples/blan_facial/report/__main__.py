@@ -18,7 +18,7 @@ from blan_facial.data.splits import load_split
 from blan_facial.report.run_page import write_report
 from blan_facial.report.sample import Sample, draw_sample
 from blan_facial.results.finished import load_run
-from blan_facial.results.run_folder import WEIGHTS
+from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 from shared.program import print_error, run_program
 

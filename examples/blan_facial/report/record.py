@@ -9,7 +9,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from blan_facial.report.history import History, read_history
-from blan_facial.results.run_folder import ENVIRONMENT, METRICS, WEIGHTS, read_settings
+from blan_facial.results.run_folder import ENVIRONMENT, METRICS, read_settings
+from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 
 NEEDED = (

@@ -1,12 +1,10 @@
 """A finished run, rebuilt from its ``config.json`` and ``model.safetensors``; nothing is unpickled."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -15,7 +13,8 @@ from blan_facial.network.builder import build
 from blan_facial.network.model import Network
 from blan_facial.network.parameters import ParameterTable, parameter_table
 from blan_facial.network.weights import fault_of
-from blan_facial.results.run_folder import CONFIG, TEMPERATURE, WEIGHTS, read_settings
+from blan_facial.results.run_folder import CONFIG, read_settings
+from blan_facial.results.weights_file import WEIGHTS, read_weights
 from blan_facial.training.checkpoint import RunError
 from blan_facial.training.temperature import Temperature
 
@@ -55,7 +54,7 @@ def load_run(folder: Path) -> FinishedRun:
     except ValueError as error:
         raise RunError(f"{folder / CONFIG}: must hold the settings of a run, got a mistake: {error}") from error
     own = model.state_dict()
-    weights, temperature = _read_weights(folder / WEIGHTS)
+    weights, temperature = read_weights(folder / WEIGHTS)
     _check_weights(folder / WEIGHTS, weights, own)
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     # As in training, so that the same arithmetic gives the same scores to the last digit.
@@ -72,20 +71,6 @@ class _NothingDrawn(TorchFunctionMode):
         if function in _DRAWS:
             return args[0] if args else (kwargs or {})["tensor"]
         return function(*args, **(kwargs or {}))
-
-
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], Temperature | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            temperature = (file.metadata() or {}).get(TEMPERATURE)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
-        return weights, None if temperature is None else Temperature(**json.loads(temperature))
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it by train.py --resume."
-        ) from error
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
 
 
 def _check_weights(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -8,21 +8,20 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from safetensors.torch import save
 from torch import nn
 
 from blan_facial.config import Config
+from blan_facial.results.weights_file import WEIGHTS, write_weights
 from blan_facial.training.checkpoint import CHECKPOINT, LOGS, RunError
 from blan_facial.training.temperature import Temperature
-from shared.files import locked, remove_leftovers, replacing, write_json
+from shared.files import locked, remove_leftovers, write_json
 
-CONFIG, METRICS, WEIGHTS = "config.json", "metrics.json", "model.safetensors"
+CONFIG, METRICS = "config.json", "metrics.json"
 RESULTS = (CONFIG, METRICS, CHECKPOINT, WEIGHTS)
 ENVIRONMENT, REPORT = "environment.json", "report.html"
 LOCK = ".lock"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 
-TEMPERATURE = "temperature"
 """The entry of the metadata of the weights."""
 
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
@@ -109,10 +108,7 @@ def save_results(
     folder: Path, model: nn.Module, metrics: dict[str, Any], temperature: Temperature | None = None
 ) -> None:
     """Write the metrics, and the inference weights with the temperature that they were calibrated to."""
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {} if temperature is None else {TEMPERATURE: json.dumps(temperature._asdict())}
-    with replacing(folder / WEIGHTS) as file:
-        file.write(save(weights, metadata))
+    write_weights(folder / WEIGHTS, model, temperature)
     write_json(folder / METRICS, metrics)
 
 

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blan_facial.config import RESUMABLE, Config, parse
 from blan_facial.data.splits import load_split
 from blan_facial.results.environment import cores
-from blan_facial.results.run_folder import METRICS, WEIGHTS, read_settings
+from blan_facial.results.run_folder import METRICS, read_settings
+from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import CHECKPOINT
 from shared.program import UserError
 

@@ -1,0 +1,65 @@
+"""``model.safetensors``: the weights of inference, the temperature, and a digest of both."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from blan_facial.training.checkpoint import RunError
+from blan_facial.training.temperature import Temperature
+from shared.files import replacing
+
+WEIGHTS = "model.safetensors"
+
+_ENTRY = "blan"  # the one of the metadata, as safetensors writes several in any order
+
+
+def write_weights(path: Path, model: nn.Module, temperature: Temperature | None) -> None:
+    """Write the weights, and the temperature that they were calibrated to."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    entry = {
+        "sha256": _digest(weights, temperature),
+        "temperature": None if temperature is None else temperature._asdict(),
+    }
+    with replacing(path) as file:
+        file.write(save(weights, {_ENTRY: json.dumps(entry)}))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Temperature | None]:
+    """Return weights and temperature; a file that another program wrote has no digest, and is taken as it is.
+
+    Raises:
+        RunError: There is no such file, or it is not as it was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if strange := set(metadata) - {_ENTRY, "format"}:
+                raise ValueError(f"metadata called {min(strange)!r}")
+            entry = json.loads(metadata.get(_ENTRY, "{}"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+        written, temperature = entry.get("sha256"), entry.get("temperature")
+        temperature = None if temperature is None else Temperature(**temperature)
+        found = _digest(weights, temperature)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it by train.py --resume."
+        ) from error
+    except (SafetensorError, OSError, AttributeError, RuntimeError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
+    if written not in (None, found):
+        raise RunError(
+            f"{path}: must have the SHA-256 that it was written with, {written}, got {found}. Copy it again."
+        )
+    return weights, temperature
+
+
+def _digest(weights: Mapping[str, Tensor], temperature: Temperature | None) -> str:
+    digest = hashlib.sha256(repr(temperature).encode())
+    for name in sorted(weights):
+        digest.update(save({name: weights[name].cpu()}))  # with dtype and shape
+    return digest.hexdigest()
