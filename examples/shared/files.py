@@ -69,8 +69,10 @@ def refuse_inputs(program: str, option: str, output: Path, inputs: Iterable[Path
     Raises:
         UserError: The output is one of the inputs, links followed.
     """
+    if not output.exists():  # then the inputs, which may be a large folder's, are not looked for
+        return
     for given in inputs:
-        if output.exists() and given.exists() and output.samefile(given):
+        if given.exists() and output.samefile(given):
             raise UserError(
                 f"{program}: {option} must not be a file that is read, got {output}, which is {given}. Name another."
             )
