@@ -24,7 +24,7 @@ from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, termi
 from deep_infomax.training import TITLES, Recipe, WayName, encoders
 from shared.files import made_for, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, run_program
+from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/deep_infomax/compare.py"
@@ -79,12 +79,7 @@ class Settings:
         Raises:
             CompareError: A number is out of its range, or something is named twice or not at all.
         """
-        for name, values in {"ways": self.ways, "labels": self.counts, "seeds": self.seeds}.items():
-            if not values or len(set(values)) < len(values):
-                got = " ".join(map(str, values)) or "none"
-                raise CompareError(
-                    f"compare: --{name} must name each once, got {got}. Name at least one, and none twice."
-                )
+        refuse_repeats(CompareError, "compare", ways=self.ways, labels=self.counts, seeds=self.seeds)
         least_of = {"faces": 10, "epochs": 1, "steps": 1, "width": 4, "dimensions": 1, "workers": 1}
         for name, least in least_of.items():
             value = getattr(self, name)

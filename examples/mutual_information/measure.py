@@ -24,7 +24,7 @@ from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
 from shared.files import made_for, replacing, write_json
-from shared.program import UserError, run_program
+from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/mutual_information/measure.py"
@@ -78,13 +78,8 @@ class Settings:
         Raises:
             MeasureError: A number is out of its range, or something is named twice or not at all.
         """
-        for name in ("tasks", "estimators", "levels", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                got = " ".join(map(str, values)) or "none"
-                raise MeasureError(
-                    f"measure: --{name} must name each once, got {got}. Name at least one, and none twice."
-                )
+        lists = {name: getattr(self, name) for name in ("tasks", "estimators", "levels", "seeds")}
+        refuse_repeats(MeasureError, "measure", **lists)
         for name, least in (("steps", 1), ("batch_size", 2), ("dimensions", 1), ("hidden_channels", 1), ("workers", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -28,7 +28,7 @@ from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
 from shared.files import made_for, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, run_program
+from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/segmentation/train.py"
@@ -85,11 +85,7 @@ class Settings:
         Raises:
             TrainError: A number is out of its range, or something is named twice or not at all.
         """
-        for name in ("kinds", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                got = " ".join(map(str, values)) or "none"
-                raise TrainError(f"train: --{name} must name each once, got {got}. Name at least one, and none twice.")
+        refuse_repeats(TrainError, "train", kinds=self.kinds, seeds=self.seeds)
         for name, least in (("steps", 1), ("size", LEAST_SIZE), ("width", 1), ("workers", 1)):
             value = getattr(self, name)
             if value < least:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
@@ -103,6 +103,18 @@ def run_program(
     except OSError as error:
         print_error(f"{name}: files must be readable and outputs writable, got {error}. Fix this first.")
         return 1
+
+
+def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[object]) -> None:
+    """Refuse a list that names nothing, or something twice, by its option.
+
+    Raises:
+        UserError: There is one; of the class that is given.
+    """
+    for name, values in lists.items():
+        if not values or len(set(values)) < len(values):
+            got = " ".join(map(str, values)) or "none"
+            raise error(f"{program}: --{name} must name each once, got {got}. Name at least one, and none twice.")
 
 
 def log_to_terminal(level: int) -> None:
