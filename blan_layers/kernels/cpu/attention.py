@@ -316,7 +316,9 @@ def _spread(
             ties = torch.eq(y, y.amax(2, keepdim=True), out=scratch(part))
             count = ties.sum(2, keepdim=True)
         share = d_peak[images] / count
-        d_y = ties.mul_(share) if d_mean is None else torch.addcmul(d_mean[images], ties, share, out=ties)
+        d_y = ties.mul_(share)
+        if d_mean is not None:  # apart from the product: torch vectorises one operand that is constant along a row
+            d_y.add_(d_mean[images])
         _add_gated(d_x[images], d_y, None if gate is None else gate[images])
         if d_gate is not None:
             d_gate[images] += d_y.mul_(part).sum(1, keepdim=True)
