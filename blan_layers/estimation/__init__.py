@@ -1,5 +1,6 @@
 """Mutual information between two variables, measured with what is sure of it: NumPy and torch alone."""
 
-from blan_layers.estimation.information import InformationEstimate, information_between
+from blan_layers.estimation.estimate import InformationEstimate
+from blan_layers.estimation.information import information_between
 
 __all__ = ["InformationEstimate", "information_between"]

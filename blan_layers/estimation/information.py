@@ -3,9 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +15,14 @@ from blan_layers._checks import choice, positive_int, said
 from blan_layers.estimation.arrays import LEAST_ROWS, Discrete, Pairs, Side
 from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighted
 from blan_layers.estimation.critics import fit_critics
+from blan_layers.estimation.estimate import InformationEstimate, Units
 from blan_layers.estimation.gaussian import canonical_correlation
 from blan_layers.estimation.independence import permutation_test
 from blan_layers.estimation.neighbours import MOST_ROWS, nearest_neighbours
 from blan_layers.estimation.parts import Labels, Part, Serial, block_labels, copies, folds, serial_dependence
 from blan_layers.estimation.preprocessing import PREPROCESSES, Preprocess, scale
 
-__all__ = ["InformationEstimate", "information_between"]
-
-Units: TypeAlias = Literal["nats", "bits"]
+__all__ = ["information_between"]
 
 Progress: TypeAlias = Callable[[float, str], None]
 
@@ -41,78 +39,6 @@ _DISAGREE = 0.05  # nats, and share of a value above 1
 _FEW_COLUMNS = 3  # of x and y together, for which neighbours are as good as anything
 _WIDE = 0.5  # nats, and share of an end above 1
 _FEW_PAIRS = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class InformationEstimate:
-    """What was measured, in ``units``."""
-
-    value: float
-    """What pairs show that no critic has seen."""
-    low: float
-    """Lower end of the 95 % interval."""
-    high: float
-    """Upper end of the interval."""
-    p_value: float
-    """Share of shuffled pairings that show as much dependence as the pairs do."""
-    saturated: bool
-    """Whether the value is near the most that so many pairs can show."""
-    others: dict[str, float]
-    """Other estimates: "neighbours" (Kraskov et al., Gao et al.) and "gaussian" (canonical correlation)."""
-    warnings: tuple[str, ...]
-    """What speaks against the number, and what to do about it."""
-    units: Units
-    estimator: Estimator
-    cap: float | None
-    """The most that the estimator can show, if there is a most."""
-    by_fold: tuple[float, ...]
-    """The value of each fold."""
-    unlearnt: float
-    """What critics of any number of pairs would show above these, going by critics of half as many pairs."""
-    pairs: int
-    """How many were measured."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """Say what was measured, and what of it is sure."""
-        units = self.units
-        capped = "" if self.cap is None else f", at most {self.cap:.2f} {units}"
-        p_value = f"{self.p_value:.3f}".rstrip("0")
-        lines = [
-            f"{self.value:.3f} {units}, 95 % interval {self.low:.3f} to {self.high:.3f}; p = {p_value}",
-            f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}.",
-            f"{self.pairs:,} pairs, each measured by a critic that has not seen it. By fold: "
-            f"{', '.join(f'{value:.3f}' for value in self.by_fold)}.",
-            f"Nearest neighbours: {self.others['neighbours']:.3f}. Gaussian: {self.others['gaussian']:.3f}.",
-            "The interval covers which pairs were drawn and, upwards, what critics would learn of more pairs "
-            f"({self.unlearnt:.3f}); it does not cover what no critic here can learn.",
-        ]
-        return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.warnings)])
-
-
-_TITLES: dict[Estimator, str] = {
-    "infonce": "InfoNCE",
-    "nwj": "NWJ",
-    "dv": "DV",
-    "jsd": "Mean logit",
-    "smile": "SMILE",
-    "certificate": "Certificate",
-}
-
-_LOWER = "a lower bound, so that the information may be more"
-_NO_BOUND = "an estimate for an optimal critic and no bound"
-
-_MEANINGS: dict[Estimator, str] = {
-    "infonce": _LOWER,
-    "nwj": _LOWER,
-    "dv": f"{_LOWER}, given many pairs",
-    "jsd": _NO_BOUND,
-    "smile": _NO_BOUND,
-    "certificate": _LOWER,
-}
 
 
 def information_between(
@@ -139,9 +65,11 @@ def information_between(
     **Interval.** Its lower end is that of a bootstrap of the measured pairs (of blocks, where there are any), with
     critics as they are. Its upper end is that of the bootstrap plus what critics still lack: what they show above
     critics of half as many pairs, times 1.7, since what is not learnt falls with the pairs to the power of 2/3 or
-    faster. Where a fold's choice was the start, it is at least the upper end of the Gaussian estimate. It covers which
-    pairs were drawn and how much was learnt of them. It does not cover what none of the critics can express. How often
-    it held the truth is in ``examples/mutual_information/repeated.md``.
+    faster. Where a fold's choice was the start, it is at least the upper end of the Gaussian estimate, and where x and
+    y have at most three columns together, it is at least that of nearest neighbours, found alike, which see the sharp
+    edges that critics blur. It covers which pairs were drawn and how much was learnt of them. It does not cover what
+    neither critics nor, of few columns, neighbours can tell. How often it held the truth is in
+    ``examples/mutual_information/repeated.md``.
 
     **p-value.** 199 shuffles of the pairs, and a statistic of the whole sample that needs no training: exact for
     independent rows (or blocks), whatever was measured.
@@ -208,14 +136,12 @@ def information_between(
     tell(0.8, "estimates beside it")
     whole = np.arange(len(sample.labels))
     left, right = (scale(side, whole, preprocess)(whole) for side in (sample.x, sample.y))
-    others = {
-        "neighbours": _neighbours(sample, left, right, int(seed)),
-        "gaussian": canonical_correlation(left, right),
-    }
+    neighbours = _neighbours(sample, left, right, int(seed))
+    others = {"neighbours": neighbours.value, "gaussian": canonical_correlation(left, right)}
     tell(0.9, "shuffles")
     p_value = permutation_test(left, right, sample.labels, int(seed))
     tell(1.0, "done")
-    return _estimate(sample, measured, others, p_value, estimator, units)
+    return _estimate(sample, measured, others, neighbours, p_value, estimator, units)
 
 
 class _Sample(NamedTuple):
@@ -387,30 +313,44 @@ def _value(estimator: Estimator, blocks: list[_Block], weights: Tensor) -> Tenso
     return sizes @ values / sizes.sum()
 
 
-def _neighbours(sample: _Sample, x: Tensor, y: Tensor, seed: int) -> float:
-    """Return the nearest-neighbour estimate of rows without copies."""
+class _Neighbours(NamedTuple):
+    """What nearest neighbours show, in nats."""
+
+    value: float
+    unlearnt: float
+    """What they would show of any number of pairs above these, or nothing where columns are many."""
+
+
+def _neighbours(sample: _Sample, x: Tensor, y: Tensor, seed: int) -> _Neighbours:
+    """Return what nearest neighbours show of rows without copies."""
     chosen = np.random.default_rng(seed).permutation(sample.distinct)[:MOST_ROWS]
     left, right = (
         torch.from_numpy(side.values[chosen]) if side.discrete else scaled[torch.from_numpy(chosen)]
         for side, scaled in ((sample.x, x), (sample.y, y))
     )
-    return nearest_neighbours(left, right, discrete=(sample.x.discrete, sample.y.discrete))
+    shown = partial(nearest_neighbours, discrete=(sample.x.discrete, sample.y.discrete))
+    value = shown(left, right)
+    if _columns(sample) > _FEW_COLUMNS:
+        return _Neighbours(value, 0.0)
+    doubled = value - (shown(left[::2], right[::2]) + shown(left[1::2], right[1::2])) / 2
+    return _Neighbours(value, max(0.0, doubled / (2**_LEARNING_RATE - 1)))
 
 
 def _estimate(
     sample: _Sample,
     measured: _Measured,
     others: dict[str, float],
+    neighbours: _Neighbours,
     p_value: float,
     estimator: Estimator,
     units: Units,
 ) -> InformationEstimate:
     value, capped = measured.value, estimator == "infonce"
-    low, high = _interval(measured, others["gaussian"], sample)
+    low, high = _interval(measured, others["gaussian"], neighbours, sample)
     saturated = capped and (value > measured.cap - _NEAR_CAP or measured.gain > _GAIN)
     words = [
         *sample.warnings,
-        *_of_estimator(measured, others["neighbours"], estimator, saturated),
+        *_of_estimator(measured, neighbours.value, estimator, saturated),
         *(() if saturated else _of_others(value, low, high, others, sample)),
         *_of_interval(low, high, p_value),
     ]
@@ -432,16 +372,22 @@ def _estimate(
     )
 
 
-def _interval(measured: _Measured, gaussian: float, sample: _Sample) -> tuple[float, float]:
+def _interval(measured: _Measured, gaussian: float, neighbours: _Neighbours, sample: _Sample) -> tuple[float, float]:
     """Return the ends of the interval; resamples, which tell fewer pairs apart, are centred at the value."""
     tails = torch.tensor([LEVEL / 2, 1 - LEVEL / 2], dtype=torch.float64)
-    low, high = (measured.resamples - measured.resamples.mean() + measured.value).quantile(tails).tolist()
-    high += max(0.0, measured.unlearnt)
+    below, above = (measured.resamples - measured.resamples.mean()).quantile(tails).tolist()
+    low, high = measured.value + below, measured.value + above + max(0.0, measured.unlearnt)
+    if _columns(sample) <= _FEW_COLUMNS and math.isfinite(neighbours.value):
+        high = max(high, neighbours.value + above + neighbours.unlearnt)
     if measured.started:
         rows, terms = len(sample.distinct), sample.x.values.shape[1] * sample.y.values.shape[1]
         deviation = math.sqrt(terms / 2 / rows**2 + 2 * max(gaussian, 0.0) / rows)
         high = max(high, gaussian + 2 * deviation)
     return low, high
+
+
+def _columns(sample: _Sample) -> int:
+    return int(sample.x.values.shape[1] + sample.y.values.shape[1])
 
 
 def _of_estimator(measured: _Measured, neighbours: float, estimator: Estimator, saturated: bool) -> Iterator[str]:
@@ -467,8 +413,8 @@ def _of_estimator(measured: _Measured, neighbours: float, estimator: Estimator, 
 def _of_others(value: float, low: float, high: float, others: dict[str, float], sample: _Sample) -> Iterator[str]:
     """Say where other estimates, in nats, disagree."""
     neighbours, gaussian = others["neighbours"], others["gaussian"]
-    beyond, columns = _DISAGREE * max(1.0, value), sample.x.values.shape[1] + sample.y.values.shape[1]
-    if neighbours > (2 * value - low if columns <= _FEW_COLUMNS else high) + beyond:
+    beyond = _DISAGREE * max(1.0, value)
+    if neighbours > (2 * value - low if _columns(sample) <= _FEW_COLUMNS else high) + beyond:
         yield (
             f"nearest neighbours show more, {neighbours:.2f} nats: critics have missed something, such as sharp edges, "
             "or many columns mislead neighbours. Trust them for few columns, and gather more pairs."
