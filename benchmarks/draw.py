@@ -50,7 +50,11 @@ def all_results(folder: Path = RESULTS) -> Contents:
 
 def pages(contents: Contents) -> dict[Path, str]:
     """Return the pages that hold tables, with the tables of these results."""
-    tables = {ROOT / "README.md": short_tables(contents), ROOT / "benchmarks" / "README.md": full_tables(contents)}
+    tables = {
+        ROOT / "README.md": f"{sentence(contents)}\n",
+        ROOT / "docs" / "speed.md": short_tables(contents),
+        ROOT / "benchmarks" / "README.md": full_tables(contents),
+    }
     return {path: marked(path.read_text(encoding="utf-8"), table) for path, table in tables.items()}
 
 
@@ -59,11 +63,23 @@ def marked(page: str, table: str) -> str:
     return MARKED.sub(lambda marks: f"{marks[1]}{table}{marks[2]}", page)
 
 
+def sentence(contents: Contents) -> str:
+    """Return the README's sentence: the worst and the best speed-up over all eager steps and machines."""
+    speedups: dict[str, list[float]] = {}
+    for record in _eager(contents):
+        peer = record["peers"][next(iter(record["peers"]))]
+        if "speedup" in peer:
+            speedups.setdefault(record["pass"], []).append(peer["speedup"]["median"])
+    words = {"forward + backward": "training", "inference": "inference"}
+    ranges = ", ".join(f"{_range(values, 2)} in {words.get(name, name)}" for name, values in speedups.items())
+    machines = f"{len(contents)} machine{'s' * (len(contents) != 1)}"
+    return f"Measured on {machines}, times as fast as the same step written by hand, from worst to best: {ranges}."
+
+
 def short_tables(contents: Contents) -> str:
-    """Return the README's table of every eager step against its first peer, over all machines, and their pictures."""
+    """Return the table of every eager step against its first peer, over all machines, and their pictures."""
     lines = [["", "against", "times faster", "memory, times less"], ["---", "---", "---:", "---:"]]
-    suites = [results for content in contents.values() for results in content["suites"].values()]
-    records = [record for results in suites for record in results["cases"] if not record["compiled"]]
+    records = _eager(contents)
     for words in dict.fromkeys(map(heading, records)):
         group = [record for record in records if heading(record) == words]
         peer = next(iter(group[0]["peers"]))
@@ -73,7 +89,7 @@ def short_tables(contents: Contents) -> str:
         lines.append([words, peer, _range(faster, 2), _range(leaner, 1)])
     titles = "; ".join(title_of(content["machine"]) for content in contents.values())
     pictures = [
-        f"![Times faster than the peers: {title_of(content['machine'])}](benchmarks/results/{path.stem}.svg)\n"
+        f"![Times faster than the peers: {title_of(content['machine'])}](../benchmarks/results/{path.stem}.svg)\n"
         for path, content in contents.items()
     ]
     return "\n".join([f"Measured on {titles}.\n", f"{_markdown(lines)}\n", *pictures])
@@ -98,6 +114,11 @@ def full_tables(contents: Contents) -> str:
                 lines += [list(row) for row in rows(record)]
             parts.append(f"{_markdown(lines)}\n")
     return "\n".join(parts)
+
+
+def _eager(contents: Contents) -> list[Mapping[str, Any]]:
+    suites = [results for content in contents.values() for results in content["suites"].values()]
+    return [record for results in suites for record in results["cases"] if not record["compiled"]]
 
 
 def _range(values: list[float], digits: int) -> str:

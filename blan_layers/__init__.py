@@ -32,7 +32,7 @@ from blan_layers.mutual_information import (
 )
 from blan_layers.networks import Insertion, capture_maps, insert_attention
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BAM",

@@ -1,13 +1,13 @@
 r"""Attention of other libraries in the form of ours, with the same function.
 
-=============  ==============================================  =======================================================
-source         its modules                                     what differs from ours
-=============  ==============================================  =======================================================
-"timm"         CbamModule, SEModule, EcaModule                 hidden widths are rounded; 1x1 convolutions
+=============  ===============================================  ======================================================
+source         its modules                                      what differs from ours
+=============  ===============================================  ======================================================
+"timm"         CbamModule, SEModule, EcaModule                  hidden widths are rounded; 1x1 convolutions
 "official"     CBAM of its authors (Jongchan/attention-module)  the spatial convolution takes [max, mean]; batch norm
-"torchvision"  SqueezeExcitation                               1x1 convolutions
-"smp"          SCSEModule of segmentation_models_pytorch       1x1 convolutions
-=============  ==============================================  =======================================================
+"torchvision"  SqueezeExcitation                                1x1 convolutions
+"smp"          SCSEModule of segmentation_models_pytorch        1x1 convolutions
+=============  ===============================================  ======================================================
 
 Widths are read from the weights. None of these packages is needed.
 """

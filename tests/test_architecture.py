@@ -29,7 +29,7 @@ ALLOWED = {
     "plotting": set(),
     "estimation": {"functional"},
 }
-SHARED = {"_checks", "_init", "_module", "_torch"}
+SHARED = {"_checks", "_deprecation", "_init", "_module", "_torch"}
 
 
 def part_of(path: Path) -> str:

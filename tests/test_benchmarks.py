@@ -238,13 +238,19 @@ def test_the_short_table_gives_the_range_over_sizes_and_machines_of_eager_steps(
     lines = draw.short_tables(contents).splitlines()
     assert lines[0] == "Measured on Abacus, 2 threads."
     assert "| CBAM, forward + backward | by hand | 0.75 to 2.00 | 3.0 |" in lines
-    assert lines[-1] == "![Times faster than the peers: Abacus, 2 threads](benchmarks/results/abacus.svg)"
+    assert lines[-1] == "![Times faster than the peers: Abacus, 2 threads](../benchmarks/results/abacus.svg)"
     assert "9.00" not in draw.short_tables(contents)
     machine = {"cpu": "Abacus", "family": "26", "model": "2", "threads": 2}
     slower = {Path("b.json"): {"machine": machine, "suites": {"attention": {"cases": [record("(1)", 0.5)]}}}}
     lines = draw.short_tables(contents | slower).splitlines()
     assert lines[0] == "Measured on Abacus, 2 threads; Abacus (family 26, model 2), 2 threads."
     assert "| CBAM, forward + backward | by hand | 0.50 to 2.00 | 3.0 |" in lines
+
+
+def test_the_sentence_gives_the_worst_and_the_best_first_to_last(contents):
+    assert draw.sentence(contents).endswith("best: 0.75 to 2.00 in training.")
+    slower = {Path("b.json"): {"suites": {"attention": {"cases": [record("(1)", 0.5)]}}}}
+    assert draw.sentence(contents | slower).endswith("best: 0.50 to 2.00 in training.")
 
 
 def test_generations_that_share_a_name_have_files_of_their_own():

@@ -17,7 +17,7 @@ tuba_lower_bound     1 + E(p - b) - E e^(q - b)       lower bound of I          
 infonce_lower_bound  log N + E log softmax(row)[own]  lower bound of I              log r + one a row       log N
 alpha_lower_bound    tuba, its baseline mixed [3]     lower bound of I              b + log r               [3]
 smile_estimate       E p - log E clip(e^q)            an estimate, no bound         log r                   none
-club_upper_bound     E log p(y|x) - E log p(y'|x)     upper bound of I [4]          the true conditional    none
+club_upper_bound     ``E log p(y|x) - E log p(y'|x)`` upper bound of I [4]          the true conditional    none
 E p                  E p                              an estimate, no bound         log r                   none
 f-divergence: gan    -E softplus(-p) - E softplus(q)  lower bound of 2 JS - 2 log 2 log r                   0
 f-divergence: jsd    jsd_objective                    lower bound of 2 JS <= I      log r                   2 log 2

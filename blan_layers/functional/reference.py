@@ -109,7 +109,7 @@ def efficient_channel_attention(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
-    """Return ECA's k = |log2(C) / gamma + b / gamma|_odd, the larger of two odd numbers that are equally near."""
+    """Return ECA's ``k = |log2(C) / gamma + b / gamma|_odd``, the larger of two odd numbers that are equally near."""
     t = math.log2(channels) / gamma + b / gamma
     return min(range(1, channels + 3, 2), key=lambda k: (abs(t - k), -k))
 
@@ -401,7 +401,10 @@ def infonce_lower_bound(logits: Tensor) -> Tensor:
 
 
 def supervised_contrastive_loss(logits: Tensor, positives: Tensor, candidates: Tensor) -> Tensor:
-    """Return L_out (Khosla et al. 2020, Eq. 2): -1/N sum_i 1/|P(i)| sum_p log(exp(T_ip) / sum_a exp(T_ia))."""
+    """Return L_out (Khosla et al. 2020, Eq. 2).
+
+    ``-1/N sum_i 1/|P(i)| sum_p log(exp(T_ip) / sum_a exp(T_ia))``
+    """
     scores, losses = logits.exp(), []
     for i in range(len(logits)):
         total = scores[i][candidates[i]].sum()

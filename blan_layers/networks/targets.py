@@ -52,7 +52,10 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
     }
     if where == "residual":
         found = dict(_ends_of_branches(model, modules))
-        remedy = "Pass names or a regular expression as where"
+        remedy = (
+            "A residual block is known by an attribute such as 'downsample' or 'shortcut', which may be None. "
+            "Pass names or a regular expression as where"
+        )
     elif isinstance(where, str):
         try:
             pattern = re.compile(where)
