@@ -116,7 +116,7 @@ def full_tables(contents: Contents) -> str:
     return "\n".join(parts)
 
 
-def _eager(contents: Contents) -> list[Mapping[str, Any]]:
+def _eager(contents: Contents) -> list[dict[str, Any]]:
     suites = [results for content in contents.values() for results in content["suites"].values()]
     return [record for results in suites for record in results["cases"] if not record["compiled"]]
 
