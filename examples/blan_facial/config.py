@@ -24,7 +24,7 @@ attributes, test it, and write a folder with its weights, its metrics and pictur
 # Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes.
 RESUMABLE = frozenset(
     {
-        *("data_root", "image_folder", "labels", "workers", "max_steps"),
+        *("data_root", "image_folder", "labels", "columns", "unknown", "workers", "max_steps"),
         *("accelerator", "devices", "nodes", "strategy", "compile"),
         *("output", "resume", "overwrite"),
     }
@@ -78,7 +78,13 @@ class Config:
     """LFWA's images to train and to test on: the official halves; 80 and 10 %, with no person in both and 10 % for
     validation; or all of them, tested on the official half."""
     labels: Path | None = None
-    """CSV file with the columns image, split and one for each attribute."""
+    """CSV file with the columns image, split and one for each attribute, or a folder of such files."""
+    columns: Path | None = None
+    """TOML or JSON file that says what the columns of --labels mean, where their names do not."""
+    unknown: Literal["zero", "minus-one"] | None = None
+    """Which of 0 and -1 means unknown in labels that have both; the other one means no."""
+    attributes: tuple[str, ...] = ()
+    """Learn these only, in this order; by default all that the data set has."""
     images: int | None = None
     """Use only so many images of each split."""
     train_images: int | None = None
@@ -264,6 +270,10 @@ class Config:
             _refuse("--data csv needs --labels, got none", "Name the CSV file")
         if self.data != "csv" and self.labels is not None:
             _refuse(f"--data {self.data} has its own labels, got --labels {self.labels}", "Leave --labels out")
+        if self.data != "csv" and self.columns is not None:
+            _refuse(f"--columns is for csv, got it with --data {self.data}", "Leave it out")
+        if self.data not in ("csv", "parquet") and self.unknown is not None:
+            _refuse(f"--unknown is for csv and parquet, got it with --data {self.data}", "Leave it out")
 
     def comparable(self) -> dict[str, Any]:
         """Return the settings that decide what is computed, as JSON has them."""
@@ -275,7 +285,7 @@ class Config:
 
     def as_json(self) -> dict[str, Any]:
         """Return all settings in JSON's types."""
-        plain = dataclasses.asdict(self) | {"blocks": list(self.blocks)}
+        plain = dataclasses.asdict(self) | {"blocks": list(self.blocks), "attributes": list(self.attributes)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
 
     @classmethod
@@ -349,6 +359,8 @@ def _is_a(value: Any, kind: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return value in arguments
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return isinstance(value, tuple) and all(_is_a(item, arguments[0]) for item in value)
     if origin is tuple:
         return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_is_a, value, arguments))
     if origin in (Union, UnionType):

@@ -47,7 +47,11 @@ class Settings:
     image_folder: Path | None = None
     """Folder of CelebA's or LFWA's images, if the official folder does not hold them."""
     labels: Path | None = None
-    """CSV file with the columns image, split and one for each attribute."""
+    """CSV file with the columns image, split and one for each attribute, or a folder of such files."""
+    columns: Path | None = None
+    """TOML or JSON file that says what the columns of --labels mean, where their names do not."""
+    unknown: Literal["zero", "minus-one"] | None = None
+    """Which of 0 and -1 means unknown in labels that have both; the other one means no."""
     split: Literal["test", "validation", "train"] = "test"
     """Images to test on."""
     images: int | None = None
@@ -75,7 +79,8 @@ class Settings:
         if self.data not in (None, own.data):
             own = dataclasses.replace(own, data_root=None, image_folder=None, labels=None, skip_corrupt=False)
             own = dataclasses.replace(own, lfwa_split=Config.lfwa_split, images=None, train_images=None)
-        names: tuple[str, ...] = ("data", "data_root", "image_folder", "labels", "images")
+            own = dataclasses.replace(own, columns=None, unknown=None)
+        names: tuple[str, ...] = ("data", "data_root", "image_folder", "labels", "columns", "unknown", "images")
         names += ("batch_size", "workers", "accelerator", "precision")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt).on_one_device()

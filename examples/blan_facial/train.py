@@ -30,7 +30,7 @@ from blan_facial.report.run_page import write_report
 from blan_facial.report.sample import draw_sample
 from blan_facial.results.environment import environment
 from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
-from blan_facial.results.terminal import metrics_table, parameters_table
+from blan_facial.results.terminal import labels_table, metrics_table, parameters_table
 from blan_facial.training.checkpoint import Position
 from blan_facial.training.learner import Learner
 from blan_facial.training.loop import Trainer, evaluation_loader
@@ -49,6 +49,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
 
     def prepare() -> tuple[Splits, Network, Objective]:
         faces = load_splits(config, console)
+        console.print(labels_table(faces.counts()))
         with _as_config_errors():
             model, objective = build(config, faces.train.attributes)
         objective.look_at(faces.train.labels)
@@ -86,6 +87,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
         "train_seconds": position.seconds,
         "waiting_seconds": position.waiting,
         "images_per_second": position.images_per_second,
+        "labels": faces.counts(),
     }
     save_results(folder, model, metrics, temperature)
     write_json(folder / ENVIRONMENT, environment(fabric.device))

@@ -195,7 +195,7 @@ def test_attributes_may_stand_in_another_order():
     faces = faces_of(np.zeros((2, 32, 32, 3)), 2, groups=np.array([0, 1]))
     matched = faces.with_attributes(["Male"])
     assert (matched.attributes, matched.labels.tolist(), matched.groups.tolist()) == (("Male",), [[1], [3]], [0, 1])
-    text = "celeba: must have the 2 attributes that the model was trained on, got none called Big_Lips, Hat. Test the"
+    text = "celeba: must have the 2 attributes that are asked for, got none called Big_Lips, Hat. It has"
     with pytest.raises(DataError, match=re.escape(text)):
         faces.with_attributes(("Big_Lips", "Hat"))
 

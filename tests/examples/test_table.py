@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path, split: str = "train") -> FaceDataset:
-    return load_csv(read_table(root.parent / "table.csv"), root, split, image_size=8)
+    return load_csv(read_table(root.parent / "table.csv", unknown="zero"), root, split, image_size=8)
 
 
 def write(root: Path, text: str) -> Path:
@@ -113,9 +113,13 @@ HEADER = "image,Smiling,split,Wears a hat"
     [
         (TABLE, "", ": needs a first line that names the columns, got an empty file. Name them image, split and"),
         (TABLE, HEADER, ": needs a row for each image, got none. Add them below the first line."),
-        ("image,", "file,", ", line 1: needs the column image, got file, Smiling, split, Wears a hat. Name the column"),
+        ("image,", "face,", ", line 1: needs the column image, got face, Smiling, split, Wears a hat. Name the column"),
         (",split,", ",fold,", ", line 1: needs the column split, got image, Smiling, fold, Wears a hat. Add it, with"),
-        (TABLE, TABLE.replace(",", ";"), ", line 1: needs the column image, got image;Smiling;split;Wears a hat. Name"),
+        (
+            TABLE,
+            TABLE.replace(",", "!"),
+            ": 2 mistakes must be corrected:\n  line 1: needs the column image, got image!Smi",
+        ),
         ("Wears a hat", "Smiling", ", line 1: a column must be named once, got Smiling twice. Remove one of the two."),
         ("Wears a hat", "", ", line 1: every column must have a name, got none for column 4. Name it."),
         (TABLE, "image,split\na,test", ", line 1: needs a column for each attribute, got image and split alone. Add"),
@@ -127,14 +131,18 @@ HEADER = "image,Smiling,split,Wears a hat"
         ("a/1.png", r"a\..\..\s.png", r", line 2: images must lie in the data folder, got the name 'a\\..\\..\\s.png'"),
         ("a/1.png", "/etc/s.png", ", line 2: images must lie in the data folder, got the name '/etc/s.png'. Write its"),
         ("a/1.png", r"C:\s.png", r", line 2: images must lie in the data folder, got the name 'C:\\s.png'. Write its"),
-        ("train", "training", ", line 2: split must be train, validation or test, got 'training'. Correct the value."),
+        ("train", "fold 1", ", line 2: split must be train, validation or test, got 'fold 1'. Correct the value, or"),
         (
             "yes",
             "maybe",
-            ", line 3: Wears a hat must be 1, true or yes (the face has it), -1, false or no (it has not), 0 or empty "
-            "(unknown), got 'maybe'. Correct the value.",
+            ", line 3: Wears a hat must be 1, true or yes (the face has it), 0, -1, false or no (it has not), or empty "
+            "(unknown), got 'maybe'. Correct the value, or say by --columns or --attributes which columns are",
         ),
-        ("TRUE", "2", ", line 5: Smiling must be 1, true or yes (the face has it), -1, false or no (it has not), 0 or"),
+        (
+            "TRUE",
+            "2",
+            ", line 5: Smiling must be 1, true or yes (the face has it), 0, -1, false or no (it has not), or",
+        ),
         (ROW, 'a/1.png,"1,train,-1', ", line 7: must be CSV, got unexpected end of data. Correct the line."),
     ],
 )
@@ -142,16 +150,69 @@ def test_a_table_that_breaks_its_format_is_refused_by_its_line(root: Path, old: 
     assert old in TABLE
     path = write(root, TABLE.replace(old, new, 1))
     with pytest.raises(DataError, match=re.escape(f"{path}{message}")):
-        read_table(path)
+        read_table(path, unknown="zero")
 
 
-def test_zeros_where_minus_ones_must_stand_are_refused(root: Path) -> None:
-    path = write(root, "image,split,Smiling\na/1.png,train,1\na/2.png,train,0\n")
-    text = f"{path}: a face that has not an attribute must be labelled -1, since 0 is unknown, got 0 and never -1."
+CHEXPERT = "image,split,Edema,Fracture\na,train,1.0,0.0\nb,train,-1.0,\nc,train,0.0,1.0\nd,test,1.0,-1.0\n"
+
+
+def test_which_of_0_and_minus_1_means_unknown_must_be_said_where_both_occur(root: Path) -> None:
+    path = write(root, CHEXPERT)
+    text = f"{path}: must say which of 0 and -1 means unknown, got 0 in Edema and -1 in Edema. Give --unknown zero or"
     with pytest.raises(DataError, match=re.escape(text)):
         read_table(path)
-    write(root, "image,split,Smiling\na/1.png,train,1\na/2.png,train,\n")
-    assert read_table(path).labels.tolist() == [[1], [UNKNOWN]]
+    assert read_table(path, unknown="minus-one").labels.tolist() == [[1, 0], [UNKNOWN, UNKNOWN], [0, 1], [1, UNKNOWN]]
+    assert read_table(path, unknown="zero").labels.tolist() == [[1, UNKNOWN], [0, UNKNOWN], [UNKNOWN, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("no", ["0", "-1", "0.0", "no", "False"])
+def test_one_of_0_and_minus_1_alone_means_no(root: Path, no: str) -> None:
+    path = write(root, f"image,split,Smiling\na,train,1\nb,train,{no}\nc,train,nan\nd,train,N/A\n")
+    assert read_table(path).labels.tolist() == [[1], [0], [UNKNOWN], [UNKNOWN]]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("index", ["", "Unnamed: 0"])
+def test_what_programs_write_is_read(root: Path, delimiter: str, encoding: str, index: str) -> None:
+    lines = ["Image_ID,Split,Celeb_ID,M\u00fcde", "a.png,Train,7,1", "b.png,val,7,NaN", "c.png,TESTING,8,0"]
+    lines = [f"{(index, 0, 1, 2)[place]},{line}".replace(",", delimiter) for place, line in enumerate(lines)]
+    path = root.parent / "table.csv"
+    path.write_text("\n".join(lines), encoding=encoding)
+    table = read_table(path)
+    assert table.attributes == ("M\u00fcde",)
+    assert table.files.tolist() == ["a.png", "b.png", "c.png"]
+    assert table.splits.tolist() == ["train", "validation", "test"]
+    assert table.labels.tolist() == [[1], [UNKNOWN], [0]]
+    assert table.groups is not None
+    assert table.groups.tolist() == [0, 0, 1]
+
+
+def test_all_that_is_wrong_with_a_table_is_said_at_once(root: Path) -> None:
+    text = TABLE.replace("yes", "maybe").replace("a/1.png,1,train", "a/1.png,3,fold 1").replace(",,valid", ",3,valid")
+    path = write(root, text)
+    with pytest.raises(DataError) as raised:
+        read_table(path, unknown="zero")
+    first, *others = str(raised.value).splitlines()
+    assert first == f"{path}: 3 mistakes must be corrected:"
+    assert [line[:60] for line in others] == [
+        "  line 2: split must be train, validation or test, got 'fold",
+        "  line 2 and 1 other: Smiling must be 1, true or yes (the fa",
+        "  line 3: Wears a hat must be 1, true or yes (the face has i",
+    ]
+
+
+def test_columns_that_are_not_asked_for_are_not_read(root: Path) -> None:
+    path = write(root, TABLE.replace("yes", "maybe"))
+    table = read_table(path, unknown="zero", attributes=["Smiling,Freckles"])
+    assert table.attributes == ("Smiling",)
+
+
+def test_two_columns_that_may_be_the_images_are_refused(root: Path) -> None:
+    path = write(root, "File,Filename,split,A\na,b,train,1\n")
+    text = f"{path}, line 1: must have one column image, got File and Filename. Say which one by --columns."
+    with pytest.raises(DataError, match=re.escape(text)):
+        read_table(path)
 
 
 def test_a_file_that_is_no_utf_8_text_is_refused(root: Path) -> None:
@@ -199,7 +260,7 @@ def test_a_split_without_images_or_labels_is_refused(root: Path, text: str, mess
 
 def test_another_folder_or_split_is_refused(root: Path) -> None:
     with pytest.raises(DataError, match=re.escape(f"load_csv: the data folder must exist, got {root / 'gone'}")):
-        load_csv(read_table(root.parent / "table.csv"), root / "gone", "train", image_size=8)
+        load_csv(read_table(root.parent / "table.csv", unknown="zero"), root / "gone", "train", image_size=8)
     with pytest.raises(
         ValueError, match=re.escape("load_csv: split must be one of train, validation, test, got 'val'.")
     ):
@@ -207,7 +268,9 @@ def test_another_folder_or_split_is_refused(root: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["blan", "moon"])
-def test_a_model_trains_and_is_tested_where_labels_are_unknown(root: Path, model: str) -> None:
+def test_a_model_trains_and_is_tested_where_labels_are_unknown(
+    root: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     random = np.random.default_rng(0)
     lines = ["image,split,Smiling,Freckles,Nobody knows"]
     for index in range(30):
@@ -224,8 +287,23 @@ def test_a_model_trains_and_is_tested_where_labels_are_unknown(root: Path, model
     assert metrics["accuracy"] == pytest.approx(sum(known) / 2)
     assert set(metrics["per_attribute"]["Nobody knows"].values()) == {None}
     assert metrics["statistics"]["per_attribute"]["Nobody knows"]["winner"] is None
+    assert metrics["labels"]["train"]["Nobody knows"] == {"yes": 1, "no": 0, "unknown": 19}
+    told = capsys.readouterr().out
+    assert "Labels: yes / no / unknown" in told
+    assert "cannot be learnt: Nobody knows (all yes). Leave" in " ".join(told.split())
     assert metrics["temperature"] is metrics["scaled_nll"] is None  # there is no validation split
     assert (root / "run" / "accuracy.png").exists() == (model == "blan")  # the others have no levels
+
+
+def test_a_run_of_which_nothing_can_be_learnt_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write(root, "image,split,A,B\na/1.png,train,1,\na/2.png,train,1,\nb/1.png,test,-1,1\n")
+    options = ["--data", "csv", "--data-root", str(root), "--labels", str(table), "--output", str(root / "run")]
+    assert main([*options, "--accelerator", "cpu"]) == 1
+    message = (
+        "train: some attribute must have both yes and no among its training labels, got A (all yes), B (all unknown)"
+    )
+    assert message in capsys.readouterr().err
+    assert not (root / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -248,6 +326,6 @@ def test_options_that_do_not_go_together_are_refused(
 
 def test_mcnn_refuses_attributes_that_it_cannot_group(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", "csv", "--data-root", str(root), "--labels", str(root.parent / "table.csv")]
-    assert main([*options, "--model", "mcnn", "--accelerator", "cpu"]) == 1
+    assert main([*options, "--unknown", "zero", "--model", "mcnn", "--accelerator", "cpu"]) == 1
     message = "MCNN: attributes must be in the paper's groups, which hold CelebA's, got 'Wears a hat'. Rename it, or"
     assert message in capsys.readouterr().err

@@ -56,6 +56,23 @@ def spoken(attribute: str) -> str:
     return attribute.replace("_", " ")
 
 
+def choose(asked: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the attributes that are asked for, each once and spelled as they are known, and the names of none.
+
+    Args:
+        asked: Names in any case, with blanks or underscores, and several in one where commas part them.
+        known: The attributes there are.
+    """
+    by_folded = {_folded(name): name for name in known}
+    names = [part for name in asked for part in ([name] if _folded(name) in by_folded else name.split(",")) if part]
+    found = [by_folded[_folded(name)] for name in names if _folded(name) in by_folded]
+    return list(dict.fromkeys(found)), [name for name in names if _folded(name) not in by_folded]
+
+
+def _folded(name: str) -> str:
+    return "_".join(name.replace("_", " ").split()).casefold()
+
+
 def read_attribute_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Spell attribute names as CelebA does, whatever their case and whether blanks or underscores part their words.
 

@@ -130,6 +130,15 @@ class FaceDataset:
         except ValueError as error:
             raise CorruptImageError(self.images.place(index), index, str(error)) from error
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many faces have each attribute, have it not, and of how many that is unknown."""
+        codes = {"yes": 1, "no": 0, "unknown": UNKNOWN}
+        columns = {name: (self.labels == code).sum(0).tolist() for name, code in codes.items()}
+        return {
+            attribute: {name: column[place] for name, column in columns.items()}
+            for place, attribute in enumerate(self.attributes)
+        }
+
     def first(self, count: int) -> "FaceDataset":
         """Return the first faces, at most `count`."""
         groups = None if self.groups is None else self.groups[:count]
@@ -143,8 +152,8 @@ class FaceDataset:
         """
         if lacking := [name for name in attributes if name not in self.attributes]:
             raise DataError(
-                f"{self.name}: must have the {len(attributes)} attributes that the model was trained on, "
-                f"got none called {', '.join(lacking)}. Test the model on a data set that has them."
+                f"{self.name}: must have the {len(attributes)} attributes that are asked for, "
+                f"got none called {', '.join(lacking)}. It has {', '.join(self.attributes)}."
             )
         columns = [self.attributes.index(name) for name in attributes]
         return dataclasses.replace(self, attributes=tuple(attributes), labels=self.labels[:, columns])

@@ -9,12 +9,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from blan_facial.config import Config, Data
+from blan_facial.data.attributes import choose
 from blan_facial.data.avatars import COUNTS, load_avatars
 from blan_facial.data.celeba import load_celeba
-from blan_facial.data.faces import FaceDataset, NoSplitError
+from blan_facial.data.columns import read_columns
+from blan_facial.data.faces import DataError, FaceDataset, NoSplitError
 from blan_facial.data.lfwa import load_lfwa
 from blan_facial.data.parquet import load_parquet
 from blan_facial.data.table import load_csv, read_table
+
+_NAMED = 10  # attributes that a warning names
 
 
 class Splits(NamedTuple):
@@ -24,6 +28,10 @@ class Splits(NamedTuple):
     validation: FaceDataset | None
     """None where the data set has no such split."""
     test: FaceDataset
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return how many faces have each attribute, have it not, and of how many that is unknown, by split."""
+        return {split.split: split.counts() for split in self if split is not None}
 
 
 def load_splits(config: Config, console: Console) -> Splits:
@@ -41,6 +49,7 @@ def load_splits(config: Config, console: Console) -> Splits:
             validation = None
         splits = Splits(train, validation, load("test"))
     _print_notes([split for split in splits if split is not None], console)
+    _look_at_classes(splits.train, console)
     return splits
 
 
@@ -57,6 +66,29 @@ def load_split(config: Config, split: str, console: Console) -> FaceDataset:
     return faces
 
 
+def _look_at_classes(train: FaceDataset, console: Console) -> None:
+    """Name the attributes whose known training labels are all the same, of which nothing can be learnt.
+
+    Raises:
+        DataError: No attribute has both labels.
+    """
+    alike = [
+        f"{attribute} ({'all unknown' if not yes + no else 'all yes' if yes else 'all no'})"
+        for attribute, counted in train.counts().items()
+        if not (yes := counted["yes"]) or not (no := counted["no"])
+    ]
+    if not alike:
+        return
+    named = ", ".join(alike[:_NAMED]) + (f" and {len(alike) - _NAMED} more" if len(alike) > _NAMED else "")
+    if len(alike) == len(train.attributes):
+        raise DataError(
+            f"train: some attribute must have both yes and no among its training labels, got {named}. "
+            "Label images of both kinds, or say by --unknown what 0 and -1 mean."
+        )
+    warning = f"Attributes with one kind of label in training, which cannot be learnt: {named}."
+    console.print(f"{warning} Leave them out by --attributes.", markup=False, highlight=False, style="yellow")
+
+
 def _print_notes(splits: Sequence[FaceDataset], console: Console) -> None:
     for note in dict.fromkeys(note for split in splits for note in split.notes):
         console.print(note, markup=False, highlight=False)
@@ -68,6 +100,9 @@ def _reader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
 
     def load(split: str) -> FaceDataset:
         faces, limit = read(split), _limit(config, split)
+        if config.attributes:
+            chosen, lacking = choose(config.attributes, faces.attributes)
+            faces = faces.with_attributes((*chosen, *lacking))
         return faces if limit is None else faces.first(limit)
 
     return load
@@ -105,9 +140,9 @@ def _lfwa(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
 
 
 def _csv(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
-    return partial(
-        load_csv, read_table(config.labels or Path()), config.data_root or Path(), image_size=config.image_size
-    )
+    columns = None if config.columns is None else read_columns(config.columns)
+    table = read_table(config.labels or Path(), columns, unknown=config.unknown, attributes=config.attributes)
+    return partial(load_csv, table, config.data_root or Path(), image_size=config.image_size)
 
 
 def _parquet(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:

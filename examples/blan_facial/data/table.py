@@ -1,43 +1,50 @@
 """People's own faces, read from a CSV table.
 
-The table is UTF-8 text, its columns parted by commas. The first line names them: `image`, the path of an image in the
-data folder; `split`, which is train, validation or test; `person`, if there is one, who is in the image, empty for a
-person who is in no other. Every other column is an attribute. A label is 1, true or yes where the face has the
-attribute, -1, false or no where it has not, and 0 or empty where that is unknown.
+The first line names the columns: `image`, the path of an image in the data folder; `split`, which is train, validation
+or test; `person`, if there is one, who is in the image, empty for a person who is in no other. Every other column is an
+attribute. A label is 1, true or yes where the face has the attribute, -1, 0, false or no where it has not, and empty
+where that is unknown. Where a table has both 0 and -1, one of them means unknown, and an option says which.
 
     image,split,person,Smiling,Freckles
-    anna/1.jpg,train,Anna,1,-1
+    anna/1.jpg,train,Anna,1,0
     anna/2.jpg,test,Anna,,1
+
+Commas, semicolons or tabs part the columns. `columns` says what else they may be.
 """
 
-import csv
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from blan_facial.data.columns import (
+    IMAGE,
+    MINUS_ONE,
+    MISSING,
+    NAMES,
+    PERSON,
+    SPLIT,
+    ZERO,
+    Attribute,
+    Columns,
+    Unknown,
+    plain,
+)
+from blan_facial.data.delimited import Row, read_rows
 from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
+from blan_facial.data.faults import Faults
 from blan_facial.data.folders import ImageFiles, find_files, open_root, relative_name
 
-IMAGE, SPLIT, PERSON = "image", "split", "person"
-
-_ZERO = -2  # a label that is spelled 0, told apart from an empty cell until the table is read
-_CODES = {
-    **dict.fromkeys(("1", "1.0", "true", "yes"), 1),
-    **dict.fromkeys(("-1", "-1.0", "false", "no"), 0),
-    **dict.fromkeys(("0", "0.0"), _ZERO),
-    "": UNKNOWN,
-}
+_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
 class Table(NamedTuple):
     """What a CSV file says of images."""
 
     path: Path
-    """The file."""
+    """The file, or the folder of several."""
     attributes: tuple[str, ...]
     """The N attributes, by the names of their columns."""
     files: np.ndarray
@@ -50,51 +57,73 @@ class Table(NamedTuple):
     """int64 (n,), a number for the person in each image; None without a column of people."""
 
 
-def read_table(path: Path | str) -> Table:
+class _Layout(NamedTuple):
+    """Where the columns of a table are."""
+
+    width: int
+    image: int
+    split: int | None
+    person: int | None
+    attributes: Sequence[tuple[int, Attribute]]
+    categories: Sequence[tuple[int, str]]
+
+
+class _Read:
+    """What was read of a table so far."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, str] = {}
+        self.people: list[str] = []
+        self.labels = array("b")
+        self.categories: list[array[int]] = []
+        self.values: list[dict[str, int]] = []
+
+
+def read_table(
+    path: Path | str,
+    columns: Columns | None = None,
+    *,
+    unknown: Unknown | None = None,
+    attributes: Sequence[str] = (),
+) -> Table:
     """Read a CSV file, without a look at the images.
 
+    Args:
+        path: The file, or a folder of several that have the same columns.
+        columns: What the columns mean; by default their names say it.
+        unknown: Which of 0 and -1 means unknown, which must be said where both occur.
+        attributes: Read these only, where there are such; by default all.
+
     Raises:
-        DataError: The file is missing or is not what its format says.
+        DataError: The file is missing or is not what its format says; all that is wrong with it in one message.
     """
-    path = Path(path)
-    rows = _rows(path)
-    where, header = next(rows, (str(path), []))
-    attributes = _read_header(where, header)
-    image, split, *labelled = (header.index(name) for name in (IMAGE, SPLIT, *attributes))
-    person = header.index(PERSON) if PERSON in header else None
-    splits: dict[str, str] = {}
-    people: list[str] = []
-    labels = array("b")
-    for where, row in rows:
-        if len(row) != len(header):
-            raise DataError(
-                f"{where}: a row must have {len(header)} columns, as many as the first line names, got {len(row)}. "
-                "Put text that holds a comma into double quotes, or restore the row."
-            )
-        file = _read_file(where, row[image])
-        if file in splits:
-            raise DataError(f"{where}: an image must have one row, got {file} again. Remove one of the two.")
-        splits[file] = _read_split(where, row[split])
-        people += [] if person is None else [row[person]]
-        codes = [code for place in labelled if (code := _code(row[place])) is not None]
-        if len(codes) < len(labelled):
-            place = next(place for place, column in enumerate(labelled) if _code(row[column]) is None)
-            raise DataError(
-                f"{where}: {attributes[place]} must be 1, true or yes (the face has it), -1, false or no (it has not), "
-                f"0 or empty (unknown), got {row[labelled[place]]!r}. Correct the value."
-            )
-        labels.extend(codes)
-    if not splits:
+    path, columns = Path(path), columns or Columns()
+    read = _Read()
+    layout: _Layout | None = None
+    for file in _files(path):
+        faults = Faults(file)
+        rows = read_rows(file, "--labels")
+        line, header = next(rows, (0, []))
+        found = _find_columns(header, line, columns, attributes, faults)
+        if found is None:
+            faults.refuse()
+            break
+        if layout is not None and _named(found) != _named(layout):
+            faults.add(f"must have the columns of the other files in {path}, got others. Name one table.")
+        layout = found
+        _read_rows(rows, layout, columns, read, faults)
+        faults.refuse()
+    if not read.splits or layout is None:
         raise DataError(f"{path}: needs a row for each image, got none. Add them below the first line.")
-    table = np.array(labels, dtype=np.int8).reshape(-1, len(attributes))
-    if (table == _ZERO).any() and not (table == 0).any():
-        raise DataError(
-            f"{path}: a face that has not an attribute must be labelled -1, since 0 is unknown, got 0 and never -1. "
-            "Write -1 for 0, or leave the cells of unknown labels empty."
-        )
-    files, names = (np.array(list(column)) for column in (splits, splits.values()))
-    groups = None if person is None else number_people(people)
-    return Table(path, attributes, files, names, np.maximum(table, UNKNOWN), groups)
+    faults = Faults(path)
+    names = tuple(attribute.name for _, attribute in layout.attributes)
+    labels = np.array(read.labels, dtype=np.int8).reshape(len(read.splits), len(names))
+    labels = _decided(labels, names, unknown, faults)
+    names, labels = _with_categories(names, labels, layout, columns, read, faults)
+    faults.refuse()
+    files, splits = (np.array(list(column)) for column in (read.splits, read.splits.values()))
+    groups = None if layout.person is None else number_people(read.people)
+    return Table(path, names, files, splits, labels, groups)
 
 
 def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> FaceDataset:
@@ -150,63 +179,172 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place, for messages, and the columns, without blanks around them, of every row that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, strict=True)
-            for row in reader:
-                columns = [column.strip() for column in row]
-                if any(columns):
-                    yield f"{path}, line {reader.line_num}", columns
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}: must be a CSV file, got nothing to read there. Name it with --labels.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: must be UTF-8 text, got {error}. Save the table as CSV in UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: must be CSV, got {error}. Correct the line.") from error
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(f"{path}: must be a CSV file, got nothing to read there. Name it with --labels.")
+    return files
 
 
-def _read_header(where: str, header: Sequence[str]) -> tuple[str, ...]:
-    """Return the attributes."""
+def _named(layout: _Layout) -> list[object]:
+    return [layout[:4], [(place, attribute.name) for place, attribute in layout.attributes], layout.categories]
+
+
+def _find_columns(
+    header: Sequence[str], line: int, columns: Columns, asked: Sequence[str], faults: Faults
+) -> _Layout | None:
+    """Return where the columns are; None if a table cannot be read so."""
+    where = f"line {line}"
     if not header:
-        raise DataError(
-            f"{where}: needs a first line that names the columns, got an empty file. "
-            f"Name them {IMAGE}, {SPLIT} and the attributes."
+        faults.add(
+            f"needs a first line that names the columns, got an empty file. Name them {IMAGE}, {SPLIT} and the "
+            "attributes."
         )
+        return None
     for place, name in enumerate(header):
         if not name:
-            raise DataError(f"{where}: every column must have a name, got none for column {place + 1}. Name it.")
-        if name in header[:place]:
-            raise DataError(f"{where}: a column must be named once, got {name} twice. Remove one of the two.")
+            faults.add(f"every column must have a name, got none for column {place + 1}. Name it.", where)
+        elif name in header[:place]:
+            faults.add(f"a column must be named once, got {name} twice. Remove one of the two.", where)
     remedies = {
-        IMAGE: "Name the column of the paths so; commas part the columns",
-        SPLIT: f"Add it, with {', '.join(SPLITS[:-1])} or {SPLITS[-1]} in each row",
+        IMAGE: "Name the column of the paths so, or say by --columns which it is; commas, semicolons or tabs part them",
+        SPLIT: f"Add it, with {', '.join(SPLITS[:-1])} or {SPLITS[-1]} in each row, or deal images out by --columns",
+        PERSON: "Correct the name in --columns",
     }
-    for needed, remedy in remedies.items():
-        if needed not in header:
-            raise DataError(f"{where}: needs the column {needed}, got {', '.join(header)[:200]}. {remedy}.")
-    attributes = tuple(name for name in header if name not in (*remedies, PERSON))
-    if not attributes:
-        raise DataError(f"{where}: needs a column for each attribute, got {' and '.join(header)} alone. Add one.")
-    return attributes
+    places = {name: _find(header, name, getattr(columns, name)) for name in NAMES}
+    needed = {IMAGE: True, SPLIT: not columns.parts, PERSON: columns.person is not None}
+    for name, found in places.items():
+        if len(found) > 1:
+            twice = " and ".join(header[place] for place in found)
+            faults.add(f"must have one column {name}, got {twice}. Say which one by --columns.", where)
+        if not found and needed[name]:
+            wanted, got = getattr(columns, name) or name, ", ".join(header)[:200]
+            faults.add(f"needs the column {wanted}, got {got}. {remedies[name]}.", where)
+    given = {place for found in places.values() for place in found}
+    others = [name for place, name in enumerate(header) if place not in given and name]
+    told = list(columns.attributes or ()) if columns.chosen else [plain(name) for name in others]
+    if asked:
+        wanted_names = {part for name in asked for part in (name, *name.split(","))}
+        told = [attribute for attribute in told if attribute.name in wanted_names] or told
+    for column in (*(attribute.column for attribute in told), *(columns.categories or ())):
+        if column not in header:
+            faults.add(
+                f"needs the column {column}, got {', '.join(header)[:200]}. Correct its name in --columns.", where
+            )
+    if not told and not columns.categories:
+        faults.add(f"needs a column for each attribute, got {' and '.join(header)} alone. Add one.", where)
+    if not places[IMAGE] or (needed[SPLIT] and not places[SPLIT]):
+        return None
+    image, split, person = (places[name][0] if places[name] else None for name in NAMES)
+    return _Layout(
+        width=len(header),
+        image=image or 0,
+        split=None if columns.parts else split,
+        person=person,
+        attributes=[(header.index(told_by.column), told_by) for told_by in told if told_by.column in header],
+        categories=[(header.index(column), column) for column in columns.categories or () if column in header],
+    )
 
 
-def _read_file(where: str, name: str) -> str:
+def _find(header: Sequence[str], name: str, given: str | None) -> list[int]:
+    """Return the places of the column that is given or, by default, is called so: by that very name, if there is it."""
+    if given is not None or name in header:
+        return [place for place, column in enumerate(header) if column == (given or name)][:1]
+    return [place for place, column in enumerate(header) if column.casefold() in NAMES[name]]
+
+
+def _read_rows(rows: Iterator[Row], layout: _Layout, columns: Columns, read: _Read, faults: Faults) -> None:
+    if not read.categories:
+        read.categories = [array("i") for _ in layout.categories]
+        read.values = [{} for _ in layout.categories]
+    for number, row in rows:
+        where = f"line {number}"
+        if len(row) != layout.width:
+            faults.add(
+                f"a row must have {layout.width} columns, as many as the first line names, got {len(row)}. "
+                "Put text that holds a comma into double quotes, or restore the row.",
+                where,
+            )
+            continue
+        file = _read_file(where, row[layout.image], faults)
+        if file in read.splits and file:
+            faults.add(f"an image must have one row, got {file} again. Remove one of the two.", where)
+        person = "" if layout.person is None else row[layout.person]
+        read.people += [] if layout.person is None else [person]
+        if layout.split is None:
+            split: str | None = columns.part_of(person or file)
+        elif (split := columns.split_of(row[layout.split])) is None:
+            faults.add(_split_fault(row[layout.split], columns), where)
+        read.splits[file] = split or ""
+        codes = [attribute.read(row[place]) for place, attribute in layout.attributes]
+        if None in codes:
+            for (place, attribute), code in zip(layout.attributes, codes, strict=True):
+                if code is None:
+                    faults.add(_label_fault(attribute, row[place]), where)
+            codes = [UNKNOWN if code is None else code for code in codes]
+        read.labels.extend(code for code in codes if code is not None)
+        for (place, _), numbers, values in zip(layout.categories, read.categories, read.values, strict=True):
+            cell = row[place]
+            numbers.append(-1 if cell.casefold() in MISSING else values.setdefault(cell, len(values)))
+
+
+def _split_fault(value: str, columns: Columns) -> str:
+    if columns.patterns:
+        return f"{SPLIT} must be like a value in --columns, got {value!r}. Add it there, or correct the value."
+    return (
+        f"{SPLIT} must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {value!r}. "
+        "Correct the value, or say by --columns what it means."
+    )
+
+
+def _label_fault(attribute: Attribute, cell: str) -> str:
+    return (
+        f"{attribute.name} must be {attribute.expected}, got {cell!r}. Correct the value, or say by --columns or "
+        "--attributes which columns are attributes."
+    )
+
+
+def _read_file(where: str, name: str, faults: Faults) -> str:
     if not name:
-        raise DataError(f"{where}: {IMAGE} must be the path of an image, got nothing. Fill it in, or remove the row.")
-    return relative_name(where, name, "Write its path from the data folder on.")
+        faults.add(f"{IMAGE} must be the path of an image, got nothing. Fill it in, or remove the row.", where)
+        return ""
+    try:
+        return relative_name("", name, "Write its path from the data folder on.")
+    except DataError as error:
+        faults.add(str(error).removeprefix(": "), where)
+        return ""
 
 
-def _read_split(where: str, name: str) -> str:
-    if name not in SPLITS:
-        raise DataError(
-            f"{where}: {SPLIT} must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {name!r}. Correct the value."
+def _decided(labels: np.ndarray, names: Sequence[str], unknown: Unknown | None, faults: Faults) -> np.ndarray:
+    """Return labels whose 0 and -1 mean no or unknown; refuse to guess where both occur."""
+    zeros, minus_ones = ((labels == code).any(0) for code in (ZERO, MINUS_ONE))
+    if unknown is None and zeros.any() and minus_ones.any():
+        faults.add(
+            f"must say which of 0 and -1 means unknown, got 0 in {names[int(zeros.argmax())]} and -1 in "
+            f"{names[int(minus_ones.argmax())]}. Give --unknown zero or --unknown minus-one; the other one means no."
         )
-    return name
+    meaning = {ZERO: UNKNOWN if unknown == "zero" else 0, MINUS_ONE: UNKNOWN if unknown == "minus-one" else 0}
+    for code, label in meaning.items():
+        labels[labels == code] = label
+    return labels
 
 
-@lru_cache
-def _code(cell: str) -> int | None:
-    """Return what a label says, whatever its case; None if that is not known."""
-    return _CODES.get(cell.casefold())
+def _with_categories(
+    names: tuple[str, ...], labels: np.ndarray, layout: _Layout, columns: Columns, read: _Read, faults: Faults
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the attributes and labels with those of the categories, one for each value."""
+    parts = [labels]
+    for (_, column), numbers, values in zip(layout.categories, read.categories, read.values, strict=True):
+        listed = (columns.categories or {})[column] or sorted(values)
+        for value in listed:
+            if value not in values:
+                faults.add(f"categories: {column} must have rows of {value!r}, got none. Correct or remove the value.")
+        known = np.array(numbers)
+        wanted = np.array([values.get(value, -2) for value in listed])
+        parts.append(np.where(known[:, None] < 0, UNKNOWN, known[:, None] == wanted).astype(np.int8))
+        names += tuple(f"{column}_{value}" for value in listed)
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        faults.add(f"an attribute must be named once, got {name} twice. Rename one of the two.")
+    return names, np.concatenate(parts, axis=1)

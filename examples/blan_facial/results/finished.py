@@ -1,5 +1,6 @@
 """A finished run, rebuilt from its ``config.json`` and ``model.safetensors``; nothing is unpickled."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ def load_run(folder: Path) -> FinishedRun:
     """
     settings, attributes = read_settings(folder)
     try:
-        config = Config.from_json(settings)
+        config = dataclasses.replace(Config.from_json(settings), attributes=attributes)
         config.check()
         with _NothingDrawn(), torch.random.fork_rng(devices=[]):
             model, objective = build(config, attributes)

@@ -8,6 +8,9 @@ from rich.text import Text
 
 from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.network.parameters import ParameterTable
+from blan_facial.results.run_folder import METRICS
+
+_ATTRIBUTES = 40  # rows of a table of labels
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
@@ -21,6 +24,25 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         table.add_row(name, *_cells(values, values))
     table.add_section()
     table.add_row("mean", *_cells(averages(metrics), metrics["per_level"]), style="bold")
+    return table
+
+
+def labels_table(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
+    """Lay out how many faces of each split have an attribute, have it not, or are unknown, of at most 40 attributes.
+
+    Args:
+        counts: By split, attribute, and ``yes``, ``no`` or ``unknown``.
+    """
+    attributes = list(next(iter(counts.values())))
+    more = len(attributes) - _ATTRIBUTES
+    caption = f"{more} more attributes are in {METRICS}, once the run has ended." if more > 0 else None
+    table = Table(title="Labels: yes / no / unknown", caption=caption, caption_justify="left")
+    table.add_column("attribute", no_wrap=True, max_width=40)
+    for split in counts:
+        table.add_column(split, justify="right")
+    for attribute in attributes[:_ATTRIBUTES]:
+        cells = (counted[attribute].values() for counted in counts.values())
+        table.add_row(Text(attribute), *(" / ".join(f"{number:,}" for number in cell) for cell in cells))
     return table
 
 

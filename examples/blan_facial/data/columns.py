@@ -1,0 +1,325 @@
+"""What the columns of a table mean: which is the image, the split, the person, and how the others tell attributes.
+
+Without a mapping, columns are known by their names, and the others are attributes of yes, no and unknown. A mapping, in
+TOML or JSON, says it for any table:
+
+    image = "file"                      # columns that have other names
+    person = "Identity"
+
+    [split]                             # values of a column, * for anything; or parts: train = 80, test = 20
+    column = "file"
+    train = ["train/*"]
+    test = ["val/*"]
+
+    [attributes]                        # where attributes or categories stand, nothing else is read
+    Smiling = {}                        # the column of that name, of yes, no and unknown
+    Male = { column = "gender", yes = ["Male"] }
+    Senior = { column = "age", at_least = 60 }
+
+    [categories]
+    race = []                           # an attribute for each value, or for those that are listed
+"""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from blan_facial.data.faces import SPLITS, UNKNOWN, DataError
+from blan_facial.data.faults import Faults
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+Unknown = Literal["zero", "minus-one"]
+"""Which of 0 and -1 means unknown; the other one means no."""
+
+ZERO, MINUS_ONE = -2, -3
+"""Codes of labels that are spelled so, whose meaning the whole table decides."""
+
+IMAGE, SPLIT, PERSON = "image", "split", "person"
+
+NAMES = {
+    IMAGE: ("image", "filename", "file_name", "file", "image_id", "path", "img_name"),
+    SPLIT: ("split", "partition"),
+    PERSON: ("person", "identity", "celeb_id"),
+}
+"""What the columns that are no attributes may be called, whatever the case."""
+
+SPLIT_VALUES = {
+    **{split: split for split in SPLITS},
+    **{"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"},
+}
+"""The names of the splits, in lower case."""
+
+MISSING = frozenset(("", "nan", "na", "n/a", "none", "null", "unknown", "?"))
+"""Cells that say nothing, in lower case."""
+
+_CODES = {
+    **dict.fromkeys(("1", "true", "yes"), 1),
+    **dict.fromkeys(("false", "no"), 0),
+    **dict.fromkeys(MISSING, UNKNOWN),
+    "0": ZERO,
+    "-1": MINUS_ONE,
+}
+_PLAIN = "1, true or yes (the face has it), 0, -1, false or no (it has not), or empty (unknown)"
+
+_KEYS = (IMAGE, SPLIT, PERSON, "attributes", "categories")
+_RULES = ("column", "yes", "no", "unknown", "at_least", "below")
+
+Reading = Callable[[str], int | None]
+"""From a cell to its label or code; None for a cell that is nothing of the kind."""
+
+
+class Attribute(NamedTuple):
+    """An attribute, the column that tells it, and how."""
+
+    name: str
+    column: str
+    read: Reading
+    expected: str
+    """What the cells may be, for messages."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a mapping says; by default nothing, so that names decide."""
+
+    image: str | None = None
+    split: str | None = None
+    person: str | None = None
+    patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What the values of the column of the split are like, by split."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """What part of the people, or of the images, each split has, where no column says it."""
+    attributes: Sequence[Attribute] | None = None
+    categories: Mapping[str, Sequence[str]] | None = None
+    """Columns that have an attribute for each of their values, and the values; none: all that occur."""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it says which columns are attributes."""
+        return self.attributes is not None or self.categories is not None
+
+    def split_of(self, value: str) -> str | None:
+        """Return the split that a cell names."""
+        if not self.patterns:
+            return SPLIT_VALUES.get(value.casefold())
+        folded = value.casefold()
+        return next(
+            (
+                split
+                for split, patterns in self.patterns.items()
+                if any(fnmatchcase(folded, pattern.casefold()) for pattern in patterns)
+            ),
+            None,
+        )
+
+    def part_of(self, key: str) -> str:
+        """Return the split that a person or an image is dealt to, the same whatever else the table holds."""
+        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 * sum(self.parts.values())
+        for split, part in self.parts.items():
+            place -= part
+            if place < 0:
+                return split
+        return next(reversed(list(self.parts)))
+
+
+def plain(name: str) -> Attribute:
+    """Return the attribute of a column of yes, no and unknown."""
+    return Attribute(name, name, _plain_code, _PLAIN)
+
+
+def read_columns(path: Path) -> Columns:
+    """Read a mapping.
+
+    Raises:
+        DataError: It is no TOML or JSON, or says what cannot be.
+    """
+    content = _load(path)
+    faults = Faults(path)
+    for key in content:
+        if key not in _KEYS:
+            faults.add(f"entries must be {', '.join(_KEYS)}, got {key!r}. Remove it, or correct its name.")
+    split, patterns, parts = _read_split(content.get(SPLIT), faults)
+    columns = Columns(
+        image=_read_name(content, IMAGE, faults),
+        split=split,
+        person=_read_name(content, PERSON, faults),
+        patterns=patterns,
+        parts=parts,
+        attributes=_read_attributes(content.get("attributes"), faults),
+        categories=_read_categories(content.get("categories"), faults),
+    )
+    faults.refuse()
+    return columns
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            content = json.loads(text)
+        elif sys.version_info >= (3, 11):
+            content = tomllib.loads(text)
+        else:
+            raise DataError(f"{path}: must be JSON where Python is older than 3.11, got TOML. Write it as JSON.")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(f"{path}: must be a TOML or JSON file, got nothing there. Name it with --columns.") from error
+    except DataError:
+        raise
+    except ValueError as error:  # what both parsers and the decoder raise
+        raise DataError(f"{path}: must be TOML, or JSON under a name in .json, got {error}. Correct it.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: must be a table of entries, got {type(content).__name__}. Write {', '.join(_KEYS)}.")
+    return content
+
+
+def _read_name(content: Mapping[str, Any], key: str, faults: Faults) -> str | None:
+    name = content.get(key)
+    if name is not None and not (isinstance(name, str) and name):
+        faults.add(f"{key} must be the name of a column, got {name!r}. Write it in quotes.")
+        return None
+    return name
+
+
+def _read_split(entry: Any, faults: Faults) -> tuple[str | None, dict[str, list[str]], dict[str, float]]:
+    if entry is None or (isinstance(entry, str) and entry):
+        return entry, {}, {}
+    if not isinstance(entry, dict):
+        faults.add(f"split must be a column's name or a table, got {entry!r}. Name the column.")
+        return None, {}, {}
+    for key in entry:
+        if key not in ("column", *SPLITS):
+            faults.add(f"split must hold column, {', '.join(SPLITS)}, got {key!r}. Remove it, or correct its name.")
+    column, given = entry.get("column"), {split: entry[split] for split in SPLITS if split in entry}
+    if column is not None:
+        patterns = {split: values for split, value in given.items() if (values := _listed(value)) is not None}
+        if len(patterns) < len(given) or not isinstance(column, str):
+            faults.add(f"split must name its column, and list values of each split, got {entry!r}. Write lists.")
+            return None, {}, {}
+        return column, patterns, {}
+    if not given or not all(_is_number(part) and 0 < part < math.inf for part in given.values()):
+        faults.add(f"split must name its column, or give each split a part as a number, got {entry!r}. Write one.")
+        return None, {}, {}
+    return None, {}, given
+
+
+def _read_attributes(entry: Any, faults: Faults) -> list[Attribute] | None:
+    if entry is None:
+        return None
+    if isinstance(entry, list) and all(isinstance(name, str) for name in entry):
+        entry = {name: {} for name in entry}
+    if not isinstance(entry, dict):
+        faults.add(f"attributes must be a list of columns, or a table, got {entry!r}. Write a list of names.")
+        return None
+    return [attribute for name, rule in entry.items() if (attribute := _read_attribute(name, rule, faults))]
+
+
+def _read_attribute(name: str, rule: Any, faults: Faults) -> Attribute | None:
+    if not isinstance(rule, dict):
+        faults.add(f"attributes: {name} must be a table, got {rule!r}. Write {{}} for a column of yes and no.")
+        return None
+    column = rule.get("column", name)
+    lists = {key: _listed(rule[key]) for key in ("yes", "no", "unknown") if key in rule}
+    bounds = {key: rule[key] for key in ("at_least", "below") if key in rule}
+    for key in rule:
+        if key not in _RULES:
+            faults.add(f"attributes: {name} must hold {', '.join(_RULES)}, got {key!r}. Correct its name.")
+    if not isinstance(column, str):
+        faults.add(f"attributes: {name}: column must be a column's name, got {column!r}. Write it in quotes.")
+    if any(values is None for values in lists.values()):
+        faults.add(f"attributes: {name}: yes, no and unknown must be lists of values. Write yes = [1], for example.")
+    elif repeated := [value for value, count in _counted(lists).items() if count > 1]:
+        faults.add(f"attributes: {name}: a value must mean one thing, got {repeated[0]!r} twice. Remove one.")
+    if not all(_is_number(bound) for bound in bounds.values()):
+        faults.add(f"attributes: {name}: at_least and below must be numbers, got {bounds}. Write at_least = 60.")
+    elif bounds and {"yes", "no"} & set(lists):
+        faults.add(f"attributes: {name} must have bounds or lists of yes and no, got both. Remove one of them.")
+    elif lists and not bounds and "yes" not in lists:
+        faults.add(f"attributes: {name} must list the values that mean yes, got {', '.join(lists)} alone. Add yes.")
+    elif "below" in bounds and bounds.get("at_least", -math.inf) >= bounds["below"]:
+        faults.add(f"attributes: {name}: at_least must be smaller than below, got {bounds}. Correct the numbers.")
+    else:
+        return _attribute(name, str(column), {key: values or [] for key, values in lists.items()}, bounds)
+    return None
+
+
+def _attribute(name: str, column: str, lists: Mapping[str, Sequence[str]], bounds: Mapping[str, float]) -> Attribute:
+    if not lists and not bounds:
+        return plain(column)._replace(name=name)
+    unknown = frozenset(_folded(value) for value in lists.get("unknown", ())) | MISSING
+    if bounds:
+        low, high = bounds.get("at_least", -math.inf), bounds.get("below", math.inf)
+
+        def between(cell: str) -> int | None:
+            if _folded(cell) in unknown:
+                return UNKNOWN
+            number = _number(cell)
+            return None if number is None or math.isnan(number) else int(low <= number < high)
+
+        return Attribute(name, column, cache(between), "a number, or empty (unknown)")
+    yes, no = (frozenset(_folded(value) for value in lists.get(key, ())) for key in ("yes", "no"))
+
+    def listed(cell: str) -> int | None:
+        value = _folded(cell)
+        if value in yes or value in no:
+            return int(value in yes)
+        if value in unknown:
+            return UNKNOWN
+        return None if "no" in lists else 0
+
+    expected = "; ".join(f"{', '.join(values)} ({key})" for key, values in lists.items())
+    return Attribute(name, column, cache(listed), f"{expected}, as --columns has it")
+
+
+def _read_categories(entry: Any, faults: Faults) -> dict[str, list[str]] | None:
+    if entry is None:
+        return None
+    if isinstance(entry, list) and all(isinstance(name, str) for name in entry):
+        return {name: [] for name in entry}
+    lists = {name: _listed(values) for name, values in entry.items()} if isinstance(entry, dict) else {"": None}
+    if None in lists.values():
+        faults.add(f"categories must be a list of columns, or list their values, got {entry!r}. Write a list.")
+        return None
+    return {name: values or [] for name, values in lists.items()}
+
+
+def _counted(lists: Mapping[str, Sequence[str] | None]) -> dict[str, int]:
+    folded = [_folded(value) for values in lists.values() for value in values or ()]
+    return {value: folded.count(value) for value in folded}
+
+
+def _listed(values: Any) -> list[str] | None:
+    """Return a list of values as text; None if it is none."""
+    if not isinstance(values, list) or not all(isinstance(value, str) or _is_number(value) for value in values):
+        return None
+    return [str(value) for value in values]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell.replace(",", "."))
+    except ValueError:
+        return None
+
+
+def _folded(cell: str) -> str:
+    """Return a cell whatever its case, and a number in whatever way it is written."""
+    number = _number(cell)
+    return cell.casefold() if number is None or not math.isfinite(number) else f"{number:.12g}"
+
+
+@cache
+def _plain_code(cell: str) -> int | None:
+    return _CODES.get(_folded(cell))
