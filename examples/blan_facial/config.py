@@ -73,7 +73,7 @@ class Config:
     """Official folder of CelebA or LFWA, the folder that the paths in the CSV file start from, or that of the Parquet
     files."""
     image_folder: Path | None = None
-    """Folder of CelebA's or LFWA's images, if the official folder does not hold them."""
+    """Folder of CelebA's or LFWA's images, or archive of CelebA's, if the official folder does not hold them."""
     lfwa_split: Literal["50:50", "80:10", "all"] = "50:50"
     """LFWA's images to train and to test on: the official halves; 80 and 10 %, with no person in both and 10 % for
     validation; or all of them, tested on the official half."""

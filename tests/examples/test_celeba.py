@@ -1,16 +1,21 @@
 import os
+import pickle
 import re
+import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.celeba import load_celeba
 from blan_facial.data.faces import SPLITS, CorruptImageError, DataError
+from blan_facial.data.loading import make_loader
 from tests.examples.celeba_folder import write_celeba_folder
 
 ATTRIBUTES = ("Smiling", "Bald", "Eyeglasses")
@@ -197,7 +202,7 @@ def test_a_missing_folder_is_named(tmp_path):
         (
             "img_align_celeba",
             "Img",
-            "Unpack img_align_celeba.zip there, or name the images' folder with --image-folder.",
+            "Copy img_align_celeba.zip there, or name the images' folder or archive with --image-folder.",
         ),
     ],
 )
@@ -309,3 +314,119 @@ def test_an_empty_split_is_refused(tmp_path):
 def test_an_unknown_split_is_refused(root):
     with pytest.raises(ValueError, match=r"load_celeba: split must be one of train, validation, test, got 'val'\."):
         load_celeba(root, "val", image_size=32)
+
+
+def as_csv(path, names=None):
+    """Replace a text file by what Kaggle's copy has."""
+    lines = path.read_text().splitlines()
+    if names is None:
+        names, lines = ["image_id", *lines[1].split()], lines[2:]
+    rows = [",".join(names), *(",".join(line.split()) for line in lines)]
+    path.unlink()
+    path.with_suffix(".csv").write_text("\n".join(rows))
+    return path.with_suffix(".csv")
+
+
+def read(root, split="test", **options):
+    faces = load_celeba(root, split, image_size=32, **options)
+    indices = {"train": [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13], "validation": [6, 14], "test": [7, 15]}[split]
+    np.testing.assert_array_equal(faces.labels, LABELS[indices])
+    for index, original in enumerate(indices):
+        np.testing.assert_allclose(faces.image(index), colour_of(original), atol=3)
+    return faces
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["csv", "called-txt"])
+def test_kaggle_s_copy_is_read(root, text):
+    paths = as_csv(root / "list_attr_celeba.txt"), as_csv(root / "list_eval_partition.txt", ["image_id", "partition"])
+    if text:
+        for path in paths:
+            path.rename(path.with_suffix(".txt"))
+    folder = root / "img_align_celeba"
+    folder.rename(root / "inner")
+    folder.mkdir()
+    (root / "inner").rename(folder / "img_align_celeba")
+    assert read(root).notes == ()
+
+
+@pytest.mark.parametrize("ending", [".png", ".JPG", ".jpeg"])
+def test_images_are_matched_without_their_endings(root, ending):
+    for path in (root / "img_align_celeba").iterdir():
+        path.rename(path.with_suffix(ending))
+    assert read(root, "train").notes == ()
+
+
+def test_everything_may_lie_a_folder_deeper_and_the_partition_beside_the_labels(tmp_path):
+    root = write_celeba_folder(tmp_path / "data" / "celeba", IMAGES, LABELS, ATTRIBUTES, nested=True)
+    (root / "Eval" / "list_eval_partition.txt").rename(root / "Anno" / "list_eval_partition.txt")
+    assert read(tmp_path / "data").notes == ()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
+def test_images_are_read_from_their_archive(root, tmp_path, compression, named):
+    folder = root / "img_align_celeba"
+    path = (tmp_path if named else root) / "img_align_celeba.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in sorted(folder.iterdir(), reverse=True):
+            archive.write(file, f"img_align_celeba/{file.name}")
+            archive.writestr(f"__MACOSX/img_align_celeba/._{file.name}", b"")
+    shutil.rmtree(folder)
+    faces = read(root, image_folder=path if named else None)
+    assert faces.notes == ()
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(faces)).image(1), colour_of(15), atol=3)
+    assert faces.images.place(0) == path / "img_align_celeba" / "000008.jpg"
+    loader = make_loader(faces, 2, seed=0, shuffle=False, drop_last=False, mirror=0, workers=2, skip_corrupt=False)
+    assert [batch.indices.tolist() for batch in loader] == [[0, 1]]
+
+
+def test_a_broken_archive_is_named(root):
+    folder, path = root / "img_align_celeba", root / "img_align_celeba.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, file.name)
+    shutil.rmtree(folder)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"000008.jpg") + 200
+    data[place] ^= 255
+    path.write_bytes(data)
+    text = f"{path / '000008.jpg'}: image 0 must decode as a whole, got bytes that are not as they were packed. Replace"
+    with pytest.raises(CorruptImageError, match=re.escape(text)):
+        load_celeba(root, "test", image_size=32).image(0)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=re.escape(f"{path}: must be a whole ZIP archive, got")):
+        load_celeba(root, "test", image_size=32)
+
+
+@pytest.mark.parametrize("called", ["img_celeba", "wild"])
+def test_images_in_the_wild_are_cropped_by_their_boxes_or_warned_of(root, tmp_path, called):
+    folder = tmp_path / called
+    folder.mkdir()
+    rows = ["16", "image_id x_1 y_1 width height"]
+    for index, image in enumerate(IMAGES):
+        wild = Image.new("RGB", (60 + index, 80), (0, 255, 0))
+        wild.paste(Image.fromarray(image).resize((40, 40)), (10, 20))
+        name = f"{index + 1:06d}.png"
+        wild.save(folder / name)
+        rows.append(f"{name} 12 22 36 36")
+    faces = load_celeba(root, "test", image_size=32, image_folder=folder)
+    assert f"The images in {folder} are not aligned, and faces may be small in them. Copy list_bbox_celeba.txt" in str(
+        faces.notes
+    )
+    (root / "list_bbox_celeba.txt").write_text("\n".join(rows[:-1]))
+    note = (
+        f"The images in {folder} are not aligned, and were cropped by list_bbox_celeba.txt, but for 1 of 2 that have no"
+    )
+    assert note in load_celeba(root, "test", image_size=32, image_folder=folder).notes[-1]
+    (root / "list_bbox_celeba.txt").write_text("\n".join(rows))
+    assert read(root, image_folder=folder).notes[-1].endswith("cropped by list_bbox_celeba.txt.")
+
+
+def test_labels_of_0_and_1_are_read_and_of_three_values_refused(root):
+    path = root / "list_attr_celeba.txt"
+    text = path.read_text()
+    path.write_text(text.replace("-1", " 0"))
+    read(root)
+    path.write_text(text.replace("-1", " 0", 3))
+    with pytest.raises(DataError, match=r"must be 1 or (-1|0), got '(-1|0)'\. Correct the value\."):
+        load_celeba(root, "test", image_size=32)

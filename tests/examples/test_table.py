@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_missing_images_are_left_out_and_counted(root: Path) -> None:
     assert faces.labels.tolist() == LABELS[5:]
     assert faces.image(0)[0, 0].tolist() == [200, 90, 250]
     assert faces.notes == ("2 of 3 images of the test split are missing and were left out.",)
+
+
+@pytest.mark.parametrize("folder", ["", "photos/"])
+def test_images_may_be_in_an_archive(root: Path, folder: str) -> None:
+    path = root.parent / "photos.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in FILES[:-1]:
+            archive.write(root / file, folder + file)
+    faces = load_csv(read_table(root.parent / "table.csv", unknown="zero"), path, "test", image_size=8)
+    assert faces.labels.tolist() == LABELS[3:5]
+    assert faces.image(1)[0, 0].tolist() == [160, 90, 250]
+    assert faces.notes == ("1 of 3 images of the test split are missing and were left out.",)
 
 
 def test_a_file_that_is_no_image_is_named_when_it_is_read(root: Path) -> None:

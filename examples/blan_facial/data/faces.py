@@ -82,6 +82,7 @@ class ImageReader(Protocol):
 
         Raises:
             OSError: They cannot be read.
+            ValueError: They are not what was written.
         """
 
     def place(self, index: int) -> Path | str:
@@ -101,6 +102,8 @@ class FaceDataset:
         image_size: Side of the images in pixels.
         notes: Sentences for the user, such as "12 images have no label row and were left out".
         groups: int64 (n,), a number for the person in each image; None where the people are unknown.
+        boxes: At least n boxes, int (n, 4): left, top, right and bottom of the face in the pixels of its file, which
+            is cropped to it; one without an area, or None, leaves the whole image.
     """
 
     name: str
@@ -111,6 +114,7 @@ class FaceDataset:
     image_size: int
     notes: tuple[str, ...] = ()
     groups: np.ndarray | None = None
+    boxes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -124,9 +128,9 @@ class FaceDataset:
         """
         if isinstance(self.images, np.ndarray):
             return self.images[index]
-        data = self.images.read(index)
+        box = None if self.boxes is None else self.boxes[index].tolist()
         try:
-            return decode_face(data, self.image_size)
+            return decode_face(self.images.read(index), self.image_size, box=box)
         except ValueError as error:
             raise CorruptImageError(self.images.place(index), index, str(error)) from error
 
@@ -166,7 +170,7 @@ def number_people(names: Sequence[str]) -> np.ndarray:
     return np.array([numbers[person] for person in people], dtype=np.int64)
 
 
-def decode_face(data: bytes, image_size: int) -> np.ndarray:
+def decode_face(data: bytes, image_size: int, *, box: Sequence[int] | None = None) -> np.ndarray:
     """Decode an image of any mode and size, and resize the whole of it to a square, bilinear and antialiased.
 
     An image that says by EXIF how it was taken is turned upright.
@@ -174,6 +178,7 @@ def decode_face(data: bytes, image_size: int) -> np.ndarray:
     Args:
         data: The image file's bytes, in one of `FORMATS`.
         image_size: Side of the square in pixels.
+        box: Left, top, right and bottom of the part to take; without an area, or None: the whole image.
 
     Returns:
         uint8 RGB (image_size, image_size, 3).
@@ -182,7 +187,7 @@ def decode_face(data: bytes, image_size: int) -> np.ndarray:
         ValueError: The bytes are no image, or not a whole one.
         PixelLimitError: The image has more pixels than Pillow's limit (89 million, or what `limit_pixels` set).
     """
-    return _decode(data, lambda width, height: (image_size, image_size))
+    return _decode(data, lambda width, height: (image_size, image_size), box)
 
 
 def decode_picture(data: bytes, longest: int) -> np.ndarray:
@@ -207,14 +212,15 @@ def decode_picture(data: bytes, longest: int) -> np.ndarray:
     return _decode(data, size)
 
 
-def _decode(data: bytes, size: Callable[[int, int], tuple[int, int]]) -> np.ndarray:
-    """Decode an image, and resize it to the size that its own asks for."""
+def _decode(data: bytes, size: Callable[[int, int], tuple[int, int]], part: Sequence[int] | None = None) -> np.ndarray:
+    """Decode an image, or a part of it, and resize it to the size that its own asks for."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = size(*image.size)
             # A large JPEG decodes at a fraction of its size, rounded up to whole pixels; the box says where it ends.
-            draft = image.draft("RGB", (2 * width, 2 * height))
-            box = draft[1] if draft else None
+            box = None if part is None else _within(part, *image.size)
+            if box is None and (draft := image.draft("RGB", (2 * width, 2 * height))):
+                box = draft[1]
             resized = _rgb(image).resize((width, height), Image.Resampling.BILINEAR, box)
             return np.array(_upright(resized, image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -223,6 +229,13 @@ def _decode(data: bytes, size: Callable[[int, int], tuple[int, int]]) -> np.ndar
         raise ValueError("bytes of no known image format") from error
     except Exception as error:  # a decoder meets a broken file with whatever its code runs into
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _within(box: Sequence[int], width: int, height: int) -> tuple[int, int, int, int] | None:
+    """Return the part of a box that lies in an image; None if there is none."""
+    left, top, right, bottom = box
+    inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
 
 
 def limit_pixels(pixels: int) -> None:

@@ -36,6 +36,7 @@ from blan_facial.data.delimited import Row, read_rows
 from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
 from blan_facial.data.faults import Faults
 from blan_facial.data.folders import ImageFiles, find_files, open_root, relative_name
+from blan_facial.data.zipped import ZipImages, find_members, is_archive
 
 _SUFFIXES = (".csv", ".tsv", ".txt")
 
@@ -131,7 +132,7 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
 
     Args:
         table: What `read_table` returned.
-        root: The data folder, which the paths of the table start from.
+        root: The data folder, which the paths of the table start from, or a ZIP archive of it.
         split: `"train"`, `"validation"` or `"test"`.
         image_size: Side in pixels; the whole image is resized to the square.
 
@@ -144,7 +145,9 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
         ValueError: `split` or `image_size` is out of range.
     """
     check_request("load_csv", split, image_size)
-    root = open_root("load_csv", root)
+    root, packed = Path(root), is_archive(root)
+    if not packed:
+        root = open_root("load_csv", root)
     rows = np.flatnonzero(table.splits == split)
     if not len(rows):
         raise NoSplitError(
@@ -152,7 +155,8 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
             f"Write {split} into the column {SPLIT} of some rows."
         )
     files = table.files[rows]
-    found = find_files("load_csv", root, files.tolist())
+    members = np.array(find_members(root, files.tolist()) if packed else files.tolist(), dtype=object)
+    found = members != None if packed else find_files("load_csv", root, files.tolist())  # noqa: E711  # of each
     if not found.any():
         raise DataError(
             f"load_csv: split {split!r} must have images, got none of {len(files)} in {root} (first: {files[0]}). "
@@ -172,7 +176,7 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
         split=split,
         attributes=table.attributes,
         labels=labels,
-        images=ImageFiles(root, table.files[rows]),
+        images=ZipImages(root, members[found]) if packed else ImageFiles(root, table.files[rows]),
         image_size=image_size,
         notes=(note,) if missing else (),
         groups=None if table.groups is None else table.groups[rows],

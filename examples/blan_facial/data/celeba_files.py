@@ -1,0 +1,222 @@
+"""The parts of a copy of CelebA, wherever they lie: official text or Kaggle's CSV, folders or archives."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from blan_facial.data.attributes import read_attribute_names
+from blan_facial.data.columns import IMAGE, NAMES
+from blan_facial.data.delimited import Row, read_rows
+from blan_facial.data.faces import SPLITS, DataError
+from blan_facial.data.folders import find_part
+
+LABELS, PARTITION, IDENTITIES, BOXES = "list_attr_celeba", "list_eval_partition", "identity_CelebA", "list_bbox_celeba"
+"""The names of the text files, which end in .txt or .csv."""
+
+_IMAGES = ("img_align_celeba", "img_align_celeba_png")
+_FOLDERS = ("", "Anno", "Eval", "Img")
+_SIGNS, _BITS = frozenset(("1", "-1")), frozenset(("1", "0"))  # what labels are written as
+_PARTITIONS = {str(number): split for number, split in enumerate(SPLITS)}
+
+
+class Labels(NamedTuple):
+    """The rows of the file of labels."""
+
+    attributes: tuple[str, ...]
+    images: Sequence[str]
+    """The images' names without their endings, which differ between copies."""
+    values: np.ndarray
+    """int8 (rows, attributes), 0 or 1."""
+    announced: int | None
+    """The count in the file's first line; None without one."""
+
+
+class _Text(NamedTuple):
+    announced: int | None
+    heading: Row | None
+    """The names of the columns, without that of the image."""
+    rows: Iterator[Row]
+
+
+def stem(name: str) -> str:
+    """Return the name of an image without folders and ending."""
+    return PurePosixPath(name.replace("\\", "/")).stem
+
+
+def find_base(root: Path) -> Path:
+    """Return the folder that the parts lie in: the one given, or one within it that holds the labels."""
+    bases = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    return next((base for base in bases if _find(base, LABELS) is not None), root)
+
+
+def find_text(base: Path, folder: str, name: str) -> Path:
+    """Return a text file that is needed.
+
+    Raises:
+        DataError: It is missing.
+    """
+    found = _find(base, name)
+    places = (base / f"{name}.txt", base / folder / f"{name}.txt")
+    return found or find_part("load_celeba", places, f"Copy it from CelebA's {folder} folder.")
+
+
+def find_optional(base: Path, name: str) -> Path | None:
+    """Return a text file that may be missing."""
+    return _find(base, name)
+
+
+def find_images(base: Path) -> Path:
+    """Return the folder or the archive of the images.
+
+    Raises:
+        DataError: There is none.
+    """
+    places = [base / folder / name for name in _IMAGES for folder in ("", "Img")]
+    archives = [place.with_name(f"{place.name}.zip") for place in places]
+    found = next((place for place in (*places, *archives) if place.exists()), None)
+    if found is None:
+        remedy = "Copy img_align_celeba.zip there, or name the images' folder or archive with --image-folder."
+        return find_part("load_celeba", (places[0], places[1]), remedy)
+    return found
+
+
+def read_labels(path: Path) -> Labels:
+    """Read the attributes and labels of all images."""
+    text = _read(path)
+    if text.heading is None:
+        number, fields = next(text.rows, (1, []))
+        raise DataError(
+            f"{path}, line {number}: must hold the number of label rows alone, got {' '.join(fields)[:60]!r}. "
+            "Restore the official file's first two lines, or head CSV with image_id and the attributes."
+        )
+    attributes = read_attribute_names(text.heading[1], f"{path}, line {text.heading[0]}")
+    values_by_image: dict[str, str] = {}
+    allowed, used = _SIGNS, set[str]()
+    for number, (file, *values) in text.rows:
+        if len(values) != len(attributes):
+            raise DataError(
+                f"{path}, line {number}: a label row must have {1 + len(attributes)} columns (the image and "
+                f"{len(attributes)} attributes), got {1 + len(values)}. Restore or remove the row."
+            )
+        if not allowed.issuperset(values) and "-1" not in used and _BITS.issuperset(values):
+            allowed = _BITS
+        if not allowed.issuperset(values):
+            attribute, value = next(pair for pair in zip(attributes, values, strict=True) if pair[1] not in allowed)
+            rule = "1 or -1" if allowed is _SIGNS else "1 or 0"
+            raise DataError(f"{path}, line {number}: {attribute} must be {rule}, got {value!r}. Correct the value.")
+        used.update(values)
+        image = stem(file)
+        if image in values_by_image:
+            raise DataError(
+                f"{path}, line {number}: an image must have one row, got {file} again. Remove one of the two."
+            )
+        values_by_image[image] = "".join(values)
+    digits = "".join(values_by_image.values()).replace("-1", "0")
+    table = np.frombuffer(digits.encode("ascii"), dtype=np.int8).reshape(-1, len(attributes)) - ord("0")
+    return Labels(attributes, list(values_by_image), table, text.announced)
+
+
+def read_partition(path: Path) -> dict[str, str]:
+    """Return the split of each image."""
+    partition: dict[str, str] = {}
+    for number, image, (value,) in _read_images(path, 1, "a partition row", "0, 1 or 2"):
+        if value not in _PARTITIONS:
+            raise DataError(
+                f"{path}, line {number}: the partition must be 0 (train), 1 (validation) or 2 (test), got {value!r}. "
+                "Correct the value."
+            )
+        partition[image] = _PARTITIONS[value]
+    return partition
+
+
+def read_identities(path: Path) -> dict[str, str]:
+    """Return the person in each image."""
+    people: dict[str, str] = {}
+    for number, image, (person,) in _read_images(path, 1, "an identity row", "the number of its person"):
+        if not person.isdecimal():
+            raise DataError(
+                f"{path}, line {number}: a person must be a whole number, got {person!r}. Correct the value, or remove "
+                "the file, which training does not need."
+            )
+        people[image] = person
+    return people
+
+
+def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Return left, top, right and bottom of the face in each uncropped image."""
+    boxes: dict[str, tuple[int, int, int, int]] = {}
+    for number, image, values in _read_images(path, 4, "a row", "the left, top, width and height of its face"):
+        try:
+            left, top, width, height = map(int, values)
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {number}: a box must be four whole numbers, got {' '.join(values)}. Restore the file, "
+                "or remove it, and images stay uncropped."
+            ) from error
+        boxes[image] = left, top, left + width, top + height
+    return boxes
+
+
+def _find(base: Path, name: str) -> Path | None:
+    places = (base / folder / f"{name}{suffix}" for folder in _FOLDERS for suffix in (".txt", ".csv"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read_images(path: Path, count: int, row: str, value: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield the line's number, the image and its values."""
+    seen: set[str] = set()
+    for number, fields in _read(path).rows:
+        if len(fields) != 1 + count:
+            raise DataError(
+                f"{path}, line {number}: {row} must have {1 + count} columns (the image and {value}), got "
+                f"{len(fields)}. Restore or remove the row."
+            )
+        image = stem(fields[0])
+        if image in seen:
+            raise DataError(
+                f"{path}, line {number}: an image must have one row, got {fields[0]} again. Remove one of the two."
+            )
+        seen.add(image)
+        yield number, image, fields[1:]
+
+
+def _read(path: Path) -> _Text:
+    """Read a text file in the official form (a count, names, rows), as CSV (names, rows), or of rows alone."""
+    rows = _rows(path)
+    first = next(rows, None)
+    if first is None:
+        return _Text(None, None, rows)
+    number, fields = first
+    if len(fields) == 1 and fields[0].isdecimal():
+        line, names = next(rows, (number + 1, []))
+        return _Text(int(fields[0]), (line, names[_names_image(names) :]), rows)
+    if _names_image(fields):
+        return _Text(None, (number, fields[1:]), rows)
+    return _Text(None, None, _again(first, rows))
+
+
+def _names_image(fields: Sequence[str]) -> bool:
+    return bool(fields) and fields[0].casefold() in NAMES[IMAGE]
+
+
+def _again(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
+    yield first
+    yield from rows
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """Yield the number and the fields of every line that is not blank, parted by blanks or, in CSV, as there."""
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            first = next((line for line in lines if line.strip()), "")
+            if any(delimiter in first for delimiter in ",;"):
+                yield from read_rows(path, "--data-root")
+                return
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if fields := line.split():
+                    yield number, fields
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: must be UTF-8 text, got {error}. Take the official file.") from error

@@ -1,0 +1,103 @@
+"""Images still in a ZIP archive, read at any place and by any number of processes at once."""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from blan_facial.data.faces import DataError
+
+_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, lengths of its name and of what follows it
+
+
+class ZipImages:
+    """Some images of an archive, by index. Every reading opens the archive anew, so that processes share nothing.
+
+    Args:
+        path: The archive.
+        members: Their n names in it.
+    """
+
+    def __init__(self, path: Path, members: np.ndarray) -> None:
+        self.path = path
+        self.members = members
+        entries = [_directory(path)[name] for name in members.tolist()]
+        fields = [(e.header_offset, e.compress_size, e.file_size, e.CRC, e.compress_type) for e in entries]
+        self.places = np.array(fields, dtype=np.int64).reshape(-1, 5)
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of image file `index`.
+
+        Raises:
+            OSError: The archive cannot be read.
+            ValueError: The file is not as it was packed.
+        """
+        offset, packed, size, checksum, method = self.places[index].tolist()
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size or not header.startswith(b"PK\x03\x04"):
+                raise ValueError("an archive that is cut or changed")
+            _, name, extra = _HEADER.unpack(header)
+            file.seek(name + extra, 1)
+            data = file.read(packed)
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1) if method else data
+        except zlib.error as error:
+            raise ValueError(f"bytes that do not unpack ({error})") from error
+        if len(data) != size or zlib.crc32(data) != checksum:
+            raise ValueError("bytes that are not as they were packed")
+        return data
+
+    def place(self, index: int) -> Path:
+        """Return the archive, and the path of file `index` in it."""
+        return self.path / str(self.members[index])
+
+
+def is_archive(path: Path) -> bool:
+    """Say whether a path is that of a ZIP archive, by its name."""
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def find_members(path: Path, names: Sequence[str]) -> list[str | None]:
+    """Return the members that have some names, or have them within the one folder that all are packed in.
+
+    Raises:
+        DataError: The archive cannot be read.
+    """
+    members = _directory(path)
+    folders = {PurePosixPath(member).parts[0] for member in members}
+    folder = next(iter(folders)) if len(folders) == 1 else ""
+    return [next((member for member in (name, f"{folder}/{name}") if member in members), None) for name in names]
+
+
+def member_names(path: Path) -> list[str]:
+    """Return the names of an archive's files.
+
+    Raises:
+        DataError: The archive cannot be read.
+    """
+    return list(_directory(path))
+
+
+def _directory(path: Path) -> dict[str, zipfile.ZipInfo]:
+    state = path.stat()
+    return _read_directory(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1)  # every split asks for it
+def _read_directory(path: Path, changed: int, size: int) -> dict[str, zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: must be a whole ZIP archive, got {error}. Copy it again, or unpack it.") from error
+    for entry in entries:
+        if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            kind = "an encrypted file" if entry.flag_bits & 1 else f"compression {entry.compress_type}"
+            raise DataError(f"{path}: files must be stored or deflated, got {kind} ({entry.filename}). Unpack it.")
+    return {entry.filename: entry for entry in entries if not entry.filename.startswith("__MACOSX/")}
