@@ -31,7 +31,8 @@ from blan_facial.prediction.sources import LIST, SUFFIXES, Problem, Source, Sour
 from blan_facial.prediction.writing import WRITERS
 from blan_facial.results.finished import load_run
 from shared.files import refuse_inputs, replacing
-from shared.program import Terminal, UserError, print_error, run_program
+from shared.program import AS_WRITTEN, Terminal, UserError, print_error, run_program
+from shared.warned import counted
 
 PROGRAM = "python examples/blan_facial/predict.py"
 DESCRIPTION = """Predict the attributes of images by a finished run, of which config.json and model.safetensors are
@@ -70,6 +71,8 @@ class Settings:
     """Images at a time."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
+    verbose: bool = False
+    """Print what image libraries warn of, which is counted otherwise."""
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -138,7 +141,8 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
         annotator = Annotator(settings.annotate, settings.threshold)
     read = partial(_read, image_size=finished.config.image_size)
     done = failed = 0
-    with ThreadPoolExecutor() as readers, _progress(errors, shown=errors.is_terminal and not watched) as show:
+    progress = _progress(errors, shown=errors.is_terminal and not watched)
+    with counted("PIL", errors, shown=settings.verbose) as warned, ThreadPoolExecutor() as readers, progress as show:
         for batch in sources.batches(settings.batch_size):
             faces: list[_Face] = []
             for result in readers.map(read, batch):
@@ -157,6 +161,8 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
             stream.flush()
             done += len(faces)
             show(done)
+    if warned:
+        errors.print(f"Image libraries warned {len(warned)} times; --verbose shows of what.", soft_wrap=True)
     if failed or sources.skipped or settings.output is not None:
         errors.print(_summary(done, sources.skipped, failed), highlight=False, soft_wrap=True)
     return not failed
@@ -231,13 +237,11 @@ def _device(accelerator: str) -> torch.device:
 def _opened(output: Path | None) -> Iterator[IO[str]]:
     """Open what the answers are written to; the bytes of file names that are no UTF-8 pass through."""
     if output is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")
         yield sys.stdout
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(output) as file:
-        stream = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        stream = io.TextIOWrapper(file, encoding="utf-8", errors=AS_WRITTEN, newline="")
         try:
             yield stream
         finally:

@@ -1,5 +1,6 @@
 """What every program does around its work: errors in one line, signals, the exit status."""
 
+import codecs
 import errno
 import io
 import logging
@@ -22,6 +23,15 @@ SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
     SIGNALS += (signal.SIGHUP,)
 
+AS_WRITTEN = "as-written"
+"""The error handler of outputs: bytes of file names as they are, what the encoding lacks as Python writes it."""
+
+# What tables are drawn with, where the terminal's encoding lacks it.
+_PLAIN = {
+    **dict.fromkeys("\u2588\u2589\u258a\u258b\u2590\u2501", "#"),
+    **dict.fromkeys("\u258c\u258d\u258e\u258f\u2595\u257a\u2578\u2500\u2013\u2014\u2212", "-"),
+    **{"\u2026": "~", "\u2019": "'", "\u00b7": ".", "\u2022": "*"},
+}
 _PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u2421"}
 
 
@@ -76,7 +86,13 @@ class Terminal(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as a console does, with visible control characters."""
         for segment in super().render(renderable, options):
-            yield segment if segment.is_control else segment._replace(text=_visible(segment.text))
+            yield segment if segment.is_control else segment._replace(text=self._printed(segment.text))
+
+    def _printed(self, text: str) -> str:
+        text = _visible(text)
+        if text.isascii() or self.encoding.startswith("utf"):
+            return text
+        return "".join(_PLAIN.get(c, c) if not _encodes(c, self.encoding) else c for c in text)
 
 
 def run_program(
@@ -130,6 +146,27 @@ def print_error(message: str, console: Console | None = None) -> None:
     console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
+def _encodes(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _as_written(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    run = error.object[error.start : error.end]
+    written = (
+        bytes([ord(c) - 0xDC00]) if "\udc80" <= c <= "\udcff" else c.encode("ascii", "backslashreplace") for c in run
+    )
+    return b"".join(written), error.end
+
+
+codecs.register_error(AS_WRITTEN, _as_written)
+
+
 def _visible(text: str) -> str:
     """Return text with a picture for each character that does not print, but for the end of a line."""
     if text.isprintable():
@@ -149,7 +186,7 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # which takes the lowest free number
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors=AS_WRITTEN)
 
 
 @contextmanager

@@ -3,22 +3,19 @@
 import base64
 import io
 import re
-from importlib.metadata import distribution
 
 import numpy as np
 import resvg_py
 from markupsafe import Markup, escape
 from PIL import Image
 
+from shared.fonts import boxed, files_for
+
 INK, FAINT = "#1c2028", "#5a6170"
 MARGIN = 24
 
 ZOOM = 1.5
 """Pixels of a PNG for each pixel of its drawing."""
-
-# resvg has no font of its own and leaves words out where a machine has none, so they are set in one that is always
-# there: Matplotlib, another of the examples' packages, brings it along.
-FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
 
 UNWRITABLE = "[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 """What XML cannot hold, and names of files can."""
@@ -83,8 +80,7 @@ def png(title: str, note: str, width: float, height: float, *parts: Markup, styl
         height=height,
         font_family="DejaVu Sans",
     )
-    written = re.sub(UNWRITABLE, "\N{REPLACEMENT CHARACTER}", str(sheet))
-    folder = "matplotlib/mpl-data/fonts/ttf"
+    written = boxed(re.sub(UNWRITABLE, "\N{REPLACEMENT CHARACTER}", str(sheet)))
     return bytes(
         resvg_py.svg_to_bytes(
             svg_string=written,
@@ -92,7 +88,7 @@ def png(title: str, note: str, width: float, height: float, *parts: Markup, styl
             background="white",
             style_sheet=style,
             skip_system_fonts=True,
-            font_files=[str(distribution("matplotlib").locate_file(f"{folder}/{name}")) for name in FONTS],
+            font_files=[str(path) for path in files_for([written])],  # resvg has no font of its own
         )
     )
 

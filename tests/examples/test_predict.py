@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -315,7 +316,7 @@ class TestSources:
             assert len(batch) == 4
             assert all(isinstance(item, Problem) for item in batch)
         assert isinstance(batch[-1], Problem)
-        assert batch[-1].message.startswith(f"{tmp_path}/folder: must hold images (.bmp, .gif, ")
+        assert batch[-1].message.startswith(f"{tmp_path}/folder: must hold images (.avif, .bmp, .gif, ")
         assert batch[-1].message.endswith("got 0 other files. Name another.")
 
 
@@ -425,6 +426,44 @@ def test_a_mistake_gets_one_clear_error(
     assert captured.err.startswith(f"error: {text.format(photos=photos, run=run)}")
     assert captured.err.count("\n") == 1
     assert not captured.out
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.avif", "a.JPE"])
+def test_a_folder_s_images_are_those_that_are_read_when_named(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / name, format="AVIF" if name.endswith("avif") else "JPEG")
+    for path in (tmp_path, tmp_path / name):
+        assert main([str(run), str(path), "--format", "jsonl"]) == 0
+        assert json.loads(capsys.readouterr().out)["image"] == str(tmp_path / name)
+
+
+def test_an_image_in_heic_is_refused_by_name_whether_named_or_found(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    for path in (tmp_path, tmp_path / "a.heic"):
+        assert main([str(run), str(path), "--format", "jsonl"]) == 1
+        text = "got an HEIC image, which is not decoded here; convert it to JPEG. Replace the file, or leave it out."
+        assert text in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_of_image_libraries_are_counted_and_shown_when_asked_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.tif", tiffinfo={270: "x"})
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    ifd = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[ifd : ifd + 2], "little")
+    for place in range(ifd + 2, ifd + 2 + 12 * entries, 12):
+        if int.from_bytes(data[place : place + 2], "little") == 270:
+            data[place + 4 : place + 12] = (50).to_bytes(4, "little") + (len(data) - 9).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(data)
+    assert main([str(run), str(tmp_path), "--format", "jsonl"]) == 0
+    assert re.fullmatch(r"Image libraries warned \d times; --verbose shows of what\.\n", capsys.readouterr().err)
+    assert main([str(run), str(tmp_path), "--format", "jsonl", "--verbose"]) == 0
+    assert capsys.readouterr().err.startswith("warning: ")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,3 +106,17 @@ def test_closed_streams_are_no_files_of_ours(repository: Path, tmp_path: Path) -
     done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", *command], cwd=repository / "examples")
     assert done.returncode > 2
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_table_is_printed_with_plain_characters_where_there_are_no_others(encoding: str, repository: Path) -> None:
+    work = "(lambda t, T: (t.add_row('a' * 90, '\\u2588\\u2588\\u258c', '\\u6027'), terminal.print(t)))(T('x', 'y'), T)"
+    work = work.replace("(T('x', 'y'), T)", "(__import__('rich.table').table.Table('x', 'y', 'z'), None)")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "60"}
+    ended = started(f"{work} and None", repository, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    printed = ended.stdout.decode(encoding)
+    assert "##-" in printed
+    assert "\\u6027" in printed
+    assert "+--" in printed
+    assert "\\u25" not in printed

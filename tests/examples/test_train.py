@@ -127,7 +127,10 @@ class TestResults:
             "train_seconds",
             "waiting_seconds",
             "images_per_second",
+            "labels",
         ]
+        counted = [sum(numbers.values()) for numbers in metrics["labels"]["test"].values()]
+        assert counted == [64] * len(metrics["per_attribute"])
         assert (metrics["data"], metrics["split"], metrics["images"]) == ("avatars", "test", 64)
         assert metrics["temperature"]["images"] == 64  # of the validation split
         assert load_run(finished).temperature == Temperature(**metrics["temperature"])

@@ -33,11 +33,10 @@ from blan_facial.data.celeba_files import (
     read_partition,
     stem,
 )
-from blan_facial.data.faces import FORMATS, DataError, FaceDataset, ImageReader, check_request, number_people
+from blan_facial.data.faces import FORMATS, SUFFIXES, DataError, FaceDataset, ImageReader, check_request, number_people
 from blan_facial.data.folders import ImageFiles, find_files, open_root
 from blan_facial.data.zipped import ZipImages, is_archive, member_names
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _LOOKED_AT = 16  # images whose sizes say whether they were aligned
 
 
@@ -137,7 +136,7 @@ def _by_stem(place: Path) -> dict[str, str]:
 
 def _is_image(name: str) -> bool:
     file = PurePosixPath(name)
-    return file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.startswith(".")
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
 def _reader(place: Path, names: Sequence[str]) -> ImageReader:

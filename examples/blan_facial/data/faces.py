@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from shared.program import UserError
 
@@ -21,8 +21,16 @@ UNKNOWN = -1
 MAX_PIXELS = 89_478_485
 """Pixels that an image may have to be decoded, unless `limit_pixels` says otherwise: Pillow's own limit."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) * features.check("avif")))
 """Pillow's names of the image formats that are decoded, whatever the file is called. Others may start programs."""
+
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+        *(".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"),
+    )
+)
+"""What the files of a folder end in that are taken for images, in lower case; HEIC is refused by its name."""
 
 # Pillow sees an image's size before it decodes it; of one beyond the limit it only warns up to twice the limit.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -226,9 +234,18 @@ def _decode(data: bytes, size: Callable[[int, int], tuple[int, int]], part: Sequ
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise PixelLimitError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb") from error
     except UnidentifiedImageError as error:
-        raise ValueError("bytes of no known image format") from error
+        raise ValueError(_unknown_format(data)) from error
     except Exception as error:  # a decoder meets a broken file with whatever its code runs into
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _unknown_format(data: bytes) -> str:
+    """Say what an image is that no decoder takes."""
+    kind = data[8:12] if data[4:8] == b"ftyp" else b""
+    names = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
+    if kind in names:
+        return f"an {names[kind]} image, which is not decoded here; convert it to JPEG"
+    return "bytes of no known image format"
 
 
 def _within(box: Sequence[int], width: int, height: int) -> tuple[int, int, int, int] | None:

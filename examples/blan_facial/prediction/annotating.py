@@ -1,22 +1,31 @@
-"""Pictures with what a model says of them beside them: the part that draws, imported only when asked for."""
+"""Pictures with what a model says of them beside them: the part that draws, imported only when asked for.
 
-from collections.abc import Sequence
+They are drawn by Pillow, twenty and more a second; an SVG with as many words takes several times as long.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
+from PIL import Image, ImageDraw, ImageFont
 
 from blan_facial.data.attributes import spoken
 from blan_facial.data.faces import decode_picture
 from blan_facial.prediction.predictor import Answer
 from shared.files import replacing
-from shared.svg import FAINT, INK, MARGIN, ZOOM, element, embedded, image, png, text
+from shared.fonts import boxed, missing, others, own_fonts
 
+INK, FAINT, MARGIN = "#1c2028", "#5a6170", 24
+ZOOM = 1.5  # pixels for each unit of what follows
 LONGEST, LINE, ROWS = 340, 16.5, 24  # the picture's longest side and a row's height; most rows of a column
 HEADER, GAP = 76, 24
 NAME, BAR, NUMBER, LEVEL = 140, 90, 44, 40
 
 _TITLE = 60  # characters
+_QUICK = {"compress_level": 1, "compress_type": 3}  # zlib's fastest ways, on files that are little larger
 
 
 class Annotator:
@@ -68,39 +77,109 @@ def annotated(picture: np.ndarray, name: str, answers: Sequence[Answer], thresho
         name: What stands above it.
         answers: One or more.
         threshold: Drawn as a line across the bars.
+
+    Returns:
+        A PNG file.
     """
     ordered = sorted(answers, key=lambda answer: -answer.probability)
     rows = -(-len(ordered) // -(-len(ordered) // ROWS))  # as many in each column
     columns = [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
     height, width = (LONGEST * side / max(picture.shape[:2]) for side in picture.shape[:2])
     left = MARGIN + LONGEST + GAP
-    parts = [
-        text("bar: probability, line: threshold, right: level that decided", left, 52, color=FAINT),
-        image(embedded(picture, max(picture.shape), quality=95), MARGIN, HEADER, width, height),
-    ]
-    for place, column in enumerate(columns):
-        parts += _column(left + place * (NAME + BAR + NUMBER + LEVEL + GAP), column, threshold)
-    return png(
-        name if len(name) <= _TITLE else f"…{name[1 - _TITLE :]}",
-        f"{sum(answer.predicted for answer in answers)} of {len(answers)} predicted",
+    sheet = _Sheet(
         left + max(len(columns) * (NAME + BAR + NUMBER + LEVEL + GAP), 370),
         HEADER + max(height, LINE * rows) + MARGIN,
-        *parts,
     )
+    sheet.words(name if len(name) <= _TITLE else f"…{name[1 - _TITLE :]}", MARGIN, 30, size=17, bold=True)
+    note = f"{sum(answer.predicted for answer in answers)} of {len(answers)} predicted"
+    sheet.words(note, MARGIN, 52, color=FAINT)
+    sheet.words("bar: probability, line: threshold, right: level that decided", left, 52, color=FAINT)
+    sheet.picture(picture, MARGIN, HEADER, width, height)
+    for place, column in enumerate(columns):
+        _draw(sheet, left + place * (NAME + BAR + NUMBER + LEVEL + GAP), column, threshold)
+    return sheet.png()
 
 
-def _column(left: float, answers: Sequence[Answer], threshold: float) -> list[Markup]:
-    parts, bars = [], left + NAME
+def _draw(sheet: "_Sheet", left: float, answers: Sequence[Answer], threshold: float) -> None:
+    bars = left + NAME
     for place, answer in enumerate(answers):
         top = HEADER + LINE * place
-        color, weight = (INK, "bold") if answer.predicted else (FAINT, "normal")
-        bar = {"x": bars, "y": top + 0.2 * LINE, "height": 0.6 * LINE}
-        parts += [
-            element("rect", width=BAR, fill="#eeeeee", **bar),
-            element("rect", width=BAR * answer.probability, fill="#2269b8" if answer.predicted else "#b0b0b0", **bar),
-            text(spoken(answer.attribute), bars - 8, top + 12, color=color, text_anchor="end", font_weight=weight),
-            text(f"{answer.probability:.3f}", bars + BAR + NUMBER - 4, top + 12, color=color, text_anchor="end"),
-            text(answer.level or "", bars + BAR + NUMBER + 8, top + 12, color=color),
-        ]
-    at, end = bars + BAR * threshold, HEADER + LINE * len(answers)
-    return [*parts, element("line", x1=at, x2=at, y1=HEADER, y2=end, stroke=INK, stroke_width=0.7)]
+        color = INK if answer.predicted else FAINT
+        sheet.bar(bars, top + 0.2 * LINE, BAR, 0.6 * LINE, "#eeeeee")
+        fill = "#2269b8" if answer.predicted else "#b0b0b0"
+        sheet.bar(bars, top + 0.2 * LINE, BAR * answer.probability, 0.6 * LINE, fill)
+        name, last = spoken(answer.attribute), bars + BAR + NUMBER
+        sheet.words(name, bars - 8, top + 12, color=color, bold=answer.predicted, end=True, longest=NAME - 8)
+        sheet.words(f"{answer.probability:.3f}", last - 4, top + 12, color=color, end=True)
+        sheet.words(answer.level or "", last + 8, top + 12, color=color)
+    sheet.bar(bars + BAR * threshold, HEADER, 0.7, LINE * len(answers), INK)
+
+
+class _Sheet:
+    """A white sheet to draw on; all lengths are those before the zoom."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.image = Image.new("RGB", (round(ZOOM * width), round(ZOOM * height)), "white")
+        self.draw = ImageDraw.Draw(self.image)
+
+    def bar(self, left: float, top: float, width: float, height: float, color: str) -> None:
+        """Fill a rectangle, at least a pixel wide unless it has no width."""
+        if width > 0:
+            right, bottom = round(ZOOM * (left + width)) - 1, round(ZOOM * (top + height)) - 1
+            start = round(ZOOM * left)
+            self.draw.rectangle((start, round(ZOOM * top), max(right, start), bottom), fill=color)
+
+    def picture(self, pixels: np.ndarray, left: float, top: float, width: float, height: float) -> None:
+        """Place a picture, smoothly scaled."""
+        size = max(1, round(ZOOM * width)), max(1, round(ZOOM * height))
+        scaled = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        self.image.paste(scaled, (round(ZOOM * left), round(ZOOM * top)))
+
+    def words(
+        self,
+        words: str,
+        x: float,
+        y: float,
+        *,
+        size: int = 11,
+        color: str = INK,
+        bold: bool = False,
+        end: bool = False,
+        longest: float | None = None,
+    ) -> None:
+        """Write words whose baseline begins, or ends, at (x, y), cut where they would be longer than they may."""
+        pixels = round(ZOOM * size)
+        runs = list(_runs(words, pixels, bold))
+        if longest is not None:
+            while len(words) > 1 and _length(runs) > ZOOM * longest:
+                words = words[: -2 if words.endswith("…") else -1] + "…"
+                runs = list(_runs(words, pixels, bold))
+        at = ZOOM * x - (_length(runs) if end else 0)
+        for part, font in runs:
+            self.draw.text((at, ZOOM * y), part, fill=color, font=font, anchor="ls")
+            at += font.getlength(part)
+
+    def png(self) -> bytes:
+        """Return the sheet as a PNG file."""
+        packed = io.BytesIO()
+        self.image.save(packed, "PNG", **_QUICK)
+        return packed.getvalue()
+
+
+def _runs(words: str, size: int, bold: bool) -> Iterator[tuple[str, ImageFont.FreeTypeFont]]:
+    """Yield parts of words, each with a font that has them."""
+    printed = boxed(
+        "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in words)
+    )
+    elsewhere = others(missing(printed))
+    for path, part in groupby(printed, lambda character: elsewhere.get(character, own_fonts()[bold])):
+        yield "".join(part), _font(path, size)
+
+
+def _length(runs: Sequence[tuple[str, ImageFont.FreeTypeFont]]) -> float:
+    return sum(font.getlength(part) for part, font in runs)
+
+
+@cache
+def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
-"""What the files of a folder end in that are taken for images."""
+from blan_facial.data.faces import SUFFIXES
 
 LIST = Path("-")
 """The name of the list on standard input."""
