@@ -24,7 +24,7 @@ attributes, test it, and write a folder with its weights, its metrics and pictur
 # Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes.
 RESUMABLE = frozenset(
     {
-        *("data_root", "image_folder", "labels", "columns", "unknown", "workers", "max_steps"),
+        *("data_root", "image_folder", "labels", "columns", "unknown", "workers", "max_steps", "extend"),
         *("accelerator", "devices", "nodes", "strategy", "compile"),
         *("output", "resume", "overwrite"),
     }
@@ -136,6 +136,8 @@ class Config:
 
     epochs: int = 20
     """Passes over the training images."""
+    extend: int = 0
+    """Epochs beyond those of the schedule, at its last learning rate; with --resume a finished run goes on so."""
     max_steps: int | None = None
     """End the run early, after so many steps in all, on the same schedule."""
     batch_size: int = 64
@@ -152,6 +154,13 @@ class Config:
     """Clip the gradient of all but the fusion weights to this norm."""
     encoder_weights: str | None = "imagenet"
     """ResNet-34 weights for the encoder: a file, or "imagenet" to download them (part of --os)."""
+    balance: bool = False
+    """Weigh both labels of an attribute alike in classification losses, by their numbers in training."""
+    thresholds: Literal["accuracy", "balanced"] | None = None
+    """Fit a threshold for each attribute on the validation split, in place of 0.5: for its accuracy, or for the mean of
+    its accuracies on both labels."""
+    init_from: Path | None = None
+    """Finished run to start from: its weights, for its attributes or some of them."""
     seed: int = 0
     """Seed of weights, order, augmentation, dropout and negatives."""
     workers: int = _WORKERS
@@ -202,7 +211,7 @@ class Config:
             _refuse(f"--blocks must be at least 1 each, got {' '.join(map(str, self.blocks))}", "Use 3 4 6 3")
         if not 0 <= self.dropout < 1:
             _refuse(f"--dropout must be in [0, 1), got {self.dropout}", "Use 0.5, or 0 for none")
-        for name in ("workers", "warmup_steps", "seed"):
+        for name in ("workers", "warmup_steps", "seed", "extend"):
             if getattr(self, name) < 0:
                 _refuse(f"{_option(name)} must not be negative, got {getattr(self, name)}", "Give 0 or more")
         for name in ("alpha", "beta", "gamma"):
@@ -234,6 +243,10 @@ class Config:
         Raises:
             ConfigError: There is one.
         """
+        if self.init_from is not None and self.encoder_weights != preset.encoder_weights:
+            _refuse(f"{self._given('encoder_weights')} means nothing with --init-from, got both", "Give one of them")
+        if self.model == "moon" and self.balance:
+            _refuse("--balance means nothing with --model moon, whose loss is balanced, got both", "Leave it out")
         for name in LACKS.get(self.model, ()):
             if getattr(self, name) != getattr(preset, name):
                 _refuse(f"{self._given(name)} means nothing with --model {self.model}, got both", "Give one of them")

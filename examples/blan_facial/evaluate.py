@@ -102,7 +102,8 @@ def run(settings: Settings, console: Console) -> None:
         faces = load_split(config, settings.split, console).with_attributes(finished.attributes)
         model = finished.model.to(fabric.device)
         loader = evaluation_loader(config, faces)
-        tested = evaluate(fabric, model, loader, in_full=True, temperature=finished.temperature)
+        temperature, thresholds = finished.temperature, finished.thresholds
+        tested = evaluate(fabric, model, loader, in_full=True, temperature=temperature, thresholds=thresholds)
     metrics = {"data": faces.name, "split": faces.split, **tested}
     metrics |= {name: value for name, value in _of_training(finished).items() if name not in metrics}
     console.print(metrics_table(metrics))

@@ -61,8 +61,8 @@ class Settings:
 
     attributes: tuple[str, ...] = ()
     """Answer these only; by default all that the model knows."""
-    threshold: float = 0.5
-    """An attribute is predicted above this probability."""
+    threshold: float | None = None
+    """An attribute is predicted above this probability; by default the run's own thresholds, or 0.5 if it has none."""
     root: Path | None = None
     """Refuse images outside this folder, links followed; relative paths start there."""
     max_pixels: int = MAX_PIXELS
@@ -84,7 +84,7 @@ class Settings:
             raise PredictionError("predict: needs images, got no path. Name files, folders or - for a list.")
         if self.paths.count(LIST) > 1:
             raise PredictionError("predict: standard input is one list, got - more than once. Give it once.")
-        if not 0 < self.threshold < 1:
+        if self.threshold is not None and not 0 < self.threshold < 1:
             raise PredictionError(
                 f"predict: --threshold must be in (0, 1), got {self.threshold}. Use 0.5, for example."
             )
@@ -127,18 +127,19 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
         finished.model,
         finished.attributes,
         asked=_asked(settings.attributes, finished.attributes),
-        threshold=settings.threshold,
+        threshold=finished.probabilities if settings.threshold is None else settings.threshold,
         temperature=1.0 if temperature is None else temperature,
         device=_device(settings.accelerator),
     )
     sources = Sources(settings.paths, sys.stdin.buffer, root=settings.root)
-    writer = WRITERS[settings.format](stream, temperature)
+    fitted = settings.threshold is None and finished.thresholds is not None
+    writer = WRITERS[settings.format](stream, temperature, fitted=fitted)
     annotator = None
     if settings.annotate is not None:
         from blan_facial.prediction.annotating import Annotator  # draws, which takes long to import
 
         settings.annotate.mkdir(parents=True, exist_ok=True)
-        annotator = Annotator(settings.annotate, settings.threshold)
+        annotator = Annotator(settings.annotate)
     read = partial(_read, image_size=finished.config.image_size)
     done = failed = 0
     progress = _progress(errors, shown=errors.is_terminal and not watched)

@@ -30,6 +30,7 @@ from blan_facial.report.run_page import write_report
 from blan_facial.report.sample import draw_sample
 from blan_facial.results.environment import environment
 from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
+from blan_facial.results.starting import start_from
 from blan_facial.results.terminal import labels_table, metrics_table, parameters_table
 from blan_facial.training.checkpoint import Position
 from blan_facial.training.learner import Learner
@@ -49,11 +50,18 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
 
     def prepare() -> tuple[Splits, Network, Objective]:
         faces = load_splits(config, console)
+        if config.thresholds is not None and faces.validation is None:
+            raise ConfigError(
+                "train: --thresholds needs a validation split, got none. Leave it out, or label images for validation."
+            )
         console.print(labels_table(faces.counts()))
         with _as_config_errors():
             model, objective = build(config, faces.train.attributes)
         objective.look_at(faces.train.labels)
-        if config.os and config.encoder_weights is not None and not config.resume:
+        if config.init_from is not None and not config.resume:
+            said = start_from(config.init_from, model, faces.train.attributes, config)
+            console.print(said, markup=False, highlight=False)
+        elif config.os and config.encoder_weights is not None and not config.resume:
             load_encoder_weights(model.encoder, config.encoder_weights)
         return faces, model, objective
 
@@ -71,11 +79,13 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     position = trainer.fit(folder)
 
     model = learner.whole_model()
-    temperature = None
+    temperature = thresholds = None
     if trainer.validation is not None:
-        temperature = calibrate(fabric, model, trainer.validation, processes)
+        temperature, thresholds = calibrate(fabric, model, trainer.validation, processes, config.thresholds)
     loader = evaluation_loader(config, faces.test, processes.share)
-    tested = evaluate(fabric, model, loader, processes=processes, in_full=True, temperature=temperature)
+    tested = evaluate(
+        fabric, model, loader, processes=processes, in_full=True, temperature=temperature, thresholds=thresholds
+    )
     if not processes.first:
         return folder
     metrics = {
@@ -89,7 +99,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
         "images_per_second": position.images_per_second,
         "labels": faces.counts(),
     }
-    save_results(folder, model, metrics, temperature)
+    save_results(folder, model, metrics, temperature, thresholds)
     write_json(folder / ENVIRONMENT, environment(fabric.device))
     write_report(folder, draw_sample(model, faces.test, device=fabric.device, seed=config.seed))
     console.print(metrics_table(metrics))

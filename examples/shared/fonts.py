@@ -41,8 +41,8 @@ def others(characters: frozenset[str]) -> dict[str, Path]:
             break
         has = _characters(path)
         found |= {character: path for character in lacking if ord(character) in has}
-    if lacking := sorted(characters - set(found)):
-        _warn("".join(lacking))
+    if nowhere := sorted(characters - set(found)):
+        _warn("".join(nowhere))
     return found
 
 

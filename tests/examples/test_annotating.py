@@ -16,7 +16,7 @@ PICTURE = np.full((60, 40, 3), (200, 30, 30), dtype=np.uint8)
 
 
 def drawn(*answers: Answer, name: str = "a.png") -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(annotated(PICTURE, name, answers, 0.5))).convert("RGB")).astype(int)
+    return np.asarray(Image.open(io.BytesIO(annotated(PICTURE, name, answers))).convert("RGB")).astype(int)
 
 
 @pytest.fixture

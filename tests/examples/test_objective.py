@@ -2,6 +2,7 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -307,3 +308,24 @@ def test_a_batch_of_one_has_no_negatives():
     model.eval()
     with pytest.raises(ValueError, match="got a batch of 1"):
         run(model, objective, images[:1], labels[:1])
+
+
+def test_balanced_labels_weigh_the_same_in_all() -> None:
+    labels = np.array([[1, 0], [0, 0], [0, 0], [0, -1]], dtype=np.int8)
+    loss = CrossEntropy("sum", balanced=2)
+    loss.balance(labels)
+    assert loss.weights is not None
+    torch.testing.assert_close(loss.weights, torch.tensor([[4 / 6, 1.0], [2.0, 1.0]]))
+    scores, plain = torch.randn(3, 4, 2, 2), CrossEntropy("sum")
+    targets = torch.from_numpy(labels).long()
+    weights = torch.where(targets == 1, loss.weights[1], loss.weights[0])
+    each = torch.stack(
+        [
+            torch.stack([plain(scores[:, i : i + 1, n : n + 1], targets[i : i + 1, n : n + 1]) for n in range(2)], -1)
+            for i in range(4)
+        ],
+        1,
+    )
+    torch.testing.assert_close(loss(scores, targets), (each * weights).sum(-1).mean(-1))
+    assert "weights" in loss.state_dict()
+    assert not plain.state_dict()

@@ -452,14 +452,12 @@ def test_an_image_in_heic_is_refused_by_name_whether_named_or_found(
 def test_warnings_of_image_libraries_are_counted_and_shown_when_asked_for(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.tif", tiffinfo={270: "x"})
-    data = bytearray((tmp_path / "a.tif").read_bytes())
-    ifd = int.from_bytes(data[4:8], "little")
-    entries = int.from_bytes(data[ifd : ifd + 2], "little")
-    for place in range(ifd + 2, ifd + 2 + 12 * entries, 12):
-        if int.from_bytes(data[place : place + 2], "little") == 270:
-            data[place + 4 : place + 12] = (50).to_bytes(4, "little") + (len(data) - 9).to_bytes(4, "little")
-    (tmp_path / "a.tif").write_bytes(data)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    directory = b"MPF\0garbage!"
+    (tmp_path / "a.jpg").write_bytes(
+        data[:2] + b"\xff\xe2" + (2 + len(directory)).to_bytes(2, "big") + directory + data[2:]
+    )
     assert main([str(run), str(tmp_path), "--format", "jsonl"]) == 0
     assert re.fullmatch(r"Image libraries warned \d times; --verbose shows of what\.\n", capsys.readouterr().err)
     assert main([str(run), str(tmp_path), "--format", "jsonl", "--verbose"]) == 0

@@ -21,7 +21,7 @@ UNKNOWN = -1
 MAX_PIXELS = 89_478_485
 """Pixels that an image may have to be decoded, unless `limit_pixels` says otherwise: Pillow's own limit."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) * features.check("avif")))
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") + ("AVIF",) * bool(features.check("avif"))
 """Pillow's names of the image formats that are decoded, whatever the file is called. Others may start programs."""
 
 SUFFIXES = frozenset(

@@ -34,7 +34,7 @@ def build(config: Config, attributes: Sequence[str]) -> tuple[Network, Objective
         return build_baseline(config, attributes)
     model = build_blan(config, len(attributes))
     channels = [classifier.conv1.in_channels for classifier in model.classifiers]  # type: ignore[union-attr]  # nn.ModuleList forgets types
-    return model, build_objective(config, channels)  # type: ignore[arg-type]  # as above
+    return model, build_objective(config, channels, len(attributes))  # type: ignore[arg-type]  # as above
 
 
 def build_blan(config: Config, attributes: int) -> BLAN:

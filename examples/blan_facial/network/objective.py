@@ -65,13 +65,17 @@ class CrossEntropy(nn.Module):
 
     Args:
         reduction: "sum" (the paper's) or "mean" over attributes.
+        balanced: For how many attributes :meth:`balance` is to weigh both labels; None: every label weighs the same.
 
     Raises:
         ValueError: The reduction is neither of the two.
     """
 
-    def __init__(self, reduction: str = "sum") -> None:
+    weights: Tensor | None
+
+    def __init__(self, reduction: str = "sum", *, balanced: int | None = None) -> None:
         super().__init__()
+        self.register_buffer("weights", None if balanced is None else torch.ones(2, balanced))
         if reduction not in REDUCTIONS:
             raise ValueError(
                 f"CrossEntropy: reduction must be one of {REDUCTIONS}, got {reduction!r}. Choose one of them."
@@ -84,8 +88,21 @@ class CrossEntropy(nn.Module):
         losses = F.cross_entropy(
             precise(scores).flatten(0, 2), targets.flatten(), ignore_index=UNKNOWN, reduction="none"
         ).view_as(targets)
+        if self.weights is not None:
+            losses = losses * torch.where(targets == 1, self.weights[1], self.weights[0])
         each = losses.sum(-1) if self.reduction == "sum" else losses.mean(-1)
         return each.mean(-1)
+
+    def balance(self, labels: np.ndarray) -> None:
+        """Take the weights from the known training labels (n, N), if labels are weighed.
+
+        A label weighs half the known ones over its own number, so that both weigh the same in all and the mean weight
+        of a known label is 1. An attribute with one label only keeps the weight 1.
+        """
+        if self.weights is not None:
+            counts = np.stack([(labels == label).sum(0) for label in (0, 1)])
+            weights = np.where(counts.min(0) > 0, counts.sum(0) / np.maximum(2 * counts, 1), 1.0)
+            self.weights.copy_(torch.from_numpy(weights))
 
 
 class Classification(Term):
@@ -259,7 +276,7 @@ class Objective(nn.Module):
         return Losses(cast("Tensor", sum(term.weight * parts[name] for name, term in self.terms.items())), parts)
 
 
-def build_objective(config: Config, local_channels: Sequence[int]) -> Objective:
+def build_objective(config: Config, local_channels: Sequence[int], attributes: int) -> Objective:
     """Return BLAN's objective, Eq. 8: ``sum_i (l_CLS_i + alpha l_LMIM_i) + beta l_REC + gamma l_SF``.
 
     A term whose weight is 0, or whose part of the network is left out, is left out.
@@ -267,11 +284,12 @@ def build_objective(config: Config, local_channels: Sequence[int]) -> Objective:
     Args:
         config: The settings.
         local_channels: Channels of A_1..A_4.
+        attributes: N.
 
     Reference:
         Zheng et al. 2020, Eqs. 1, 4, 5, 7 and 8.
     """
-    loss = CrossEntropy(config.attribute_reduction)
+    loss = CrossEntropy(config.attribute_reduction, balanced=attributes if config.balance else None)
     terms: list[Term] = [Classification(loss)]
     if config.lmim and config.alpha:
         width = config.critic_channels

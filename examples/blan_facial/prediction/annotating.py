@@ -33,12 +33,10 @@ class Annotator:
 
     Args:
         folder: Where they go, each to its place in the folder that its image was found in.
-        threshold: Above this probability an attribute is predicted.
     """
 
-    def __init__(self, folder: Path, threshold: float) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.threshold = threshold
         self._taken: set[Path] = set()
 
     def write(self, name: str, data: bytes, answers: Sequence[Answer]) -> Path:
@@ -57,7 +55,7 @@ class Annotator:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = decode_picture(data, round(LONGEST * ZOOM))
         with replacing(path) as file:
-            file.write(annotated(picture, name, answers, self.threshold))
+            file.write(annotated(picture, name, answers))
         return path
 
     def _free(self, name: str) -> Path:
@@ -69,14 +67,13 @@ class Annotator:
         return path
 
 
-def annotated(picture: np.ndarray, name: str, answers: Sequence[Answer], threshold: float) -> bytes:
-    """Draw an image beside its answers, the most probable first, each with a bar and the level that decided it.
+def annotated(picture: np.ndarray, name: str, answers: Sequence[Answer]) -> bytes:
+    """Draw an image beside its answers, the most probable first, each with its bar and threshold and the level.
 
     Args:
         picture: uint8 RGB (height, width, 3).
         name: What stands above it.
         answers: One or more.
-        threshold: Drawn as a line across the bars.
 
     Returns:
         A PNG file.
@@ -96,11 +93,11 @@ def annotated(picture: np.ndarray, name: str, answers: Sequence[Answer], thresho
     sheet.words("bar: probability, line: threshold, right: level that decided", left, 52, color=FAINT)
     sheet.picture(picture, MARGIN, HEADER, width, height)
     for place, column in enumerate(columns):
-        _draw(sheet, left + place * (NAME + BAR + NUMBER + LEVEL + GAP), column, threshold)
+        _draw(sheet, left + place * (NAME + BAR + NUMBER + LEVEL + GAP), column)
     return sheet.png()
 
 
-def _draw(sheet: "_Sheet", left: float, answers: Sequence[Answer], threshold: float) -> None:
+def _draw(sheet: "_Sheet", left: float, answers: Sequence[Answer]) -> None:
     bars = left + NAME
     for place, answer in enumerate(answers):
         top = HEADER + LINE * place
@@ -112,7 +109,7 @@ def _draw(sheet: "_Sheet", left: float, answers: Sequence[Answer], threshold: fl
         sheet.words(name, bars - 8, top + 12, color=color, bold=answer.predicted, end=True, longest=NAME - 8)
         sheet.words(f"{answer.probability:.3f}", last - 4, top + 12, color=color, end=True)
         sheet.words(answer.level or "", last + 8, top + 12, color=color)
-    sheet.bar(bars + BAR * threshold, HEADER, 0.7, LINE * len(answers), INK)
+        sheet.bar(bars + BAR * answer.threshold, top, 0.7, LINE, INK)
 
 
 class _Sheet:

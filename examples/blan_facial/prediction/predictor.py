@@ -17,11 +17,13 @@ class Answer(NamedTuple):
     probability: float
     """That the image has the attribute."""
     predicted: bool
-    """Whether that is above the threshold."""
+    """Whether that is above the attribute's threshold."""
     level: str | None
     """The level that spoke most for the answer; None for a model without levels."""
     contributions: dict[str, float]
     """What each level adds to the log-odds of the attribute; {} for a model without levels."""
+    threshold: float = 0.5
+    """The probability above which it is predicted."""
 
 
 class Predictor:
@@ -40,7 +42,7 @@ class Predictor:
         model: The model, in evaluation mode.
         attributes: The N attributes in the order of its scores.
         asked: Those to answer, in the order of the answers; None: all.
-        threshold: The answer is yes above this probability.
+        threshold: The answer is yes above this probability, or above those of the N attributes.
         temperature: What log-odds and terms are divided by; 1 leaves them as the model has them.
         device: Where the model goes.
     """
@@ -51,7 +53,7 @@ class Predictor:
         attributes: Sequence[str],
         *,
         asked: Sequence[str] | None = None,
-        threshold: float = 0.5,
+        threshold: float | Sequence[float] = 0.5,
         temperature: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -59,7 +61,9 @@ class Predictor:
         self.device = device
         self.asked = tuple(attributes if asked is None else asked)
         self.places = [attributes.index(name) for name in self.asked]
-        self.threshold = threshold
+        thresholds = torch.as_tensor(threshold, dtype=torch.float64).expand(len(attributes))
+        self.cuts = thresholds.logit().to(device)
+        self.thresholds = [thresholds[place].item() for place in self.places]
         self.temperature = temperature
 
     @torch.inference_mode()
@@ -74,17 +78,22 @@ class Predictor:
         if self.model.fusion is not None:
             weight = self.model.fusion.weight.double()
             terms = terms * (weight[:-1] + weight[-1:])[:, None]
-        predicted = odds > torch.tensor(self.threshold, dtype=odds.dtype).logit()
+        predicted = odds > self.cuts
         values = zip(
             odds.sigmoid()[:, self.places].tolist(),
             predicted[:, self.places].tolist(),
             terms.permute(1, 2, 0)[:, self.places].tolist(),
             strict=True,
         )
-        return [[self._answer(*answer) for answer in zip(self.asked, *of_image, strict=True)] for of_image in values]
+        return [
+            [self._answer(*answer) for answer in zip(self.asked, *of_image, self.thresholds, strict=True)]
+            for of_image in values
+        ]
 
-    def _answer(self, attribute: str, probability: float, predicted: bool, terms: Sequence[float]) -> Answer:
+    def _answer(
+        self, attribute: str, probability: float, predicted: bool, terms: Sequence[float], threshold: float
+    ) -> Answer:
         contributions = dict(zip(self.model.level_names, terms, strict=True))
         decide = max if predicted else min
         level = decide(contributions, key=contributions.__getitem__) if contributions else None
-        return Answer(attribute, probability, predicted, level, contributions)
+        return Answer(attribute, probability, predicted, level, contributions, threshold)

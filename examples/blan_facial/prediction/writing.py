@@ -26,10 +26,12 @@ class Writer(ABC):
     Args:
         stream: Where to; characters that stand for the bytes of a file name are written as those bytes.
         temperature: The one by which the probabilities were scaled; None: they are the model's own.
+        fitted: Whether each attribute has a threshold of its own, which the answers tell then.
     """
 
-    def __init__(self, stream: IO[str], temperature: float | None = None) -> None:
+    def __init__(self, stream: IO[str], temperature: float | None = None, *, fitted: bool = False) -> None:
         self.stream = stream
+        self.fitted = fitted
         self.temperature = None if temperature is None else round(temperature, DIGITS)
 
     @abstractmethod
@@ -40,8 +42,8 @@ class Writer(ABC):
 class TableWriter(Writer):
     """A table for each image, its answers from the most to the least probable."""
 
-    def __init__(self, stream: IO[str], temperature: float | None = None) -> None:
-        super().__init__(stream, temperature)
+    def __init__(self, stream: IO[str], temperature: float | None = None, *, fitted: bool = False) -> None:
+        super().__init__(stream, temperature, fitted=fitted)
         width = None if stream.isatty() else _WIDTH
         self.console = Terminal(file=stream, width=width)
 
@@ -50,14 +52,15 @@ class TableWriter(Writer):
         name = os.fsencode(path).decode(errors="replace")
         self.console.print(Text(name, "bold"), soft_wrap=True)
         scaled = "not scaled" if self.temperature is None else f"scaled by the temperature {self.temperature:.3g}"
-        self.console.print(_table(answers, f"Probabilities {scaled}."))
+        predicted = "; predicted at thresholds for each attribute, fitted on the validation split" * self.fitted
+        self.console.print(_table(answers, f"Probabilities {scaled}{predicted}."))
 
 
 class CSVWriter(Writer):
     """A line for each image and attribute. Text that a spreadsheet would compute (``=1+1``) begins with a quote."""
 
-    def __init__(self, stream: IO[str], temperature: float | None = None) -> None:
-        super().__init__(stream, temperature)
+    def __init__(self, stream: IO[str], temperature: float | None = None, *, fitted: bool = False) -> None:
+        super().__init__(stream, temperature, fitted=fitted)
         self.lines = csv.writer(stream, lineterminator="\n")
         self.lines.writerow(("image", "attribute", "probability", "predicted", "level", "temperature"))
 
@@ -79,7 +82,7 @@ class JSONLinesWriter(Writer):
         if picture is not None:
             content["picture"] = str(picture)
         content["temperature"] = self.temperature
-        content["attributes"] = {answer.attribute: _as_json(answer) for answer in answers}
+        content["attributes"] = {answer.attribute: _as_json(answer, fitted=self.fitted) for answer in answers}
         self.stream.write(json.dumps(content) + "\n")
 
 
@@ -90,9 +93,10 @@ def _as_text(cell: str) -> str:
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
-def _as_json(answer: Answer) -> dict[str, Any]:
+def _as_json(answer: Answer, *, fitted: bool) -> dict[str, Any]:
     return {
         "probability": round(answer.probability, DIGITS),
+        **({"threshold": round(answer.threshold, DIGITS)} if fitted else {}),
         "predicted": answer.predicted,
         "level": answer.level,
         "contributions": {level: round(value, DIGITS) for level, value in answer.contributions.items()},

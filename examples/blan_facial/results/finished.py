@@ -35,6 +35,16 @@ class FinishedRun(NamedTuple):
     """Its parameters, and those it had in training."""
     temperature: Temperature | None
     """What its log-odds are divided by; None for a run that was not calibrated."""
+    thresholds: tuple[float, ...] | None
+    """The log-odds, not divided, above which each attribute is predicted; None for a run that has 0 for all."""
+
+    @property
+    def probabilities(self) -> tuple[float, ...] | float:
+        """The probabilities, scaled as the run's are, above which attributes are predicted."""
+        if self.thresholds is None:
+            return 0.5
+        scale = 1.0 if self.temperature is None else self.temperature.value
+        return tuple((torch.tensor(self.thresholds, dtype=torch.float64) / scale).sigmoid().tolist())
 
 
 def load_run(folder: Path) -> FinishedRun:
@@ -55,12 +65,17 @@ def load_run(folder: Path) -> FinishedRun:
     except ValueError as error:
         raise RunError(f"{folder / CONFIG}: must hold the settings of a run, got a mistake: {error}") from error
     own = model.state_dict()
-    weights, temperature = read_weights(folder / WEIGHTS)
+    weights, temperature, thresholds = read_weights(folder / WEIGHTS)
+    if thresholds is not None and len(thresholds) != len(attributes):
+        raise RunError(
+            f"{folder / WEIGHTS}: must hold a threshold for each of {len(attributes)} attributes, got "
+            f"{len(thresholds)}. Take {CONFIG} and {WEIGHTS} of the same run."
+        )
     _check_weights(folder / WEIGHTS, weights, own)
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     # As in training, so that the same arithmetic gives the same scores to the last digit.
     model.eval().to(memory_format=model.encoder.memory_format)  # type: ignore[call-overload]  # torch types Module.to without it
-    return FinishedRun(folder, config, attributes, model, parameter_table(model, objective), temperature)
+    return FinishedRun(folder, config, attributes, model, parameter_table(model, objective), temperature, thresholds)
 
 
 class _NothingDrawn(TorchFunctionMode):

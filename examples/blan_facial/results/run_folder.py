@@ -105,10 +105,14 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def save_results(
-    folder: Path, model: nn.Module, metrics: dict[str, Any], temperature: Temperature | None = None
+    folder: Path,
+    model: nn.Module,
+    metrics: dict[str, Any],
+    temperature: Temperature | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> None:
-    """Write the metrics, and the inference weights with the temperature that they were calibrated to."""
-    write_weights(folder / WEIGHTS, model, temperature)
+    """Write the metrics, and the inference weights with the temperature and thresholds that were fitted to them."""
+    write_weights(folder / WEIGHTS, model, temperature, thresholds)
     write_json(folder / METRICS, metrics)
 
 

@@ -104,7 +104,17 @@ def _certainty(metrics: Mapping[str, Any]) -> str:
     """Say what the interval of the mean accuracy is, what was resampled, and how well probabilities are calibrated."""
     interval = metrics["statistics"]["mean"]["columns"][score_names(metrics)[-1]]["accuracy_interval"]
     span = "none" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
-    return f"95 % interval of the mean accuracy: {span} ({resampled(metrics)}). {calibrated(metrics)}"
+    sure = f"95 % interval of the mean accuracy: {span} ({resampled(metrics)})."
+    return f"{sure} {calibrated(metrics)}{_at_thresholds(metrics)}"
+
+
+def _at_thresholds(metrics: Mapping[str, Any]) -> str:
+    """Say how good the predictions are at the run's own thresholds, if it has any."""
+    at = metrics.get("at_thresholds")
+    if at is None:
+        return ""
+    rates = f"accuracy {100 * at['accuracy']:.1f} %, balanced {100 * at['balanced_accuracy']:.1f} %"
+    return f" With thresholds for each attribute, fitted on the validation split: {rates}."
 
 
 def _calibration(metrics: Mapping[str, Any], kind: str = "") -> str:

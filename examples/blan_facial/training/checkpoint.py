@@ -96,9 +96,13 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple
     differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if differing:
         listed = ", ".join(f"{name} {theirs.get(name)!r} (now {ours.get(name)!r})" for name in differing)
+        remedy = "Repeat the run's options, or start a new run"
+        if differing == ["epochs"] and config.epochs > int(theirs["epochs"]):
+            more = config.epochs - int(theirs["epochs"])
+            remedy = f"To go on longer, give --epochs {theirs['epochs']} --extend {more}, at the last learning rate"
         raise RunError(
             f"train: --resume needs the configuration that the checkpoint was written with, got another in {folder}: "
-            f"{listed}. Repeat the run's options, or start a new run."
+            f"{listed}. {remedy}."
         )
     if trained_on != data:
         raise RunError(

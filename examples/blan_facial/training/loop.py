@@ -73,8 +73,8 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole schedule."""
-        return self.config.epochs * self.steps_per_epoch
+        """Steps of the whole run: of the schedule, and of what it was extended by."""
+        return (self.config.epochs + self.config.extend) * self.steps_per_epoch
 
     def restore(self, folder: Path) -> None:
         """Take up the run of a folder where its checkpoint stands.
@@ -85,9 +85,10 @@ class Trainer:
         with self.processes.together():
             position, states = read_checkpoint(folder, self.config, self.data)
             if position.step > self.steps:
+                beyond = -(-position.step // self.steps_per_epoch) - self.config.epochs
                 raise RunError(
                     f"train: {folder / CHECKPOINT} must stand within the {self.steps} steps of the run, got step "
-                    f"{position.step}. Start over by --overwrite."
+                    f"{position.step}. Give --extend {beyond} if it was extended, or start over by --overwrite."
                 )
         fault = self.learner.load(states)
         with self.processes.together():
@@ -135,8 +136,8 @@ class Trainer:
         return self.position
 
     def learning_rate(self, step: int) -> float:
-        """Return Adam's learning rate in a step: warm-up, then the decay to a tenth [D10]."""
-        config, done = self.config, step / self.steps
+        """Return Adam's learning rate in a step: warm-up, then the decay to a tenth [D10], which an extension keeps."""
+        config, done = self.config, min(1.0, step / (self.config.epochs * self.steps_per_epoch))
         decay = 1 - 0.9 * done if config.lr_decay == "linear" else (1.0 if done < 0.5 else 0.1)
         return config.lr * decay * min(1.0, (step + 1) / (config.warmup_steps + 1))
 
@@ -186,7 +187,8 @@ class Trainer:
         epoch, inside = divmod(self.position.step, self.steps_per_epoch)
         if inside:
             return
-        line = f"epoch {epoch}/{self.config.epochs}: {self.position.images_per_second:.0f} images/s"
+        epochs = self.config.epochs + self.config.extend
+        line = f"epoch {epoch}/{epochs}: {self.position.images_per_second:.0f} images/s"
         if self.validation is not None:
             fabric, model = self.learner.fabric, self.learner.whole_model()
             metrics = evaluate(fabric, model, self.validation, processes=self.processes)

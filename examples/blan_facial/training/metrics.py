@@ -1,5 +1,6 @@
 """How well a model predicts: per attribute, per level, fused."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from blan_facial.network.model import LEVEL_NAMES, Network
 from blan_facial.training.intervals import Units
 from blan_facial.training.statistics import statistics
 from blan_facial.training.temperature import Temperature, fit_temperature
+from blan_facial.training.thresholds import Criterion, fit_thresholds, rates_at
 
 
 class Scores:
@@ -96,6 +98,28 @@ class Scores:
             temperature=temperature,
         )
 
+    def thresholds(self, criterion: Criterion) -> tuple[float, ...]:
+        """Return the log-odds of each attribute above which the answer yes is best for these images."""
+        return fit_thresholds(torch.cat(self._odds, 1)[-1], torch.cat(self._labels), criterion)
+
+    def at(self, thresholds: Sequence[float], temperature: Temperature | None) -> dict[str, Any]:
+        """Return how good the prediction is at other thresholds than 0.5, as ``metrics.json`` has it."""
+        accuracy, balanced = rates_at(torch.cat(self._odds, 1)[-1], torch.cat(self._labels), thresholds)
+        scale = 1.0 if temperature is None else temperature.value
+        probabilities = (torch.tensor(thresholds, dtype=torch.float64) / scale).sigmoid().tolist()
+        return {
+            "accuracy": accuracy.nanmean().item(),
+            "balanced_accuracy": balanced.nanmean().item(),
+            "per_attribute": {
+                attribute: {
+                    "threshold": probabilities[n],
+                    "accuracy": _defined(accuracy[n]),
+                    "balanced": _defined(balanced[n]),
+                }
+                for n, attribute in enumerate(self.attributes)
+            },
+        }
+
     def temperature(self) -> Temperature | None:
         """Return the temperature of the prediction that these images ask for; None if there is none."""
         odds, labels = torch.cat(self._odds, 1)[-1], torch.cat(self._labels)
@@ -111,6 +135,7 @@ def evaluate(
     processes: Processes | None = None,
     in_full: bool = False,
     temperature: Temperature | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return the accuracies of a model on all images of a split, and leave its training mode as it was.
 
@@ -123,6 +148,7 @@ def evaluate(
         processes: Those that share the images; None: this one has them all.
         in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
         temperature: That of the run, for the scaled probabilities.
+        thresholds: Those of the run, if it has any, as log-odds: how good the prediction is at them is added.
     """
     processes = processes or Processes(fabric)
     scores, indices = _scored(fabric, model, loader, processes)
@@ -133,16 +159,23 @@ def evaluate(
         groups = loader.dataset.faces.groups
         units = Units.of_images(len(indices), None if groups is None else groups[indices.numpy()])
         metrics |= scores.statistics(units, temperature)
+    if thresholds is not None:
+        metrics["at_thresholds"] = scores.at(thresholds, temperature)
     return metrics
 
 
-def calibrate(fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes) -> Temperature | None:
-    """Return the temperature of a model on a split that it was not trained on; None if the split asks for none.
+def calibrate(
+    fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes, criterion: Criterion | None = None
+) -> tuple[Temperature | None, tuple[float, ...] | None]:
+    """Return the temperature of a model on a split that it was not trained on, and its thresholds as log-odds.
 
-    Several processes call this together; what the others than the first return means nothing.
+    There is no temperature if the split asks for none, and there are no thresholds without a criterion. Several
+    processes call this together; what the others than the first return means nothing.
     """
     scores, _ = _scored(fabric, model, loader, processes)
-    return scores.temperature() if processes.first else None
+    if not processes.first:
+        return None, None
+    return scores.temperature(), None if criterion is None else scores.thresholds(criterion)
 
 
 @torch.no_grad()

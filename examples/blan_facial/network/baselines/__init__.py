@@ -28,7 +28,7 @@ def build_baseline(config: Config, attributes: Sequence[str]) -> tuple[Baseline,
         )
     else:
         model = ResNet(len(attributes), width=config.width, blocks=config.blocks, dropout=dropout)
-    loss: nn.Module = CrossEntropy(config.attribute_reduction)
+    loss: nn.Module = CrossEntropy(config.attribute_reduction, balanced=len(attributes) if config.balance else None)
     if config.model == "moon":
         loss = DomainBalancedError(len(attributes), reduction=config.attribute_reduction)
     return model, Objective([Classification(loss)])

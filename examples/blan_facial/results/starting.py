@@ -1,0 +1,81 @@
+"""A run that starts from the weights of a finished one."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blan_facial.config import Config
+from blan_facial.network.model import Network
+from blan_facial.network.weights import fault_of
+from blan_facial.results.finished import load_run
+from blan_facial.training.checkpoint import RunError
+
+_SHAPING = (
+    *("model", "image_size", "width", "blocks", "summary_channels", "rdam_norm"),
+    *("decoder", "encoder_features", "join", "fusion"),
+)
+"""The settings that decide which weights there are."""
+
+_OF_SCORES = re.compile(r"classifiers\.\d+\.(fc2\.)?(weight|bias)")
+"""The layers that give two scores for each attribute."""
+
+
+def start_from(folder: Path, model: Network, attributes: Sequence[str], config: Config) -> str:
+    """Give a model the weights of a finished run, and return a sentence that says which.
+
+    Args:
+        folder: The run's output folder.
+        model: The network, which takes the weights.
+        attributes: What it is to learn: the run's attributes or some of them, in any order.
+        config: Its settings.
+
+    Raises:
+        RunError: The folder is no finished run's, or the run was of another network or lacks an attribute.
+    """
+    run = load_run(folder)
+    if lacking := [name for name in attributes if name not in run.attributes]:
+        raise RunError(
+            f"train: --init-from needs a run that knows the attributes, got none called {', '.join(lacking)} in "
+            f"{folder}. Choose some of its own by --attributes: {', '.join(run.attributes)}."
+        )
+    places = [run.attributes.index(name) for name in attributes]
+    alike = tuple(attributes) == run.attributes
+    if config.model == "mcnn" and not alike:
+        raise RunError(
+            f"train: --init-from needs a run of MCNN with the same attributes, whose branches depend on them, got "
+            f"{len(run.attributes)} in {folder}. Learn all of them."
+        )
+    weights = {name: _chosen(name, value, places, len(run.attributes)) for name, value in _state(run.model).items()}
+    own = _state(model)
+    others = sorted(set(weights) ^ set(own))
+    fault = None if others else fault_of(weights, own, exact=True)
+    if others or fault:
+        differing = [name for name in _SHAPING if getattr(config, name) != getattr(run.config, name)]
+        listed = ", ".join(f"{name} {getattr(run.config, name)} (here {getattr(config, name)})" for name in differing)
+        raise RunError(
+            f"train: --init-from needs a run of the same network, got another in {folder}: "
+            f"{listed or others or fault}. Repeat that run's options."
+        )
+    model.load_state_dict(weights)
+    of = "all" if alike else f"{len(attributes)} of its {len(run.attributes)}"
+    return (
+        f"The network starts from the weights of {folder}, its scores from those of {of} attributes. Critics, "
+        "optimisers and the learning rate start anew."
+    )
+
+
+def _state(model: Network) -> dict[str, Tensor]:
+    return dict(model.state_dict())
+
+
+def _chosen(name: str, value: Tensor, places: Sequence[int], count: int) -> Tensor:
+    """Return the part of a weight that belongs to some of the attributes."""
+    chosen = torch.tensor(places)
+    if name == "fusion.weight":
+        return value[:, chosen]
+    if _OF_SCORES.fullmatch(name) and len(value) == 2 * count:
+        return value.unflatten(0, (count, 2))[chosen].flatten(0, 1)
+    return value
