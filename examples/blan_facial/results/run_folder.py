@@ -22,8 +22,6 @@ ENVIRONMENT, REPORT = "environment.json", "report.html"
 LOCK = ".lock"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 
-"""The entry of the metadata of the weights."""
-
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
 
 
@@ -80,7 +78,12 @@ def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
             (folder / name).unlink(missing_ok=True)
         for version in (folder / LOGS).glob("version_*"):
             shutil.rmtree(version)
-    write_json(folder / CONFIG, config.as_json() | {_ATTRIBUTES: list(attributes)})
+    write_json(folder / CONFIG, settings_json(config, attributes))
+
+
+def settings_json(config: Config, attributes: Sequence[str]) -> dict[str, Any]:
+    """Return what ``config.json`` holds."""
+    return config.as_json() | {_ATTRIBUTES: list(attributes)}
 
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -1,0 +1,151 @@
+"""A finished run as a folder that others load, from a disk or from the Hugging Face hub."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from blan_facial.config import Config
+from blan_facial.results.finished import FinishedRun, load_run
+from blan_facial.results.run_folder import CONFIG, METRICS, settings_json
+from blan_facial.results.weights_file import WEIGHTS, write_weights
+from blan_facial.training.checkpoint import RunError
+from shared.files import replacing, write_json
+
+CARD = "README.md"
+FILES = CONFIG, WEIGHTS
+"""What a model is rebuilt from."""
+
+_MEANS = {
+    "accuracy": "accuracy",
+    "majority_accuracy": "accuracy of the more frequent label",
+    "balanced_accuracy": "balanced accuracy",
+    "average_precision": "average precision",
+}
+
+_PEOPLE = """
+## What it must not be used for
+
+The attributes are labels that somebody gave to pictures, or drew. They are no facts about a person.
+
+- **No conclusions about people.** Not about identity, gender, age, origin, health, character or ability, and no
+  decision about anyone.
+- **No surveillance.** Not to find, watch, sort or rank people.
+- **Bias.** Labels such as "attractive", "male" or "young" hold the views of those who labelled. Errors differ between
+  groups of people: measure them on your own data before you rely on an answer.
+- **Consent.** Ask the people whose pictures you give it.
+"""
+
+_DRAWN = """The faces are drawings of python-avatars, whose parts were put together at random. No person was
+photographed or labelled, and what was learnt from drawings does not hold for photographs.
+"""
+
+
+def save_pretrained(run: FinishedRun, folder: Path) -> None:
+    """Write weights, settings, metrics and a model card; paths of this machine are left out.
+
+    Args:
+        run: What :func:`~blan_facial.results.finished.load_run` returns.
+        folder: A new folder, or an empty one.
+
+    Raises:
+        RunError: The folder holds something, or the run's metrics cannot be read.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"save_pretrained: folder must be new or empty, got {folder}. Name another.")
+    metrics = _metrics(run.folder / METRICS)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _without_paths(run.config)
+    write_json(folder / CONFIG, settings_json(config, run.attributes))
+    write_weights(folder / WEIGHTS, run.model, run.temperature)
+    if metrics:
+        write_json(folder / METRICS, metrics)
+    with replacing(folder / CARD) as file:
+        file.write(card(run, metrics).encode())
+
+
+def from_pretrained(source: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> FinishedRun:
+    """Rebuild a run from a folder, or from the hub; nothing is unpickled.
+
+    Args:
+        source: A folder, or "owner/name" on the hub. A folder is taken if there is one.
+        revision: Branch, tag or commit on the hub.
+        local_files_only: Take what was downloaded before, and ask no network.
+
+    Raises:
+        RunError: There is no such model, or its files do not fit one another.
+    """
+    if Path(source).is_dir():
+        return load_run(Path(source))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        options = {"revision": revision, "local_files_only": local_files_only}
+        folder = snapshot_download(str(source), allow_patterns=[*FILES, METRICS], **options)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise RunError(
+            f"from_pretrained: source must be a folder or a model on the hub, got {source!r}: {error}. "
+            "Check the name, or download it first."
+        ) from error
+    return load_run(Path(folder))
+
+
+def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
+    """Return the model card, its numbers those of the metrics."""
+    config = run.config
+    drawn = config.data == "avatars"
+    lines = [
+        "---\nlibrary_name: blan-layers\npipeline_tag: image-classification\ntags: [facial-attributes, blan]\n---\n",
+        f"# {config.model.upper()} for {len(run.attributes)} facial attributes\n",
+        f"Trained with blan-layers on {'drawn faces' if drawn else config.data}, {config.image_size} x "
+        f"{config.image_size} pixels, {config.epochs} epochs, seed {config.seed}. "
+        f"{run.parameters.inference:,} parameters.\n",
+        _DRAWN if drawn else "",
+        "## How to load it\n\n```python\nfrom blan_facial.results.pretrained import from_pretrained\n\n"
+        'run = from_pretrained("FOLDER")  # or "owner/name" on the hub\n'
+        "run.model, run.attributes, run.temperature\n```\n",
+        "It needs a clone of https://github.com/blan-layers/blan-layers with `examples` on the path. "
+        "`predict.py FOLDER PICTURE` answers from the command line.\n",
+        *_results(metrics),
+        _PEOPLE,
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield "## What it reaches\n"
+    if metrics.get("accuracy") is None:
+        yield "It was not tested.\n"
+        return
+    yield f"{metrics['images']:,} images of the split {metrics['split']} of {metrics['data']}.\n"
+    yield "| measure | value |\n| --- | ---: |"
+    for name, title in _MEANS.items():
+        if metrics.get(name) is not None:
+            yield f"| {title} | {metrics[name]:.3f} |"
+    yield "\n| attribute | accuracy | more frequent label | balanced |\n| --- | ---: | ---: | ---: |"
+    for name, found in metrics["per_attribute"].items():
+        values = (found[key] for key in ("accuracy", "majority", "balanced"))
+        yield f"| {name} | {' | '.join('' if value is None else f'{value:.3f}' for value in values)} |"
+
+
+def _without_paths(config: Config) -> Config:
+    """Return settings whose paths are names alone, which tell nothing of the machine that trained."""
+    names = {
+        field.name: Path(value.name)
+        for field in dataclasses.fields(config)
+        if isinstance(value := getattr(config, field.name), Path)
+    }
+    weights = config.encoder_weights
+    names |= {} if weights is None else {"encoder_weights": Path(weights).name}  # type: ignore[dict-item]  # a name or a file
+    return dataclasses.replace(config, **{**names, "output": None}, resume=False, overwrite=False)  # type: ignore[arg-type]
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path}: must be JSON that a run wrote, got {error}. Restore or remove it.") from error

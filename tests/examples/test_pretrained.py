@@ -1,0 +1,105 @@
+"""A finished run is a folder that others load."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from blan_facial import share
+from blan_facial.results.finished import load_run
+from blan_facial.results.pretrained import from_pretrained, save_pretrained
+from blan_facial.training.checkpoint import RunError
+from blan_facial.training.temperature import Temperature
+from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
+
+FOUND = {"accuracy": 0.9, "majority": 0.75, "balanced": None}
+METRICS = {
+    "data": "celeba",
+    "split": "test",
+    "images": 1200,
+    "accuracy": 0.9125,
+    "balanced_accuracy": 0.85,
+    "per_attribute": dict.fromkeys(ATTRIBUTES, FOUND),
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    secret = tmp_path / "home" / "anna"
+    options = ("--preset", "celeba", "--data-root", str(secret / "faces"), "--encoder-weights", str(secret / "w.pt"))
+    write_run(folder, *options, "--output", str(folder), *SMALL, temperature=Temperature(1.5, 90))
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    return folder
+
+
+def test_what_was_saved_is_what_is_loaded(run: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    assert share.main([str(run), str(shared)]) == 0
+    before, after = load_run(run), from_pretrained(shared)
+    assert after.attributes == before.attributes
+    assert after.temperature == before.temperature
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(before.model(images).logits, after.model(images).logits)
+
+
+def test_the_folder_tells_nothing_of_the_machine(run: Path, tmp_path: Path) -> None:
+    save_pretrained(load_run(run), tmp_path / "shared")
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {
+        "README.md",
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+    }
+    for path in (tmp_path / "shared").iterdir():
+        assert b"anna" not in path.read_bytes(), path.name
+
+
+def test_the_card_is_filled_from_the_metrics(run: Path, tmp_path: Path) -> None:
+    save_pretrained(load_run(run), tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: blan-layers\n")
+    assert "1,200 images of the split test of celeba." in card
+    assert "| accuracy | 0.912 |" in card
+    assert "| Smiling | 0.900 | 0.750 |  |" in card
+    for word in ("No surveillance", "Bias", "Consent"):
+        assert word in card
+    assert "drawings" not in card
+
+
+def test_a_run_that_was_not_tested_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", *SMALL, "--preset", "demo")
+    (tmp_path / "run" / "metrics.json").unlink()
+    save_pretrained(load_run(tmp_path / "run"), tmp_path / "shared")
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    assert "It was not tested." in card
+    assert "No person was" in card
+
+
+def test_a_folder_that_holds_something_stays_as_it_is(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "note").touch()
+    with pytest.raises(RunError, match=r"^save_pretrained: folder must be new or empty, got"):
+        save_pretrained(load_run(run), tmp_path / "shared")
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["note"]
+
+
+def test_a_model_comes_from_the_hub_without_its_pickles(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(name: str, **options: Any) -> str:
+        assert name == "anna/faces"
+        assert options["allow_patterns"] == ["config.json", "model.safetensors", "metrics.json"]
+        assert options["local_files_only"]
+        return str(run)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert from_pretrained("anna/faces", local_files_only=True).attributes == ATTRIBUTES
+
+
+def test_a_model_that_is_nowhere_is_refused_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for source in ("nobody/nothing", "no/such/folder"):
+        with pytest.raises(RunError, match=r"^from_pretrained: source must be a folder or a model on the hub, got"):
+            from_pretrained(source, local_files_only=True)
