@@ -82,14 +82,15 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, local_fi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        options = {"revision": revision, "local_files_only": local_files_only}
-        folder = snapshot_download(str(source), allow_patterns=[*FILES, METRICS], **options)
+        folder = snapshot_download(
+            str(source), allow_patterns=[*FILES, METRICS], revision=revision, local_files_only=local_files_only
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise RunError(
             f"from_pretrained: source must be a folder or a model on the hub, got {source!r}: {error}. "
             "Check the name, or download it first."
         ) from error
-    return load_run(Path(folder))
+    return load_run(Path(str(folder)))
 
 
 def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
