@@ -41,6 +41,7 @@ def test_what_was_saved_is_what_is_loaded(run: Path, tmp_path: Path) -> None:
     before, after = load_run(run), from_pretrained(shared)
     assert after.attributes == before.attributes
     assert after.temperature == before.temperature
+    assert after.thresholds == before.thresholds
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(before.model(images).logits, after.model(images).logits)

@@ -9,7 +9,7 @@ from typing import Any
 from blan_facial.config import Config
 from blan_facial.results.finished import FinishedRun, load_run
 from blan_facial.results.run_folder import CONFIG, METRICS, settings_json
-from blan_facial.results.weights_file import WEIGHTS, write_weights
+from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 from shared.files import replacing, write_json
 
@@ -58,7 +58,8 @@ def save_pretrained(run: FinishedRun, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = _without_paths(run.config)
     write_json(folder / CONFIG, settings_json(config, run.attributes))
-    write_weights(folder / WEIGHTS, run.model, run.temperature)
+    with replacing(folder / WEIGHTS) as file:
+        file.write((run.folder / WEIGHTS).read_bytes())  # with what was fitted to them, and their digest
     if metrics:
         write_json(folder / METRICS, metrics)
     with replacing(folder / CARD) as file:
