@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 
 from blan_facial.config import Config, ConfigError, Data
+from blan_facial.data.attributes import choose
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
 from blan_facial.results.finished import FinishedRun, load_run
@@ -52,6 +53,8 @@ class Settings:
     """TOML or JSON file that says what the columns of --labels mean, where their names do not."""
     unknown: Literal["zero", "minus-one"] | None = None
     """Which of 0 and -1 means unknown in labels that have both; the other one means no."""
+    attributes: tuple[str, ...] = ()
+    """Test these only, in this order; by default all that the model knows."""
     split: Literal["test", "validation", "train"] = "test"
     """Images to test on."""
     images: int | None = None
@@ -92,18 +95,32 @@ class Settings:
 def run(settings: Settings, console: Console) -> None:
     """Test, show and write."""
     finished = load_run(settings.run)
-    config = settings.config(finished.config)
+    attributes, lacking = choose(settings.attributes, finished.attributes)
+    if lacking:
+        raise ConfigError(
+            f"evaluate: --attributes must be the model's, got {lacking[0]!r}. It has {', '.join(finished.attributes)}."
+        )
+    attributes = attributes or list(finished.attributes)
+    config = dataclasses.replace(settings.config(finished.config), attributes=tuple(attributes))
     if settings.output is not None:
         read = (path for path in (config.labels, *settings.run.glob("*")) if path is not None)
         refuse_inputs("evaluate", "--output", settings.output, read)
         settings.output.parent.mkdir(parents=True, exist_ok=True)
     with _as_config_errors():
         fabric = make_fabric(config)
-        faces = load_split(config, settings.split, console).with_attributes(finished.attributes)
+        faces = load_split(config, settings.split, console)
+        columns = [finished.attributes.index(name) for name in attributes]
         model = finished.model.to(fabric.device)
         loader = evaluation_loader(config, faces)
-        temperature, thresholds = finished.temperature, finished.thresholds
-        tested = evaluate(fabric, model, loader, in_full=True, temperature=temperature, thresholds=thresholds)
+        tested = evaluate(
+            fabric,
+            model,
+            loader,
+            in_full=True,
+            temperature=finished.temperature,
+            thresholds=finished.thresholds and [finished.thresholds[column] for column in columns],
+            columns=columns,
+        )
     metrics = {"data": faces.name, "split": faces.split, **tested}
     metrics |= {name: value for name, value in _of_training(finished).items() if name not in metrics}
     console.print(metrics_table(metrics))

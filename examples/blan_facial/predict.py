@@ -25,7 +25,10 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from blan_facial.data.faces import MAX_PIXELS, PixelLimitError, decode_face, limit_pixels
+from blan_facial.data.attributes import choose
+from blan_facial.data.faces import MAX_PIXELS, PixelLimitError, decode_face, decode_picture, limit_pixels
+from blan_facial.prediction.arrays import resized
+from blan_facial.prediction.cropping import FaceCropper
 from blan_facial.prediction.predictor import Predictor
 from blan_facial.prediction.sources import LIST, SUFFIXES, Problem, Source, Sources, reason
 from blan_facial.prediction.writing import WRITERS
@@ -37,6 +40,9 @@ from shared.warned import counted
 PROGRAM = "python examples/blan_facial/predict.py"
 DESCRIPTION = """Predict the attributes of images by a finished run, of which config.json and model.safetensors are
 read. Says of each attribute how probable it is, whether it is predicted, and which level spoke most for that answer."""
+
+
+_LONGEST = 2048  # pixels of a picture out of which a face is cut
 
 
 class PredictionError(UserError):
@@ -59,6 +65,8 @@ class Settings:
     annotate: Path | None = None
     """Folder for a picture of each image with its answers."""
 
+    crop: Literal["none", "faces"] = "none"
+    """What of an image is answered for: all of it, or the largest face that OpenCV finds in it (extra crop)."""
     attributes: tuple[str, ...] = ()
     """Answer these only; by default all that the model knows."""
     threshold: float | None = None
@@ -140,7 +148,10 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
 
         settings.annotate.mkdir(parents=True, exist_ok=True)
         annotator = Annotator(settings.annotate)
-    read = partial(_read, image_size=finished.config.image_size)
+    cropper = None
+    if settings.crop == "faces":
+        cropper = FaceCropper()
+    read = partial(_read, image_size=finished.config.image_size, cropper=cropper)
     done = failed = 0
     progress = _progress(errors, shown=errors.is_terminal and not watched)
     with counted("PIL", errors, shown=settings.verbose) as warned, ThreadPoolExecutor() as readers, progress as show:
@@ -195,13 +206,18 @@ class _Face(NamedTuple):
     image: np.ndarray
 
 
-def _read(found: Source | Problem, *, image_size: int) -> _Face | Problem:
+def _read(found: Source | Problem, *, image_size: int, cropper: FaceCropper | None) -> _Face | Problem:
     if isinstance(found, Problem):
         return found
     path, remedy = found.path, "Replace the file, or leave it out."
     try:
         data = path.read_bytes()
-        return _Face(found, data, decode_face(data, image_size))
+        if cropper is None:
+            return _Face(found, data, decode_face(data, image_size))
+        face, _ = cropper(decode_picture(data, _LONGEST, enlarge=False))
+        if face is None:
+            return Problem(f"{path}: must show a face for --crop faces, got none. Leave it out, or --crop.")
+        return _Face(found, data, resized(face, image_size))
     except OSError as error:
         return Problem(f"{path}: must be readable, got {reason(error)}. {remedy}")
     except PixelLimitError as error:
@@ -212,16 +228,11 @@ def _read(found: Source | Problem, *, image_size: int) -> _Face | Problem:
 
 def _asked(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
     """Return the attributes to answer, spelled as the model has them."""
-    by_folded = {name.casefold(): name for name in known}
-    asked = []
-    for name in names:
-        attribute = by_folded.get("_".join(name.split()).casefold())
-        if attribute is None:
-            raise PredictionError(
-                f"predict: --attributes must be the model's, got {name!r}. It has {', '.join(known)}."
-            )
-        if attribute not in asked:
-            asked.append(attribute)
+    asked, lacking = choose(names, known)
+    if lacking:
+        raise PredictionError(
+            f"predict: --attributes must be the model's, got {lacking[0]!r}. It has {', '.join(known)}."
+        )
     return asked or known
 
 

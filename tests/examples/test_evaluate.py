@@ -158,3 +158,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "metrics.json").write_text("[1]")
     assert main([str(tmp_path)]) == 1
     assert f"error: {tmp_path}/metrics.json: must be JSON that a run wrote" in capsys.readouterr().err
+
+
+def test_some_attributes_are_tested_as_they_are_among_all(trained: Path, tmp_path: Path) -> None:
+    output, names = tmp_path / "metrics.json", ["Smiling", "Bangs"]
+    assert main([str(trained), "--attributes", "smiling,bangs", "--output", str(output)]) == 0
+    every, some = read(trained / "metrics.json"), read(output)
+    assert some["per_attribute"] == {name: every["per_attribute"][name] for name in names}
+    assert some["accuracy"] == pytest.approx(sum(every["per_attribute"][name]["accuracy"] for name in names) / 2)
+
+
+def test_an_attribute_that_the_model_lacks_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(trained), "--attributes", "Smiling", "Hat"]) == 1
+    assert capsys.readouterr().err.startswith("error: evaluate: --attributes must be the model's, got 'Hat'. It has ")

@@ -75,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
 def copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its copy, written by the lines of the README."""
     text = (REPOSITORY / "examples" / "blan_facial" / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (program,) = (part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "to_parquet" in part)
     (tmp_path / "copy").mkdir()
     monkeypatch.chdir(tmp_path / "copy")
     exec(program.replace("DIR", str(folder)), {})
@@ -232,15 +232,15 @@ IMAGES, BALD = cells(1, 2), [True, False]
         ),
         (
             {"image": IMAGES, "Bald": BALD, "Male": [-1, 1]},
-            ", train: a face that has not an attribute must be labelled 0 throughout, or -1, got 0 in Bald and -1 in M",
+            ", train: must say which of 0 and -1 means unknown, got 0 in Bald and -1 in Male. Give --unknown zero or",
         ),
         (
             {"image": IMAGES, "Bald": pa.array([None, None], pa.bool_())},
             ", train: some labels must be known, got none in 2 rows. Label some of the images.",
         ),
         (
-            {"image": IMAGES, "Bald": BALD, "split": ["train", "dev"]},
-            ": split must be train, validation or test, got 'dev'. Correct the value.",
+            {"image": IMAGES, "Bald": BALD, "split": ["train", "fold"]},
+            ": split must be train, validation or test, got 'fold'. Correct the value.",
         ),
     ],
 )
@@ -248,6 +248,17 @@ def test_columns_that_cannot_be_used_are_refused(tmp_path: Path, columns: dict[s
     write(tmp_path / "train.parquet", **columns)
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}{message}")):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("unknown", "labels"), [("zero", [[-1, 0], [1, 1]]), ("minus-one", [[0, -1], [1, 1]])])
+def test_what_0_and_minus_1_mean_may_be_said(tmp_path: Path, unknown: Any, labels: list[list[int]]) -> None:
+    write(tmp_path / "train.parquet", image=IMAGES, Bald=[0, 1], Male=[-1, 1])
+    assert load_parquet(tmp_path, "train", image_size=8, unknown=unknown).labels.tolist() == labels
+
+
+def test_splits_may_be_called_as_in_tables(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", image=IMAGES, Bald=[0, 1], split=["Train", "dev"])
+    assert [len(load(tmp_path, split)) for split in ("train", "validation")] == [1, 1]
 
 
 def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:

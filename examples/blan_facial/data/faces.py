@@ -198,12 +198,13 @@ def decode_face(data: bytes, image_size: int, *, box: Sequence[int] | None = Non
     return _decode(data, lambda width, height: (image_size, image_size), box)
 
 
-def decode_picture(data: bytes, longest: int) -> np.ndarray:
+def decode_picture(data: bytes, longest: int, *, enlarge: bool = True) -> np.ndarray:
     """Decode an image as `decode_face` does, but in its own proportions.
 
     Args:
         data: The image file's bytes.
         longest: Longest side in pixels.
+        enlarge: Whether a smaller image is brought to that size.
 
     Returns:
         uint8 RGB (height, width, 3).
@@ -215,6 +216,8 @@ def decode_picture(data: bytes, longest: int) -> np.ndarray:
 
     def size(width: int, height: int) -> tuple[int, int]:
         scale = longest / max(width, height)
+        if not enlarge:
+            scale = min(1.0, scale)
         return max(1, round(scale * width)), max(1, round(scale * height))
 
     return _decode(data, size)

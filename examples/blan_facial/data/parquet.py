@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blan_facial.data.columns import SPLIT_VALUES, Unknown
 from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
 
 if TYPE_CHECKING:  # both take most of a second to import, and are imported where they are used
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # both take most of a second to import, and are imported wher
 
 IMAGE, SPLIT, PEOPLE = "image", "split", ("person", "identity", "celeb_id")
 
-_SPLITS = {**{split: split for split in SPLITS}, "valid": "validation", "val": "validation"}
 _NAMES = "train-*.parquet, validation-*.parquet and test-*.parquet"
 
 
@@ -59,13 +59,14 @@ class ParquetImages:
         return dict(self.table[int(self.rows[index])][IMAGE])
 
 
-def load_parquet(root: Path | str, split: str, *, image_size: int) -> FaceDataset:
+def load_parquet(root: Path | str, split: str, *, image_size: int, unknown: Unknown | None = None) -> FaceDataset:
     """Read the labels of a split; its images are decoded when asked for.
 
     Args:
         root: A Parquet file, or a folder of them.
         split: `"train"`, `"validation"` or `"test"`.
         image_size: Side in pixels; the whole image is resized to the square.
+        unknown: Which of 0 and -1 means unknown, which must be said where both occur.
 
     Returns:
         The split, in the order of its files' names and rows; rows without an image are left out and counted in its
@@ -105,7 +106,7 @@ def load_parquet(root: Path | str, split: str, *, image_size: int) -> FaceDatase
         name="parquet",
         split=split,
         attributes=attributes,
-        labels=_read_labels(name, table, attributes, rows),
+        labels=_read_labels(name, table, attributes, rows, unknown),
         images=ParquetImages(table, rows, name),
         image_size=image_size,
         notes=tuple(notes),
@@ -166,7 +167,7 @@ def _of_split(root: Path, files: Sequence[Path], split: str) -> tuple[list[Path]
 def _split_of(path: Path) -> str | None:
     """Return the split that the name of a file, or of its folder, begins with."""
     words = (re.split(r"[-_.]", name, maxsplit=1)[0].lower() for name in path.parts[:-3:-1])
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+    return next((SPLIT_VALUES[word] for word in words if word in SPLIT_VALUES), None)
 
 
 def _attributes(path: Path, columns: Mapping[str, "pa.DataType"]) -> tuple[str, ...]:
@@ -218,37 +219,41 @@ def _open(root: Path, files: Sequence[Path], columns: list[str]) -> "datasets.Da
 
 def _rows_of_split(root: Path, table: "datasets.Dataset", split: str) -> np.ndarray:
     names = _column(table, SPLIT)
-    strange = [name for name in dict.fromkeys(names.tolist()) if name not in _SPLITS]
+    splits = {name: SPLIT_VALUES.get(str(name).casefold()) for name in dict.fromkeys(names.tolist())}
+    strange = [name for name, known in splits.items() if known is None]
     if strange:
         raise DataError(
             f"{root}: {SPLIT} must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {strange[0]!r}. Correct the value."
         )
-    rows = np.flatnonzero([_SPLITS[name] == split for name in names])
+    rows = np.flatnonzero([splits[name] == split for name in names])
     if not len(rows):
         raise NoSplitError(f"{root}: split {split!r} must have rows, got none of {len(names)}. Add some.")
     return rows
 
 
-def _read_labels(name: str, table: "datasets.Dataset", attributes: Sequence[str], rows: np.ndarray) -> np.ndarray:
+def _read_labels(
+    name: str, table: "datasets.Dataset", attributes: Sequence[str], rows: np.ndarray, unknown: Unknown | None
+) -> np.ndarray:
+    nothing = {None: (), "zero": (0,), "minus-one": (-1,)}[unknown]
     labels = np.full((len(rows), len(attributes)), UNKNOWN, dtype=np.int8)
     negatives: dict[float, str] = {}
     for place, attribute in enumerate(attributes):
         values = _column(table, attribute)[rows].astype(np.float64)
-        known = ~np.isnan(values)
+        known = ~np.isnan(values) & ~np.isin(values, nothing)
         strange = values[known & ~np.isin(values, (-1, 0, 1))]
         if len(strange):
             raise DataError(
                 f"{name}: {attribute} must be 0 or 1, or -1 or 1, got {strange[0]:g}. Correct the value, or remove the "
                 "column if it is no attribute."
             )
-        negatives |= {value: attribute for value in (-1, 0) if (values == value).any()}
+        negatives |= {value: attribute for value in (-1, 0) if (values[known] == value).any()}
         labels[known, place] = values[known] > 0
     if (labels == UNKNOWN).all():
         raise DataError(f"{name}: some labels must be known, got none in {len(rows)} rows. Label some of the images.")
     if len(negatives) == 2:
         raise DataError(
-            f"{name}: a face that has not an attribute must be labelled 0 throughout, or -1, got 0 in {negatives[0]} "
-            f"and -1 in {negatives[-1]}. Write one of them, and leave unknown labels empty."
+            f"{name}: must say which of 0 and -1 means unknown, got 0 in {negatives[0]} and -1 in {negatives[-1]}. "
+            "Give --unknown zero or --unknown minus-one; the other one means no."
         )
     return labels
 

@@ -148,7 +148,7 @@ def _csv(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
 def _parquet(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
     def load(split: str) -> FaceDataset:
         task = bar.add_task(f"reading {split} faces", total=None)
-        faces = load_parquet(config.data_root or Path(), split, image_size=config.image_size)
+        faces = load_parquet(config.data_root or Path(), split, image_size=config.image_size, unknown=config.unknown)
         bar.update(task, visible=False)
         return faces
 

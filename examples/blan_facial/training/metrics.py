@@ -136,6 +136,7 @@ def evaluate(
     in_full: bool = False,
     temperature: Temperature | None = None,
     thresholds: Sequence[float] | None = None,
+    columns: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Return the accuracies of a model on all images of a split, and leave its training mode as it was.
 
@@ -148,10 +149,11 @@ def evaluate(
         processes: Those that share the images; None: this one has them all.
         in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
         temperature: That of the run, for the scaled probabilities.
-        thresholds: Those of the run, if it has any, as log-odds: how good the prediction is at them is added.
+        thresholds: Those of the attributes, if they have any, as log-odds: how good the prediction is at them is added.
+        columns: Places of the faces' attributes among the model's; None: they are the same.
     """
     processes = processes or Processes(fabric)
-    scores, indices = _scored(fabric, model, loader, processes)
+    scores, indices = _scored(fabric, model, loader, processes, columns)
     if not processes.first:
         return {}
     metrics = {"images": len(indices)} | scores.compute()
@@ -179,7 +181,9 @@ def calibrate(
 
 
 @torch.no_grad()
-def _scored(fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes) -> tuple[Scores, Tensor]:
+def _scored(
+    fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes, columns: Sequence[int] | None = None
+) -> tuple[Scores, Tensor]:
     """Return the scores of all images of a split, in the first process, and the images' indices."""
     scores = Scores(loader.dataset.faces.attributes, levels=model.level_names, fused=model.fusion is not None)
     training = model.training
@@ -192,7 +196,9 @@ def _scored(fabric: Fabric, model: Network, loader: FaceLoader, processes: Proce
                 continue
             with fabric.autocast():
                 output = model(normalize(fabric.to_device(batch.images)))
-            scores.update(output.scores.float(), output.fused, batch.labels)
+            every = slice(None) if columns is None else list(columns)
+            fused = None if output.fused is None else output.fused[:, every]
+            scores.update(output.scores.float()[:, :, every], fused, batch.labels)
     model.train(training)
     mine = torch.cat([torch.empty(0, dtype=torch.int64), *indices])
     none = not int(processes.numbers(len(mine)).sum())
