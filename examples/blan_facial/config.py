@@ -21,10 +21,12 @@ PROGRAM = "python examples/blan_facial/train.py"
 DESCRIPTION = """Train BLAN, the bi-directional ladder attentive network of Zheng et al. (2020), to predict facial
 attributes, test it, and write a folder with its weights, its metrics and pictures of what it learnt."""
 
-# Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes.
+# Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes. What
+# the checkpoint says of its data holds the attributes and labels.
 RESUMABLE = frozenset(
     {
-        *("data_root", "image_folder", "labels", "columns", "unknown", "workers", "max_steps", "extend"),
+        *("data_root", "image_folder", "labels", "columns", "unknown", "attributes"),
+        *("workers", "max_steps", "extend"),
         *("accelerator", "devices", "nodes", "strategy", "compile"),
         *("output", "resume", "overwrite"),
     }

@@ -356,6 +356,12 @@ def test_images_are_matched_without_their_endings(root, ending):
     assert read(root, "train").notes == ()
 
 
+def test_an_image_that_is_there_twice_is_taken_once_and_said(root):
+    Image.new("RGB", (9, 11)).save(root / "img_align_celeba" / "000008.png")
+    text = "1 of 17 images have the name of another, but for folder and ending, and were left out."
+    assert read(root).notes == (text,)
+
+
 def test_everything_may_lie_a_folder_deeper_and_the_partition_beside_the_labels(tmp_path):
     root = write_celeba_folder(tmp_path / "data" / "celeba", IMAGES, LABELS, ATTRIBUTES, nested=True)
     (root / "Eval" / "list_eval_partition.txt").rename(root / "Anno" / "list_eval_partition.txt")

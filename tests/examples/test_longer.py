@@ -48,6 +48,16 @@ def test_more_epochs_are_refused_with_a_way_to_go_on(run_copy: Path, capsys: pyt
     assert "got step 10. Give --extend 2 if it was extended, or start over by --overwrite." in capsys.readouterr().err
 
 
+def test_attributes_may_be_spelled_otherwise_when_a_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*TINY, "--output", str(tmp_path), "--epochs", "1"]
+    assert main([*options, "--attributes", "Smiling,Bangs", "--max-steps", "1"]) == 0
+    assert main([*options, "--attributes", "bangs", "Smiling", "--resume"]) == 1
+    assert "--resume needs the data that the checkpoint in" in capsys.readouterr().err
+    assert main([*options, "--attributes", "smiling", "Bangs", "--resume"]) == 0
+
+
 def test_a_run_starts_from_a_finished_one(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["Smiling", "Eyeglasses"]
     options = [*TINY, "--init-from", str(tiny_run), "--attributes", *names, "--lr", "1e-9", "--no-os"]

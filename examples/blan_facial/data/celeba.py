@@ -63,7 +63,7 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
         place = _images_in(open_root("load_celeba", place, "--image-folder"))
     label_file = find_text(base, "Anno", LABELS)
     partition_file = find_text(base, "Eval", PARTITION)
-    images = _by_stem(place)
+    images, twins = _by_stem(place)
     labels = read_labels(label_file)
     partition = read_partition(partition_file)
 
@@ -84,6 +84,7 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
         _left_out(len(labels.images) - len(complete), len(labels.images), "label rows", "no image or no partition row"),
         _left_out(len(partition) - len(complete), len(partition), "partition rows", "no image or no label row"),
         _left_out(len(images) - len(complete), len(images), "images", "no label row or no partition row"),
+        _left_out(twins, twins + len(images), "images", "the name of another, but for folder and ending,"),
     ]
     if labels.announced not in (None, len(labels.images)):
         notes.insert(0, f"{label_file.name} announces {labels.announced} rows and has {len(labels.images)}.")
@@ -120,8 +121,8 @@ def _images_in(folder: Path) -> Path:
     return _images_in(folder / folders[0])
 
 
-def _by_stem(place: Path) -> dict[str, str]:
-    """Return the names of the images by their stems; of two with one stem, the first in the order of names.
+def _by_stem(place: Path) -> tuple[dict[str, str], int]:
+    """Return the names of the images by their stems, of two with one the first, and how many are left out so.
 
     Raises:
         DataError: The folder or archive cannot be read, or a link leads out of it.
@@ -131,7 +132,8 @@ def _by_stem(place: Path) -> dict[str, str]:
     else:
         listed = [name for name in os.listdir(place) if _is_image(name)]
         names = list(compress(listed, find_files("load_celeba", place, listed)))
-    return {stem(name): name for name in sorted(names, reverse=True)}
+    by_stem = {stem(name): name for name in sorted(names, reverse=True)}
+    return by_stem, len(names) - len(by_stem)
 
 
 def _is_image(name: str) -> bool:
