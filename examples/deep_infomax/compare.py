@@ -22,7 +22,7 @@ from deep_infomax.picture import probes_figure
 from deep_infomax.probe import Score, measure
 from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, terminal
 from deep_infomax.training import TITLES, Recipe, WayName, encoders
-from shared.files import made_for, replacing, write_json
+from shared.files import make_for, replacing, write_json
 from shared.parallel import each
 from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
@@ -135,8 +135,7 @@ class Time(NamedTuple):
 def run(settings: Settings, console: Console) -> None:
     """Draw faces, train, probe, sum up, draw and write."""
     settings.check()
-    if refusal := made_for(settings.output, RESULTS, overwrite=settings.overwrite):
-        raise CompareError(f"compare: {refusal}")
+    make_for("compare", settings.output, RESULTS, overwrite=settings.overwrite)
     started = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:

@@ -23,7 +23,7 @@ from mutual_information.picture import staircase_figure
 from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
-from shared.files import made_for, replacing, write_json
+from shared.files import make_for, replacing, write_json
 from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
@@ -121,7 +121,7 @@ class Settings:
 def run(settings: Settings, console: Console) -> None:
     """Train, sum up, draw and write."""
     settings.check()
-    _prepare(settings)
+    make_for("measure", settings.output, RESULTS, overwrite=settings.overwrite)
     started = time.perf_counter()
     results = _train(settings, console)
     rows = summarise(results, settings.levels)
@@ -141,12 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("measure", partial(run, settings), stopped="Stopped; nothing was written.")
-
-
-def _prepare(settings: Settings) -> None:
-    """Make the output folder, or refuse one that holds results."""
-    if refusal := made_for(settings.output, RESULTS, overwrite=settings.overwrite):
-        raise MeasureError(f"measure: {refusal}")
 
 
 def _train(settings: Settings, console: Console) -> dict[tuple[TaskName, EstimatorName], list[Estimates]]:

@@ -26,7 +26,7 @@ from blan_layers import RDAM, AttentionGate
 from segmentation.picture import maps_figure, masks_figure
 from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
-from shared.files import made_for, replacing, write_json
+from shared.files import make_for, replacing, write_json
 from shared.parallel import each
 from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
@@ -116,7 +116,7 @@ class Score(NamedTuple):
 def run(settings: Settings, console: Console) -> None:
     """Train, test, draw and write."""
     settings.check()
-    _prepare(settings)
+    make_for("train", settings.output, RESULTS, overwrite=settings.overwrite)
     started = time.perf_counter()
     jobs = [Job(seed, kind) for seed in settings.seeds for kind in settings.kinds]
     found: dict[Job, Score] = {}
@@ -186,12 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("train", partial(run, settings), stopped="Stopped; nothing was written.")
-
-
-def _prepare(settings: Settings) -> None:
-    """Make the output folder, or refuse one that holds results."""
-    if refusal := made_for(settings.output, RESULTS, overwrite=settings.overwrite):
-        raise TrainError(f"train: {refusal}")
 
 
 def _drawn(count: int, settings: Settings, *seed: int) -> tuple[Tensor, Tensor]:

@@ -96,16 +96,19 @@ def locked(path: Path) -> Iterator[bool]:
             yield True
 
 
-def made_for(folder: Path, results: Sequence[str], *, overwrite: bool) -> str:
-    """Make a folder for results and return "", or say what speaks against it: it holds some already."""
+def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: bool) -> None:
+    """Make a folder for results.
+
+    Raises:
+        UserError: It holds some already, which are not to be replaced.
+    """
     found = [name for name in results if (folder / name).exists()]
     if found and not overwrite:
-        return (
-            f"the output folder must hold no results, got {', '.join(found)} in {folder}. "
+        raise UserError(
+            f"{program}: the output folder must hold no results, got {', '.join(found)} in {folder}. "
             "Give --overwrite to replace them, or another --output."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    return ""
 
 
 def _sync_folder(folder: Path) -> None:

@@ -229,6 +229,16 @@ def test_a_run_that_ended_early_is_not_finished(tmp_path: Path) -> None:
     assert Job("a run", tmp_path, (*SMALL, "--max-steps", "3")).metrics() is not None
 
 
+@pytest.mark.parametrize("option", ["--data-root", "--image-folder"])
+def test_a_finished_run_is_of_the_data_that_are_named(option: str, tmp_path: Path) -> None:
+    celeba = ("--data", "celeba", "--data-root", str(tmp_path))
+    write_run(tmp_path / "run", *SMALL, *celeba)
+    relative = ("--data-root", os.path.relpath(tmp_path))
+    assert Job("a run", tmp_path / "run", (*SMALL, *celeba, *relative)).metrics() is not None
+    with pytest.raises(ExperimentError, match=f"{option.strip('-').replace('-', '_')} .* \\(now '{tmp_path}/other'"):
+        Job("a run", tmp_path / "run", (*SMALL, *celeba, option, str(tmp_path / "other"))).metrics()
+
+
 def test_runs_share_the_gpus_that_the_user_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

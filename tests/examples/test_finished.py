@@ -40,7 +40,7 @@ def test_every_model_is_rebuilt_from_weights_and_settings_alone(options: tuple[s
     assert not run.model.training
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        expected, rebuilt = model.to(memory_format=model.encoder.memory_format)(images), run.model(images)  # type: ignore[call-overload]
+        expected, rebuilt = model.to(memory_format=model.encoder.memory_format)(images), run.model(images)  # type: ignore[call-overload]  # torch types Module.to without it
     assert torch.equal(expected.scores, rebuilt.scores)
     assert torch.equal(expected.logits, rebuilt.logits)
     assert run.parameters.inference == sum(parameter.numel() for parameter in model.parameters())

@@ -17,7 +17,7 @@ PROGRAM = "import sys; from shared.program import *; sys.exit(run_program('it', 
 
 def started(work: str, repository: Path, **options: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", PROGRAM.format(work=work)]
-    return subprocess.run(command, cwd=repository / "examples", capture_output=True, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, cwd=repository / "examples", capture_output=True, **options)  # type: ignore[call-overload]  # a keyword by name is any of its overloads
 
 
 def test_the_status_is_the_work_s(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +30,7 @@ def test_the_status_is_the_work_s(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_program("it", lambda _: None) == 0
     assert run_program("it", lambda _: 7) == 7
     assert run_program("it", refuse) == 1  # type: ignore[arg-type]  # a terminal is a console
-    assert run_program("it", fail) == 1  # type: ignore[arg-type]
+    assert run_program("it", fail) == 1  # type: ignore[arg-type]  # as above
     assert capsys.readouterr().err == (
         "error: it: a rule, got [b]this[/b]. Remedy.\n"
         "error: it: files must be readable and outputs writable, got [Errno 13] Permission denied: 'file'. "

@@ -136,9 +136,9 @@ def stopped_by_a_signal_to_one(folder: Path) -> None:
             signal.raise_signal(signal.SIGTERM)
         return losses
 
-    Learner.learn = interrupted  # type: ignore[method-assign,assignment]
+    Learner.learn = interrupted  # type: ignore[method-assign,assignment]  # for this test
     assert main([*SMALL, "--output", str(folder)]) == 128 + signal.SIGTERM
-    Learner.learn = learn  # type: ignore[method-assign]
+    Learner.learn = learn  # type: ignore[method-assign]  # as above
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ whether the epoch began at its first batch. The global random state is neither r
 """
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.machines.share import WHOLE, Share
+from blan_facial.machines.workers import POLL, WorkerError, leave_process_group, share_memory, watched
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -164,7 +164,7 @@ class FaceView(Dataset[Face]):
             image = image[:, ::-1]
         return _channels_first(image.copy()), torch.from_numpy(self.faces.labels[index].astype(np.int64)), index
 
-    def __getitems__(self, items: Sequence[EpochIndex]) -> Batch | CorruptImageError | OSError:
+    def __getitems__(self, items: Sequence[EpochIndex]) -> Batch | CorruptImageError | OSError | WorkerError:
         """Return the faces of a batch, or the error of the first that is corrupt or cannot be read.
 
         The error is returned, not raised: a DataLoader would put a worker's traceback in place of its text.
@@ -191,7 +191,12 @@ class FaceView(Dataset[Face]):
                 images, indices, mirrored = images[good], indices[good], mirrored[good]
         images[mirrored] = images[mirrored, :, ::-1]
         labels = torch.from_numpy(self.faces.labels[indices].astype(np.int64))
-        return Batch(_channels_first(images), labels, torch.from_numpy(indices), len(items) - len(indices))
+        parts = (_channels_first(images), labels, torch.from_numpy(indices))
+        try:
+            share_memory(*parts)
+        except WorkerError as error:
+            return error
+        return Batch(*parts, len(items) - len(indices))
 
     def _mirrored(self, items: Sequence[EpochIndex]) -> np.ndarray:
         if self.mirror == 0:
@@ -201,21 +206,30 @@ class FaceView(Dataset[Face]):
 
 
 class FaceLoader(DataLoader[Face]):
-    """A DataLoader that raises a worker's `CorruptImageError` or `OSError` as it is.
+    """A DataLoader that raises a worker's own error as it is, and waits for no worker without end.
 
     Attributes:
         batch_sampler: Set its `epoch` and `first_batch` before iterating.
         dataset: What is loaded.
+        stopping: Says whether somebody wants to stop. While it does, a batch that does not come is one of no images.
     """
 
     batch_sampler: EpochBatches
     dataset: FaceView
+    stopping: Callable[[], object] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base class names its private iterator here
-        for batch in super().__iter__():
-            if isinstance(batch, CorruptImageError | OSError):
+        start = super().__iter__
+        for batch in watched(start, self.num_workers, self.stopping) if self.num_workers else start():
+            if isinstance(batch, Exception):
                 raise batch
-            yield batch
+            yield self._nothing() if batch is None else batch
+
+    def _nothing(self) -> Batch:
+        size, attributes = self.dataset.faces.image_size, len(self.dataset.faces.attributes)
+        images = torch.empty((0, 3, size, size), dtype=torch.uint8)
+        none = torch.empty(0, dtype=torch.int64)
+        return Batch(images, none.view(0, attributes), none, 0)
 
 
 def make_loader(
@@ -246,6 +260,7 @@ def make_loader(
 
     Raises:
         CorruptImageError: When iterating, the first corrupt image, unless `skip_corrupt`.
+        WorkerError: When iterating, workers do not start, end or have no room for a batch.
         ValueError: `workers` is negative, or `EpochBatches` or `FaceView` refuses its arguments.
     """
     if workers < 0:
@@ -262,7 +277,8 @@ def make_loader(
         ),
         collate_fn=_as_is,
         num_workers=workers,
-        worker_init_fn=_leave_process_group,
+        timeout=POLL if workers else 0,
+        worker_init_fn=leave_process_group,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # else the loader would draw from the global one
     )
@@ -289,15 +305,6 @@ def denormalize(images: Tensor) -> Tensor:
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = torch.tensor((IMAGENET_MEAN, IMAGENET_STD), device=device).view(2, 3, 1, 1)
     return mean, std
-
-
-def _leave_process_group(worker: int) -> None:
-    """Keep an interrupt that a terminal or `timeout` sends to the whole group from ending a worker in mid-batch.
-
-    The process that the worker serves decides what the interrupt means, and ends the worker by its own signal.
-    """
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
 
 
 def _as_is(batch: _T) -> _T:

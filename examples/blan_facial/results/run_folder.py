@@ -1,6 +1,8 @@
 """The output folder of a run."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ LOCK = ".lock"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # what a disk says that takes no more
 
 
 @contextmanager
@@ -52,7 +55,25 @@ def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
                 "Wait for it, or give another --output."
             )
         _check_results(folder, config)  # another run may have ended meanwhile
-        yield folder
+        with _staying(folder):
+            yield folder
+
+
+@contextmanager
+def _staying(folder: Path) -> Iterator[None]:
+    """Give an error of the system its cause, where that is the folder itself: it is gone, or its disk is full."""
+    begun = folder.stat()
+    try:
+        yield
+    except OSError as error:
+        if not (folder.is_dir() and os.path.samestat(folder.stat(), begun)):
+            raise RunError(
+                f"train: the output folder must stay where it is until the run has ended, got {folder} moved or "
+                "deleted meanwhile. Move it back and go on by --resume, or start again."
+            ) from error
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(folder)
+        raise
 
 
 def _check_results(folder: Path, config: Config) -> None:

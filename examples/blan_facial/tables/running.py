@@ -29,6 +29,7 @@ TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("trai
 LOG = "train.log"
 
 _POLL = 0.1  # seconds
+_OF_DATA = ("data_root", "image_folder", "labels")  # a run goes on elsewhere, but a table is of one data set
 
 
 class ExperimentError(UserError):
@@ -61,14 +62,16 @@ class Job:
             RunError: It does not say of which.
         """
         wanted = self.config.comparable()  # so that settings that cannot be are refused before the first run
+        asked = self.config.as_json()
         if not (self.folder / METRICS).is_file():
             return None
         settings, _ = read_settings(self.folder)
         found = Config().as_json() | settings  # a setting that an older release lacked had its default
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         differing += [name for name in found if name not in wanted and name not in RESUMABLE]
+        differing += [name for name in _OF_DATA if _place(found.get(name)) != _place(asked[name])]
         if differing:
-            listed = ", ".join(f"{name} {found.get(name)!r} (now {wanted.get(name)!r})" for name in differing)
+            listed = ", ".join(f"{name} {found.get(name)!r} (now {asked.get(name)!r})" for name in differing)
             raise ExperimentError(
                 f"experiments: a finished run must have the settings that are asked for, got others in {self.folder}: "
                 f"{listed}. Repeat its options, or give another --output."
@@ -101,6 +104,10 @@ class Job:
         """Return the command that begins the run or takes it up."""
         how = "--resume" if (self.folder / CHECKPOINT).is_file() else "--overwrite"
         return [sys.executable, str(TRAIN), *self.arguments, "--output", str(self.folder), how]
+
+
+def _place(path: str | None) -> Path | None:
+    return None if path is None else Path(path).resolve()
 
 
 @cache

@@ -1,6 +1,8 @@
 """The losses of training: written down, shown, and watched for one that is not finite."""
 
+import csv
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +67,7 @@ class TrainingLog:
             TextColumn("{task.fields[speed]}\n{task.fields[losses]}"),
         )
         watched = self.processes.first and self.console.is_terminal
-        with Progress(*columns, console=self.console, disable=not watched) as self._bar:
+        with _errors_told_once(), Progress(*columns, console=self.console, disable=not watched) as self._bar:
             self._task = self._bar.add_task("", total=last, completed=position.step, losses="", speed="")
             yield
 
@@ -100,6 +102,14 @@ class TrainingLog:
         for logger in self._loggers:
             logger.log_metrics(values, step)
 
+    def has(self, name: str, step: int) -> bool:
+        """Tell whether a value of a step was written down, in this sitting or before."""
+        for path in (self.folder / LOGS).glob("version_*/metrics.csv"):
+            with path.open(newline="", encoding="utf-8") as lines:
+                if any(row.get("step") == str(step) and row.get(name) for row in csv.DictReader(lines)):
+                    return True
+        return False
+
     def save(self) -> None:
         """Put on the disk what was written down."""
         for logger in self._loggers:
@@ -132,6 +142,22 @@ class TrainingLog:
             f"The last good checkpoint is kept in {self.folder / CHECKPOINT}. Start again with a smaller --lr, or with "
             "--clip-norm 1."
         )
+
+
+@contextmanager
+def _errors_told_once() -> Iterator[None]:
+    """Let no thread print an error of the disk: TensorBoard's writer raises it again where it is written to."""
+    before = threading.excepthook
+
+    def tell(failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            before(failure)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _loggers(folder: Path) -> list[Logger]:

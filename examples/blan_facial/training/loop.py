@@ -6,6 +6,7 @@ step's own number. Several processes have an equal share of every batch, and ste
 
 import hashlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from blan_facial.config import Config
 from blan_facial.data.faces import FaceDataset
-from blan_facial.data.loading import FaceLoader, make_loader
-from blan_facial.machines.processes import Processes
+from blan_facial.data.loading import Batch, FaceLoader, make_loader
+from blan_facial.machines.processes import Processes, lost_contact
 from blan_facial.machines.share import WHOLE, Share
 from blan_facial.machines.signals import Stopped, Wish
 from blan_facial.training.checkpoint import CHECKPOINT, Position, RunError, read_checkpoint, save_checkpoint
@@ -28,6 +29,9 @@ LOG_EVERY = 10
 
 MIRROR = 0.5
 """Probability of mirroring a training image, part of the overfitting suppression."""
+
+VALIDATED = ("accuracy", "balanced_accuracy")
+"""Metrics that are logged of the validation faces after every epoch."""
 
 
 class Trainer:
@@ -65,6 +69,7 @@ class Trainer:
             self.loader = training_loader(config, train, processes.share)
             self.validation = None if validation is None else evaluation_loader(config, validation, processes.share)
         self._wish = Wish()
+        self.loader.stopping = lambda: self._wish.number
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,6 +129,7 @@ class Trainer:
         last = min(self.steps, self.config.max_steps or self.steps)
         with self._wish.listening(), log.showing(self.position, last):
             try:
+                self._make_up(log)
                 while self.position.step < last:
                     self._run_epoch(last, log)
                     log.look(self.position)
@@ -150,8 +156,7 @@ class Trainer:
         batches = iter(self.loader)
         while self.position.step < end:
             before, started = self.position, time.perf_counter()
-            with self.processes.together():
-                batch = next(batches)
+            batch = self._next(batches, log)
             said = self.processes.numbers(self._wish.number, len(batch.images), batch.skipped)
             signals, images, skipped = said.unbind(1)
             loaded = time.perf_counter()
@@ -174,6 +179,17 @@ class Trainer:
             if self.position.step % LOG_EVERY == 0:
                 log.look(self.position)
 
+    def _next(self, batches: Iterator[Batch], log: TrainingLog) -> Batch:
+        """Return the next batch; where there is none, save what all processes have come to."""
+        try:
+            with self.processes.together():
+                return next(batches)
+        except Exception as error:
+            if not (isinstance(error, RuntimeError) and lost_contact(error)):
+                log.look(self.position)
+                self._save(log)
+            raise
+
     def _stop_if_asked(self) -> None:
         signals = self.processes.numbers(self._wish.number)
         if signals.any():
@@ -181,6 +197,15 @@ class Trainer:
 
     def _stop(self, signals: Tensor) -> NoReturn:
         raise Stopped(int(signals.max()), self.position.step)
+
+    def _make_up(self, log: TrainingLog) -> None:
+        """Validate where the run was ended between the save at an epoch's end and its validation."""
+        step = self.position.step
+        if step and self.validation is not None:
+            done = self.processes.of_first(lambda: log.has(f"validation_{VALIDATED[0]}", step - 1))
+            if not done:
+                self._validate(log)
+                self._stop_if_asked()
 
     def _validate(self, log: TrainingLog) -> None:
         """At the end of an epoch, test the model on the validation faces and say how it does."""
@@ -194,7 +219,7 @@ class Trainer:
             metrics = evaluate(fabric, model, self.validation, processes=self.processes)
             if not self.processes.first:
                 return
-            shown = {name: metrics[name] for name in ("accuracy", "balanced_accuracy")}
+            shown = {name: metrics[name] for name in VALIDATED}
             log.write({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
             log.save()
             line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"

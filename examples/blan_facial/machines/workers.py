@@ -1,0 +1,146 @@
+"""Processes that load batches for the one that trains: watched, and never waited for without end.
+
+A batch goes through shared memory, which on Linux is the file system ``/dev/shm`` and small in a container.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from shared.program import UserError
+
+POLL = 1.0
+"""Seconds between two looks at workers that are waited for."""
+
+PATIENCE = 300.0
+"""Seconds that a batch is waited for; below the time that processes wait for one another."""
+
+_ROOM = "or give more shared memory (docker run --shm-size 2g)"
+_SHARED = "/dev/shm"
+
+_T = TypeVar("_T")
+
+
+class WorkerError(UserError):
+    """A process that loads batches could not start, ended, or had no room for a batch."""
+
+
+def share_memory(*tensors: Tensor) -> None:
+    """In a worker, move tensors to shared memory; left to its queue, a worker without room would drop them unsaid.
+
+    Raises:
+        WorkerError: There is no room.
+    """
+    if get_worker_info() is None:
+        return
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except (OSError, RuntimeError) as error:
+        size = sum(tensor.nbytes for tensor in tensors) / 2**20
+        raise WorkerError(
+            f"--workers: a batch, {size:.1f} MiB, must fit into the shared memory, {_room()}, got "
+            f"{str(error).splitlines()[0]}. Use --workers 0, a smaller --batch-size, {_ROOM}."
+        ) from None  # a worker's own traceback says nothing here
+
+
+def watched(
+    start: Callable[[], Iterator[_T]], count: int, stopping: Callable[[], object] | None = None
+) -> Iterator[_T | None]:
+    """Yield what the workers of a DataLoader load.
+
+    Args:
+        start: Starts them and returns the DataLoader's iterator, whose ``timeout`` is ``POLL``.
+        count: How many they are.
+        stopping: Says whether somebody wants to stop. While it does and workers are waited for, None is yielded.
+
+    Raises:
+        WorkerError: They could not be started, one ended, or none answered for ``PATIENCE`` seconds.
+    """
+    batches, workers = _started(start, count)
+    asked = time.monotonic()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (EOFError, OSError, RuntimeError) as error:
+            if "Traceback" in str(error):  # raised by what they run, and told by torch with its traceback
+                raise
+            if not str(error).startswith("DataLoader timed out"):
+                raise _lost(workers, error) from error
+            if stopping is not None and stopping():
+                yield None
+            elif time.monotonic() - asked > PATIENCE:
+                raise WorkerError(
+                    f"--workers: a batch must come within {PATIENCE:.0f} s, got none. Look at the disk that the images "
+                    "are on, or use --workers 0."
+                ) from error
+            continue
+        yield batch
+        asked = time.monotonic()
+
+
+def leave_process_group(worker: int) -> None:
+    """Keep an interrupt that a terminal or `timeout` sends to the whole group from ending a worker in mid-batch.
+
+    The process that the worker serves decides what the interrupt means, and ends the worker by its own signal.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+
+
+def _started(start: Callable[[], Iterator[_T]], count: int) -> tuple[Iterator[_T], list[BaseProcess]]:
+    """Start workers and return what they load, and them.
+
+    torch would raise the end of a worker wherever the program is, amid a step: its handler is taken back, and the end
+    is seen where the worker is waited for.
+    """
+    others = multiprocessing.active_children()
+    number = getattr(signal, "SIGCHLD", None)
+    handler = None if number is None else signal.getsignal(number)
+    try:
+        del [multiprocessing.Lock() for _ in range(4 * count + 10)][:]  # more than torch takes, which is left in halves
+        batches = start()
+    except OSError as error:
+        raise WorkerError(
+            f"--workers: processes must start, with room in the shared memory, {_room()}, got "
+            f"{error.strerror or error}. Use --workers 0, {_ROOM}."
+        ) from error
+    finally:
+        if number is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    return batches, [child for child in multiprocessing.active_children() if child not in others]
+
+
+def _lost(workers: list[BaseProcess], error: Exception) -> WorkerError:
+    """Return the error that tells why the workers are no more."""
+    status = next((worker.exitcode for worker in workers if worker.exitcode), None)
+    if status is None:
+        return WorkerError(
+            f"--workers: processes must hand their batches over, got {str(error).splitlines()[0]} "
+            "Use fewer --workers, or --workers 0."
+        )
+    how = f"end with status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+    if -status == getattr(signal, "SIGBUS", None):
+        why, remedy = f", perhaps for want of shared memory, {_room()}", f"Use --workers 0, {_ROOM}"
+    else:
+        why = ", perhaps for want of memory" if -status == getattr(signal, "SIGKILL", None) else ""
+        remedy = "Use fewer --workers, or --workers 0"
+    return WorkerError(f"--workers: processes must live until all is loaded, got one {how}{why}. {remedy}.")
+
+
+def _room() -> str:
+    """Name the shared memory and its size."""
+    if not os.path.isdir(_SHARED):
+        return "the system's"
+    usage = shutil.disk_usage(_SHARED)
+    return f"{_SHARED} with {usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MiB free"
