@@ -26,7 +26,15 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from blan_facial.data.attributes import choose
-from blan_facial.data.faces import MAX_PIXELS, PixelLimitError, decode_face, decode_picture, limit_pixels
+from blan_facial.data.faces import (
+    MAX_PIXELS,
+    LargeImageError,
+    PixelLimitError,
+    decode_face,
+    decode_picture,
+    limit_pixels,
+)
+from blan_facial.data.image_file import LARGE, FileKindError, read_image_file
 from blan_facial.prediction.arrays import resized
 from blan_facial.prediction.cropping import FaceCropper
 from blan_facial.prediction.predictor import Predictor
@@ -43,6 +51,7 @@ read. Says of each attribute how probable it is, whether it is predicted, and wh
 
 
 _LONGEST = 2048  # pixels of a picture out of which a face is cut
+_READERS = min(8, os.cpu_count() or 1)  # threads that decode
 
 
 class PredictionError(UserError):
@@ -142,33 +151,35 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
     sources = Sources(settings.paths, sys.stdin.buffer, root=settings.root)
     fitted = settings.threshold is None and finished.thresholds is not None
     writer = WRITERS[settings.format](stream, temperature, fitted=fitted)
-    annotator = None
+    annotator, longest = None, None
     if settings.annotate is not None:
-        from blan_facial.prediction.annotating import Annotator  # draws, which takes long to import
+        from blan_facial.prediction.annotating import PICTURE, Annotator  # draws, which takes long to import
 
         settings.annotate.mkdir(parents=True, exist_ok=True)
-        annotator = Annotator(settings.annotate)
+        annotator, longest = Annotator(settings.annotate), PICTURE
     cropper = None
     if settings.crop == "faces":
         cropper = FaceCropper()
-    read = partial(_read, image_size=finished.config.image_size, cropper=cropper)
+    read = partial(_read, image_size=finished.config.image_size, longest=longest, cropper=cropper)
     done = failed = 0
     progress = _progress(errors, shown=errors.is_terminal and not watched)
-    with counted("PIL", errors, shown=settings.verbose) as warned, ThreadPoolExecutor() as readers, progress as show:
+    readers = ThreadPoolExecutor(_READERS)
+    with counted("PIL", errors, shown=settings.verbose) as warned, readers, progress as show:
         for batch in sources.batches(settings.batch_size):
             faces: list[_Face] = []
-            for result in readers.map(read, batch):
+            for found, result in zip(batch, readers.map(read, batch), strict=True):
+                result = result or read(found, large=True)  # one at a time
                 if isinstance(result, Problem):
                     print_error(result.message, errors)
                     failed += 1
-                else:
+                elif result is not None:
                     faces.append(result)
             if not faces:
                 continue
             for face, answers in zip(faces, predict(np.stack([face.image for face in faces])), strict=True):
                 picture = None
-                if annotator is not None:
-                    picture = annotator.write(face.source.name, face.data, answers)
+                if annotator is not None and face.picture is not None:
+                    picture = annotator.write(face.source.name, face.picture, answers)
                 writer.write(face.source.path, answers, picture)
             stream.flush()
             done += len(faces)
@@ -202,22 +213,33 @@ class _Face(NamedTuple):
     """An image that decoded."""
 
     source: Source
-    data: bytes
     image: np.ndarray
+    picture: np.ndarray | None
+    """In its own proportions, where it is to be annotated."""
 
 
-def _read(found: Source | Problem, *, image_size: int, cropper: FaceCropper | None) -> _Face | Problem:
+def _read(
+    found: Source | Problem, *, image_size: int, longest: int | None, cropper: FaceCropper | None, large: bool = False
+) -> _Face | Problem | None:
+    """Read and decode an image; return None for one that takes much memory, unless it may."""
     if isinstance(found, Problem):
         return found
     path, remedy = found.path, "Replace the file, or leave it out."
     try:
-        data = path.read_bytes()
+        if path.stat().st_size > LARGE and not large:
+            return None
+        data = read_image_file(path)
+        picture = None if longest is None else decode_picture(data, longest, large=large)
         if cropper is None:
-            return _Face(found, data, decode_face(data, image_size))
-        face, _ = cropper(decode_picture(data, _LONGEST, enlarge=False))
+            return _Face(found, decode_face(data, image_size, large=large), picture)
+        face, _ = cropper(decode_picture(data, _LONGEST, enlarge=False, large=large))
         if face is None:
             return Problem(f"{path}: must show a face for --crop faces, got none. Leave it out, or --crop.")
-        return _Face(found, data, resized(face, image_size))
+        return _Face(found, resized(face, image_size), picture)
+    except LargeImageError:
+        return None
+    except FileKindError as error:
+        return Problem(f"{path}: must be an image file, got {reason(error)}. {remedy}")
     except OSError as error:
         return Problem(f"{path}: must be readable, got {reason(error)}. {remedy}")
     except PixelLimitError as error:

@@ -139,11 +139,16 @@ def log_to_terminal(level: int) -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
 
 
+def shown(name: str) -> str:
+    """Return a name in one line, with a picture for each character that does not print."""
+    return _visible(name).replace("\n", _PICTURES["\n"])
+
+
 def print_error(message: str, console: Console | None = None) -> None:
     """Print an error as it is, in one line whatever the terminal's width; by default to standard error."""
     console = console or Terminal(stderr=True)
     console.print("error: ", style="bold red", end="")
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    console.print(shown(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def _encodes(character: str, encoding: str) -> bool:

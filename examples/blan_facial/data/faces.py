@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
+from blan_facial.data.image_file import LARGE, FileKindError
 from shared.program import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -48,6 +49,10 @@ _TURNS = {
 """What turns an image upright, by its EXIF orientation."""
 
 
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom of a part of an image."""
+
+
 class DataError(UserError):
     """A data folder or file that cannot be used; the message says what is wrong and what to do."""
 
@@ -76,6 +81,10 @@ class CorruptImageError(DataError):
 
     def __reduce__(self) -> tuple[type["CorruptImageError"], tuple[Path | str, int, str]]:
         return type(self), (self.place, self.index, self.reason)
+
+
+class LargeImageError(Exception):
+    """An image that takes much memory where only others were asked for."""
 
 
 class PixelLimitError(ValueError):
@@ -139,6 +148,8 @@ class FaceDataset:
         box = None if self.boxes is None else self.boxes[index].tolist()
         try:
             return decode_face(self.images.read(index), self.image_size, box=box)
+        except FileKindError as error:
+            raise CorruptImageError(self.images.place(index), index, str(error.strerror)) from error
         except ValueError as error:
             raise CorruptImageError(self.images.place(index), index, str(error)) from error
 
@@ -178,7 +189,7 @@ def number_people(names: Sequence[str]) -> np.ndarray:
     return np.array([numbers[person] for person in people], dtype=np.int64)
 
 
-def decode_face(data: bytes, image_size: int, *, box: Sequence[int] | None = None) -> np.ndarray:
+def decode_face(data: bytes, image_size: int, *, box: Sequence[int] | None = None, large: bool = True) -> np.ndarray:
     """Decode an image of any mode and size, and resize the whole of it to a square, bilinear and antialiased.
 
     An image that says by EXIF how it was taken is turned upright.
@@ -187,30 +198,34 @@ def decode_face(data: bytes, image_size: int, *, box: Sequence[int] | None = Non
         data: The image file's bytes, in one of `FORMATS`.
         image_size: Side of the square in pixels.
         box: Left, top, right and bottom of the part to take; without an area, or None: the whole image.
+        large: Whether it may take much memory. Threads that decode side by side leave such images to one of them.
 
     Returns:
         uint8 RGB (image_size, image_size, 3).
 
     Raises:
         ValueError: The bytes are no image, or not a whole one.
+        LargeImageError: It takes much memory, and `large` is False.
         PixelLimitError: The image has more pixels than Pillow's limit (89 million, or what `limit_pixels` set).
     """
-    return _decode(data, lambda width, height: (image_size, image_size), box)
+    return _decode(data, lambda width, height: (image_size, image_size), box, large=large)
 
 
-def decode_picture(data: bytes, longest: int, *, enlarge: bool = True) -> np.ndarray:
+def decode_picture(data: bytes, longest: int, *, enlarge: bool = True, large: bool = True) -> np.ndarray:
     """Decode an image as `decode_face` does, but in its own proportions.
 
     Args:
         data: The image file's bytes.
         longest: Longest side in pixels.
         enlarge: Whether a smaller image is brought to that size.
+        large: As for `decode_face`.
 
     Returns:
         uint8 RGB (height, width, 3).
 
     Raises:
         ValueError: The bytes are no image, or not a whole one.
+        LargeImageError: It takes much memory, and `large` is False.
         PixelLimitError: The image has more pixels than Pillow's limit.
     """
 
@@ -220,20 +235,37 @@ def decode_picture(data: bytes, longest: int, *, enlarge: bool = True) -> np.nda
             scale = min(1.0, scale)
         return max(1, round(scale * width)), max(1, round(scale * height))
 
-    return _decode(data, size)
+    return _decode(data, size, large=large)
 
 
-def _decode(data: bytes, size: Callable[[int, int], tuple[int, int]], part: Sequence[int] | None = None) -> np.ndarray:
+def _decode(
+    data: bytes,
+    size: Callable[[int, int], tuple[int, int]],
+    part: Sequence[int] | None = None,
+    *,
+    large: bool,
+) -> np.ndarray:
     """Decode an image, or a part of it, and resize it to the size that its own asks for."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = size(*image.size)
+            cost = 4 * image.width * image.height  # Pillow keeps a pixel in four bytes
             # A large JPEG decodes at a fraction of its size, rounded up to whole pixels; the box says where it ends.
-            box = None if part is None else _within(part, *image.size)
+            box: Box | None = None if part is None else _within(part, *image.size)
             if box is None and (draft := image.draft("RGB", (2 * width, 2 * height))):
                 box = draft[1]
-            resized = _rgb(image).resize((width, height), Image.Resampling.BILINEAR, box)
+            if not image.info.get("progressive"):  # of which every scan is kept in full
+                cost = 4 * image.width * image.height
+            if cost > LARGE and not large:
+                raise LargeImageError
+            _refuse_unknown_range(image)
+            if cost > LARGE:
+                resized = _shrunk(image, (width, height), box or (0, 0, *image.size))
+            else:
+                resized = _rgb(image).resize((width, height), Image.Resampling.BILINEAR, box)
             return np.array(_upright(resized, image))
+    except LargeImageError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise PixelLimitError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb") from error
     except UnidentifiedImageError as error:
@@ -281,9 +313,25 @@ def check_request(owner: str, split: str, image_size: int) -> None:
         raise ValueError(f"{owner}: image_size must be at least 1 pixel, got {image_size}.")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _refuse_unknown_range(image: Image.Image) -> None:
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ValueError("pixels of 32 bits, whose black and white are unknown; save it with 8 or 16 bits")
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+    """Resize a part of a large image strip by strip, first by whole factors, so that there is one copy of it."""
+    sides = box[2] - box[0], box[3] - box[1]
+    across, down = (max(1, int(side) // (2 * wanted)) for side, wanted in zip(sides, size, strict=True))
+    rows = down * max(1, LARGE // (16 * image.width * down))
+    small = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
+    for top in range(0, image.height, rows):
+        strip = _rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
+        small.paste(strip.reduce((across, down)), (0, top // down))
+    within = (box[0] / across, box[1] / down, box[2] / across, box[3] / down)
+    return small.resize(size, Image.Resampling.BILINEAR, within)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion clips instead of scaling
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":  # a palette may hold transparency, which Pillow converts by way of RGBA alone

@@ -1,7 +1,6 @@
 """Data sets that are folders: their parts, and their image files.
 
-An image is a regular file within the folder, links followed. Pipes and devices are none, since reading one may never
-end; a link that leads out of the folder is refused.
+What is an image file among theirs, `image_file` says; a link that leads out of the folder is refused.
 """
 
 import os
@@ -11,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from blan_facial.data.faces import DataError
+from blan_facial.data.image_file import leaves, read_image_file
 
 
 class ImageFiles:
@@ -32,7 +32,7 @@ class ImageFiles:
         Raises:
             OSError: It cannot be read.
         """
-        return self.place(index).read_bytes()
+        return read_image_file(self.place(index))
 
     def place(self, index: int) -> Path:
         """Return the path of file `index`."""
@@ -105,11 +105,10 @@ def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
     Raises:
         DataError: A link leads out of the folder.
     """
-    inside = root.resolve()
 
     def follow(name: str) -> None:
-        target = (root / name).resolve()
-        if not target.is_relative_to(inside):
+        if leaves(root, root / name):
+            target = (root / name).resolve()
             raise DataError(
                 f"{owner}: images must lie in the data folder {root}, got {name}, which a link leads to {target}. "
                 "Copy it into the folder, or name a folder that holds both."

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from blan_facial.data.faces import DataError
+from blan_facial.data.image_file import limit_bytes
 
 _HEADER = struct.Struct("<4s22xHH")  # of a member: signature, lengths of its name and of what follows it
 
@@ -37,6 +38,8 @@ class ZipImages:
             ValueError: The file is not as it was packed.
         """
         offset, packed, size, checksum, method = self.places[index].tolist()
+        if max(packed, size) > limit_bytes():
+            raise ValueError(f"more than the {limit_bytes():,} bytes that an image may have")
         with self.path.open("rb") as file:
             file.seek(offset)
             header = file.read(_HEADER.size)

@@ -3,7 +3,9 @@
 They are drawn by Pillow, twenty and more a second; an SVG with as many words takes several times as long.
 """
 
+import hashlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
@@ -13,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from blan_facial.data.attributes import spoken
-from blan_facial.data.faces import decode_picture
 from blan_facial.prediction.predictor import Answer
 from shared.files import replacing
 from shared.fonts import boxed, missing, others, own_fonts
+from shared.program import shown
 
 INK, FAINT, MARGIN = "#1c2028", "#5a6170", 24
 ZOOM = 1.5  # pixels for each unit of what follows
@@ -24,8 +26,12 @@ LONGEST, LINE, ROWS = 340, 16.5, 24  # the picture's longest side and a row's he
 HEADER, GAP = 76, 24
 NAME, BAR, NUMBER, LEVEL = 140, 90, 44, 40
 
+PICTURE = round(LONGEST * ZOOM)
+"""The longest side in pixels that a picture needs."""
+
 _TITLE = 60  # characters
 _QUICK = {"compress_level": 1, "compress_type": 3}  # zlib's fastest ways, on files that are little larger
+_NAME = 230  # bytes; systems take 255, with what is added
 
 
 class Annotator:
@@ -39,26 +45,28 @@ class Annotator:
         self.folder = folder
         self._taken: set[Path] = set()
 
-    def write(self, name: str, data: bytes, answers: Sequence[Answer]) -> Path:
-        """Write the picture of an image and return its path; images of the same name get numbers.
+    def write(self, name: str, picture: np.ndarray, answers: Sequence[Answer]) -> Path:
+        """Write the picture of an image and return its path; images of the same name get numbers, long names are cut.
 
         Args:
             name: The image's place in the folder that it was found in.
-            data: Its file's bytes.
+            picture: uint8 RGB (height, width, 3), its longest side ``PICTURE``.
             answers: What is said of it.
 
         Raises:
             OSError: The picture cannot be written.
-            ValueError: The bytes do not decode.
         """
         path = self._free(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = decode_picture(data, round(LONGEST * ZOOM))
         with replacing(path) as file:
-            file.write(annotated(picture, name, answers))
+            file.write(annotated(picture, shown(name), answers))
         return path
 
     def _free(self, name: str) -> Path:
+        parent, _, file = name.rpartition("/")
+        if len(os.fsencode(file)) > _NAME:
+            digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
+            name = os.path.join(parent, os.fsdecode(os.fsencode(file)[: _NAME - 9]) + f"-{digest}")
         path, number = self.folder / f"{name}.png", 1
         while path in self._taken:
             number += 1

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from blan_facial.data.faces import SUFFIXES
+from blan_facial.data.image_file import leaves
 
 LIST = Path("-")
 """The name of the list on standard input."""
 
 _CHUNK = 1 << 16  # bytes
+_LONGEST = 1 << 13  # bytes of a line, twice what a path may have
 
 
 class Source(NamedTuple):
@@ -80,19 +82,26 @@ class Sources:
             else:
                 yield self._source(path, path.name)
         except (OSError, RuntimeError, ValueError) as error:  # whatever the system has against the path
-            yield Problem(f"{path}: must be an image file or a folder, got {reason(error)}. Correct the path.")
+            name = str(path) if len(str(path)) <= _LONGEST // 2 else f"{str(path)[:80]}..."
+            yield Problem(f"{name}: must be an image file or a folder, got {reason(error)}. Correct the path.")
 
     def _find_in(self, folder: Path) -> Iterator[Source | Problem]:
         skipped, found = self.skipped, False
         unreadable: list[OSError] = []
         for parent, subfolders, files in os.walk(folder, onerror=unreadable.append):
             subfolders.sort()
+            links = {file for file in files if os.path.islink(os.path.join(parent, file))}
             for file in sorted(files):
                 path = Path(parent, file)
                 if path.suffix.lower() not in SUFFIXES or file.startswith("."):
                     self.skipped += 1
+                    continue
+                found = True
+                if file in links and leaves(folder, path) and not self._leaves_root(path):
+                    yield Problem(
+                        f"{path}: must lie in the folder {folder}, got a link out of it. Name the file itself."
+                    )
                 else:
-                    found = True
                     yield self._source(path, path.relative_to(folder).as_posix())
         for error in unreadable:
             yield Problem(f"{error.filename}: must be a readable folder, got {reason(error)}. Leave it out.")
@@ -112,7 +121,7 @@ class Sources:
         return Source(path, name)
 
     def _leaves_root(self, path: Path) -> bool:
-        return self.root is not None and not path.resolve().is_relative_to(self.root.resolve())
+        return self.root is not None and leaves(self.root, path)
 
 
 def reason(error: Exception) -> str:
@@ -121,11 +130,15 @@ def reason(error: Exception) -> str:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines that are there, whenever some come; blank ones are left out."""
+    """Yield the lines that are there, whenever some come; blank ones are left out, and no more is kept than a path has.
+
+    A line that is longer is cut to what no system takes for a path.
+    """
     rest = b""
     read = getattr(stream, "read1", stream.read)  # what is there, where there is a choice
     while chunk := read(_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
-        yield [line.rstrip(b"\r") for line in lines if line.strip()]
+        rest = rest[:_LONGEST]
+        yield [line[:_LONGEST].rstrip(b"\r") for line in lines if line.strip()]
     if rest.strip():
         yield [rest.rstrip(b"\r")]

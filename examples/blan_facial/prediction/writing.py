@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blan_facial.prediction.predictor import Answer
-from shared.program import Terminal
+from shared.program import Terminal, shown
 
 DIGITS = 6
 
@@ -49,8 +48,7 @@ class TableWriter(Writer):
 
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
         """Print it."""
-        name = os.fsencode(path).decode(errors="replace")
-        self.console.print(Text(name, "bold"), soft_wrap=True)
+        self.console.print(Text(shown(str(path)), "bold"), soft_wrap=True)
         scaled = "not scaled" if self.temperature is None else f"scaled by the temperature {self.temperature:.3g}"
         predicted = "; predicted at thresholds for each attribute, fitted on the validation split" * self.fitted
         self.console.print(_table(answers, f"Probabilities {scaled}{predicted}."))
@@ -62,6 +60,7 @@ class CSVWriter(Writer):
     def __init__(self, stream: IO[str], temperature: float | None = None, *, fitted: bool = False) -> None:
         super().__init__(stream, temperature, fitted=fitted)
         self.lines = csv.writer(stream, lineterminator="\n")
+        self.quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
         self.lines.writerow(("image", "attribute", "probability", "predicted", "level", "temperature"))
 
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
@@ -70,7 +69,8 @@ class CSVWriter(Writer):
             predicted = "true" if answer.predicted else "false"
             probability = f"{answer.probability:.{DIGITS}f}"
             values = (_as_text(str(path)), _as_text(answer.attribute), probability, predicted, answer.level)
-            self.lines.writerow((*values, self.temperature))
+            lines = self.quoted if "\r" in f"{path}{answer.attribute}" else self.lines  # Python forgets to quote it
+            lines.writerow((*values, self.temperature))
 
 
 class JSONLinesWriter(Writer):
