@@ -128,6 +128,17 @@ def test_loads_nothing_shows_everything_and_fits_a_phone(browser: Any, pages: di
             assert page.evaluate("document.images.length > 50") == (name == "run")
 
 
+def test_the_table_of_attributes_fits_a_narrow_window(browser: Any, pages: dict[str, Path]) -> None:
+    with visit(browser, pages["run"], width=1100) as page:
+        box = page.locator("#attributes .box")
+        assert box.evaluate("box => box.scrollWidth - box.clientWidth") == 0
+        least = (
+            "box => {const table = box.querySelector('table'); "
+            "table.style.cssText = 'width: min-content; min-width: 0'; return table.offsetWidth}"
+        )
+        assert box.evaluate("box => box.clientWidth") - box.evaluate(least) > 100  # room for the paper's column
+
+
 @pytest.mark.parametrize("name", ["run", "unfinished", "table"])
 def test_texts_stand_out_in_light_and_dark(browser: Any, pages: dict[str, Path], name: str) -> None:
     papers = []
