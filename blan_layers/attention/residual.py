@@ -46,7 +46,7 @@ class ResidualAttention(Module):
 
     ``(1 + mask(x)) * trunk(x)``
 
-    Both are modules of yours, called with the same map. :class:`SoftMask` is the paper's mask; its trunk is two
+    Both are modules of your own, called with the same map. :class:`SoftMask` is the paper's mask; its trunk is two
     residual units. Where the mask is zero the trunk's features pass unchanged, so that many such modules can be
     stacked: that is Eq. 3 of the paper, in place of the product alone, its Eq. 1.
 

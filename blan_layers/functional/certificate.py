@@ -49,7 +49,7 @@ def mutual_information_certificate(mean_bce: Tensor) -> Tensor:
     The I >= 0 that solves ``mean_bce = ((1 + s) log(1 + s) - s log s) / 2`` with ``s = exp(-I)``, the least that goes
     with the Jensen-Shannon divergence ``log 2 - mean_bce``; 0 from log 2 on.
 
-    ``mean_bce`` is the **mean** of the two halves, log 2 for a critic that tells nothing: half of :func:`bce_loss`,
+    ``mean_bce`` is the **mean** of the two halves, log 2 for an uninformative critic: half of :func:`bce_loss`,
     which is their sum. The bound holds for every critic, where the mean is over pairs that the critic was not fitted
     to, and is attained: two copies of a variable that takes k values equally often have log k. It is convex in the
     mean, so that the variance of a few pairs raises it: take the mean over all pairs first.

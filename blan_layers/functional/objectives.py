@@ -84,7 +84,7 @@ def bce_loss(
 
     ``mean softplus(-positive_logits) + mean softplus(negative_logits)``
 
-    It is 2 log 2 for a critic that tells nothing. Half-precision logits give a float32 loss.
+    It is 2 log 2 for an uninformative critic. Half-precision logits give a float32 loss.
 
     Args:
         positive_logits: Scores of pairs drawn together.
@@ -141,7 +141,7 @@ def jsd_objective(
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
-        Eq. 4, shifted by 2 log 2 to make a critic that tells nothing score 0.
+        Eq. 4, shifted by 2 log 2 to make an uninformative critic score 0.
 
     Example:
         >>> import torch

@@ -30,7 +30,7 @@ class LMIMLoss(InfoMaxLoss):
     by one. Gradients reach the critic, the map and the summary. The critic is held here: **give this module's
     parameters to the optimiser**, and move it to the device of the features.
 
-    ``objective="bce"`` is the paper's binary cross entropy, 2 log 2 for a critic that tells nothing; ``"jsd"`` is the
+    ``objective="bce"`` is the paper's binary cross entropy, 2 log 2 for an uninformative critic; ``"jsd"`` is the
     same minus 2 log 2, so that minus the loss is Deep InfoMax's Jensen-Shannon bound. Their gradients are equal.
 
     From the logits on everything is computed in float32 at least. Under ``reduction="mean"`` and a mask, both terms are

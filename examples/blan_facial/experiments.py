@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     settings = tyro.cli(Settings, args=arguments[:cut], prog=PROGRAM, description=DESCRIPTION)
     work = partial(_run, settings, tuple(arguments[cut + 1 :]))
-    return run_program("experiments", work, stopped="Stopped; the same command goes on from there.")
+    return run_program("experiments", work, stopped="Stopped; the same command continues from there.")
 
 
 def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int:

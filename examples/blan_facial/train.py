@@ -141,7 +141,7 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
         with ExitStack() as held:
             folder = run(config, console, held)
     except Stopped as stop:
-        console.print(f"Training was {stop} and saved; the same command with --resume goes on from there.")
+        console.print(f"Training was {stop} and saved; the same command with --resume continues from there.")
         return 0 if watched and rank() > 0 else 128 + stop.number
     except PeerError:
         return 0 if watched else 1
@@ -151,7 +151,7 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
         if not watched or "/gloo/" not in str(error):  # our launcher says which process is gone
             print_error(
                 f"train: all processes must run to their end, got one that is gone, noticed by number {rank()} "
-                f"({str(error).splitlines()[0]}). The same command with --resume goes on from the last checkpoint."
+                f"({str(error).splitlines()[0]}). The same command with --resume continues from the last checkpoint."
             )
         return LOST
     console.print(f"Results are in {folder}.", markup=False, highlight=False, soft_wrap=True)
@@ -172,7 +172,7 @@ def _speed(position: Position) -> str:
     seconds, waiting = position.seconds, position.waiting
     sentence = (
         f"Training took {seconds:.0f} s, {waiting:.0f} s of it waiting for images: "
-        f"{position.images_per_second:.0f} images a second in all, "
+        f"{position.images_per_second:.0f} images per second in all, "
         f"{position.images / max(seconds - waiting, 1e-9):.0f} without the waiting."
     )
     return f"{sentence} More --workers may load them faster." if waiting > 0.2 * seconds else sentence

@@ -75,7 +75,7 @@ def _read_table(path: Path, delimiter: str, categories: bool) -> npt.NDArray[Any
         if len(fields) != width:
             raise ArraysError(
                 f"between: {path} must have {width} fields in every line, as in its first, got {len(fields)} in line "
-                f"{number}. Mend that line."
+                f"{number}. Fix that line."
             )
     if categories:
         return np.array([fields for _, fields in rows])

@@ -52,7 +52,7 @@ class TestCommand:
             (
                 "x.csv",
                 "a,b\n1,2\n3\n",
-                "must have 2 fields in every line, as in its first, got 1 in line 3. Mend that line.",
+                "must have 2 fields in every line, as in its first, got 1 in line 3. Fix that line.",
             ),
             (
                 "x.csv",

@@ -106,7 +106,7 @@ def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(rep
     assert run.returncode == 128 + signal.SIGKILL
     assert errors == (
         "error: train: all processes must run to their end, got number 1 of 0 to 1 ended by SIGKILL. The others were "
-        "stopped; the same command with --resume goes on from the last checkpoint.\n"
+        "stopped; the same command with --resume continues from the last checkpoint.\n"
     )
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     step = torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"]
@@ -147,7 +147,7 @@ class TestLaunch:
         assert self.launched("sys.exit(3) if rank else time.sleep(60)") == 3
         assert capfd.readouterr().err == (
             "error: train: all processes must run to their end, got number 1 of 0 to 1 end with status 3. The others "
-            "were stopped; the same command with --resume goes on from the last checkpoint.\n"
+            "were stopped; the same command with --resume continues from the last checkpoint.\n"
         )
 
     @pytest.mark.parametrize("number", SIGNALS)

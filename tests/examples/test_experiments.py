@@ -68,8 +68,7 @@ class TestPlans:
     def test_what_ours_are_is_said(self) -> None:
         for name in ("table3", "table10"):
             assert (
-                "MOON and MCNN of ours: their ideas upon this project's encoder, w/ OS"
-                in experiment(name, "lfwa").title
+                "MOON and MCNN of ours: their ideas on this project's encoder, w/ OS" in experiment(name, "lfwa").title
             )
 
     def test_every_published_value_has_a_cell(self) -> None:
@@ -149,9 +148,9 @@ class TestRunning:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        assert "the same command goes on from there" in process.communicate(timeout=60)[1].decode()
+        assert "the same command continues from there" in process.communicate(timeout=60)[1].decode()
         assert process.returncode == 128 + signal.SIGTERM
-        assert "--resume goes on from there" in " ".join((first / "train.log").read_text().split())
+        assert "--resume continues from there" in " ".join((first / "train.log").read_text().split())
         job = Job("blan", first, (*TINY, "--epochs", "5000", "--seed", "0"))
         assert job.command()[-1] == "--resume"
 

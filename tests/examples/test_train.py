@@ -288,7 +288,7 @@ class TestInterruption:
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGTERM
-        assert "the same command with --resume goes on from there" in " ".join(output.split())
+        assert "the same command with --resume continues from there" in " ".join(output.split())
         assert not errors
         assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] > 0
 

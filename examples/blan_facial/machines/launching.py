@@ -42,7 +42,7 @@ class ProcessLostError(UserError):
         how = f"ended by {failure.signal_name()}" if status < 0 else f"end with status {status}"
         super().__init__(
             f"train: all processes must run to their end, got number {rank} of 0 to {count - 1} {how}. The others were "
-            "stopped; the same command with --resume goes on from the last checkpoint."
+            "stopped; the same command with --resume continues from the last checkpoint."
         )
         self.status = _shell_status(status)
 

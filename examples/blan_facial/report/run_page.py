@@ -107,7 +107,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Calibration error", fixed(metrics["calibration_error"]), _scaled(metrics)),
         ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "what knowing nothing gives"),
         ("Training", duration(seconds), waited),
-        ("Throughput", f"{metrics['images_per_second']:,.0f}", "training images a second"),
+        ("Throughput", f"{metrics['images_per_second']:,.0f}", "training images per second"),
     ]
 
 

@@ -65,7 +65,7 @@ RESNET = Run("resnet", ("--model", "resnet"))
 MOON = Run("moon", ("--model", "moon"))
 MCNN = Run("mcnn", ("--model", "mcnn"))
 
-IDEAS = "MOON and MCNN of ours: their ideas upon this project's encoder, w/ OS"
+IDEAS = "MOON and MCNN of ours: their ideas on this project's encoder, w/ OS"
 
 ABLATION = {
     "Enc": Run("enc", ("--no-decoder", "--no-lmim", "--no-fusion", *NO_OS)),

@@ -39,7 +39,7 @@ class Position(NamedTuple):
 
     @property
     def images_per_second(self) -> float:
-        """Training images a second, over all devices."""
+        """Training images per second, over all devices."""
         return self.images / max(self.seconds, 1e-9)
 
 

@@ -10,7 +10,7 @@ from blan_facial.network.model import Features, Network
 
 
 class Baseline(Network):
-    """An encoder of BLAN's depth and width, and one head upon its last features.
+    """An encoder of BLAN's depth and width, and one head on its last features.
 
     It has no levels: its scores are (1, B, N, 2), and their sum is the prediction.
 

@@ -29,7 +29,7 @@ GROUPS = {
 class MCNN(Baseline):
     """One encoder for all attributes, and a branch with its own convolution for each group that there is.
 
-    Of the original it has the groups and their branches, upon this project's encoder; it leaves out the auxiliary
+    Of the original it has the groups and their branches, on this project's encoder; it leaves out the auxiliary
     network that relates the attributes' scores.
 
     Args:
