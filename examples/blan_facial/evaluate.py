@@ -144,7 +144,7 @@ def _of_training(finished: FinishedRun) -> dict[str, Any]:
     if not path.exists():
         parameters = finished.parameters
         counts = {"parameters": parameters.inference, "training_parameters": parameters.training}
-        return counts | {"train_seconds": None, "waiting_seconds": None, "images_per_second": None}
+        return counts | {"kept": None, "train_seconds": None, "waiting_seconds": None, "images_per_second": None}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:

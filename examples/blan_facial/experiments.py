@@ -1,8 +1,9 @@
 """Run the paper's tables and Fig. 3: ``python examples/blan_facial/experiments.py --help``."""
 
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ if not __package__:  # run as a script, from anywhere
 import tyro
 from rich.console import Console
 
-from blan_facial.tables.entries import as_json, entries
-from blan_facial.tables.layout import insert, markdown, terminal
-from blan_facial.tables.measures import Result
-from blan_facial.tables.plan import (
+from blan_facial.config import PRESETS as TRAINING
+from blan_facial.tables.cells import (
     AVATAR_EPOCHS,
+    DRAWN,
     PRESETS,
     SPOKEN,
     Cell,
@@ -25,9 +25,14 @@ from blan_facial.tables.plan import (
     Experiment,
     Name,
     Run,
-    experiment,
+    options_of,
 )
+from blan_facial.tables.entries import as_json, entries
+from blan_facial.tables.layout import insert, markdown, terminal
+from blan_facial.tables.measures import Result
+from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
+from blan_facial.tables.worth import with_equal_seconds
 from shared.files import replacing, write_json
 from shared.program import print_error, run_program
 
@@ -53,6 +58,10 @@ class Settings:
     """A run for each."""
     epochs: int | None = None
     """Passes over the training images, the same for all rows; by default 5 for avatars, otherwise the preset's."""
+    rows: str = ""
+    """Only the rows in whose name this regular expression is found, such as "^100 labels.*w/ OS"."""
+    existing: bool = False
+    """Show what is finished, and start no run."""
     parallel: int | None = None
     """Runs at a time; by default one for each GPU or, without one, for each CPU core, at most 4."""
     output: Path = Path("runs/experiments")
@@ -71,6 +80,12 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ExperimentError(f"experiments: --{name} must be at least 1, got {value}. Give a positive number.")
+        try:
+            re.compile(self.rows)
+        except re.error as error:
+            raise ExperimentError(
+                f"experiments: --rows must be a regular expression, got {self.rows!r} ({error}). Correct it."
+            ) from error
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             got = " ".join(map(str, self.seeds)) or "none"
             raise ExperimentError(f"experiments: --seeds must be different numbers, got {got}. Name each once.")
@@ -88,28 +103,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int:
     """Run what is missing, show the table and write it; return 1 if a run failed."""
     settings.check()
-    plan = experiment(settings.table, settings.data)
+    plan = _chosen(experiment(settings.table, settings.data), settings.rows)
     if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
         raise ExperimentError(
             f"experiments: --other-root is for table9 with CelebA or LFWA, got {settings.table} with {settings.data}. "
             "Leave it out."
         )
-    jobs = {run: [_job(settings, run, seed, training) for seed in settings.seeds] for run in plan.runs}
-    failures = complete(
-        [runs[place] for place in range(len(settings.seeds)) for runs in jobs.values()],
-        places(settings.parallel),
-        console,
-    )
-    results = {cell: _results(jobs[cell.run], cell.test, settings.other_root) for cell in plan.cells.values()}
+    jobs, results, failures = _complete(settings, plan, training, console)
+    if plan.name == "budget":
+        plan = _chosen(with_equal_seconds(plan, results), settings.rows)
+        jobs, results, failures = _complete(settings, plan, training, console)
     _write(settings, plan, results, jobs, console)
     for failure in failures:
         print_error(failure)
     return int(bool(failures))
 
 
+def _chosen(plan: Experiment, expression: str) -> Experiment:
+    """Return the rows of a plan in whose name an expression is found.
+
+    Raises:
+        ExperimentError: There is none that has a run.
+    """
+    cells = {place: cell for place, cell in plan.cells.items() if re.search(expression, place[0])}
+    if not cells:
+        raise ExperimentError(
+            f"experiments: --rows must be found in a row that is run, got {expression!r}. Rows of {plan.name}: "
+            f"{', '.join(dict.fromkeys(row for row, _ in plan.cells))}."
+        )
+    return replace(plan, rows=tuple(row for row in plan.rows if re.search(expression, row)), cells=cells)
+
+
+def _complete(
+    settings: Settings, plan: Experiment, training: tuple[str, ...], console: Console
+) -> tuple[dict[Run, list[Job]], dict[Cell, list[Result]], list[str]]:
+    """Run what is missing of a plan, and return its runs, what they say, and what went wrong."""
+    jobs = {run: [_job(settings, run, seed, training) for seed in settings.seeds] for run in plan.runs}
+    ordered = [runs[place] for place in range(len(settings.seeds)) for runs in jobs.values()]
+    failures = [] if settings.existing else complete(ordered, places(settings.parallel), console)
+    results = {cell: _results(jobs[cell.run], cell.test, settings.other_root) for cell in plan.cells.values()}
+    return jobs, results, failures
+
+
 def _job(settings: Settings, run: Run, seed: int, training: tuple[str, ...]) -> Job:
-    epochs = settings.epochs or (AVATAR_EPOCHS if settings.data == "avatars" else None)
-    arguments = ["--preset", PRESETS[settings.data]]
+    epochs = settings.epochs or (AVATAR_EPOCHS if settings.data in DRAWN else None)
+    if run.longer != 1:
+        epochs = max(1, round(run.longer * (epochs or TRAINING[PRESETS[settings.data]].epochs)))
+    arguments = [*options_of(settings.data)]
     arguments += [] if settings.data_root is None else ["--data-root", str(settings.data_root)]
     arguments += [] if epochs is None else ["--epochs", str(epochs)]
     folder = settings.output / settings.data / run.name / f"seed-{seed}"
@@ -153,6 +193,7 @@ def _write(
         "cells": [as_json(cell) for cell in cells],
     }
     folder = settings.output / settings.data
+    folder.mkdir(parents=True, exist_ok=True)
     text = markdown(plan, cells, budget)
     write_json(folder / f"{plan.name}.json", content)
     with replacing(folder / f"{plan.name}.md") as file:

@@ -78,7 +78,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     console.print(parameters_table(parameters))
     position = trainer.fit(folder)
 
-    model = learner.whole_model()
+    model = trainer.kept_model()
     temperature = thresholds = None
     if trainer.validation is not None:
         temperature, thresholds = calibrate(fabric, model, trainer.validation, processes, config.thresholds)
@@ -94,6 +94,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
         **tested,
         "parameters": parameters.inference,
         "training_parameters": parameters.training,
+        "kept": trainer.kept,
         "train_seconds": position.seconds,
         "waiting_seconds": position.waiting,
         "images_per_second": position.images_per_second,

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import logging
 import os
 import pickle
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.avatars import ATTRIBUTES, COUNTS, drawing, load_avatars
 from blan_facial.data.avatars import cache as disk
 from blan_facial.data.avatars.design import EYES, HAIR_COLORS, PALE_SKINS, Face, draw_face
+from blan_facial.data.avatars.hard import draw_hard_face
 from blan_facial.data.avatars.render import pixels
 from blan_facial.data.faces import SPLITS, FaceDataset
 
@@ -219,6 +222,69 @@ def test_a_bald_head_takes_no_hair_color(plain):
     assert {name for name in HAIR_COLORS if has(replace(plain, hair=None))[name]} == set()
     bald = [pixels(replace(plain, hair=None, hair_color=color), 64) for color in ("#000000", "#FFFFFF")]
     assert np.array_equal(*bald)
+
+
+# The harder faces
+
+
+@pytest.fixture(scope="module")
+def hard_labels():
+    return np.array([draw_hard_face(np.random.default_rng([7, index])).labels() for index in range(3000)])
+
+
+def test_harder_faces_are_another_set_and_leave_the_first_as_it_is(tmp_path):
+    plain, hard = load(tmp_path), load(tmp_path, drawn_as="avatars-hard")
+    assert (plain.name, hard.name) == ("avatars", "avatars-hard")
+    assert (hard.attributes, hard.images.shape, hard.labels.shape) == (
+        ATTRIBUTES,
+        plain.images.shape,
+        plain.labels.shape,
+    )
+    assert not np.array_equal(plain.images, hard.images)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert [name.startswith("avatars-hard-train-32px-4-seed0-") for name in names] == [True, False]
+    assert disk.fingerprint() != disk.fingerprint("avatars-hard")
+    assert np.array_equal(load(tmp_path, drawn_as="avatars-hard").images, hard.images)  # read
+
+
+def test_the_fingerprint_of_the_first_set_is_of_what_draws_it_alone():
+    digest = hashlib.sha256()
+    for module in ("design", "parts", "render"):
+        digest.update(Path(disk.__file__).with_name(f"{module}.py").read_bytes())
+    for library in ("numpy", "python-avatars", "resvg-py"):
+        digest.update(f"{library} {version(library)}".encode())
+    assert disk.fingerprint() == digest.hexdigest()[:12]
+
+
+def test_harder_faces_do_not_depend_on_the_number_of_workers(tmp_path):
+    count = 2 * drawing.FACES_PER_WORKER + 1
+    alone = load(tmp_path / "alone", count=count, drawn_as="avatars-hard")
+    shared = load(tmp_path / "shared", count=count, workers=2, drawn_as="avatars-hard")
+    assert np.array_equal(alone.images, shared.images)
+    assert np.array_equal(alone.labels, shared.labels)
+
+
+def test_the_more_frequent_label_of_harder_faces_is_right_four_times_in_five(hard_labels):
+    rates = hard_labels.mean(0)
+    assert 0.77 < np.maximum(rates, 1 - rates).mean() < 0.83
+    assert rates.min() > 0.03
+    assert len(np.unique(hard_labels, axis=0)) > 1000
+
+
+def test_attributes_of_harder_faces_follow_one_another(hard_labels):
+    correlation = np.corrcoef(hard_labels.T)
+    for first, second, least in (
+        ("Smiling", "Mouth_Slightly_Open", 0.4),
+        ("No_Beard", "Wearing_Lipstick", 0.3),
+        ("Arched_Eyebrows", "Wearing_Lipstick", 0.2),
+        ("Wearing_Earrings", "Wearing_Lipstick", 0.2),
+    ):
+        assert correlation[ATTRIBUTES.index(first), ATTRIBUTES.index(second)] > least
+
+
+def test_a_set_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="drawn_as must be one of avatars, avatars-hard, got 'cartoons'"):
+        load(tmp_path, drawn_as="cartoons")
 
 
 # The cache

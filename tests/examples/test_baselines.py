@@ -90,7 +90,7 @@ class TestObjectives:
         error = DomainBalancedError(1)
         error.balance(labels)
         assert error.weights.tolist() == [[0.5], [1]]
-        assert error(torch.zeros(1, 5, 1, 2), torch.from_numpy(labels)).item() == pytest.approx((1 + 0.5 + 0.5) / 5)
+        assert error(torch.zeros(1, 5, 1, 2), torch.from_numpy(labels)).item() == pytest.approx((1 + 0.5 + 0.5) / 3)
 
     def test_an_attribute_with_one_label_keeps_its_weight(self) -> None:
         error = DomainBalancedError(1)

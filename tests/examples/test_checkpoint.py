@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from blan_facial.config import parse
-from blan_facial.training.checkpoint import CHECKPOINT, Position, RunError, States, read_checkpoint, save_checkpoint
+from blan_facial.training.checkpoint import (
+    CHECKPOINT,
+    Best,
+    Position,
+    RunError,
+    States,
+    read_checkpoint,
+    save_checkpoint,
+)
 
 CONFIG = parse([])
 DATA = {"images": 3, "attributes": ["Smiling"], "labels": "0" * 64}
@@ -23,9 +31,18 @@ def write(folder: Path) -> Path:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     write(tmp_path)
-    position, states = read_checkpoint(tmp_path, CONFIG, DATA)
+    position, states, best = read_checkpoint(tmp_path, CONFIG, DATA)
     assert position == Position(step=4, images=12, seconds=0.5)
+    assert best is None
     torch.testing.assert_close(states._asdict(), STATES._asdict(), rtol=0, atol=0)
+
+
+def test_the_best_model_is_read_too(tmp_path: Path) -> None:
+    best = Best(step=3, seconds=0.25, score=0.5, weights={"w": torch.ones(2)})
+    save_checkpoint(tmp_path, CONFIG, DATA, Position(step=4), STATES, best)
+    found = read_checkpoint(tmp_path, CONFIG, DATA)[2]
+    assert found is not None
+    torch.testing.assert_close(found._asdict(), best._asdict(), rtol=0, atol=0)
 
 
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
@@ -37,7 +54,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         broken[place] ^= 1 << random.integers(8)
         path.write_bytes(broken)
         try:
-            position, states = read_checkpoint(tmp_path, CONFIG, DATA)
+            position, states, _ = read_checkpoint(tmp_path, CONFIG, DATA)
         except RunError:
             refused += 1
         else:
@@ -65,6 +82,10 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         lambda content: content.update(config=None),
         lambda content: content.update(data={}),
         lambda content: content.update(data=[1]),
+        lambda content: content.update(best=[1]),
+        lambda content: content.update(best={"step": 1}),
+        lambda content: content.update(best={"step": 1, "seconds": 1.0, "score": float("nan"), "weights": {}}),
+        lambda content: content.update(best={"step": 1, "seconds": 1.0, "score": 0.5, "weights": {"w": 1}}),
     ],
 )
 def test_another_structure_is_refused_in_one_sentence(spoil: Callable[[dict[str, Any]], Any], tmp_path: Path) -> None:

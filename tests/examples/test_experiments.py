@@ -23,10 +23,11 @@ from blan_facial.experiments import main
 from blan_facial.network.builder import build
 from blan_facial.published import published
 from blan_facial.tables import speed
+from blan_facial.tables.cells import DRAWN, Cell, Data, Experiment, Name, Run, options_of
 from blan_facial.tables.entries import entries
 from blan_facial.tables.layout import insert, terminal
 from blan_facial.tables.measures import Result
-from blan_facial.tables.plan import PRESETS, Cell, Data, Experiment, Name, Run, experiment
+from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
 from tests.examples.celeba_folder import write_celeba_folder
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
@@ -50,8 +51,8 @@ class TestPlans:
         if name in ("table8", "table9") and data == "lfwa":
             pytest.importorskip("blan_facial.data.table")  # comes with LFWA's other divisions
         for run in experiment(name, data).runs:
-            root = [] if data == "avatars" else ["--data-root", "x"]
-            parse(["--preset", PRESETS[data], *root, *run.options])
+            root = [] if data in DRAWN else ["--data-root", "x"]
+            parse([*options_of(data), *root, *run.options])
 
     @pytest.mark.parametrize("data", get_args(Data))
     def test_runs_of_one_name_are_the_same_in_all_tables(self, data: Data) -> None:
@@ -59,10 +60,8 @@ class TestPlans:
         for name in get_args(Name):
             for run in experiment(name, data).runs:
                 assert found.setdefault(run.name, run) == run
-        root = [] if data == "avatars" else ["--data-root", "x"]
-        settings = [
-            json.dumps(parse(["--preset", PRESETS[data], *root, *run.options]).comparable()) for run in found.values()
-        ]
+        root = [] if data in DRAWN else ["--data-root", "x"]
+        settings = [json.dumps(parse([*options_of(data), *root, *run.options]).comparable()) for run in found.values()]
         assert len(set(settings)) == len(settings)  # nothing is trained twice
 
     def test_what_ours_are_is_said(self) -> None:

@@ -45,16 +45,8 @@ class FacesInMemory(NumberedFaces):
 
 
 def loader(faces, *, batch_size=4, seed=5, shuffle=True, drop_last=True, mirror=0.5, workers=0, skip_corrupt=False):
-    return make_loader(
-        faces,
-        batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        mirror=mirror,
-        workers=workers,
-        skip_corrupt=skip_corrupt,
-    )
+    batches = EpochBatches(len(faces), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+    return make_loader(faces, batches, mirror=mirror, workers=workers, skip_corrupt=skip_corrupt)
 
 
 def epoch_of(batches, epoch, first_batch=0):
@@ -322,7 +314,7 @@ def test_a_first_batch_outside_the_epoch_is_refused(first_batch):
     ("arguments", "text"),
     [
         ({"mirror": 1.5}, "FaceView: mirror must be a probability in [0, 1], got 1.5."),
-        ({"seed": -1}, "FaceView: seed must not be negative, got -1."),
+        ({"seed": -1}, "EpochBatches: seed must not be negative, got -1."),
         ({"workers": -1}, "make_loader: workers must be 0 or more, got -1."),
     ],
 )

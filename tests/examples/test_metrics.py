@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 
 from blan_facial.data.faces import CorruptImageError, DataError
-from blan_facial.data.loading import make_loader, normalize
+from blan_facial.data.loading import EpochBatches, make_loader, normalize
 from blan_facial.network.baselines import ResNet
 from blan_facial.training.intervals import Units
 from blan_facial.training.metrics import Scores, evaluate
@@ -77,7 +77,13 @@ def test_people_are_resampled_where_they_are_known() -> None:
     torch.manual_seed(0)
     faces: Any = People()
     fabric = Fabric(accelerator="cpu", devices=1)
-    loader = make_loader(faces, 5, seed=0, shuffle=False, drop_last=False, mirror=0, workers=0, skip_corrupt=True)
+    loader = make_loader(
+        faces,
+        EpochBatches(len(faces), 5, seed=0, shuffle=False, drop_last=False),
+        mirror=0,
+        workers=0,
+        skip_corrupt=True,
+    )
     model = ResNet(3, width=4, blocks=(1, 1, 1, 1)).eval()
     metrics = evaluate(fabric, model, loader, in_full=True)
     bootstrap = metrics["statistics"]["bootstrap"]

@@ -8,6 +8,7 @@ import torch
 
 from blan_facial.config import PRESETS, Config
 from blan_facial.data.faces import UNKNOWN
+from blan_facial.network.baselines import DomainBalancedError
 from blan_facial.network.builder import build as build_run
 from blan_facial.network.model import Features
 from blan_facial.network.objective import (
@@ -73,8 +74,8 @@ def test_equals_equation_8(reduction):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("reduction", "divisor"), [("sum", 2), ("mean", 6)])
-def test_an_unknown_label_has_no_term_and_changes_no_other(reduction, divisor):
+@pytest.mark.parametrize(("reduction", "divisor"), [("sum", 1), ("mean", 3)])
+def test_losses_are_means_over_known_labels(reduction, divisor):
     objective = Objective([Classification(CrossEntropy(reduction))])
     scores = torch.tensor([[[0.0, 2.0], [1.0, 0.0], [3.0, 0.0]], [[0.0, 0.0], [5.0, 0.0], [0.0, 7.0]]])[None]
     scores.requires_grad_()
@@ -89,10 +90,35 @@ def test_an_unknown_label_has_no_term_and_changes_no_other(reduction, divisor):
     assert (scores.grad != 0).any(-1)[0].tolist() == [[True, False, True], [True, False, False]]
 
     halves = [
-        objective(features._replace(scores=scores[:, row]), torch.empty(0), labels[row])
-        for row in (slice(0, 1), slice(1, 2))
+        objective(
+            features._replace(scores=scores[:, row]), torch.empty(0), labels[row], torch.tensor([1, known * 2 / 3])
+        )
+        for row, known in ((slice(0, 1), 2), (slice(1, 2), 1))
     ]
     assert sum(half.total.item() for half in halves) / 2 == pytest.approx(total.item())
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy("sum"), CrossEntropy("mean"), DomainBalancedError(3)])
+def test_the_gradient_of_classification_is_that_of_the_labelled_part_alone(loss):
+    torch.manual_seed(0)
+    labels = torch.tensor([[1, 0, 1], [UNKNOWN] * 3, [0, 1, 1], [UNKNOWN] * 3, [UNKNOWN] * 3])
+    scores = torch.randn(4, 5, 3, 2)
+    has = (labels != UNKNOWN).any(1)
+    terms = [Classification(loss), Fusion(0.7, loss)]
+    gradients = []
+    for rows in (slice(None), has):
+        part = scores[:, rows].clone().requires_grad_()
+        objective = Objective(terms)
+        objective(Features(part, fused=part.mean(0)), torch.empty(0), labels[rows]).total.backward()
+        gradients.append(part.grad)
+    whole, alone = gradients
+    assert not whole[:, ~has].any()
+    torch.testing.assert_close(whole[:, has], alone)
+    no_label = scores.clone().requires_grad_()
+    objective(
+        Features(no_label, fused=no_label.mean(0)), torch.empty(0), torch.full_like(labels, UNKNOWN)
+    ).total.backward()
+    assert not no_label.grad.any()
 
 
 def test_logged_values_are_all_there_are_and_detached():

@@ -124,6 +124,7 @@ class TestResults:
             "statistics",
             "parameters",
             "training_parameters",
+            "kept",
             "train_seconds",
             "waiting_seconds",
             "images_per_second",
@@ -295,14 +296,14 @@ class TestInterruption:
     def test_a_signal_while_validating_stops_before_the_next_step(
         self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        validate = Trainer._validate
+        validate = Trainer._judge
 
         def interrupted(self: Trainer, log: TrainingLog) -> None:
             signal.raise_signal(signal.SIGTERM)
             validate(self, log)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_validate", interrupted)
+            patch.setattr(Trainer, "_judge", interrupted)
             assert run(tmp_path) == 128 + signal.SIGTERM
             assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == STEPS // 2
             assert run(tmp_path, "--resume") == 128 + signal.SIGTERM  # after the last epoch, before the test

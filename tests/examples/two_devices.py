@@ -24,7 +24,7 @@ from blan_facial.machines.processes import PeerError, Processes
 from blan_facial.network.builder import build
 from blan_facial.train import main
 from blan_facial.training import learner as learner_module
-from blan_facial.training.learner import Learner, TrainingStep
+from blan_facial.training.learner import Counted, Learner, TrainingStep
 from blan_facial.training.loop import Trainer
 from blan_layers.mutual_information import infomax
 
@@ -79,7 +79,8 @@ def one_step_equals_one_process(strategy: str, sizes: tuple[int, int]) -> None:
     learner.step.eval()
 
     mine = slice(0, sizes[0]) if processes.first else slice(sizes[0], 8)
-    learner.learn(0, config.lr, images[mine], labels[mine], sizes[processes.rank] * 2 / 8)
+    share = sizes[processes.rank] * 2 / 8
+    learner.learn(0, config.lr, images[mine], labels[mine], Counted(share, share))
 
     drawn, infomax.drawn_indices = infomax.drawn_indices, blocks(*sizes)
     alone(images, labels)[0].backward()

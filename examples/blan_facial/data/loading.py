@@ -114,7 +114,9 @@ class EpochBatches(Sampler[list[EpochIndex]]):
             raise ValueError(f"EpochBatches: first_batch must be in 0..{len(self)}, got {self.first_batch}.")
         epoch = self.epoch
         order = (
-            _generator(self.seed, _ORDER, epoch).permutation(self.length) if self.shuffle else np.arange(self.length)
+            random_generator(self.seed, _ORDER, epoch).permutation(self.length)
+            if self.shuffle
+            else np.arange(self.length)
         )
         rank, count = self.share
         for batch in range(self.first_batch, len(self)):
@@ -234,53 +236,38 @@ class FaceLoader(DataLoader[Face]):
 
 def make_loader(
     faces: FaceDataset,
-    batch_size: int,
+    batches: EpochBatches,
     *,
-    seed: int,
-    shuffle: bool,
-    drop_last: bool,
     mirror: float,
     workers: int,
     skip_corrupt: bool,
-    share: Share = WHOLE,
 ) -> FaceLoader:
-    """Return a loader of batches whose `batch_sampler` is an `EpochBatches`.
+    """Return a loader of the batches of a sampler.
 
     Args:
         faces: The data set.
-        batch_size: Images a batch.
-        seed: Seed of order and mirroring.
-        shuffle: Whether the order is random.
-        drop_last: Whether a last batch that is not full is left out.
+        batches: What each batch holds; its seed is that of the mirroring, too.
         mirror: Probability of a horizontal flip.
         workers: Processes that decode images; 0 decodes in this one. They live for an epoch, which costs their start
             once an epoch and keeps those of one loader from standing by while another is used.
         skip_corrupt: Whether batches go on without corrupt images, counting them in `Batch.skipped`.
-        share: Which of several processes loads.
 
     Raises:
         CorruptImageError: When iterating, the first corrupt image, unless `skip_corrupt`.
         WorkerError: When iterating, workers do not start, end or have no room for a batch.
-        ValueError: `workers` is negative, or `EpochBatches` or `FaceView` refuses its arguments.
+        ValueError: `workers` is negative, or `FaceView` refuses its arguments.
     """
     if workers < 0:
         raise ValueError(f"make_loader: workers must be 0 or more, got {workers}.")
     return FaceLoader(
-        FaceView(faces, seed=seed, mirror=mirror, skip_corrupt=skip_corrupt),
-        batch_sampler=EpochBatches(
-            len(faces),
-            batch_size,
-            seed=seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            share=share,
-        ),
+        FaceView(faces, seed=batches.seed, mirror=mirror, skip_corrupt=skip_corrupt),
+        batch_sampler=batches,
         collate_fn=_as_is,
         num_workers=workers,
         timeout=POLL if workers else 0,
         worker_init_fn=leave_process_group,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),  # else the loader would draw from the global one
+        generator=torch.Generator().manual_seed(batches.seed),  # else the loader would draw from the global one
     )
 
 
@@ -315,11 +302,12 @@ def _channels_first(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).movedim(-1, -3)
 
 
-def _generator(seed: int, *stream: int) -> np.random.Generator:
+def random_generator(seed: int, *stream: int) -> np.random.Generator:
+    """Return the generator of a stream of a seed: its number, and what else tells it apart."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
 @lru_cache(maxsize=2)
 def _mirror_draws(seed: int, epoch: int, length: int) -> np.ndarray:
     """Return a uniform number per index; that of an index does not depend on `length`."""
-    return _generator(seed, _MIRROR, epoch).random(length)
+    return random_generator(seed, _MIRROR, epoch).random(length)

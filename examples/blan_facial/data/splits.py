@@ -11,9 +11,11 @@ from rich.progress import Progress
 from blan_facial.config import Config, Data
 from blan_facial.data.attributes import choose
 from blan_facial.data.avatars import COUNTS, load_avatars
+from blan_facial.data.avatars.drawing import Drawn
 from blan_facial.data.celeba import load_celeba
 from blan_facial.data.columns import read_columns
 from blan_facial.data.faces import DataError, FaceDataset, NoSplitError
+from blan_facial.data.labelled import keep_labels
 from blan_facial.data.lfwa import load_lfwa
 from blan_facial.data.parquet import load_parquet
 from blan_facial.data.table import load_csv, read_table
@@ -43,6 +45,8 @@ def load_splits(config: Config, console: Console) -> Splits:
     with Progress(console=console, transient=True) as bar:
         load = _reader(config, bar)
         train = load("train")
+        if config.labelled is not None:
+            train = keep_labels(train, config.labelled, config.seed)
         try:
             validation = load("validation")
         except NoSplitError:
@@ -122,7 +126,8 @@ def _avatars(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
             bar.update(task, completed=done, total=total, visible=True)
 
         count = min(COUNTS[split], _limit(config, split) or COUNTS[split])
-        return load_avatars(split, image_size=config.image_size, count=count, progress=show)
+        drawn_as: Drawn = "avatars-hard" if config.data == "avatars-hard" else "avatars"
+        return load_avatars(split, image_size=config.image_size, count=count, progress=show, drawn_as=drawn_as)
 
     return load
 
@@ -157,6 +162,7 @@ def _parquet(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
 
 READERS: dict[Data, Callable[[Config, Progress], Callable[[str], FaceDataset]]] = {
     "avatars": _avatars,
+    "avatars-hard": _avatars,
     "celeba": _celeba,
     "lfwa": _lfwa,
     "csv": _csv,

@@ -57,6 +57,7 @@ def build_blan(config: Config, attributes: int) -> BLAN:
             attributes=attributes,
             summary_channels=config.summary_channels,
             dropout=config.dropout if config.os else 0.0,
+            zero_scores=config.zero_scores,
         )
         for channels, to_pixels, (kernel_size, stride, (first, second)) in zip(
             (*(join.expansion * width for width in widths[:-1]), widths[-1]), STRIDES, _CLASSIFIERS, strict=True

@@ -20,6 +20,7 @@ class AttributeClassifier(nn.Module):
         attributes: N, the number of attributes.
         summary_channels: Width of T.
         dropout: Probability of dropping an element between T and the scores.
+        zero_scores: Whether the last layer starts at zero, so that every score is zero at first.
 
     Shape:
         A (B, in_channels, in_size, in_size) -> T (B, summary_channels), scores (B, N, 2).
@@ -39,6 +40,7 @@ class AttributeClassifier(nn.Module):
         attributes: int,
         summary_channels: int = 512,
         dropout: float = 0.5,
+        zero_scores: bool = False,
     ) -> None:
         super().__init__()
         self.in_size = in_size
@@ -53,6 +55,8 @@ class AttributeClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(summary_channels, 2 * attributes)
         he_initialize(self)
+        if zero_scores:
+            nn.init.zeros_(self.fc2.weight)
 
     def forward(self, attended: Tensor) -> tuple[Tensor, Tensor]:
         """Return the summary T and the scores."""

@@ -28,6 +28,8 @@ class Term(nn.Module, ABC):
     """What logs call it."""
     short: str
     """What the progress calls it, and what the losses of its levels begin with."""
+    of_labels = False
+    """Whether it is a mean over known labels, and no other over images."""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -58,10 +60,8 @@ class CrossEntropy(nn.Module):
     The reduction over attributes sets the scale of the other terms' weights: with 40 attributes the paper's sum (Eqs. 4
     and 7) is 40 times the mean.
 
-    An unknown label has no term, and the divisors stay as they are. The loss is then the negative log-likelihood of the
-    labels that are known, in which each weighs what it would weigh if all were known, so that the losses of equal parts
-    of a batch average to that of the whole, on several processes too. Where few labels are known, the other terms are
-    that much stronger beside it.
+    An unknown label has no term: the mean is that over the known ones, and the sum is N times as much. The gradient is
+    then that of the labelled part of a batch alone, and does not shrink with the rest.
 
     Args:
         reduction: "sum" (the paper's) or "mean" over attributes.
@@ -90,8 +90,7 @@ class CrossEntropy(nn.Module):
         ).view_as(targets)
         if self.weights is not None:
             losses = losses * torch.where(targets == 1, self.weights[1], self.weights[0])
-        each = losses.sum(-1) if self.reduction == "sum" else losses.mean(-1)
-        return each.mean(-1)
+        return over_known(losses, labels, self.reduction)
 
     def balance(self, labels: np.ndarray) -> None:
         """Take the weights from the known training labels (n, N), if labels are weighed.
@@ -105,6 +104,12 @@ class CrossEntropy(nn.Module):
             self.weights.copy_(torch.from_numpy(weights))
 
 
+def over_known(losses: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    """Return the mean (K,) of losses (K, B, N), 0 where the label (B, N) is unknown, or N times as much for "sum"."""
+    mean = losses.sum((-2, -1)) / (labels != UNKNOWN).sum().clamp(min=1)
+    return labels.shape[-1] * mean if reduction == "sum" else mean
+
+
 class Classification(Term):
     """``sum_i l_CLS_i``: how each classifier's scores fit the labels.
 
@@ -113,6 +118,7 @@ class Classification(Term):
     """
 
     name, short = "classification", "cls"
+    of_labels = True
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -187,6 +193,7 @@ class Fusion(Term):
     """
 
     name = short = "fusion"
+    of_labels = True
 
     def __init__(self, weight: float, loss: nn.Module) -> None:
         super().__init__(weight)
@@ -255,13 +262,15 @@ class Objective(nn.Module):
         for term in self.terms.values():
             term.look_at(labels)
 
-    def forward(self, features: Features, images: Tensor, labels: Tensor) -> Losses:
+    def forward(self, features: Features, images: Tensor, labels: Tensor, counted: Tensor | None = None) -> Losses:
         """Compute every term.
 
         Args:
             features: What the network made of the images.
             images: The network's input (B, 3, H, W), the reconstruction's target.
             labels: int64 (B, N): 1, 0 or ``UNKNOWN``.
+            counted: What means over these images and over these labels count, (2,), beside those of other processes'
+                parts of the batch; None: 1 each.
 
         Raises:
             TypeError: The labels are not int64.
@@ -271,6 +280,8 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         for term in self.terms.values():
             loss = term(features, images, labels)
+            if counted is not None:
+                loss = counted[int(term.of_labels)] * loss
             parts |= dict(_by_level(term, loss))
             parts[term.name] = loss.sum()
         return Losses(cast("Tensor", sum(term.weight * parts[name] for name, term in self.terms.items())), parts)

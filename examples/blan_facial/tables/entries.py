@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from blan_facial.published import published
+from blan_facial.tables.cells import Cell, Experiment
 from blan_facial.tables.measures import Result
-from blan_facial.tables.plan import Cell, Experiment
 
 
 class Ours(NamedTuple):

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from blan_facial.tables.cells import Experiment
 from blan_facial.tables.entries import Entry
-from blan_facial.tables.plan import Experiment
 from blan_facial.tables.running import ExperimentError
 from shared.files import replacing
 

@@ -56,6 +56,16 @@ def best_level(attribute: str) -> Measure:
     return measure
 
 
+def kept(result: Result) -> float:
+    """Return the epoch whose model was kept."""
+    return float(result.metrics["kept"]["epoch"])
+
+
+def seconds(result: Result) -> float:
+    """Return the time that all epochs of training took."""
+    return float(result.metrics["train_seconds"])
+
+
 def milliseconds(result: Result) -> float:
     """Return the time of one image by itself."""
     return speed.milliseconds(result.config, tuple(result.metrics["per_attribute"]))

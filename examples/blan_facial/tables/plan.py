@@ -1,61 +1,18 @@
 """What each table of the paper is: its rows and columns, and the run and the measure behind each cell."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
 
 from blan_facial import config as settings
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.network.model import LEVEL_NAMES
+from blan_facial.tables.cells import DRAWN, PRESETS, SPOKEN, Cell, Data, Experiment, Name, Run
 from blan_facial.tables.measures import Measure, best_level, millions, milliseconds, of_attribute, percent
-
-Data: TypeAlias = Literal["avatars", "celeba", "lfwa"]
-Name: TypeAlias = Literal["table3", "table4", "table5", "table6", "table7", "table8", "table9", "table10", "figure3"]
-
-PRESETS: dict[Data, str] = {"avatars": "demo", "celeba": "celeba", "lfwa": "lfwa"}
-SPOKEN: dict[str, str] = {"avatars": "avatars", "celeba": "CelebA", "lfwa": "LFWA"}
-AVATAR_EPOCHS = 5
-"""Passes over the drawn faces in every run of every table, so that 18 runs fit into 25 minutes on two cores."""
+from blan_facial.tables.worth import budget_plan, labels_plan
 
 FIGURE_ATTRIBUTES = (
     *("Bags_Under_Eyes", "Big_Nose", "Big_Lips", "Black_Hair", "Blond_Hair", "Brown_Hair", "Oval_Face", "Young"),
     "Arched_Eyebrows",
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """What to train, once for each seed."""
-
-    name: str
-    options: tuple[str, ...]
-
-
-class Cell(NamedTuple):
-    """Where a value of ours comes from."""
-
-    run: Run
-    measure: Measure
-    test: Data | None = None
-    """Another data set to test the run on; None: its own test."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A table: its cells of ours by (row, column); the paper's are in ``published.json``."""
-
-    name: Name
-    title: str
-    paper_data: str
-    """What the paper's own values were measured on."""
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    cells: Mapping[tuple[str, str], Cell]
-
-    @property
-    def runs(self) -> tuple[Run, ...]:
-        """The runs of all cells, each once."""
-        return tuple(dict.fromkeys(cell.run for cell in self.cells.values()))
 
 
 NO_OS = ("--no-os",)
@@ -96,7 +53,7 @@ def _accuracies(runs: Mapping[str, Run], column: str) -> dict[tuple[str, str], C
 
 
 def _data_columns(data: Data) -> tuple[str, ...]:
-    return ("CelebA", "LFWA") if data != "avatars" else ("CelebA", "LFWA", "avatars")
+    return ("CelebA", "LFWA", *((SPOKEN[data],) if data in DRAWN else ()))
 
 
 def _table3(data: Data) -> Experiment:
@@ -166,8 +123,8 @@ def _table7(data: Data) -> Experiment:
 
 
 def _table8(data: Data) -> Experiment:
-    more = {"avatars": (), "lfwa": ("--lfwa-split", "80:10"), "celeba": ()}[data]
-    less = {"avatars": ("--train-images", "2500"), "lfwa": (), "celeba": ("--train-images", "101731")}[data]
+    more = ("--lfwa-split", "80:10") if data == "lfwa" else ()
+    less = {"lfwa": (), "celeba": ("--train-images", "101731")}.get(data, ("--train-images", "2500"))
     cells = {}
     for row, run in (("w/o OS", BLAN_WITHOUT_OS), ("w/ OS", BLAN)):
         for column, options in (("50:50", less), ("80:10", more)):
@@ -177,7 +134,7 @@ def _table8(data: Data) -> Experiment:
 
 
 def _table9(data: Data) -> Experiment:
-    tests: tuple[Data, ...] = ("lfwa", "celeba") if data != "avatars" else ("lfwa", "celeba", "avatars")
+    tests: tuple[Data, ...] = ("lfwa", "celeba", *((data,) if data in DRAWN else ()))
     cells = {}
     for suffix, run in (("w/o OS", BLAN_WITHOUT_OS), ("w/ OS", BLAN)):
         row = f"{SPOKEN[data]} ({suffix})"
@@ -243,4 +200,6 @@ _PLANS: dict[Name, Callable[[Data], Experiment]] = {
     "table9": _table9,
     "table10": _table10,
     "figure3": _figure3,
+    "labels": labels_plan,
+    "budget": budget_plan,
 }

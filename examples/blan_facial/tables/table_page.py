@@ -16,13 +16,14 @@ from blan_facial.report.pictures import multiples
 from blan_facial.report.provenance import Setting, settings
 from blan_facial.report.scores import Axis, Strip, style_of
 from blan_facial.results.run_folder import REPORT
+from blan_facial.tables.cells import Experiment, Run
+from blan_facial.tables.curves import curves, sheet
 from blan_facial.tables.entries import Entry, Ours
 from blan_facial.tables.layout import caption, halves, written
-from blan_facial.tables.plan import Experiment, Run
 from blan_facial.tables.running import Job
 from shared.files import replacing
 
-UNITS = {"parameters": "millions", "ms/image": "milliseconds"}
+UNITS = {"parameters": "millions", "ms/image": "milliseconds", "epoch kept": "epochs", "seconds": "of training"}
 """Of the columns that are not in percent."""
 
 
@@ -73,6 +74,10 @@ def write_table_page(
         note = f"{budget}: mean and sample standard deviation, in percent; each attribute on a scale of its own."
         with replacing(path.with_suffix(".png")) as file:
             file.write(multiples(note, [(attribute, drawing) for attribute, drawing, *_ in charts]))
+    drawings = curves(plan, entries)
+    if drawings:
+        with replacing(path.with_suffix(".png")) as file:
+            file.write(sheet(plan.title, f"{budget}: mean ± sample standard deviation.", drawings))
     write_page(
         path,
         "experiment.html.j2",
@@ -83,6 +88,7 @@ def write_table_page(
         caption=caption(plan, entries, budget),
         panels=[] if plan.name == "figure3" else _panels(plan, cells),
         multiples=charts,
+        curves=drawings,
         columns=shown,
         rows=[
             (spoken(row), [(owner, getattr(cells[row, column], owner)) for column, owner in shown]) for row in plan.rows

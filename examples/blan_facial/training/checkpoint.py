@@ -36,6 +36,8 @@ class Position(NamedTuple):
     """Time spent in training steps, those of earlier sittings included."""
     waiting: float = 0.0
     """The part of it in which they waited for images."""
+    judged: int = 0
+    """The last step at which the model was tested on the validation faces."""
 
     @property
     def images_per_second(self) -> float:
@@ -54,7 +56,22 @@ class States(NamedTuple):
     """The state of the gradient scaler."""
 
 
-def save_checkpoint(folder: Path, config: Config, data: dict[str, Any], position: Position, states: States) -> None:
+class Best(NamedTuple):
+    """The model as it did best on the validation faces."""
+
+    step: int
+    """Steps it had done."""
+    seconds: float
+    """Time spent in them."""
+    score: float
+    """Mean average precision."""
+    weights: dict[str, Tensor]
+    """Of the model alone, whole."""
+
+
+def save_checkpoint(
+    folder: Path, config: Config, data: dict[str, Any], position: Position, states: States, best: Best | None = None
+) -> None:
     """Write the checkpoint, whole or not at all; ``data`` tells the training data apart from others."""
     content = {
         "format": _FORMAT,
@@ -62,6 +79,7 @@ def save_checkpoint(folder: Path, config: Config, data: dict[str, Any], position
         "data": data,
         "position": position._asdict(),
         **states._asdict(),
+        "best": None if best is None else best._asdict(),
     }
     packed = io.BytesIO()  # torch words a disk that is full as an error of its own
     torch.save(content, packed)
@@ -69,8 +87,8 @@ def save_checkpoint(folder: Path, config: Config, data: dict[str, Any], position
         file.write(packed.getbuffer())
 
 
-def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple[Position, States]:
-    """Return where a run's checkpoint stands, and its states.
+def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple[Position, States, Best | None]:
+    """Return where a run's checkpoint stands, its states, and the best model so far.
 
     Raises:
         RunError: The checkpoint is broken, or was written by another configuration or for other data.
@@ -88,7 +106,7 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple
     try:
         theirs, trained_on = dict(content["config"]), dict(content["data"])
         description = _describe(trained_on)
-        position, states = _position(content["position"]), _states(content)
+        position, states, best = _position(content["position"]), _states(content), _best(content.get("best"))
     except Exception as error:  # as above
         raise _broken(path, error) from error
     ours = config.comparable()
@@ -109,7 +127,7 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple
             f"train: --resume needs the data that the checkpoint in {folder} was trained on, {description}, "
             f"got {_describe(data)}. Resume with the run's own data."
         )
-    return position, states
+    return position, states, best
 
 
 def _load(path: Path) -> Any:
@@ -129,9 +147,23 @@ def _position(found: Any) -> Position:
 
 def _states(content: Any) -> States:
     states = States(*(dict(content[name]) for name in States._fields))
-    if not all(isinstance(weight, Tensor) and bool(weight.isfinite().all()) for weight in states.weights.values()):
-        raise ValueError("weights must be finite tensors")
+    _check_finite(states.weights)
     return states
+
+
+def _best(found: Any) -> Best | None:
+    if found is None:
+        return None
+    best = Best(**found)
+    _check_finite(best.weights)
+    if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in best[:3]):
+        raise ValueError("what is said of the best model must be numbers of at least 0")
+    return best
+
+
+def _check_finite(weights: dict[str, Any]) -> None:
+    if not all(isinstance(weight, Tensor) and bool(weight.isfinite().all()) for weight in weights.values()):
+        raise ValueError("weights must be finite tensors")
 
 
 def _broken(path: Path, error: Exception) -> RunError:

@@ -1,6 +1,7 @@
 """A network that learns on its device: the step, its optimisers, and the states that a checkpoint holds."""
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from blan_facial.config import Config
 from blan_facial.data.loading import normalize
 from blan_facial.machines.processes import Processes
 from blan_facial.machines.sharding import load_whole_states, whole_states
-from blan_facial.network.model import Network
+from blan_facial.network.model import BLAN, Network
 from blan_facial.network.objective import Objective
 from blan_facial.training.checkpoint import States
 
@@ -25,12 +26,24 @@ class TrainingStep(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, images: Tensor, labels: Tensor, counted: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total loss, and every part of it detached."""
         inputs = normalize(images)
         features = self.model(inputs, reconstruct=self.model.reconstructs)
-        losses = self.objective(features, inputs, labels)
+        losses = self.objective(features, inputs, labels, counted)
         return losses.total, losses.logged()
+
+
+class Counted(NamedTuple):
+    """Factors of the means over a process's share of a batch, so that over the processes they average to the batch's.
+
+    Of unequal shares each counts as much as it has.
+    """
+
+    images: float = 1.0
+    labels: float = 1.0
 
 
 class Learner:
@@ -69,14 +82,20 @@ class Learner:
         self.step = fabric.setup_module(step)
         fusion = [] if model.fusion is None else list(model.fusion.parameters())
         others = [parameter for parameter in step.parameters() if all(parameter is not weight for weight in fusion)]
-        self.adam = torch.optim.Adam(others, lr=config.lr, fused=fabric.device.type == "cuda" or None)
+        heads = {id(weight) for weight in model.classifiers.parameters()} if isinstance(model, BLAN) else set()
+        groups = [
+            {"params": [weight for weight in others if (id(weight) in heads) is of_heads], "factor": factor}
+            for of_heads, factor in ((False, 1.0), (True, config.classifier_lr))
+        ]
+        used = [group for group in groups if group["params"]]
+        self.adam = torch.optim.Adam(used, lr=config.lr, fused=fabric.device.type == "cuda" or None)
         self.optimizers: list[torch.optim.Optimizer] = [self.adam]
         if fusion and config.gamma:  # without its loss the fusion has no gradient
             self.optimizers.append(torch.optim.SGD(fusion, lr=config.fusion_lr))
         scaler = getattr(fabric.strategy.precision, "scaler", None)
         self.scaler = scaler or torch.amp.GradScaler(fabric.device.type, enabled=False)
 
-    def learn(self, number: int, lr: float, images: Tensor, labels: Tensor, weight: float) -> dict[str, Tensor]:
+    def learn(self, number: int, lr: float, images: Tensor, labels: Tensor, counted: Counted) -> dict[str, Tensor]:
         """Take a step and return every part of its loss.
 
         Args:
@@ -84,21 +103,22 @@ class Learner:
             lr: Adam's learning rate.
             images: uint8 (B, 3, H, W).
             labels: int64 (B, N).
-            weight: Factor of the loss: what this process's share of the batch counts beside the others'.
+            counted: What this process's share of the batch counts beside the others'.
         """
         place = [self.config.seed, number, self.processes.rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
-        self.adam.param_groups[0]["lr"] = lr
+        for group in self.adam.param_groups:
+            group["lr"] = lr * group["factor"]
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         losses: dict[str, Tensor]
-        total, losses = self.step(self.fabric.to_device(images), self.fabric.to_device(labels))
-        if weight != 1:
-            total, losses = weight * total, {name: weight * loss for name, loss in losses.items()}
+        factors = None if counted == (1, 1) else self.fabric.to_device(torch.tensor(counted))
+        total, losses = self.step(self.fabric.to_device(images), self.fabric.to_device(labels), factors)
         self.fabric.backward(total)
         if self.config.clip_norm is not None:
             self.scaler.unscale_(self.adam)
-            torch.nn.utils.clip_grad_norm_(self.adam.param_groups[0]["params"], self.config.clip_norm)
+            clipped = [weight for group in self.adam.param_groups for weight in group["params"]]
+            torch.nn.utils.clip_grad_norm_(clipped, self.config.clip_norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

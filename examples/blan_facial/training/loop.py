@@ -13,14 +13,16 @@ from typing import NoReturn
 from rich.console import Console
 from torch import Tensor
 
-from blan_facial.config import Config
-from blan_facial.data.faces import FaceDataset
-from blan_facial.data.loading import Batch, FaceLoader, make_loader
+from blan_facial.config import Config, ConfigError
+from blan_facial.data.faces import UNKNOWN, DataError, FaceDataset
+from blan_facial.data.labelled import MixedBatches, has_label
+from blan_facial.data.loading import Batch, EpochBatches, FaceLoader, make_loader
 from blan_facial.machines.processes import Processes, lost_contact
 from blan_facial.machines.share import WHOLE, Share
 from blan_facial.machines.signals import Stopped, Wish
-from blan_facial.training.checkpoint import CHECKPOINT, Position, RunError, read_checkpoint, save_checkpoint
-from blan_facial.training.learner import Learner
+from blan_facial.network.model import Network
+from blan_facial.training.checkpoint import CHECKPOINT, Best, Position, RunError, read_checkpoint, save_checkpoint
+from blan_facial.training.learner import Counted, Learner
 from blan_facial.training.log import TrainingLog
 from blan_facial.training.metrics import evaluate
 
@@ -44,6 +46,13 @@ class Trainer:
         train: Training faces.
         validation: Faces to test it on after every epoch, or None.
         console: Where progress is shown.
+
+    Attributes:
+        position: How far the run has come.
+        best: The model as it did best on the validation faces, with ``--keep best``; None before it was tested.
+
+    Raises:
+        ConfigError: ``--keep best`` has no validation faces to judge by.
     """
 
     def __init__(
@@ -65,6 +74,12 @@ class Trainer:
             "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
         }
         self.position = Position()
+        self.best: Best | None = None
+        if config.keep == "best" and validation is None:
+            raise ConfigError(
+                f"train: --keep best needs a validation split to judge by, got --data {config.data} without one. "
+                "Use --keep last, or data that have one."
+            )
         with processes.together():
             self.loader = training_loader(config, train, processes.share)
             self.validation = None if validation is None else evaluation_loader(config, validation, processes.share)
@@ -88,7 +103,7 @@ class Trainer:
             RunError: The checkpoint is broken, or of another configuration or other data, or stands beyond the end.
         """
         with self.processes.together():
-            position, states = read_checkpoint(folder, self.config, self.data)
+            position, states, best = read_checkpoint(folder, self.config, self.data)
             if position.step > self.steps:
                 beyond = -(-position.step // self.steps_per_epoch) - self.config.epochs
                 raise RunError(
@@ -102,7 +117,7 @@ class Trainer:
                     f"train: {folder / CHECKPOINT} must hold the states of this model, got others ({fault}). "
                     "Start over by --overwrite."
                 )
-        self.position = position
+        self.position, self.best = position, best
 
     def fit(self, folder: Path) -> Position:
         """Train to the end of the schedule, or to ``max_steps``, and return how far the run has come.
@@ -135,7 +150,7 @@ class Trainer:
                     log.look(self.position)
                     self._save(log)
                     self._stop_if_asked()
-                    self._validate(log)
+                    self._judge(log)
                     self._stop_if_asked()
             finally:
                 log.save()  # the losses that lead to an error, too
@@ -157,19 +172,19 @@ class Trainer:
         while self.position.step < end:
             before, started = self.position, time.perf_counter()
             batch = self._next(batches, log)
-            said = self.processes.numbers(self._wish.number, len(batch.images), batch.skipped)
-            signals, images, skipped = said.unbind(1)
+            known = int((batch.labels != UNKNOWN).sum())
+            said = self.processes.numbers(self._wish.number, len(batch.images), batch.skipped, known)
+            signals, images, skipped, labels = said.unbind(1)
             loaded = time.perf_counter()
             if signals.any():
                 log.look(before)
                 self._save(log)
                 self._stop(signals)
             if images.min() >= 2:  # corrupt images may leave too few to train on
-                # Of unequal shares each counts as much as it has images, so that the mean is that of the whole batch.
-                weight = len(batch.images) * self.processes.count / int(images.sum())
+                counted = Counted(_part(len(batch.images), images), _part(known, labels))
                 lr = self.learning_rate(before.step)
-                log.keep(before.step, self.learner.learn(before.step, lr, batch.images, batch.labels, weight))
-            self.position = Position(
+                log.keep(before.step, self.learner.learn(before.step, lr, batch.images, batch.labels, counted))
+            self.position = before._replace(
                 step=before.step + 1,
                 images=before.images + int(images.sum()),
                 skipped=before.skipped + int(skipped.sum()),
@@ -199,31 +214,72 @@ class Trainer:
         raise Stopped(int(signals.max()), self.position.step)
 
     def _make_up(self, log: TrainingLog) -> None:
-        """Validate where the run was ended between the save at an epoch's end and its validation."""
+        """Test the model where the run was ended between the save at an epoch's end and the test."""
         step = self.position.step
         if step and self.validation is not None:
-            done = self.processes.of_first(lambda: log.has(f"validation_{VALIDATED[0]}", step - 1))
+            done = self.config.keep == "last" and self.processes.of_first(
+                lambda: log.has(f"validation_{VALIDATED[0]}", step - 1)
+            )
             if not done:
-                self._validate(log)
+                self._judge(log)
                 self._stop_if_asked()
 
-    def _validate(self, log: TrainingLog) -> None:
-        """At the end of an epoch, test the model on the validation faces and say how it does."""
+    @property
+    def kept(self) -> dict[str, float]:
+        """The epoch after which the model was as it is kept, and the seconds of training until then."""
+        step, seconds = (self.best or self.position).step, (self.best or self.position).seconds
+        return {"epoch": step / self.steps_per_epoch, "seconds": seconds}
+
+    def kept_model(self) -> Network:
+        """Return the trained model to test and save, whole and the same in all processes, which call this together.
+
+        With ``--keep best`` it is that of the best epoch, unless the run ended before the end of its first.
+        """
+        model = self.learner.whole_model()
+        if self.best is not None:
+            model.load_state_dict(self.best.weights)
+        return model
+
+    def _judge(self, log: TrainingLog) -> None:
+        """At the end of an epoch, test the model on the validation faces, and keep it if it is the best so far."""
         epoch, inside = divmod(self.position.step, self.steps_per_epoch)
-        if inside:
+        if inside or self.position.judged == self.position.step:
             return
-        epochs = self.config.epochs + self.config.extend
+        score = self._validate(epoch, log)
+        self.position = self.position._replace(judged=self.position.step)
+        if self.config.keep == "last":
+            return
+        score = self.processes.of_first(lambda: self._defined(score))
+        if self.best is None or score > self.best.score:
+            whole = self.learner.whole_model().state_dict()
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
+            self.best = Best(self.position.step, self.position.seconds, score, weights)
+        self._save(log)
+
+    def _defined(self, score: float | None) -> float:
+        if score is None:
+            raise DataError(
+                "train: --keep best needs validation faces of which one is known to have an attribute, got none. "
+                "Label some, or use --keep last."
+            )
+        return score
+
+    def _validate(self, epoch: int, log: TrainingLog) -> float | None:
+        """Say how the model does on the validation faces; the first process returns its mean average precision."""
+        score, epochs = None, self.config.epochs + self.config.extend
         line = f"epoch {epoch}/{epochs}: {self.position.images_per_second:.0f} images/s"
         if self.validation is not None:
             fabric, model = self.learner.fabric, self.learner.whole_model()
             metrics = evaluate(fabric, model, self.validation, processes=self.processes)
             if not self.processes.first:
-                return
+                return None
+            score = metrics["average_precision"]
             shown = {name: metrics[name] for name in VALIDATED}
             log.write({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
             log.save()
             line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"
         self.console.print(line, highlight=False)
+        return score
 
     def _save(self, log: TrainingLog) -> None:
         """Write the checkpoint, unless the last update broke a weight.
@@ -236,29 +292,41 @@ class Trainer:
             if self.processes.first:
                 log.save()
                 log.refuse_broken(states.weights, self.position.step)
-                save_checkpoint(log.folder, self.config, self.data, self.position, states)
+                save_checkpoint(log.folder, self.config, self.data, self.position, states, self.best)
 
 
 def training_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) -> FaceLoader:
-    """Return a process's share of the training batches of a run."""
-    mirror = MIRROR if config.os else 0.0
-    return _loader(config, faces, share, shuffle=True, mirror=mirror)
+    """Return a process's share of the training batches of a run.
+
+    Raises:
+        ConfigError: The faces have not what the batches shall hold.
+    """
+    batches: EpochBatches
+    if config.labelled is None and not config.unlabelled:
+        batches = EpochBatches(len(faces), config.batch_size, seed=config.seed, share=share)
+    else:
+        labelled, without = has_label(faces), 0
+        if config.unlabelled:
+            without = config.batch_size - round(config.labelled_fraction * config.batch_size)
+        if config.unlabelled and labelled.all():
+            raise ConfigError(
+                f"train: --unlabelled needs training faces without labels, got {len(faces)} that have some. "
+                "Leave it out, or give --labelled a smaller number."
+            )
+        batches = MixedBatches(labelled, config.batch_size, seed=config.seed, unlabelled=without, share=share)
+    return _loader(config, faces, batches, mirror=MIRROR if config.os else 0.0)
 
 
 def evaluation_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) -> FaceLoader:
     """Return a process's share of all faces of a split, in their order."""
-    return _loader(config, faces, share, shuffle=False, mirror=0.0)
+    batches = EpochBatches(len(faces), config.batch_size, seed=config.seed, shuffle=False, drop_last=False, share=share)
+    return _loader(config, faces, batches, mirror=0.0)
 
 
-def _loader(config: Config, faces: FaceDataset, share: Share, *, shuffle: bool, mirror: float) -> FaceLoader:
-    return make_loader(
-        faces,
-        config.batch_size,
-        seed=config.seed,
-        shuffle=shuffle,
-        drop_last=shuffle,
-        mirror=mirror,
-        workers=config.workers,
-        skip_corrupt=config.skip_corrupt,
-        share=share,
-    )
+def _loader(config: Config, faces: FaceDataset, batches: EpochBatches, *, mirror: float) -> FaceLoader:
+    return make_loader(faces, batches, mirror=mirror, workers=config.workers, skip_corrupt=config.skip_corrupt)
+
+
+def _part(mine: int, all_parts: Tensor) -> float:
+    """Return what a mean over a process's part counts beside those of the others, so that they average to the whole."""
+    return mine * len(all_parts) / max(1, int(all_parts.sum()))

@@ -13,7 +13,7 @@ from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.machines.processes import Processes
 from blan_facial.network.model import LEVEL_NAMES, Network
 from blan_facial.training.intervals import Units
-from blan_facial.training.statistics import statistics
+from blan_facial.training.statistics import average_precision, statistics
 from blan_facial.training.temperature import Temperature, fit_temperature
 from blan_facial.training.thresholds import Criterion, fit_thresholds, rates_at
 
@@ -56,7 +56,8 @@ class Scores:
         The prediction is the fused one or, without fusion, the summed scores'. ``majority`` is the accuracy of the more
         frequent label of this split. ``balanced`` is the mean of the accuracies on positives and on negatives, or
         the one there is if the split has only one of them. Unknown labels count for nothing; an attribute without a
-        known one has None everywhere and is left out of the means.
+        known one has None everywhere and is left out of the means. The mean average precision leaves out those that no
+        image has.
 
         Raises:
             DataError: No label is known.
@@ -84,6 +85,7 @@ class Scores:
                 | {name: None if column is None else _defined(column[n]) for name, column in columns.items()}
                 for n, attribute in enumerate(self.attributes)
             },
+            "average_precision": average_precision(torch.cat(self._odds, 1)[-1].sigmoid(), torch.cat(self._labels)),
         }
 
     def statistics(self, units: Units, temperature: Temperature | None = None) -> dict[str, Any]:

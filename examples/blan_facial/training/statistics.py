@@ -114,6 +114,11 @@ def statistics(
     }
 
 
+def average_precision(probabilities: Tensor, labels: Tensor) -> float | None:
+    """Return the mean over attributes of the average precision of probabilities (n, N); None where none is defined."""
+    return _mean(_average_precisions(probabilities, labels))
+
+
 def _average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Return the average precision of each attribute (N,), NaN where no image is known to have it."""
     found = []

@@ -6,15 +6,15 @@ It is a program of its own and no fork or spawned copy of its parent, so it neit
 import signal
 import sys
 
-from blan_facial.data.avatars.render import stream
+from blan_facial.data.avatars.drawing import DRAWN
 
 
 def main() -> None:
-    """Draw the faces that the command line asks for: seed, split's number, image size, first and last index, step."""
+    """Draw the faces that the command line asks for: set, seed, split, image size, first and last index, step."""
     if hasattr(signal, "SIGPIPE"):  # end without a traceback when the parent is gone
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    seed, split, image_size, start, stop, step = map(int, sys.argv[1:])
-    for image, labels in stream(seed, split, range(start, stop, step), image_size):
+    seed, split, image_size, start, stop, step = map(int, sys.argv[2:])
+    for image, labels in DRAWN[sys.argv[1]](seed, split, range(start, stop, step), image_size):
         sys.stdout.buffer.write(image.tobytes() + labels.tobytes())
 
 

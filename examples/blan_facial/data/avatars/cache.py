@@ -31,10 +31,10 @@ def default_folder() -> Path:
 
 
 @cache
-def fingerprint() -> str:
+def fingerprint(drawn_as: str = "avatars") -> str:
     """Hash of all that decides what a face looks like: our drawing code and the libraries below it."""
     digest = hashlib.sha256()
-    for module in ("design", "parts", "render"):
+    for module in ("design", "parts", "render", *(("hard",) if drawn_as == "avatars-hard" else ())):
         digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     for library in ("numpy", "python-avatars", "resvg-py"):
         digest.update(f"{library} {version(library)}".encode())

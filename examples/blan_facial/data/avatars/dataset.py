@@ -8,7 +8,7 @@ import numpy as np
 
 from blan_facial.data.avatars import cache as disk
 from blan_facial.data.avatars.design import ATTRIBUTES
-from blan_facial.data.avatars.drawing import Progress, draw_faces
+from blan_facial.data.avatars.drawing import DRAWN, Drawn, Progress, draw_faces
 from blan_facial.data.faces import SPLITS, FaceDataset, check_request
 
 COUNTS: Final = {"train": 4000, "validation": 800, "test": 1600}
@@ -24,6 +24,7 @@ def load_avatars(
     workers: int | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
+    drawn_as: Drawn = "avatars",
 ) -> FaceDataset:
     """Draw the faces of a split, or read them if they were drawn before.
 
@@ -37,6 +38,7 @@ def load_avatars(
         workers: Processes that draw, by default one for each CPU.
         cache: Folder of drawn faces, by default `blan-layers/avatars` in the user's cache folder.
         progress: Called with (faces drawn, count) after each face; not at all if the faces were drawn before.
+        drawn_as: The set: "avatars", or the harder "avatars-hard".
 
     Raises:
         ValueError: An argument is out of its range.
@@ -53,16 +55,25 @@ def load_avatars(
     ):
         if value < least:
             raise ValueError(f"load_avatars: {name} must be at least {least}, got {value}.")
-    path = (cache or disk.default_folder()) / f"{split}-{image_size}px-{count}-seed{seed}-{disk.fingerprint()}.npz"
+    if drawn_as not in DRAWN:
+        raise ValueError(f"load_avatars: drawn_as must be one of {', '.join(DRAWN)}, got {drawn_as!r}.")
+    name = f"{split}-{image_size}px-{count}-seed{seed}-{disk.fingerprint(drawn_as)}.npz"
+    path = (cache or disk.default_folder()) / (name if drawn_as == "avatars" else f"{drawn_as}-{name}")
     drawn = disk.read(path, (count, image_size, image_size, 3), (count, len(ATTRIBUTES)))
     if drawn is None:
         drawn = draw_faces(
-            count, seed=seed, split=SPLITS.index(split), image_size=image_size, workers=workers, progress=progress
+            count,
+            seed=seed,
+            split=SPLITS.index(split),
+            image_size=image_size,
+            workers=workers,
+            progress=progress,
+            drawn_as=drawn_as,
         )
         disk.write(path, *drawn)
     images, labels = drawn
     return FaceDataset(
-        name="avatars",
+        name=drawn_as,
         split=split,
         attributes=ATTRIBUTES,
         labels=labels.astype(np.int8),

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blan_facial.network.objective import precise
+from blan_facial.network.objective import over_known, precise
 
 
 class DomainBalancedError(nn.Module):
@@ -18,7 +18,7 @@ class DomainBalancedError(nn.Module):
         reduction: "sum" or "mean" over the attributes.
 
     Shape:
-        Scores (K, B, N, 2), labels (B, N) -> (K,), averaged over the batch.
+        Scores (K, B, N, 2), labels (B, N) -> (K,), averaged over the known labels of the batch.
 
     Reference:
         Rudd, Günther and Boult, "MOON: A Mixed Objective Optimization Network for the Recognition of Facial
@@ -47,5 +47,4 @@ class DomainBalancedError(nn.Module):
         negative, positive = (labels == label for label in (0, 1))
         errors = negative * self.weights[0] * (margins + 1).square()
         errors = errors + positive * self.weights[1] * (margins - 1).square()
-        each = errors.sum(-1) if self.reduction == "sum" else errors.mean(-1)
-        return each.mean(-1)
+        return over_known(errors, labels, self.reduction)

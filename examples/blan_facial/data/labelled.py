@@ -1,0 +1,112 @@
+"""Training faces of which few have labels: whose labels are kept, and what a batch holds of both kinds."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from blan_facial.data.faces import UNKNOWN, DataError, FaceDataset
+from blan_facial.data.loading import EpochBatches, EpochIndex, random_generator
+from blan_facial.machines.share import WHOLE, Share
+
+_CHOICE, _LABELLED, _REST = 2, 3, 4  # the random streams of one seed, beside those of loading
+
+
+def has_label(faces: FaceDataset) -> np.ndarray:
+    """Return which faces have a label at all, bool (n,)."""
+    known: np.ndarray = (faces.labels != UNKNOWN).any(1)
+    return known
+
+
+def keep_labels(faces: FaceDataset, count: int, seed: int) -> FaceDataset:
+    """Return the faces with the labels of some of them, drawn by the seed, and those of the others unknown.
+
+    People are drawn with all their labelled faces, so that nobody is among both.
+
+    Args:
+        faces: The training faces.
+        count: How many keep their labels.
+        seed: Seed of the draw.
+
+    Raises:
+        DataError: There are fewer labelled faces, or whole people do not add up to the number.
+    """
+    candidates = np.flatnonzero(has_label(faces))
+    if count > len(candidates):
+        raise DataError(
+            f"train: --labelled must be at most the number of labelled training faces, {len(candidates)}, got {count}. "
+            "Give a smaller number."
+        )
+    people = candidates if faces.groups is None else faces.groups[candidates]
+    names, sizes = np.unique(people, return_counts=True)
+    order = random_generator(seed, _CHOICE).permutation(len(names))
+    chosen, left = [], count
+    for person in order:
+        if sizes[person] <= left:
+            chosen.append(names[person])
+            left -= sizes[person]
+    if left:
+        raise DataError(
+            f"train: --labelled must be a number that whole people add up to, so that nobody is among both kinds, got "
+            f"{count}. Use {count - left or sizes.min()}, for example."
+        )
+    keeps = np.zeros(len(faces), dtype=bool)
+    keeps[candidates[np.isin(people, chosen)]] = True
+    return dataclasses.replace(faces, labels=np.where(keeps[:, None], faces.labels, UNKNOWN).astype(np.int8))
+
+
+class MixedBatches(EpochBatches):
+    """Batches with a fixed number of labelled faces, and unlabelled ones in the other places.
+
+    An epoch has as many batches as one of all faces, however many have labels: each kind is gone through again and
+    again, in an order that depends on seed and pass alone, and what does not fill a batch is left out of a pass.
+    Several processes have an equal part of both kinds.
+
+    Args:
+        labelled: Which faces have labels, bool (n,).
+        batch_size: Items a batch.
+        seed: Seed of the order.
+        unlabelled: Items of a batch without labels.
+        share: Which of several processes asks.
+
+    Raises:
+        ValueError: A batch needs more faces of a kind than there are, or they cannot be cut into equal parts.
+    """
+
+    def __init__(
+        self, labelled: np.ndarray, batch_size: int, *, seed: int, unlabelled: int = 0, share: Share = WHOLE
+    ) -> None:
+        super().__init__(len(labelled), batch_size, seed=seed, share=share)
+        self._kinds = [
+            (_LABELLED, np.flatnonzero(labelled), batch_size - unlabelled),
+            (_REST, np.flatnonzero(~labelled), unlabelled),
+        ]
+        for (_, faces, places), kind in zip(self._kinds, ("labelled", "unlabelled"), strict=True):
+            if places > len(faces):
+                raise ValueError(
+                    f"MixedBatches: a batch needs {places} {kind} faces, got {len(faces)} to train on. "
+                    "Use smaller batches, or another --labelled-fraction."
+                )
+            if places % share.processes:
+                raise ValueError(
+                    f"MixedBatches: {kind} faces of a batch must be a multiple of the processes that share it, "
+                    f"{share.processes}, got {places}. Use another batch size or --labelled-fraction."
+                )
+
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
+        if not 0 <= self.first_batch <= len(self):
+            raise ValueError(f"MixedBatches: first_batch must be in 0..{len(self)}, got {self.first_batch}.")
+        epoch = self.epoch
+        for batch in range(self.first_batch, len(self)):
+            number = epoch * len(self) + batch
+            indices = [index for kind in self._kinds if kind[2] for index in self._faces(number, *kind)]
+            yield [(epoch, index) for index in indices]
+
+    def _faces(self, number: int, stream: int, faces: np.ndarray, places: int) -> list[int]:
+        """Return this process's part of a kind in a batch, which is numbered from the first of the run."""
+        passed, place = divmod(number, len(faces) // places)
+        order = random_generator(self.seed, stream, passed).permutation(len(faces))
+        drawn = faces[order[place * places : (place + 1) * places]]
+        rank, count = self.share
+        mine: list[int] = np.split(drawn, count)[rank].tolist()
+        return mine

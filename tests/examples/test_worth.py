@@ -1,0 +1,119 @@
+"""The tables on what BLAN is worth: which runs they have, and what they show."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blan_facial import experiments
+from blan_facial.config import PRESETS, TUNED, parse
+from blan_facial.experiments import main
+from blan_facial.tables.cells import Data, Run, options_of
+from blan_facial.tables.plan import experiment
+from blan_facial.tables.running import Job
+
+SECONDS = {"resnet": 10.0, "moon": 10.0, "mcnn": 20.0, "enc": 16.0, "blan": 80.0, "blan-tuned": 50.0}
+
+
+def model_of(job: Job) -> str:
+    words = job.folder.parent.name.partition("-labels-")[2].partition("-with")[0]
+    return words.removesuffix("-and-the-rest")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Take every run as finished, and keep those that were asked for."""
+    asked: list[Job] = []
+
+    def complete(jobs: list[Job], *_: Any) -> list[str]:
+        asked.extend(jobs)
+        return []
+
+    def metrics(job: Job) -> dict[str, Any]:
+        random = np.random.default_rng(len(job.folder.parent.name) + job.config.seed)
+        values = dict.fromkeys(("accuracy", "balanced_accuracy", "average_precision"), 0.6 + 0.1 * random.random())
+        time = SECONDS[model_of(job)] * job.config.epochs / 5
+        return values | {
+            "scaled_calibration_error": 0.02,
+            "train_seconds": time,
+            "kept": {"epoch": 4.0, "seconds": time},
+        }
+
+    monkeypatch.setattr(experiments, "complete", complete)
+    monkeypatch.setattr(Job, "metrics", metrics)
+    return asked
+
+
+def settings(run: Run, data: Data = "avatars-hard") -> Any:
+    return parse([*options_of(data), *run.options])
+
+
+class TestLabels:
+    def test_all_models_have_the_same_labels_size_and_choice_of_the_epoch(self) -> None:
+        for run in experiment("labels", "avatars-hard").runs:
+            config = settings(run)
+            assert (config.data, config.keep, config.width, config.batch_size) == ("avatars-hard", "best", 8, 32)
+            count = run.name.partition("-labels")[0]
+            assert config.labelled == (None if count == "all" else int(count))
+            assert config.unlabelled is ("rest" in run.name)
+            assert config.os is ("with-os" in run.name)
+            tuned = {name: getattr(config, name) for name in TUNED}
+            assert tuned == (TUNED if "tuned" in run.name else {name: getattr(PRESETS["demo"], name) for name in TUNED})
+
+    def test_the_table_the_page_and_the_curves(self, tmp_path: Path, trained: list[Job]) -> None:
+        assert main(["labels", "--data", "avatars-hard", "--output", str(tmp_path)]) == 0
+        assert len(trained) == 3 * 2 * (4 * 6 + 3)
+        folder = tmp_path / "avatars-hard"
+        content = json.loads((folder / "labels.json").read_text())
+        assert {cell["source"] for cell in content["cells"]} == {"ours"}
+        assert (folder / "labels.png").stat().st_size > 20_000
+        page = (folder / "labels.html").read_text()
+        assert page.count("labelled faces") == 4  # balanced accuracy and average precision, with OS and without
+        assert "BLAN tuned and the rest" in page
+        assert "| 4,000 labels, ResNet, w/ OS |" in (folder / "labels.md").read_text()
+
+    def test_a_part_of_it_by_its_rows(
+        self, tmp_path: Path, trained: list[Job], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = r"^(100|300) labels, (ResNet|Enc), w/ OS"
+        assert main(["labels", "--rows", rows, "--seeds", "0", "--output", str(tmp_path)]) == 0
+        assert [job.name for job in trained] == [
+            f"{count}-labels-{model}-with-os, seed 0" for count in (100, 300) for model in ("resnet", "enc")
+        ]
+        content = json.loads((tmp_path / "avatars" / "labels.json").read_text())
+        assert {cell["row"].partition(" ")[0] for cell in content["cells"]} == {"100", "300"}
+        for wrong, message in (
+            ("(", "--rows must be a regular expression, got '('"),
+            ("LeNet", "--rows must be found"),
+        ):
+            assert main(["labels", "--rows", wrong, "--output", str(tmp_path)]) == 1
+            assert message in " ".join(capsys.readouterr().err.split())
+
+    def test_what_is_finished_is_shown_and_nothing_started(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(experiments, "complete", lambda *_: pytest.fail("a run was started"))
+        assert main(["labels", "--existing", "--output", str(tmp_path)]) == 0
+        assert not (tmp_path / "avatars" / "labels.png").exists()  # there is nothing to draw
+
+
+class TestBudget:
+    def test_equal_seconds_follow_from_the_seconds_of_equal_epochs(self, tmp_path: Path, trained: list[Job]) -> None:
+        assert main(["budget", "--data", "avatars-hard", "--seeds", "0", "1", "--output", str(tmp_path)]) == 0
+        epochs = {job.folder.parent.name: job.config.epochs for job in trained if "with-os" in job.name}
+        assert epochs["all-labels-resnet-with-os"] == epochs["all-labels-blan-with-os"] == 5
+        assert epochs["all-labels-resnet-with-os-to-convergence"] == 20
+        assert epochs["all-labels-resnet-with-os-equal-seconds"] == 40
+        assert epochs["all-labels-blan-tuned-with-os-equal-seconds"] == 8
+        assert "all-labels-blan-with-os-equal-seconds" not in epochs  # the slowest has its run on equal epochs
+        cells = json.loads((tmp_path / "avatars-hard" / "budget.json").read_text())["cells"]
+        seconds = {cell["row"]: cell["ours"]["mean"] for cell in cells if cell["column"] == "seconds"}
+        equal = [value for row, value in seconds.items() if row.startswith("equal seconds") and "w/ OS" in row]
+        assert equal == [pytest.approx(80, rel=0.1)] * 6
+        assert (tmp_path / "avatars-hard" / "budget.png").is_file()
+
+    def test_runs_on_all_labels_are_those_of_the_other_table(self) -> None:
+        shared = {run.name for run in experiment("labels", "avatars").runs if run.name.startswith("all-")}
+        assert shared == {run.name for run in experiment("budget", "avatars").runs if run.longer == 1}
