@@ -348,7 +348,7 @@ class Config:
         return cls(**values)
 
 
-TUNED: dict[str, Any] = {"decoder_order": "stage-upsample", "classifier_lr": 0.25, "zero_scores": True}
+TUNED: dict[str, Any] = {"decoder_order": "stage-upsample", "zero_scores": True}
 """What the preset "tuned" changes of the demo's: ours, found on validation faces, within what the paper leaves open."""
 
 PRESETS = {
