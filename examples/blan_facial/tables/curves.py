@@ -11,8 +11,8 @@ from blan_facial.tables.entries import Entry, Ours
 from blan_facial.tables.worth import BUDGETS, COUNTS, MODELS, REST, SUPPRESSIONS
 from shared.svg import FAINT, MARGIN, element, png, text
 
-WIDTH, HEIGHT = 440, 330
-LEFT, RIGHT, TOP, BOTTOM = 46, 130, 12, 40
+WIDTH, HEIGHT = 480, 330
+LEFT, RIGHT, TOP, BOTTOM = 46, 170, 12, 40
 
 SHOWN = ("balanced accuracy", "average precision")
 _COLORS = ("#5a6170", "#0b7a70", "#b07a10", "#2269b8", "#b4347a", "#6d4fd0", "#c2311f")
@@ -85,13 +85,15 @@ def _panel(across: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(text(across, middle, HEIGHT - 6, color=FAINT, text_anchor="middle"))
     heights = _apart({name: y(float(line[-1][1].mean)) for name, line in lines.items()})
-    for color, (name, line) in zip(_COLORS, lines.items(), strict=False):
-        path = " ".join(f"{x(at):.1f},{y(float(ours.mean)):.1f}" for at, ours in line)
+    for place, (color, (name, line)) in enumerate(zip(_COLORS, lines.items(), strict=False)):
+        aside = 3.0 * (place - (len(lines) - 1) / 2)  # so that no spread hides another
+        path = " ".join(f"{x(at) + aside:.1f},{y(float(ours.mean)):.1f}" for at, ours in line)
         parts.append(element("polyline", points=path, fill="none", stroke=color, stroke_width=1.8))
         for at, ours in line:
             spread, mean = ours.spread or 0.0, float(ours.mean)
-            parts.append(element("line", x1=x(at), x2=x(at), y1=y(mean - spread), y2=y(mean + spread), stroke=color))
-            parts.append(element("circle", cx=x(at), cy=y(mean), r=3.0, fill=color))
+            ends = {"x1": x(at) + aside, "x2": x(at) + aside, "y1": y(mean - spread), "y2": y(mean + spread)}
+            parts.append(element("line", stroke=color, **ends))
+            parts.append(element("circle", cx=x(at) + aside, cy=y(mean), r=3.0, fill=color))
         parts.append(text(name, WIDTH - RIGHT + 6, heights[name] + 4, color=color))
     said = "; ".join(f"{name}: {', '.join(f'{at:g} {ours}' for at, ours in line)}" for name, line in lines.items())
     return element(
