@@ -1,5 +1,6 @@
 """A checkpoint is read as it was written, or refused in one sentence."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,19 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
             assert position.step == 4
             torch.testing.assert_close(states._asdict(), STATES._asdict(), rtol=0, atol=0)
     assert refused > 100
+
+
+def test_a_length_that_is_not_that_of_what_is_there_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    whole = path.read_bytes()
+    entries = [found.start() for found in re.finditer(b"PK\x01\x02", whole)]
+    assert len(entries) > 5
+    for entry in entries:
+        broken = bytearray(whole)
+        broken[entry + 27] ^= 1  # of the uncompressed size
+        path.write_bytes(broken)
+        with pytest.raises(RunError, match="a file that does not load"):
+            read_checkpoint(tmp_path, CONFIG, DATA)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def _load(path: Path) -> Any:
     with zipfile.ZipFile(path) as packed:
         if (name := packed.testzip()) is not None:
             raise ValueError(f"{name} is not as it was written")
+        if any(entry.compress_size != entry.file_size for entry in packed.infolist()):  # testzip reads what there is
+            raise ValueError("an entry is not as long as it was written")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
