@@ -64,14 +64,15 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     assert refused > 100
 
 
-def test_a_length_that_is_not_that_of_what_is_there_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("field", "bit"), [(24, 1), (27, 1), (38, 16)], ids=["length", "large length", "folder"])
+def test_another_kind_or_length_of_an_entry_is_refused(field: int, bit: int, tmp_path: Path) -> None:
     path = write(tmp_path)
     whole = path.read_bytes()
     entries = [found.start() for found in re.finditer(b"PK\x01\x02", whole)]
     assert len(entries) > 5
     for entry in entries:
         broken = bytearray(whole)
-        broken[entry + 27] ^= 1  # of the uncompressed size
+        broken[entry + field] ^= bit
         path.write_bytes(broken)
         with pytest.raises(RunError, match="a file that does not load"):
             read_checkpoint(tmp_path, CONFIG, DATA)

@@ -135,8 +135,9 @@ def _load(path: Path) -> Any:
     with zipfile.ZipFile(path) as packed:
         if (name := packed.testzip()) is not None:
             raise ValueError(f"{name} is not as it was written")
-        if any(entry.compress_size != entry.file_size for entry in packed.infolist()):  # testzip reads what there is
-            raise ValueError("an entry is not as long as it was written")
+        # No checksum tells these, by which torch would read an entry as a folder or to another length.
+        if any(entry.external_attr or entry.compress_size != entry.file_size for entry in packed.infolist()):
+            raise ValueError("an entry is not of the kind or length that it was written with")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
