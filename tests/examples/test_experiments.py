@@ -61,7 +61,10 @@ class TestPlans:
             for run in experiment(name, data).runs:
                 assert found.setdefault(run.name, run) == run
         root = [] if data in DRAWN else ["--data-root", "x"]
-        settings = [json.dumps(parse([*options_of(data), *root, *run.options]).comparable()) for run in found.values()]
+        settings = [
+            (json.dumps(parse([*options_of(data), *root, *run.options]).comparable()), run.longer)
+            for run in found.values()
+        ]
         assert len(set(settings)) == len(settings)  # nothing is trained twice
 
     def test_what_ours_are_is_said(self) -> None:
