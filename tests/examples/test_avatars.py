@@ -309,7 +309,7 @@ def test_other_faces_have_another_file(tmp_path, change):
 
 def test_another_drawing_has_another_file(tmp_path, monkeypatch):
     draw(tmp_path)
-    monkeypatch.setattr(disk, "fingerprint", lambda: "another")
+    monkeypatch.setattr(disk, "fingerprint", lambda _: "another")
     _, drawn = draw(tmp_path)
     assert drawn
 

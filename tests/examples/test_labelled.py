@@ -12,8 +12,12 @@ from safetensors.torch import load_file
 from blan_facial.config import ConfigError, parse
 from blan_facial.data.faces import UNKNOWN, DataError, FaceDataset
 from blan_facial.data.labelled import MixedBatches, has_label, keep_labels
+from blan_facial.machines.devices import make_fabric
+from blan_facial.machines.processes import Processes
 from blan_facial.machines.share import Share
+from blan_facial.network.builder import build
 from blan_facial.train import main
+from blan_facial.training.learner import Counted, Learner
 
 SMALL = [
     *("--images", "64", "--image-size", "32", "--width", "4", "--summary-channels", "8", "--critic-channels", "8"),
@@ -166,6 +170,34 @@ class TestRuns:
         assert main([*SMALL, "--labelled", "100000", "--output", str(tmp_path / "run")]) == 1
         assert "--labelled must be at most the number of labelled" in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "run").exists()
+
+
+class TestTuning:
+    def test_scores_start_at_zero(self) -> None:
+        model, _ = build(parse([*SMALL, "--zero-scores"]), ("Smiling", "Bald"))
+        scores = model(torch.randn(2, 3, 32, 32)).scores
+        assert scores.shape == (4, 2, 2, 2)
+        assert not scores.any()
+
+    def test_classifiers_have_a_rate_of_their_own_and_a_run_goes_on_exactly(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
+        options = [*SMALL, "--classifier-lr", "0.25", "--clip-norm", "1"]
+        config = parse(options)
+        fabric = make_fabric(config)
+        learner = Learner(config, fabric, Processes(fabric), *build(config, ("Smiling", "Bald")))
+        heads = {id(weight) for weight in learner.model.classifiers.parameters()}  # type: ignore[union-attr]
+        learner.learn(0, 0.5, torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.ones(4, 2).long(), Counted())
+        rates = {id(weight): group["lr"] for group in learner.adam.param_groups for weight in group["params"]}
+        assert {rates[head] for head in heads} == {0.125}
+        assert {rate for weight, rate in rates.items() if weight not in heads} == {0.5}
+
+        assert main([*options, "--output", str(tmp_path / "whole")]) == 0
+        assert main([*options, "--output", str(tmp_path / "parts"), "--max-steps", "3"]) == 0
+        assert main([*options, "--output", str(tmp_path / "parts"), "--resume"]) == 0
+        whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+        assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 class TestKeep:
