@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from blan_facial.data.attributes import CELEBA_ATTRIBUTES, read_attribute_names
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES, choose, read_attribute_names
 from blan_facial.data.faces import DataError
 
 
@@ -35,3 +35,21 @@ def test_names_are_spelt_as_celeba_does_and_keep_their_order():
 def test_names_that_cannot_be_used_are_refused(names, text):
     with pytest.raises(DataError, match=re.escape(text)):
         read_attribute_names(names, "here")
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "lacking"),
+    [
+        (["smiling, wears a hat"], ["Smiling", "Wears_a_Hat"], []),
+        (["Smiling,", "Smiling"], ["Smiling"], []),
+        ([","], [], [","]),
+        ([" "], [], [" "]),
+        (["Red, round"], ["Red, round"], []),
+        (["bald"], ["bald"], []),
+        (["BALD"], [], ["BALD"]),
+        (["Bald", "Zebra"], ["Bald"], ["Zebra"]),
+    ],
+)
+def test_attributes_are_chosen_by_names_that_fit_one_alone(asked, chosen, lacking):
+    known = ("Smiling", "Wears_a_Hat", "Bald", "bald", "Red, round")
+    assert choose(asked, known) == (chosen, lacking)

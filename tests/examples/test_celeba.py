@@ -258,7 +258,8 @@ def test_a_label_other_than_1_or_minus_1_is_refused_by_attribute(root, value):
     lines = path.read_text().splitlines()
     lines[5] = f"000004.jpg 1 {value} -1"
     path.write_text("\n".join(lines))
-    refused(root, f"{path}, line 6: Bald must be 1 or -1, got '{value}'. Correct the value.")
+    before = ", as in the lines before, or 1 or 0 in all of them" if value == "0" else ""
+    refused(root, f"{path}, line 6: Bald must be 1 or -1{before}, got '{value}'. Correct the value.")
 
 
 @pytest.mark.parametrize(
@@ -434,5 +435,102 @@ def test_labels_of_0_and_1_are_read_and_of_three_values_refused(root):
     path.write_text(text.replace("-1", " 0"))
     read(root)
     path.write_text(text.replace("-1", " 0", 3))
-    with pytest.raises(DataError, match=r"must be 1 or (-1|0), got '(-1|0)'\. Correct the value\."):
+    rule = r"must be 1 or 0, as in the lines before, or 1 or -1 in all of them, got '-1'\. Correct the value\."
+    with pytest.raises(DataError, match=rule):
         load_celeba(root, "test", image_size=32)
+
+
+def as_tables(root, *, separator=",", encoding="utf-8", index=False):
+    """Write labels and partition as CSV in place of the official text."""
+    for name, heading in (("list_attr_celeba", None), ("list_eval_partition", ["image_id", "partition"])):
+        path = root / f"{name}.txt"
+        rows = [line.split() for line in path.read_text().splitlines()]
+        rows = [heading, *rows] if heading else [["image_id", *rows[1]], *rows[2:]]
+        if index:
+            rows = [["" if number < 0 else str(number), *row] for number, row in enumerate(rows, start=-1)]
+        path.with_suffix(".csv").write_bytes("\n".join(separator.join(row) for row in rows).encode(encoding))
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"separator": "\t", "index": True}, {"encoding": "utf-16"}, {"separator": "\t", "encoding": "utf-16"}],
+    ids=str,
+)
+def test_csv_is_read_as_spreadsheets_and_pandas_write_it(root, form):
+    as_tables(root, **form)
+    np.testing.assert_array_equal(load_celeba(root, "test", image_size=32).labels, LABELS[[7, 15]])
+
+
+def test_labels_and_parts_may_be_numbers_with_decimals_or_names(root):
+    as_tables(root)
+    labels, parts = root / "list_attr_celeba.csv", root / "list_eval_partition.csv"
+    labels.write_text(labels.read_text().replace("1,", "1.0,").replace("1\n", "1.0\n"))
+    official = parts.read_text()
+    for written in (("0.0", "1.0", "2.0"), ("train", "val", "test")):
+        text = official
+        for number, name in zip("012", written, strict=True):
+            text = text.replace(f",{number}", f",{name}")
+        parts.write_text(text)
+        np.testing.assert_array_equal(load_celeba(root, "test", image_size=32).labels, LABELS[[7, 15]])
+
+
+def test_several_copies_side_by_side_are_not_chosen_from(root, tmp_path):
+    shutil.copytree(root, tmp_path / "celeba_small")
+    text = f"must hold one copy, got celeba and celeba_small in {tmp_path}. Name one of them with --data-root."
+    refused(tmp_path, text)
+
+
+def test_a_number_too_long_for_a_count_is_refused(root):
+    path = root / "list_attr_celeba.txt"
+    path.write_text("9" * 5000 + "\n" + path.read_text().partition("\n")[2])
+    refused(root, "line 1: must hold the number of label rows alone, got '999")
+
+
+@pytest.mark.parametrize("other", ["__MACOSX", ".ipynb_checkpoints"])
+def test_what_systems_leave_beside_the_images_folder_is_passed_over(root, other):
+    images = (root / "img_align_celeba").rename(root / "images")
+    (root / "img_align_celeba" / other).mkdir(parents=True)
+    images.rename(root / "img_align_celeba" / "img_align_celeba")
+    assert len(load_celeba(root, "test", image_size=32)) == 2
+
+
+@pytest.mark.parametrize("kind", ["parts", "loop"])
+def test_a_folder_without_images_is_named(root, kind):
+    folder = root / "img_align_celeba"
+    if kind == "parts":
+        for number, path in enumerate(sorted(folder.iterdir())):
+            (folder / str(number % 2)).mkdir(exist_ok=True)
+            path.rename(folder / str(number % 2) / path.name)
+    else:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "again").symlink_to(folder)
+    refused(root, f"{folder} must have images side by side, got none there or in the only folder within it. Name the")
+
+
+def packed(root, names, *, flag=0):
+    """Pack the images under the names that a function gives them, and delete their folder."""
+    path = root / "img_align_celeba.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for image in sorted((root / "img_align_celeba").iterdir()):
+            for name in names(image.name):
+                archive.write(image, name)
+        archive.writestr("readme.txt", "read me")
+    content = bytearray(path.read_bytes())
+    content[content.rfind(b"PK\x01\x02") + 8] |= flag
+    path.write_bytes(content)
+    shutil.rmtree(root / "img_align_celeba")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_that_has_a_file_twice_is_refused(root):
+    path = packed(root, lambda name: ["000003.jpg", "./000003.jpg"] if name == "000003.jpg" else [name])
+    refused(root, f"{path}: a file must be there once, got 000003.jpg twice. Unpack it, and keep one of the two.")
+
+
+def test_other_files_of_an_archive_may_be_encrypted_and_its_empty_folder_may_be_there(root):
+    packed(root, lambda name: [f"a\\b\\{name}"], flag=1)
+    (root / "img_align_celeba").mkdir()
+    np.testing.assert_allclose(load_celeba(root, "test", image_size=32).image(0), colour_of(7), atol=3)

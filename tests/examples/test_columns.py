@@ -135,7 +135,13 @@ def test_columns_may_have_any_names(tmp_path: Path) -> None:
         ("[attributes]\nA = { no = [1] }", "attributes: A must list the values that mean yes, got no alone. Add yes."),
         ("[attributes]\nA = { yes = [1], below = 3 }", "attributes: A must have bounds or lists of yes and no, got"),
         ("[attributes]\nA = { at_least = 3, below = 3 }", "attributes: A: at_least must be smaller than below, got"),
-        ("[attributes]\nA = { below = '3' }", "attributes: A: at_least and below must be numbers, got"),
+        ("[attributes]\nA = { below = '3' }", "attributes: A: at_least and below must be finite numbers, got"),
+        ("[attributes]\nA = { at_least = nan }", "attributes: A: at_least and below must be finite numbers, got"),
+        ("[attributes]\nA = { below = true }", "attributes: A: at_least and below must be finite numbers, got"),
+        ("[split]\ntrain = true", "split must name its column, or give each split a part as a number, got"),
+        ("attributes = ['A', 'A']", "attributes must name a column once, got A twice. Remove one of the two."),
+        ("categories = ['A', 'A']", "categories must name a column once, got A twice. Remove one of the two."),
+        ("attributes = ['']", "attributes: : column must be a column's name, got ''. Write it in quotes."),
         ("categories = 3", "categories must be a list of columns, or list their values, got 3. Write a list."),
         ("image = ", "must be TOML, or JSON under a name in .json, got"),
     ],
@@ -177,3 +183,51 @@ def test_a_missing_mapping_is_named(tmp_path: Path) -> None:
         DataError, match=re.escape(f"{tmp_path / 'no'}: must be a TOML or JSON file, got nothing there")
     ):
         read_columns(tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "must be TOML, or JSON under a name in .json, got maximum recursion depth exceeded"),
+        ('{"image": "a", "image": "b"}', "must be TOML, or JSON under a name in .json, got the entry 'image' twice."),
+        (f'{{"split": {{"train": {"9" * 400}}}}}', "split must name its column, or give each split a part as a number"),
+    ],
+    ids=["deep", "twice", "large"],
+)
+def test_json_that_no_mapping_is_made_of_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'columns.json'}: {message}")):
+        read(tmp_path, FAIR_FACE, text, name="columns.json")
+
+
+@pytest.mark.parametrize("cell", ["1,000", "1_000", "\N{ARABIC-INDIC DIGIT ONE}", "inf", "1e400"])
+def test_a_number_that_may_be_another_is_refused(tmp_path: Path, cell: str) -> None:
+    mapping = "[split]\ntrain = 1\n[attributes]\nOld = { column = 'age', at_least = 60 }"
+    with pytest.raises(DataError, match=f"Old must be a number, or empty .unknown., got '{cell}'"):
+        read(tmp_path, f'image,age\na.jpg,"{cell}"\n', mapping)
+    assert read(tmp_path, 'image,age\na.jpg,"60,5"\nb.jpg,"0,125"\n', mapping).labels.tolist() == [[1], [0]]
+
+
+def test_people_without_a_name_are_each_one_of_their_own(tmp_path: Path) -> None:
+    rows = "".join(f"{row}.jpg,{('nan', 'NaN', '', 'None')[row % 4]},1\n" for row in range(40))
+    table = read(tmp_path, f"image,person,A\n{rows}x.jpg,7,1\ny.jpg,7.0,1\n", "[split]\ntrain = 1\ntest = 1\n")
+    assert table.groups is not None
+    assert len(set(table.groups.tolist())) == 41
+    assert table.groups[-1] == table.groups[-2]
+    assert set(table.splits.tolist()) == {"train", "test"}
+
+
+def test_categories_are_values_in_whatever_way_they_are_written(tmp_path: Path) -> None:
+    text = "image,split,race,mask\na.jpg,train,East Asian,None\nb.jpg,train,EAST ASIAN,cloth\nc.jpg,train,1.0,\n"
+    table = read(tmp_path, text, "[categories]\nrace = []\nmask = ['none', 'cloth']")
+    assert table.attributes == ("race_1", "race_East Asian", "mask_none", "mask_cloth")
+    assert table.labels.tolist() == [[0, 1, 1, 0], [0, 1, 0, 1], [1, 0, UNKNOWN, UNKNOWN]]
+    with pytest.raises(DataError, match=re.escape("line 2: split must be one, got 'train/1.jpg', like values of")):
+        read(tmp_path, FAIR_FACE, "[split]\ncolumn = 'file'\ntrain = ['*']\ntest = ['train/*']\n")
+
+
+def test_patterns_know_stars_alone_and_numbers_however_written(tmp_path: Path) -> None:
+    text = "image,fold,A\n[a]/1.jpg,0.0,yes\na/1.jpg,1,no\n"
+    by_number = "[split]\ncolumn = 'fold'\ntrain = [0]\ntest = ['1.0']\n[attributes]\nA = {}"
+    assert read(tmp_path, text, by_number).splits.tolist() == ["train", "test"]
+    by_name = "[split]\ncolumn = 'image'\ntrain = ['[a]/*']\ntest = ['a/*']\n[attributes]\nA = {}"
+    assert read(tmp_path, text, by_name).splits.tolist() == ["train", "test"]

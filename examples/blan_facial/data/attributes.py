@@ -57,16 +57,26 @@ def spoken(attribute: str) -> str:
 
 
 def choose(asked: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the attributes that are asked for, each once and spelled as they are known, and the names of none.
+    """Return the attributes that are asked for, each once and spelled as they are known, and the names of none or two.
 
     Args:
         asked: Names in any case, with blanks or underscores, and several in one where commas part them.
         known: The attributes there are.
     """
-    by_folded = {_folded(name): name for name in known}
-    names = [part for name in asked for part in ([name] if _folded(name) in by_folded else name.split(",")) if part]
-    found = [by_folded[_folded(name)] for name in names if _folded(name) in by_folded]
-    return list(dict.fromkeys(found)), [name for name in names if _folded(name) not in by_folded]
+    spellings: dict[str, list[str]] = {}
+    for name in known:
+        spellings.setdefault(_folded(name), []).append(name)
+
+    def find(name: str) -> str | None:
+        alike = spellings.get(_folded(name), [])
+        return name if name in alike else alike[0] if len(alike) == 1 else None
+
+    names: list[str] = []
+    for name in asked:
+        parts = [name] if find(name) else [part.strip() for part in name.split(",") if part.strip()]
+        names += parts or [name]
+    found = {name: find(name) for name in names}
+    return list(dict.fromkeys(name for name in found.values() if name)), [name for name in found if not found[name]]
 
 
 def _folded(name: str) -> str:

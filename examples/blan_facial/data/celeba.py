@@ -64,6 +64,11 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
     label_file = find_text(base, "Anno", LABELS)
     partition_file = find_text(base, "Eval", PARTITION)
     images, twins = _by_stem(place)
+    if not images:
+        raise DataError(
+            f"load_celeba: {place} must have images side by side, got none there or in the only folder within it. "
+            "Name the folder or the archive that holds them with --image-folder."
+        )
     labels = read_labels(label_file)
     partition = read_partition(partition_file)
 
@@ -114,8 +119,8 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
 def _images_in(folder: Path) -> Path:
     """Return the folder that has the images: the one given, or the only one in it, as in Kaggle's copy."""
     with os.scandir(folder) as entries:
-        names = {entry.name: entry.is_dir() for entry in entries}
-    folders = [name for name, is_folder in names.items() if is_folder]
+        names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    folders = [name for name, is_folder in names.items() if is_folder and not name.startswith((".", "__"))]
     if len(folders) != 1 or any(_is_image(name) for name, is_folder in names.items() if not is_folder):
         return folder
     return _images_in(folder / folders[0])

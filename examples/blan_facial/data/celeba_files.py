@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from blan_facial.data.attributes import read_attribute_names
-from blan_facial.data.columns import IMAGE, NAMES
-from blan_facial.data.delimited import Row, read_rows
+from blan_facial.data.columns import IMAGE, NAMES, SPLIT_VALUES, fold
+from blan_facial.data.delimited import DELIMITERS, Row, encoding_of, read_rows
 from blan_facial.data.faces import SPLITS, DataError
 from blan_facial.data.folders import find_part
 
@@ -18,7 +18,8 @@ LABELS, PARTITION, IDENTITIES, BOXES = "list_attr_celeba", "list_eval_partition"
 _IMAGES = ("img_align_celeba", "img_align_celeba_png")
 _FOLDERS = ("", "Anno", "Eval", "Img")
 _SIGNS, _BITS = frozenset(("1", "-1")), frozenset(("1", "0"))  # what labels are written as
-_PARTITIONS = {str(number): split for number, split in enumerate(SPLITS)}
+_PARTITIONS = {str(number): split for number, split in enumerate(SPLITS)} | SPLIT_VALUES
+_DIGITS = 9  # of a count of rows
 
 
 class Labels(NamedTuple):
@@ -46,9 +47,20 @@ def stem(name: str) -> str:
 
 
 def find_base(root: Path) -> Path:
-    """Return the folder that the parts lie in: the one given, or one within it that holds the labels."""
-    bases = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    return next((base for base in bases if _find(base, LABELS) is not None), root)
+    """Return the folder that the parts lie in: the one given, or the one within it that holds the labels.
+
+    Raises:
+        DataError: Several within it do.
+    """
+    if _find(root, LABELS) is not None:
+        return root
+    bases = [path for path in sorted(root.iterdir()) if path.is_dir() and _find(path, LABELS) is not None]
+    if len(bases) > 1:
+        raise DataError(
+            f"load_celeba: the data folder must hold one copy, got {' and '.join(base.name for base in bases)} in "
+            f"{root}. Name one of them with --data-root."
+        )
+    return bases[0] if bases else root
 
 
 def find_text(base: Path, folder: str, name: str) -> Path:
@@ -75,7 +87,7 @@ def find_images(base: Path) -> Path:
     """
     places = [base / folder / name for name in _IMAGES for folder in ("", "Img")]
     archives = [place.with_name(f"{place.name}.zip") for place in places]
-    found = next((place for place in (*places, *archives) if place.exists()), None)
+    found = next((place for place in (*places, *archives) if _holds_something(place)), None)
     if found is None:
         remedy = "Copy img_align_celeba.zip there, or name the images' folder or archive with --image-folder."
         return find_part("load_celeba", (places[0], places[1]), remedy)
@@ -100,12 +112,18 @@ def read_labels(path: Path) -> Labels:
                 f"{path}, line {number}: a label row must have {1 + len(attributes)} columns (the image and "
                 f"{len(attributes)} attributes), got {1 + len(values)}. Restore or remove the row."
             )
+        if not allowed.issuperset(values):
+            values = [fold(value) for value in values]  # such as 1.0
         if not allowed.issuperset(values) and "-1" not in used and _BITS.issuperset(values):
             allowed = _BITS
         if not allowed.issuperset(values):
             attribute, value = next(pair for pair in zip(attributes, values, strict=True) if pair[1] not in allowed)
             rule = "1 or -1" if allowed is _SIGNS else "1 or 0"
-            raise DataError(f"{path}, line {number}: {attribute} must be {rule}, got {value!r}. Correct the value.")
+            other = value in ("0", "-1") and used - {"1"}
+            before = f", as in the lines before, or 1 or {value} in all of them" if other else ""
+            raise DataError(
+                f"{path}, line {number}: {attribute} must be {rule}{before}, got {value!r}. Correct the value."
+            )
         used.update(values)
         image = stem(file)
         if image in values_by_image:
@@ -122,12 +140,13 @@ def read_partition(path: Path) -> dict[str, str]:
     """Return the split of each image."""
     partition: dict[str, str] = {}
     for number, image, (value,) in _read_images(path, 1, "a partition row", "0, 1 or 2"):
-        if value not in _PARTITIONS:
+        split = _PARTITIONS.get(value) or _PARTITIONS.get(fold(value))
+        if split is None:
             raise DataError(
                 f"{path}, line {number}: the partition must be 0 (train), 1 (validation) or 2 (test), got {value!r}. "
                 "Correct the value."
             )
-        partition[image] = _PARTITIONS[value]
+        partition[image] = split
     return partition
 
 
@@ -164,6 +183,10 @@ def _find(base: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def _holds_something(place: Path) -> bool:
+    return place.is_file() or (place.is_dir() and any(place.iterdir()))
+
+
 def _read_images(path: Path, count: int, row: str, value: str) -> Iterator[tuple[int, str, list[str]]]:
     """Yield the line's number, the image and its values."""
     seen: set[str] = set()
@@ -189,7 +212,7 @@ def _read(path: Path) -> _Text:
     if first is None:
         return _Text(None, None, rows)
     number, fields = first
-    if len(fields) == 1 and fields[0].isdecimal():
+    if len(fields) == 1 and fields[0].isdecimal() and len(fields[0]) <= _DIGITS:
         line, names = next(rows, (number + 1, []))
         return _Text(int(fields[0]), (line, names[_names_image(names) :]), rows)
     if _names_image(fields):
@@ -209,14 +232,15 @@ def _again(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
 def _rows(path: Path) -> Iterator[Row]:
     """Yield the number and the fields of every line that is not blank, parted by blanks or, in CSV, as there."""
     try:
-        with path.open(encoding="utf-8-sig") as lines:
+        encoding = encoding_of(path)
+        with path.open(encoding=encoding) as lines:
             first = next((line for line in lines if line.strip()), "")
-            if any(delimiter in first for delimiter in ",;"):
-                yield from read_rows(path, "--data-root")
-                return
-        with path.open(encoding="utf-8-sig") as lines:
+        if any(delimiter in first for delimiter in (",;" if path.suffix == ".txt" else DELIMITERS)):
+            yield from read_rows(path, "--data-root")
+            return
+        with path.open(encoding=encoding) as lines:
             for number, line in enumerate(lines, start=1):
                 if fields := line.split():
                     yield number, fields
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise DataError(f"{path}: must be UTF-8 text, got {error}. Take the official file.") from error

@@ -23,6 +23,7 @@ TOML or JSON, says it for any table:
 import hashlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,8 +71,13 @@ _CODES = {
 }
 _PLAIN = "1, true or yes (the face has it), 0, -1, false or no (it has not), or empty (unknown)"
 
+_STARS_ALONE = re.compile(r"[?\[]")  # what else would mean something in a pattern
+
 _KEYS = (IMAGE, SPLIT, PERSON, "attributes", "categories")
 _RULES = ("column", "yes", "no", "unknown", "at_least", "below")
+
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)  # a decimal comma, or commas between thousands
 
 Reading = Callable[[str], int | None]
 """From a cell to its label or code; None for a cell that is nothing of the kind."""
@@ -107,19 +113,16 @@ class Columns:
         """Whether it says which columns are attributes."""
         return self.attributes is not None or self.categories is not None
 
-    def split_of(self, value: str) -> str | None:
-        """Return the split that a cell names."""
+    def splits_of(self, value: str) -> list[str]:
+        """Return the split that a cell names; none if it names none, several if patterns of several are like it."""
+        folded = fold(value)
         if not self.patterns:
-            return SPLIT_VALUES.get(value.casefold())
-        folded = value.casefold()
-        return next(
-            (
-                split
-                for split, patterns in self.patterns.items()
-                if any(fnmatchcase(folded, pattern.casefold()) for pattern in patterns)
-            ),
-            None,
-        )
+            return [SPLIT_VALUES[folded]] if folded in SPLIT_VALUES else []
+        return [
+            split
+            for split, patterns in self.patterns.items()
+            if any(fnmatchcase(folded, _STARS_ALONE.sub(r"[\g<0>]", fold(pattern))) for pattern in patterns)
+        ]
 
     def part_of(self, key: str) -> str:
         """Return the split that a person or an image is dealt to, the same whatever else the table holds."""
@@ -165,7 +168,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=_once)
         elif sys.version_info >= (3, 11):
             content = tomllib.loads(text)
         else:
@@ -174,11 +177,19 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: must be a TOML or JSON file, got nothing there. Name it with --columns.") from error
     except DataError:
         raise
-    except ValueError as error:  # what both parsers and the decoder raise
+    except (ValueError, RecursionError) as error:  # what both parsers and the decoder raise
         raise DataError(f"{path}: must be TOML, or JSON under a name in .json, got {error}. Correct it.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: must be a table of entries, got {type(content).__name__}. Write {', '.join(_KEYS)}.")
     return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, as TOML has it: no name twice."""
+    names = [name for name, _ in pairs]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the entry {repeated[0]!r} twice")
+    return dict(pairs)
 
 
 def _read_name(content: Mapping[str, Any], key: str, faults: Faults) -> str | None:
@@ -205,7 +216,7 @@ def _read_split(entry: Any, faults: Faults) -> tuple[str | None, dict[str, list[
             faults.add(f"split must name its column, and list values of each split, got {entry!r}. Write lists.")
             return None, {}, {}
         return column, patterns, {}
-    if not given or not all(_is_number(part) and 0 < part < math.inf for part in given.values()):
+    if not given or not all(_is_number(part) and part > 0 for part in given.values()):
         faults.add(f"split must name its column, or give each split a part as a number, got {entry!r}. Write one.")
         return None, {}, {}
     return None, {}, given
@@ -214,8 +225,9 @@ def _read_split(entry: Any, faults: Faults) -> tuple[str | None, dict[str, list[
 def _read_attributes(entry: Any, faults: Faults) -> list[Attribute] | None:
     if entry is None:
         return None
-    if isinstance(entry, list) and all(isinstance(name, str) for name in entry):
-        entry = {name: {} for name in entry}
+    if (names := _names(entry)) is not None:
+        _refuse_twice("attributes", names, faults)
+        entry = {name: {} for name in names}
     if not isinstance(entry, dict):
         faults.add(f"attributes must be a list of columns, or a table, got {entry!r}. Write a list of names.")
         return None
@@ -232,14 +244,14 @@ def _read_attribute(name: str, rule: Any, faults: Faults) -> Attribute | None:
     for key in rule:
         if key not in _RULES:
             faults.add(f"attributes: {name} must hold {', '.join(_RULES)}, got {key!r}. Correct its name.")
-    if not isinstance(column, str):
+    if not (isinstance(column, str) and column):
         faults.add(f"attributes: {name}: column must be a column's name, got {column!r}. Write it in quotes.")
     if any(values is None for values in lists.values()):
         faults.add(f"attributes: {name}: yes, no and unknown must be lists of values. Write yes = [1], for example.")
     elif repeated := [value for value, count in _counted(lists).items() if count > 1]:
         faults.add(f"attributes: {name}: a value must mean one thing, got {repeated[0]!r} twice. Remove one.")
     if not all(_is_number(bound) for bound in bounds.values()):
-        faults.add(f"attributes: {name}: at_least and below must be numbers, got {bounds}. Write at_least = 60.")
+        faults.add(f"attributes: {name}: at_least and below must be finite numbers, got {bounds}. Write at_least = 60.")
     elif bounds and {"yes", "no"} & set(lists):
         faults.add(f"attributes: {name} must have bounds or lists of yes and no, got both. Remove one of them.")
     elif lists and not bounds and "yes" not in lists:
@@ -254,21 +266,21 @@ def _read_attribute(name: str, rule: Any, faults: Faults) -> Attribute | None:
 def _attribute(name: str, column: str, lists: Mapping[str, Sequence[str]], bounds: Mapping[str, float]) -> Attribute:
     if not lists and not bounds:
         return plain(column)._replace(name=name)
-    unknown = frozenset(_folded(value) for value in lists.get("unknown", ())) | MISSING
+    unknown = frozenset(fold(value) for value in lists.get("unknown", ())) | MISSING
     if bounds:
         low, high = bounds.get("at_least", -math.inf), bounds.get("below", math.inf)
 
         def between(cell: str) -> int | None:
-            if _folded(cell) in unknown:
+            if fold(cell) in unknown:
                 return UNKNOWN
             number = _number(cell)
-            return None if number is None or math.isnan(number) else int(low <= number < high)
+            return None if number is None else int(low <= number < high)
 
         return Attribute(name, column, cache(between), "a number, or empty (unknown)")
-    yes, no = (frozenset(_folded(value) for value in lists.get(key, ())) for key in ("yes", "no"))
+    yes, no = (frozenset(fold(value) for value in lists.get(key, ())) for key in ("yes", "no"))
 
     def listed(cell: str) -> int | None:
-        value = _folded(cell)
+        value = fold(cell)
         if value in yes or value in no:
             return int(value in yes)
         if value in unknown:
@@ -282,8 +294,9 @@ def _attribute(name: str, column: str, lists: Mapping[str, Sequence[str]], bound
 def _read_categories(entry: Any, faults: Faults) -> dict[str, list[str]] | None:
     if entry is None:
         return None
-    if isinstance(entry, list) and all(isinstance(name, str) for name in entry):
-        return {name: [] for name in entry}
+    if (names := _names(entry)) is not None:
+        _refuse_twice("categories", names, faults)
+        return {name: [] for name in names}
     lists = {name: _listed(values) for name, values in entry.items()} if isinstance(entry, dict) else {"": None}
     if None in lists.values():
         faults.add(f"categories must be a list of columns, or list their values, got {entry!r}. Write a list.")
@@ -292,34 +305,44 @@ def _read_categories(entry: Any, faults: Faults) -> dict[str, list[str]] | None:
 
 
 def _counted(lists: Mapping[str, Sequence[str] | None]) -> dict[str, int]:
-    folded = [_folded(value) for values in lists.values() for value in values or ()]
+    folded = [fold(value) for values in lists.values() for value in values or ()]
     return {value: folded.count(value) for value in folded}
 
 
 def _listed(values: Any) -> list[str] | None:
     """Return a list of values as text; None if it is none."""
-    if not isinstance(values, list) or not all(isinstance(value, str) or _is_number(value) for value in values):
+    if not isinstance(values, list) or not all(isinstance(value, str | int | float) for value in values):
         return None
     return [str(value) for value in values]
 
 
+def _names(entry: Any) -> list[str] | None:
+    return entry if isinstance(entry, list) and all(isinstance(name, str) for name in entry) else None
+
+
+def _refuse_twice(key: str, names: Sequence[str], faults: Faults) -> None:
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        faults.add(f"{key} must name a column once, got {name} twice. Remove one of the two.")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _number(cell: str) -> float | None:
-    try:
-        return float(cell.replace(",", "."))
-    except ValueError:
+    """Return a finite number, with a point or a comma before its decimals; None for what is none or may be another."""
+    if not _NUMBER.fullmatch(cell) or _GROUPED.fullmatch(cell):
         return None
+    number = float(cell.replace(",", "."))
+    return number if math.isfinite(number) else None
 
 
-def _folded(cell: str) -> str:
+def fold(cell: str) -> str:
     """Return a cell whatever its case, and a number in whatever way it is written."""
     number = _number(cell)
-    return cell.casefold() if number is None or not math.isfinite(number) else f"{number:.12g}"
+    return cell.casefold() if number is None else f"{number:.12g}"
 
 
 @cache
 def _plain_code(cell: str) -> int | None:
-    return _CODES.get(_folded(cell))
+    return _CODES.get(fold(cell))

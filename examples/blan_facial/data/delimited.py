@@ -1,6 +1,8 @@
 """Tables in text files, whoever wrote them: commas, semicolons or tabs between the columns, an index by pandas."""
 
+import codecs
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +13,14 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 Row = tuple[int, list[str]]
 """The number of a line, and its columns without blanks around them."""
 
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_INDEX = re.compile(r"|Unnamed: \d+(\.\d+)*")  # what pandas calls a column of row numbers
+_QUOTED = re.compile(r'"[^"]*("|$)')
 
 
 def read_rows(path: Path, option: str) -> Iterator[Row]:
     """Yield every row that is not blank, the first of them with the columns' names.
 
-    A first column that pandas wrote, the number of each row under no name, is left out.
+    First columns that pandas wrote, the number of each row under no name, are left out.
 
     Args:
         path: The file.
@@ -26,24 +29,43 @@ def read_rows(path: Path, option: str) -> Iterator[Row]:
     Raises:
         DataError: There is no such file, or it is no text, or no table.
     """
-    indexed: bool | None = None
+    first: int | None = None
     for number, columns in _rows(path, option):
-        if indexed is None:
-            indexed = len(columns) > 1 and columns[0] in ("", "Unnamed: 0")
-        yield number, columns[1:] if indexed else columns
+        if first is None:
+            named = (place for place, name in enumerate(columns) if not _INDEX.fullmatch(name))
+            first = next(named, 0)
+        yield number, columns[first:]
+
+
+def encoding_of(path: Path) -> str:
+    """Return how a text file is written: in UTF-8, or in UTF-16 as Excel does.
+
+    Raises:
+        UnicodeError: It is neither.
+    """
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(codecs.BOM_UTF32_LE):
+        raise UnicodeError("UTF-32")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in start:
+        raise UnicodeError("bytes of zero")
+    return "utf-8-sig"
 
 
 def _rows(path: Path, option: str) -> Iterator[Row]:
     try:
-        with path.open("rb") as file:
-            encoding = "utf-16" if file.read(2) in _UTF_16 else "utf-8-sig"
+        if not path.is_file():  # waiting for a pipe may never end
+            raise FileNotFoundError
+        encoding = encoding_of(path)
         with path.open(encoding=encoding, newline="") as lines:
             reader = csv.reader(lines, delimiter=_delimiter(path, encoding), strict=True)
             for row in reader:
                 columns = [column.strip() for column in row]
                 if any(columns):
                     yield reader.line_num, columns
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise DataError(f"{path}: must be a CSV file, got nothing to read there. Name it with {option}.") from error
     except UnicodeError as error:
         raise DataError(f"{path}: must be UTF-8 text, got {error}. Save the table as CSV in UTF-8.") from error
@@ -52,7 +74,7 @@ def _rows(path: Path, option: str) -> Iterator[Row]:
 
 
 def _delimiter(path: Path, encoding: str) -> str:
-    """Return what parts the names of the first line that is not blank."""
+    """Return what parts the names of the first line that is not blank: what stands there most often, unquoted."""
     with path.open(encoding=encoding, newline="") as lines:
         first = next((line for line in lines if line.strip()), "")
-    return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([first], delimiter=delimiter), [])))
+    return max(DELIMITERS, key=_QUOTED.sub("", first).count)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blan_facial.data.attributes import choose
 from blan_facial.data.columns import (
     IMAGE,
     MINUS_ONE,
@@ -30,6 +31,7 @@ from blan_facial.data.columns import (
     Attribute,
     Columns,
     Unknown,
+    fold,
     plain,
 )
 from blan_facial.data.delimited import Row, read_rows
@@ -39,6 +41,7 @@ from blan_facial.data.folders import ImageFiles, find_files, open_root, relative
 from blan_facial.data.zipped import ZipImages, find_members, is_archive
 
 _SUFFIXES = (".csv", ".tsv", ".txt")
+_STRANGE = 3  # wrong values of an attribute that a message tells
 
 
 class Table(NamedTuple):
@@ -77,7 +80,9 @@ class _Read:
         self.people: list[str] = []
         self.labels = array("b")
         self.categories: list[array[int]] = []
-        self.values: list[dict[str, int]] = []
+        self.values: list[dict[str, tuple[int, str]]] = []
+        """Of each column of categories, the number and the spelling of each value, by what it is folded to."""
+        self.strange: dict[str, set[str]] = {}
 
 
 def read_table(
@@ -230,8 +235,8 @@ def _find_columns(
     others = [name for place, name in enumerate(header) if place not in given and name]
     told = list(columns.attributes or ()) if columns.chosen else [plain(name) for name in others]
     if asked:
-        wanted_names = {part for name in asked for part in (name, *name.split(","))}
-        told = [attribute for attribute in told if attribute.name in wanted_names] or told
+        chosen, _ = choose(asked, [attribute.name for attribute in told])
+        told = [attribute for attribute in told if attribute.name in chosen] or told
     for column in (*(attribute.column for attribute in told), *(columns.categories or ())):
         if column not in header:
             faults.add(
@@ -275,26 +280,29 @@ def _read_rows(rows: Iterator[Row], layout: _Layout, columns: Columns, read: _Re
         file = _read_file(where, row[layout.image], faults)
         if file in read.splits and file:
             faults.add(f"an image must have one row, got {file} again. Remove one of the two.", where)
-        person = "" if layout.person is None else row[layout.person]
+        person = "" if layout.person is None else fold(row[layout.person])
+        person = "" if person in MISSING else person
         read.people += [] if layout.person is None else [person]
-        if layout.split is None:
-            split: str | None = columns.part_of(person or file)
-        elif (split := columns.split_of(row[layout.split])) is None:
-            faults.add(_split_fault(row[layout.split], columns), where)
-        read.splits[file] = split or ""
+        splits = [columns.part_of(person or file)] if layout.split is None else columns.splits_of(row[layout.split])
+        if len(splits) != 1:
+            faults.add(_split_fault(row[layout.split or 0], splits, columns), where)
+        read.splits[file] = splits[0] if splits else ""
         codes = [attribute.read(row[place]) for place, attribute in layout.attributes]
         if None in codes:
             for (place, attribute), code in zip(layout.attributes, codes, strict=True):
                 if code is None:
-                    faults.add(_label_fault(attribute, row[place]), where)
+                    faults.add(_label_fault(attribute, row[place], read.strange), where)
             codes = [UNKNOWN if code is None else code for code in codes]
         read.labels.extend(code for code in codes if code is not None)
         for (place, _), numbers, values in zip(layout.categories, read.categories, read.values, strict=True):
-            cell = row[place]
-            numbers.append(-1 if cell.casefold() in MISSING else values.setdefault(cell, len(values)))
+            value = fold(row[place])
+            spelling = value if value[:1].isdecimal() else row[place]
+            numbers.append(values.setdefault(value, (len(values), spelling))[0])
 
 
-def _split_fault(value: str, columns: Columns) -> str:
+def _split_fault(value: str, splits: Sequence[str], columns: Columns) -> str:
+    if splits:
+        return f"{SPLIT} must be one, got {value!r}, like values of {' and '.join(splits)} in --columns. Correct them."
     if columns.patterns:
         return f"{SPLIT} must be like a value in --columns, got {value!r}. Add it there, or correct the value."
     return (
@@ -303,10 +311,13 @@ def _split_fault(value: str, columns: Columns) -> str:
     )
 
 
-def _label_fault(attribute: Attribute, cell: str) -> str:
+def _label_fault(attribute: Attribute, cell: str, strange: dict[str, set[str]]) -> str:
+    told = strange.setdefault(attribute.name, set())
+    if len(told) < _STRANGE:
+        told.add(cell)
     return (
-        f"{attribute.name} must be {attribute.expected}, got {cell!r}. Correct the value, or say by --columns or "
-        "--attributes which columns are attributes."
+        f"{attribute.name} must be {attribute.expected}, got {repr(cell) if cell in told else 'other values too'}. "
+        "Correct the value, or say by --columns or --attributes which columns are attributes."
     )
 
 
@@ -332,6 +343,11 @@ def _decided(labels: np.ndarray, names: Sequence[str], unknown: Unknown | None, 
     meaning = {ZERO: UNKNOWN if unknown == "zero" else 0, MINUS_ONE: UNKNOWN if unknown == "minus-one" else 0}
     for code, label in meaning.items():
         labels[labels == code] = label
+    if unknown is not None and not (labels == 0).any() and (zeros if unknown == "zero" else minus_ones).any():
+        faults.add(
+            f"must have labels that mean no, got {'0' if unknown == 'zero' else '-1'} for unknown and none of no. "
+            "Leave --unknown out."
+        )
     return labels
 
 
@@ -341,13 +357,16 @@ def _with_categories(
     """Return the attributes and labels with those of the categories, one for each value."""
     parts = [labels]
     for (_, column), numbers, values in zip(layout.categories, read.categories, read.values, strict=True):
-        listed = (columns.categories or {})[column] or sorted(values)
+        occurring = sorted(spelling for value, (_, spelling) in values.items() if value not in MISSING)
+        listed = (columns.categories or {})[column] or occurring
+        numbered = {value: number for value, (number, _) in values.items()}
         for value in listed:
-            if value not in values:
+            if fold(value) not in numbered:
                 faults.add(f"categories: {column} must have rows of {value!r}, got none. Correct or remove the value.")
-        known = np.array(numbers)
-        wanted = np.array([values.get(value, -2) for value in listed])
-        parts.append(np.where(known[:, None] < 0, UNKNOWN, known[:, None] == wanted).astype(np.int8))
+        wanted = np.array([numbered.get(fold(value), -1) for value in listed])
+        missing = [numbered[value] for value in MISSING & set(numbered) if numbered[value] not in wanted]
+        found = np.array(numbers)[:, None]
+        parts.append(np.where(np.isin(found, missing), UNKNOWN, found == wanted).astype(np.int8))
         names += tuple(f"{column}_{value}" for value in listed)
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         faults.add(f"an attribute must be named once, got {name} twice. Rename one of the two.")

@@ -1,5 +1,6 @@
 """Images still in a ZIP archive, read at any place and by any number of processes at once."""
 
+import posixpath
 import struct
 import zipfile
 import zlib
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from blan_facial.data.faces import DataError
+from blan_facial.data.faces import SUFFIXES, DataError
 from blan_facial.data.image_file import limit_bytes
 
 _HEADER = struct.Struct("<4s22xHH")  # of a member: signature, lengths of its name and of what follows it
@@ -21,12 +22,19 @@ class ZipImages:
     Args:
         path: The archive.
         members: Their n names in it.
+
+    Raises:
+        DataError: One is encrypted, or packed in a way that is not read here.
     """
 
     def __init__(self, path: Path, members: np.ndarray) -> None:
         self.path = path
         self.members = members
         entries = [_directory(path)[name] for name in members.tolist()]
+        for entry in entries:
+            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                kind = "an encrypted one" if entry.flag_bits & 1 else f"compression {entry.compress_type}"
+                raise DataError(f"{path}: images must be stored or deflated, got {kind} ({entry.filename}). Unpack it.")
         fields = [(e.header_offset, e.compress_size, e.file_size, e.CRC, e.compress_type) for e in entries]
         self.places = np.array(fields, dtype=np.int64).reshape(-1, 5)
 
@@ -67,15 +75,18 @@ def is_archive(path: Path) -> bool:
 
 
 def find_members(path: Path, names: Sequence[str]) -> list[str | None]:
-    """Return the members that have some names, or have them within the one folder that all are packed in.
+    """Return the members that have some names, or have them within the folder that all images are packed in.
 
     Raises:
         DataError: The archive cannot be read.
     """
     members = _directory(path)
-    folders = {PurePosixPath(member).parts[0] for member in members}
-    folder = next(iter(folders)) if len(folders) == 1 else ""
-    return [next((member for member in (name, f"{folder}/{name}") if member in members), None) for name in names]
+    paths = (PurePosixPath(member) for member in members)
+    parents = {path.parent.as_posix() for path in paths if path.suffix.lower() in SUFFIXES}
+    common = PurePosixPath(posixpath.commonpath(parents) if parents else "")
+    folders = [folder.as_posix() for folder in (common, *common.parents)]
+    places = ((PurePosixPath(folder, name).as_posix() for folder in reversed(folders)) for name in names)
+    return [next((member for member in of_name if member in members), None) for of_name in places]
 
 
 def member_names(path: Path) -> list[str]:
@@ -99,8 +110,11 @@ def _read_directory(path: Path, changed: int, size: int) -> dict[str, zipfile.Zi
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: must be a whole ZIP archive, got {error}. Copy it again, or unpack it.") from error
+    by_name: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
-        if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            kind = "an encrypted file" if entry.flag_bits & 1 else f"compression {entry.compress_type}"
-            raise DataError(f"{path}: files must be stored or deflated, got {kind} ({entry.filename}). Unpack it.")
-    return {entry.filename: entry for entry in entries if not entry.filename.startswith("__MACOSX/")}
+        name = PurePosixPath(entry.filename.replace("\\", "/").lstrip("/")).as_posix()
+        if name in by_name:
+            raise DataError(f"{path}: a file must be there once, got {name} twice. Unpack it, and keep one of the two.")
+        if not name.startswith("__MACOSX/"):
+            by_name[name] = entry
+    return by_name
