@@ -228,11 +228,11 @@ IMAGES, BALD = cells(1, 2), [True, False]
         ),
         (
             {"image": IMAGES, "Bald": BALD, "Age": [30, 1]},
-            ", train: Age must be 0 or 1, or -1 or 1, got 30. Correct the value, or remove the column if it is no attr",
+            ", train: Age must be 0 or 1, or -1 or 1, got 30. Correct the value, or name the columns",
         ),
         (
-            {"image": IMAGES, "Bald": BALD, "Male": [-1, 1]},
-            ", train: must say which of 0 and -1 means unknown, got 0 in Bald and -1 in Male. Give --unknown zero or",
+            {"image": IMAGES, "Bald": [0, 1], "Male": [-1, 1]},
+            ": must say which of 0 and -1 means unknown, got 0 in Bald and -1 in Male. Give --unknown zero or",
         ),
         (
             {"image": IMAGES, "Bald": pa.array([None, None], pa.bool_())},
@@ -254,6 +254,45 @@ def test_columns_that_cannot_be_used_are_refused(tmp_path: Path, columns: dict[s
 def test_what_0_and_minus_1_mean_may_be_said(tmp_path: Path, unknown: Any, labels: list[list[int]]) -> None:
     write(tmp_path / "train.parquet", image=IMAGES, Bald=[0, 1], Male=[-1, 1])
     assert load_parquet(tmp_path, "train", image_size=8, unknown=unknown).labels.tolist() == labels
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_0_and_minus_1_are_looked_at_in_all_splits(tmp_path: Path, column: bool) -> None:
+    bald = {"train": [0, 1], "test": [-1, 1]}
+    for split, values in bald.items():
+        name = "data" if column else split
+        write(
+            tmp_path / name / f"{split}.parquet",
+            image=IMAGES,
+            Bald=values,
+            **({"split": [split] * 2} if column else {}),
+        )
+    for split in bald:
+        with pytest.raises(DataError, match="must say which of 0 and -1 means unknown, got 0 in Bald and -1 in Bald"):
+            load(tmp_path, split)
+    labels = [load_parquet(tmp_path, split, image_size=8, unknown="minus-one").labels.tolist() for split in bald]
+    assert labels == [[[0], [1]], [[UNKNOWN], [1]]]
+
+
+def test_truth_values_are_never_unknown(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", image=IMAGES, Bald=[False, True], Male=[0, 1])
+    assert load_parquet(tmp_path, "train", image_size=8, unknown="zero").labels.tolist() == [[0, UNKNOWN], [1, 1]]
+    write(tmp_path / "train.parquet", image=IMAGES, Male=[0, 1])
+    with pytest.raises(DataError, match=re.escape("got 0 for unknown and none of no. Leave --unknown out.")):
+        load_parquet(tmp_path, "train", image_size=8, unknown="zero")
+
+
+def test_some_attributes_are_read_alone(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", image=IMAGES, Bald=BALD, Wears_a_Hat=[1, 0], Age=[31, 7], Male=[-1, 1])
+    faces = load_parquet(tmp_path, "train", image_size=8, attributes=["wears a hat,bald"])
+    assert faces.attributes == ("Wears_a_Hat", "Bald")
+
+
+def test_people_without_a_name_are_each_one_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", image=cells(1, 2, 3, 4), Bald=[0, 1, 1, 0], person=["nan", "", "nan", "Ann"])
+    groups = load(tmp_path).groups
+    assert groups is not None
+    assert len(set(groups.tolist())) == 4
 
 
 def test_splits_may_be_called_as_in_tables(tmp_path: Path) -> None:

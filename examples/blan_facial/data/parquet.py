@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blan_facial.data.columns import SPLIT_VALUES, Unknown
+from blan_facial.data.attributes import choose
+from blan_facial.data.columns import MISSING, SPLIT_VALUES, Unknown, fold
 from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
 
 if TYPE_CHECKING:  # both take most of a second to import, and are imported where they are used
@@ -59,14 +60,22 @@ class ParquetImages:
         return dict(self.table[int(self.rows[index])][IMAGE])
 
 
-def load_parquet(root: Path | str, split: str, *, image_size: int, unknown: Unknown | None = None) -> FaceDataset:
+def load_parquet(
+    root: Path | str,
+    split: str,
+    *,
+    image_size: int,
+    unknown: Unknown | None = None,
+    attributes: Sequence[str] = (),
+) -> FaceDataset:
     """Read the labels of a split; its images are decoded when asked for.
 
     Args:
         root: A Parquet file, or a folder of them.
         split: `"train"`, `"validation"` or `"test"`.
         image_size: Side in pixels; the whole image is resized to the square.
-        unknown: Which of 0 and -1 means unknown, which must be said where both occur.
+        unknown: Which of 0 and -1 means unknown, which must be said where both occur, in whatever splits.
+        attributes: Read these only, where there are such; by default all.
 
     Returns:
         The split, in the order of its files' names and rows; rows without an image are left out and counted in its
@@ -83,12 +92,15 @@ def load_parquet(root: Path | str, split: str, *, image_size: int, unknown: Unkn
     files = _find(root)
     columns = _read_columns(files)
     notes: list[str] = []
+    every = files
     if SPLIT not in columns:
         files, notes = _of_split(root, files, split)
-    attributes = _attributes(files[0], columns)
-    if others := [name for name in columns if name not in (IMAGE, SPLIT, *PEOPLE, *attributes)]:
+    numbers = _attributes(files[0], columns)
+    if others := [name for name in columns if name not in (IMAGE, SPLIT, *PEOPLE, *numbers)]:
         notes.append(f"Columns that hold neither truth values nor numbers were left out: {', '.join(others)}.")
-    table = _open(root, files, [name for name in columns if name not in others])
+    names = tuple(choose(attributes, numbers)[0]) or numbers
+    nothing = _unknown_numbers(root, every, names, unknown)
+    table = _open(root, files, [name for name in columns if name in (IMAGE, SPLIT, *PEOPLE, *names)])
     name = f"{root}, {split}"
     rows = _rows_of_split(root, table, split) if SPLIT in columns else np.arange(len(table))
 
@@ -105,8 +117,8 @@ def load_parquet(root: Path | str, split: str, *, image_size: int, unknown: Unkn
     return FaceDataset(
         name="parquet",
         split=split,
-        attributes=attributes,
-        labels=_read_labels(name, table, attributes, rows, unknown),
+        attributes=names,
+        labels=_read_labels(name, table, names, rows, nothing),
         images=ParquetImages(table, rows, name),
         image_size=image_size,
         notes=tuple(notes),
@@ -231,36 +243,73 @@ def _rows_of_split(root: Path, table: "datasets.Dataset", split: str) -> np.ndar
     return rows
 
 
+def _unknown_numbers(
+    root: Path, files: Sequence[Path], attributes: Sequence[str], unknown: Unknown | None
+) -> tuple[int, ...]:
+    """Return which of 0 and -1 means unknown; refuse to guess where both occur in the files, of whatever splits."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    found: dict[int, str] = {}
+    no = False
+    for path in files:
+        try:
+            columns = pq.read_table(path, columns=list(attributes))
+        except pa.ArrowException as error:
+            raise DataError(f"{path}: must be a whole Parquet file, got {error} Copy or write it again.") from error
+        for attribute, column in zip(columns.column_names, columns.columns, strict=True):
+            values = pc.unique(column).to_pylist()
+            if pa.types.is_boolean(column.type):
+                no |= False in values
+            else:
+                found |= {number: attribute for number in (0, -1) if number in values}
+    if unknown is None:
+        if len(found) == 2:
+            raise DataError(
+                f"{root}: must say which of 0 and -1 means unknown, got 0 in {found[0]} and -1 in {found[-1]}. "
+                "Give --unknown zero or --unknown minus-one; the other one means no."
+            )
+        return ()
+    nothing, other = (0, -1) if unknown == "zero" else (-1, 0)
+    if nothing in found and other not in found and not no:
+        raise DataError(
+            f"{root}: must have labels that mean no, got {nothing} for unknown and none of no. Leave --unknown out."
+        )
+    return (nothing,)
+
+
 def _read_labels(
-    name: str, table: "datasets.Dataset", attributes: Sequence[str], rows: np.ndarray, unknown: Unknown | None
+    name: str, table: "datasets.Dataset", attributes: Sequence[str], rows: np.ndarray, nothing: Sequence[int]
 ) -> np.ndarray:
-    nothing = {None: (), "zero": (0,), "minus-one": (-1,)}[unknown]
     labels = np.full((len(rows), len(attributes)), UNKNOWN, dtype=np.int8)
-    negatives: dict[float, str] = {}
     for place, attribute in enumerate(attributes):
         values = _column(table, attribute)[rows].astype(np.float64)
-        known = ~np.isnan(values) & ~np.isin(values, nothing)
+        known = ~np.isnan(values)
+        if not _holds_truth(table, attribute):
+            known &= ~np.isin(values, nothing)
         strange = values[known & ~np.isin(values, (-1, 0, 1))]
         if len(strange):
             raise DataError(
-                f"{name}: {attribute} must be 0 or 1, or -1 or 1, got {strange[0]:g}. Correct the value, or remove the "
-                "column if it is no attribute."
+                f"{name}: {attribute} must be 0 or 1, or -1 or 1, got {strange[0]:g}. Correct the value, or name the "
+                "columns that are attributes by --attributes."
             )
-        negatives |= {value: attribute for value in (-1, 0) if (values[known] == value).any()}
         labels[known, place] = values[known] > 0
     if (labels == UNKNOWN).all():
         raise DataError(f"{name}: some labels must be known, got none in {len(rows)} rows. Label some of the images.")
-    if len(negatives) == 2:
-        raise DataError(
-            f"{name}: must say which of 0 and -1 means unknown, got 0 in {negatives[0]} and -1 in {negatives[-1]}. "
-            "Give --unknown zero or --unknown minus-one; the other one means no."
-        )
     return labels
+
+
+def _holds_truth(table: "datasets.Dataset", name: str) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_boolean(table.data.column(name).type))
 
 
 def _read_people(table: "datasets.Dataset", column: str, rows: np.ndarray) -> np.ndarray:
     people = table.data.column(column).to_pylist()
-    return number_people(["" if people[row] is None else str(people[row]) for row in rows.tolist()])
+    names = (fold(str(people[row])) for row in rows.tolist())
+    return number_people(["" if name in MISSING else name for name in names])
 
 
 def _has_image(table: "datasets.Dataset") -> np.ndarray:

@@ -153,7 +153,13 @@ def _csv(config: Config, _: Progress) -> Callable[[str], FaceDataset]:
 def _parquet(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
     def load(split: str) -> FaceDataset:
         task = bar.add_task(f"reading {split} faces", total=None)
-        faces = load_parquet(config.data_root or Path(), split, image_size=config.image_size, unknown=config.unknown)
+        faces = load_parquet(
+            config.data_root or Path(),
+            split,
+            image_size=config.image_size,
+            unknown=config.unknown,
+            attributes=config.attributes,
+        )
         bar.update(task, visible=False)
         return faces
 
