@@ -332,7 +332,7 @@ class Config:
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> "Config":
-        """Return the settings that :meth:`as_json` wrote; one that is missing, as in an older release, is the default.
+        """Return the settings that :meth:`as_json` wrote; one that an older release lacked is as it was then.
 
         Raises:
             ConfigError: A setting is unknown, or of another type.
@@ -345,6 +345,8 @@ class Config:
             values[name] = _from_json(value, types[name])
             if not _is_a(values[name], types[name]):
                 _refuse(f"{name} must be a value that {_option(name)} takes, got {value!r}", "Restore the setting")
+        if values.get("data") == "csv":
+            values.setdefault("unknown", "zero")  # what 0 meant before there was a choice
         return cls(**values)
 
 

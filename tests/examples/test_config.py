@@ -51,3 +51,11 @@ def test_an_option_that_cannot_be_read_is_named(option: list[str], capsys: pytes
     assert status.value.code == 2
     captured = capsys.readouterr()
     assert option[-1] in captured.err + captured.out
+
+
+def test_what_0_meant_in_tables_is_known_of_runs_that_did_not_say_it():
+    settings = Config(data="csv", data_root=Path("x"), labels=Path("y")).as_json()
+    assert Config.from_json(settings).unknown is None
+    del settings["unknown"]
+    assert Config.from_json(settings).unknown == "zero"
+    assert Config.from_json(settings | {"data": "parquet", "labels": None}).unknown is None

@@ -199,6 +199,10 @@ class TestEnvironment:
         ["--preset", "celeba", "--data-root", "/some where/it's", "--no-os", "--lr", "0.5", "--max-steps", "7"],
         ["--blocks", "1", "2", "3", "4", "--no-decoder", "--no-fusion", "--seed", "3"],
         ["--model", "mcnn", "--clip-norm", "1"],
+        [
+            *("--data", "csv", "--data-root", "x", "--labels", "t.csv", "--columns", "c.toml", "--unknown", "zero"),
+            *("--attributes", "Wears a hat", "Smiling", "--extend", "3", "--thresholds", "balanced", "--balance"),
+        ],
         ["--preset", "lfwa", "--data-root", "x", "--rdam-norm", "--encoder-weights", "a b.pth"],
     ],
 )
@@ -208,7 +212,8 @@ def test_the_command_on_the_page_repeats_the_run(options: list[str]) -> None:
     assert words[:2] == ["python", "examples/blan_facial/train.py"]
     again = parse(words[2:])
     assert again.comparable() == config.comparable()
-    assert (again.data_root, again.max_steps) == (config.data_root, config.max_steps)
+    repeated = ("data_root", "max_steps", "labels", "columns", "unknown", "attributes", "extend")
+    assert [getattr(again, name) for name in repeated] == [getattr(config, name) for name in repeated]
 
 
 class TestRun:
@@ -254,6 +259,33 @@ class TestRun:
         epochs = page.table("epoch", "objective", "validation accuracy")
         assert [row[0] for row in epochs[1:]] == ["1", "2"]
         assert all(cell != NOTHING for row in epochs[1:] for cell in row)
+
+    def test_label_counts_and_thresholds_stand_there(self, run_copy: Path) -> None:
+        metrics = json.loads((run_copy / "metrics.json").read_text())
+        at = {"threshold": 0.25, "accuracy": 0.875, "balanced": None}
+        of_each = dict.fromkeys(metrics["per_attribute"], at)
+        change(
+            run_copy / "metrics.json",
+            at_thresholds={"accuracy": 0.875, "balanced_accuracy": 0.75, "per_attribute": of_each},
+        )
+        page = Page(write_report(run_copy, None))
+        _, *rows = page.table("train: yes", "train: unknown", "test: no")
+        assert [row[0] for row in rows] == [name.replace("_", " ") for name in metrics["per_attribute"]]
+        counts = [of for split in metrics["labels"].values() for of in [next(iter(split.values()))]]
+        assert rows[0][1:] == [str(of[kind]) for of in counts for kind in ("yes", "no", "unknown")]
+        _, *rows = page.table("threshold", "balanced")
+        assert {tuple(row[1:]) for row in rows} == {("0.250", "87.5", NOTHING)}
+        del metrics["labels"]
+        (run_copy / "metrics.json").write_text(json.dumps(metrics))
+        text = write_report(run_copy, None).read_text(encoding="utf-8")
+        assert "Thresholds" not in text
+        assert "train: yes" not in text
+
+    def test_attributes_that_are_not_all_are_in_the_command(self, run_copy: Path) -> None:
+        assert "--attributes" not in write_report(run_copy, None).read_text(encoding="utf-8")
+        change(run_copy / "config.json", attributes=["Smiling", "Wears a hat"])
+        text = write_report(run_copy, None).read_text(encoding="utf-8")
+        assert "--attributes Smiling &#39;Wears a hat&#39;" in text
 
     def test_what_the_user_named_is_escaped(self, run_copy: Path) -> None:
         evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"

@@ -9,7 +9,9 @@ from blan_facial.config import PRESETS, RESUMABLE
 PROGRAM = "python examples/blan_facial/train.py"
 
 # Of the settings that do not decide what is computed, those that a repetition needs.
-_REPEATED = frozenset({"data_root", "image_folder", "labels", "max_steps"})
+_REPEATED = frozenset(
+    {"data_root", "image_folder", "labels", "columns", "unknown", "attributes", "max_steps", "extend"}
+)
 
 _ONCE = frozenset({"output", "resume", "overwrite"})  # said of one sitting, not of the run
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES
+from blan_facial.data.avatars import ATTRIBUTES as AVATARS
 from blan_facial.report.history import History, read_history
 from blan_facial.results.run_folder import ENVIRONMENT, METRICS, read_settings
 from blan_facial.results.weights_file import WEIGHTS
@@ -44,7 +46,9 @@ def read_record(folder: Path) -> Record:
     Raises:
         RunError: The folder is not a run's, or a file in it is broken.
     """
-    config, _ = read_settings(folder)
+    config, attributes = read_settings(folder)
+    if set(attributes) not in (set(CELEBA_ATTRIBUTES), set(AVATARS)):  # else they are all that there are
+        config["attributes"] = list(attributes)
     metrics = _read(folder / METRICS)
     if metrics is not None and (missing := [name for name in NEEDED if name not in metrics]):
         raise RunError(

@@ -66,6 +66,8 @@ def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
         "resampled": "" if metrics is None else resampled(metrics),
         "by_people": metrics is not None and resampled(metrics).endswith("people"),
         "calibrated": "" if metrics is None else calibrated(metrics),
+        "at_thresholds": None if metrics is None else metrics.get("at_thresholds"),
+        "labels": None if metrics is None else metrics.get("labels"),
         "left_out": [] if metrics is None else scores.left_out(metrics),
         "paper": None if metrics is None else scores.PAPER.get(metrics["data"]),
         "levels": _levels(metrics),
