@@ -29,6 +29,7 @@ from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.metrics import evaluate
 from shared.files import refuse_inputs, write_json
 from shared.program import log_to_terminal, run_program
+from shared.warned import summed
 
 PROGRAM = "python examples/blan_facial/evaluate.py"
 DESCRIPTION = """Test a finished run on any data set that has its attributes, by its config.json and model.safetensors
@@ -106,7 +107,7 @@ def run(settings: Settings, console: Console) -> None:
         read = (path for path in (config.labels, *settings.run.glob("*")) if path is not None)
         refuse_inputs("evaluate", "--output", settings.output, read)
         settings.output.parent.mkdir(parents=True, exist_ok=True)
-    with _as_config_errors():
+    with _as_config_errors(), summed("PIL", console):
         fabric = make_fabric(config)
         faces = load_split(config, settings.split, console)
         columns = [finished.attributes.index(name) for name in attributes]

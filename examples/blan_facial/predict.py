@@ -164,7 +164,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
     done = failed = 0
     progress = _progress(errors, shown=errors.is_terminal and not watched)
     readers = ThreadPoolExecutor(_READERS)
-    with counted("PIL", errors, shown=settings.verbose) as warned, readers, progress as show:
+    with counted("PIL", errors if settings.verbose else None) as warned, readers, progress as show:
         for batch in sources.batches(settings.batch_size):
             faces: list[_Face] = []
             for found, result in zip(batch, readers.map(read, batch), strict=True):

@@ -38,6 +38,7 @@ from blan_facial.training.loop import Trainer, evaluation_loader
 from blan_facial.training.metrics import calibrate, evaluate
 from shared.files import write_json
 from shared.program import log_to_terminal, print_error, run_program
+from shared.warned import summed
 
 
 def run(config: Config, console: Console, held: ExitStack) -> Path:
@@ -139,7 +140,7 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
         given = sys.argv[1:] if arguments is None else arguments
         return launch(str(Path(__file__).resolve()), given, count)
     try:
-        with ExitStack() as held:
+        with ExitStack() as held, summed("PIL", console):
             folder = run(config, console, held)
     except Stopped as stop:
         console.print(f"Training was {stop} and saved; the same command with --resume continues from there.")

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -10,22 +11,21 @@ from rich.console import Console
 
 
 @contextmanager
-def counted(package: str, console: Console, *, shown: bool) -> Iterator[list[str]]:
+def counted(package: str, shown: Console | None = None) -> Iterator[list[str]]:
     """Collect what a package warns of, by Python's warnings or by its logger; other warnings go their way.
 
     Args:
         package: Its name.
-        console: Where warnings go that are shown.
-        shown: Whether to print them and collect none.
+        shown: Where to print them, and to collect none; None: they are collected.
     """
     texts: list[str] = []
     before = warnings.showwarning
 
     def take(text: str) -> None:
-        if shown:
-            console.print(f"warning: {text}", soft_wrap=True)
-        else:
+        if shown is None:
             texts.append(text)
+        else:
+            shown.print(f"warning: {text}", soft_wrap=True)
 
     def show(
         message: Warning | str,
@@ -57,3 +57,15 @@ def counted(package: str, console: Console, *, shown: bool) -> Iterator[list[str
         warnings.showwarning = before
         logger.removeHandler(handler)
         logger.propagate = propagate
+
+
+@contextmanager
+def summed(package: str, console: Console) -> Iterator[None]:
+    """Say at the end how often a package warned, and of what most often."""
+    with counted(package) as texts:
+        try:
+            yield
+        finally:
+            if texts:
+                text, count = Counter(texts).most_common(1)[0]
+                console.print(f"Image libraries warned {len(texts)} times, {count} of them: {text}", soft_wrap=True)

@@ -15,7 +15,14 @@ from blan_facial.training.temperature import Temperature
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-MODELS = [SMALL, (*SMALL, "--no-fusion", "--join", "rar"), ("--model", "resnet", *SMALL[:4])]
+MODELS = [
+    SMALL,
+    (*SMALL, "--no-fusion", "--join", "rar"),
+    (*SMALL, "--join", "attention-gate"),
+    (*SMALL, "--join", "concat"),
+    ("--model", "moon", *SMALL[:4]),
+    ("--model", "mcnn", *SMALL[:4]),
+]
 
 
 @pytest.mark.parametrize("options", MODELS, ids=" ".join)
@@ -40,7 +47,7 @@ def test_the_file_gives_the_run_s_probabilities(
 def test_a_file_that_gives_something_else_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(tmp_path, *MODELS[2])
+    write_run(tmp_path, *MODELS[-2])
     monkeypatch.setattr("blan_facial.export._difference", lambda *_: float("nan"))
     assert main([str(tmp_path)]) == 1
     assert (

@@ -1,6 +1,8 @@
 """Faces of a CSV table: what is read, what is refused by line and column, and a run whose labels are partly unknown."""
 
+import io
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -342,3 +344,91 @@ def test_mcnn_refuses_attributes_that_it_cannot_group(root: Path, capsys: pytest
     assert main([*options, "--unknown", "zero", "--model", "mcnn", "--accelerator", "cpu"]) == 1
     message = "MCNN: attributes must be in the paper's groups, which hold CelebA's, got 'Wears a hat'. Rename it, or"
     assert message in capsys.readouterr().err
+
+
+def test_some_attributes_are_read_however_they_are_written(root: Path) -> None:
+    path = write(root, "image,split,Smiling,Wears a hat,Age\na/1.png,train,1,0,31\n")
+    for asked in (["smiling, wears_a_hat"], ["Wears_A_Hat", " smiling"], ["Smiling,Wears a hat,"]):
+        assert read_table(path, attributes=asked).attributes == ("Smiling", "Wears a hat")
+
+
+@pytest.mark.parametrize(
+    ("content", "attributes"),
+    [
+        (b'image,split,"a;b;c;d;e"\na/1.png,train,1\n', ("a;b;c;d;e",)),
+        (b'split,image,"a;b;c\nd;e;f"\ntrain,a/1.png,1\n', ("a;b;c\nd;e;f",)),
+        (b"Unnamed: 0.1,Unnamed: 0,image,split,A\n0,0,a/1.png,train,1\n", ("A",)),
+        ("image\tsplit\tA\na/1.png\ttrain\t1\n".encode("utf-16"), ("A",)),
+    ],
+    ids=["semicolons in a name", "lines in a name", "two indices", "Excel"],
+)
+def test_the_first_line_says_how_a_table_is_written(root: Path, content: bytes, attributes: tuple[str, ...]) -> None:
+    (root.parent / "table.csv").write_bytes(content)
+    assert read_table(root.parent / "table.csv").attributes == attributes
+
+
+@pytest.mark.parametrize(
+    ("encoding", "got"), [("utf-16-le", "bytes of zero"), ("utf-32", "UTF-32"), ("latin-1", "'utf-8' codec")]
+)
+def test_text_of_other_encodings_is_named(root: Path, encoding: str, got: str) -> None:
+    (root.parent / "table.csv").write_bytes(TABLE.replace("Smiling", "Fröhlich").encode(encoding))
+    with pytest.raises(DataError, match=f"table.csv: must be UTF-8 text, got {got}.*Save the table as CSV in UTF-8"):
+        load(root)
+
+
+def test_a_pipe_is_no_table(root: Path) -> None:
+    os.mkfifo(root.parent / "pipe")
+    with pytest.raises(DataError, match="pipe: must be a CSV file, got nothing to read there"):
+        read_table(root.parent / "pipe")
+
+
+def test_a_column_of_wrong_values_leaves_room_for_other_mistakes(root: Path) -> None:
+    rows = "".join(f"{row}.png,train,{row + 5},0\n" for row in range(200))
+    with pytest.raises(DataError) as caught:
+        read_table(write(root, f"image,split,Age,A\n{rows}x.png,nowhere,0,0\n"))
+    said = str(caught.value)
+    assert "line 5 and 196 others: Age must be" in said
+    assert "got other values too" in said
+    assert "split must be train, validation or test, got 'nowhere'" in said
+
+
+def test_unknown_must_leave_a_label_that_means_no(root: Path) -> None:
+    path = write(root, "image,split,A\na/1.png,train,1\na/2.png,test,0\n")
+    message = "must have labels that mean no, got 0 for unknown and none of no. Leave --unknown out."
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_table(path, unknown="zero")
+
+
+@pytest.mark.parametrize("folder", ["", "faces/", "a/b/", "./", "/"])
+def test_images_may_lie_anywhere_in_an_archive(root: Path, folder: str) -> None:
+    path = root.parent / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in FILES:
+            archive.write(root / file, f"{folder}{file}")
+        archive.writestr(".DS_Store", "x")
+    faces = load_csv(read_table(root.parent / "table.csv", unknown="zero"), path, "test", image_size=8)
+    assert [faces.image(place)[0, 0, 0] for place in range(3)] == [120, 160, 200]
+    assert str(faces.images.place(0)).startswith(f"{path}/")  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_warnings_of_image_libraries_are_counted_wherever_images_are_decoded(
+    root: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(8):
+        stream = io.BytesIO()
+        Image.new("RGB", (40, 30)).save(stream, "JPEG")
+        data, directory = stream.getvalue(), b"MPF\0garbage!"
+        segment = b"\xff\xe2" + (2 + len(directory)).to_bytes(2, "big") + directory
+        (root / f"{number}.jpg").write_bytes(data[:2] + segment + data[2:])
+    rows = "".join(f"{number}.jpg,{'train' if number < 4 else 'test'},{number % 2}\n" for number in range(8))
+    table = write(root, f"image,split,A\n{rows}")
+    options = ["--data", "csv", "--data-root", str(root), "--labels", str(table), "--output", str(root / "run")]
+    small = ["--image-size", "32", "--width", "16", "--batch-size", "4", "--max-steps", "1", "--no-lmim"]
+    assert main([*options, *small, "--workers", str(workers), "--accelerator", "cpu"]) == 0
+    said = capfd.readouterr()
+    (line,) = (line for line in said.out.splitlines() if line.startswith("Image libraries warned"))
+    assert int(line.split()[3]) >= 8
+    assert "MPO" not in said.out.replace(line, "") + said.err
+    assert "malformed" not in said.err

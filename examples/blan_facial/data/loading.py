@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from blan_facial.data.faces import CorruptImageError, FaceDataset
 from blan_facial.machines.share import WHOLE, Share
 from blan_facial.machines.workers import POLL, WorkerError, leave_process_group, share_memory, watched
+from shared.warned import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_PILLOW = "PIL"
 _ORDER, _MIRROR = 0, 1  # the random streams of one seed
 
 EpochIndex: TypeAlias = tuple[int, int]
@@ -45,6 +47,8 @@ class Batch(NamedTuple):
     """int64 (B,), indices into the data set."""
     skipped: int
     """Corrupt images that were left out, so that B is smaller by as many; B may be 0."""
+    warned: tuple[str, ...] = ()
+    """What Pillow warned of while it decoded them, in a worker or not."""
 
 
 class EpochBatches(Sampler[list[EpochIndex]]):
@@ -172,6 +176,7 @@ class FaceView(Dataset[Face]):
         The error is returned, not raised: a DataLoader would put a worker's traceback in place of its text.
         """
         indices = np.array([index for _, index in items], dtype=np.int64)
+        warned: list[str] = []
         mirrored = self._mirrored(items)
         if isinstance(self.faces.images, np.ndarray):
             images = self.faces.images[indices]
@@ -179,16 +184,17 @@ class FaceView(Dataset[Face]):
             size = self.faces.image_size
             images = np.empty((len(items), size, size, 3), dtype=np.uint8)
             good = np.ones(len(items), dtype=bool)
-            for place, index in enumerate(indices.tolist()):
-                try:
-                    images[place] = self.faces.image(index)
-                except OSError as error:
-                    return error
-                except CorruptImageError as error:
-                    if not self.skip_corrupt:
+            with counted(_PILLOW) as warned:
+                for place, index in enumerate(indices.tolist()):
+                    try:
+                        images[place] = self.faces.image(index)
+                    except OSError as error:
                         return error
-                    _log.info("left out: %s", error)
-                    good[place] = False
+                    except CorruptImageError as error:
+                        if not self.skip_corrupt:
+                            return error
+                        _log.info("left out: %s", error)
+                        good[place] = False
             if not good.all():
                 images, indices, mirrored = images[good], indices[good], mirrored[good]
         images[mirrored] = images[mirrored, :, ::-1]
@@ -198,7 +204,7 @@ class FaceView(Dataset[Face]):
             share_memory(*parts)
         except WorkerError as error:
             return error
-        return Batch(*parts, len(items) - len(indices))
+        return Batch(*parts, len(items) - len(indices), tuple(warned))
 
     def _mirrored(self, items: Sequence[EpochIndex]) -> np.ndarray:
         if self.mirror == 0:
@@ -209,6 +215,8 @@ class FaceView(Dataset[Face]):
 
 class FaceLoader(DataLoader[Face]):
     """A DataLoader that raises a worker's own error as it is, and waits for no worker without end.
+
+    What Pillow warns of in a worker is logged in this process, where it can be counted.
 
     Attributes:
         batch_sampler: Set its `epoch` and `first_batch` before iterating.
@@ -225,6 +233,8 @@ class FaceLoader(DataLoader[Face]):
         for batch in watched(start, self.num_workers, self.stopping) if self.num_workers else start():
             if isinstance(batch, Exception):
                 raise batch
+            for text in () if batch is None else batch.warned:
+                logging.getLogger(_PILLOW).warning("%s", text)
             yield self._nothing() if batch is None else batch
 
     def _nothing(self) -> Batch:

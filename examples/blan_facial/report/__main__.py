@@ -21,6 +21,7 @@ from blan_facial.results.finished import load_run
 from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 from shared.program import print_error, run_program
+from shared.warned import summed
 
 PROGRAM = "python examples/blan_facial/report"
 DESCRIPTION = """Write report.html and the pictures into the folders of runs that train.py wrote, finished or not.
@@ -40,7 +41,8 @@ def _write_all(settings: argparse.Namespace, console: Console) -> int:
     status = 0
     for folder in settings.folders:
         try:
-            sample, reason = _sample(folder, settings.data_root, console)
+            with summed("PIL", console):
+                sample, reason = _sample(folder, settings.data_root, console)
             path = write_report(folder, sample, without_faces=reason)
         except (RunError, OSError) as error:
             print_error(str(error))
