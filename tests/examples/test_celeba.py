@@ -15,7 +15,7 @@ from PIL import Image
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.celeba import load_celeba
 from blan_facial.data.faces import SPLITS, CorruptImageError, DataError
-from blan_facial.data.loading import make_loader
+from blan_facial.data.loading import EpochBatches, make_loader
 from tests.examples.celeba_folder import write_celeba_folder
 
 ATTRIBUTES = ("Smiling", "Bald", "Eyeglasses")
@@ -383,7 +383,8 @@ def test_images_are_read_from_their_archive(root, tmp_path, compression, named):
     assert faces.notes == ()
     np.testing.assert_allclose(pickle.loads(pickle.dumps(faces)).image(1), colour_of(15), atol=3)
     assert faces.images.place(0) == path / "img_align_celeba" / "000008.jpg"
-    loader = make_loader(faces, 2, seed=0, shuffle=False, drop_last=False, mirror=0, workers=2, skip_corrupt=False)
+    batches = EpochBatches(len(faces), 2, seed=0, shuffle=False, drop_last=False)
+    loader = make_loader(faces, batches, mirror=0, workers=2, skip_corrupt=False)
     assert [batch.indices.tolist() for batch in loader] == [[0, 1]]
 
 
