@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from blan_facial.predict import main
 from blan_facial.prediction import cropping
@@ -46,6 +46,26 @@ def test_arrays_are_answered_as_files_are(run: Path, tmp_path: Path, capsys: pyt
     assert [float(row["probability"]) for row in rows] == pytest.approx([a.probability for a in answers], abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "turned", "palette", "grey"])
+def test_images_of_pillow_s_are_answered_as_their_files_are(
+    kind: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, exif = tmp_path / "a.png", Image.Exif()
+    image = Image.fromarray(PICTURES[0])
+    if kind == "16 bits":
+        image = Image.fromarray(RANDOM.integers(0, 65536, (40, 30), dtype=np.uint16))
+    elif kind == "turned":
+        exif[ExifTags.Base.Orientation] = 6
+    else:
+        image = image.quantize(16) if kind == "palette" else image.convert("LA")
+    image.save(path, exif=exif, transparency=3 if kind == "palette" else None)
+    assert main([str(run), str(path), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    with Image.open(path) as opened:
+        (answers,) = BLANPredictor.from_run(run)(opened)
+    assert [float(row["probability"]) for row in rows] == pytest.approx([a.probability for a in answers], abs=1e-3)
+
+
 def test_one_picture_many_and_frames_are_answered_alike(run: Path) -> None:
     predict = BLANPredictor.from_run(str(run), batch_size=2)
     several = predict(PICTURES)
@@ -66,6 +86,8 @@ def test_one_picture_many_and_frames_are_answered_alike(run: Path) -> None:
         (PICTURES[0] / 255, TypeError, "must be an image of Pillow's or a uint8 array, got float64. Convert it"),
         ("a.png", TypeError, "must be an image of Pillow's or a uint8 array, got str. Convert it"),
         (PICTURES[0][:, :, 0], ValueError, r"must have the shape \(height, width, 3\), got \(40, 30\)\. Put the"),
+        (Image.new("F", (4, 4)), ValueError, "must have 8 or 16 bits, got pixels of 32 bits, whose black and white"),
+        (Image.new("RGB", (0, 4)), ValueError, r"must have the shape \(height, width, 3\), got \(4, 0, 3\)\. Put the"),
         (PICTURES[0][:0], ValueError, r"must have the shape \(height, width, 3\), got \(0, 30, 3\)\. Put the"),
     ],
 )

@@ -238,6 +238,16 @@ def decode_picture(data: bytes, longest: int, *, enlarge: bool = True, large: bo
     return _decode(data, size, large=large)
 
 
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """Return an image of Pillow's as `decode_face` takes it, of any mode and upright: uint8 RGB (height, width, 3).
+
+    Raises:
+        ValueError: Its black and white are unknown.
+    """
+    _refuse_unknown_range(image)
+    return np.array(_upright(_rgb(image), image))
+
+
 def _decode(
     data: bytes,
     size: Callable[[int, int], tuple[int, int]],

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from blan_facial.data.attributes import choose
+from blan_facial.data.faces import upright_rgb
 from blan_facial.prediction.cropping import FaceCropper
 from blan_facial.prediction.predictor import Answer, Predictor
 from blan_facial.results.finished import load_run
@@ -129,7 +130,10 @@ def resized(pixels: np.ndarray, image_size: int) -> np.ndarray:
 
 def _pixels(picture: Picture) -> np.ndarray:
     if isinstance(picture, Image.Image):
-        return np.array(picture.convert("RGB"))
+        try:
+            picture = upright_rgb(picture)
+        except ValueError as error:
+            raise ValueError(f"BLANPredictor: a picture must have 8 or 16 bits, got {error}.") from error
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
         got = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
         raise TypeError(
