@@ -98,3 +98,19 @@ def test_an_unfit_run_to_start_from_is_refused(tmp_path: Path) -> None:
         start_from(tmp_path, build(config, ["Bald"])[0], ["Bald"], config)
     with pytest.raises(ConfigError, match="--encoder-weights means nothing with --init-from, got both"):
         parse(["--init-from", str(tmp_path), "--encoder-weights", "imagenet"])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--decoder-order", "stage-upsample"), "decoder_order upsample-stage (here stage-upsample)"),
+        (("--arrangement", "parallel"), "arrangement channel-spatial (here parallel)"),
+    ],
+)
+def test_a_network_that_makes_something_else_of_the_weights_is_another(
+    options: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, *SMALL)
+    config = parse([*SMALL, *options])
+    with pytest.raises(RunError, match=re.escape(f"network, got another in {tmp_path}: {text}. Repeat that run's")):
+        start_from(tmp_path, build(config, ATTRIBUTES)[0], ATTRIBUTES, config)

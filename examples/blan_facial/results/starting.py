@@ -13,11 +13,11 @@ from blan_facial.network.weights import fault_of
 from blan_facial.results.finished import load_run
 from blan_facial.training.checkpoint import RunError
 
-_SHAPING = (
-    *("model", "image_size", "width", "blocks", "summary_channels", "rdam_norm"),
-    *("decoder", "encoder_features", "join", "fusion"),
+_COMPUTING = (
+    *("model", "width", "blocks", "summary_channels", "arrangement", "rdam_norm"),
+    *("decoder", "encoder_features", "decoder_order", "join", "fusion"),
 )
-"""The settings that decide which weights there are."""
+"""The settings that decide which weights there are, or what is made of them."""
 
 _OF_SCORES = re.compile(r"classifiers\.\d+\.(fc2\.)?(weight|bias)")
 """The layers that give two scores for each attribute."""
@@ -52,8 +52,10 @@ def start_from(folder: Path, model: Network, attributes: Sequence[str], config: 
     own = _state(model)
     others = sorted(set(weights) ^ set(own))
     fault = None if others else fault_of(weights, own, exact=True)
-    if others or fault:
-        differing = [name for name in _SHAPING if getattr(config, name) != getattr(run.config, name)]
+    differing = [name for name in _COMPUTING if getattr(config, name) != getattr(run.config, name)]
+    if others or fault or differing:
+        if config.image_size != run.config.image_size:  # which not all networks depend on
+            differing.append("image_size")
         listed = ", ".join(f"{name} {getattr(run.config, name)} (here {getattr(config, name)})" for name in differing)
         raise RunError(
             f"train: --init-from needs a run of the same network, got another in {folder}: "
