@@ -70,7 +70,7 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     captured = capsys.readouterr()
     assert "[/nope]" in captured.out
     assert ":smile: [red]x ␛[2" in captured.out  # whose width rich does not count
-    assert captured.err == "error: ␛]0;title � [/nope]\n"
+    assert captured.err == "error: ␛]0;title␇ � [/nope]\n"
 
 
 def test_a_reader_that_goes_away_does_not_end_the_work(repository: Path, tmp_path: Path) -> None:
