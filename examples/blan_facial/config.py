@@ -56,6 +56,12 @@ LACKS = {"mcnn": _WITHOUT, "resnet": (*_WITHOUT, "summary_channels"), "moon": (*
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
+MOST = {"width": 4096, "summary_channels": 2**16, "critic_channels": 2**16, "image_size": 8192}
+"""Sizes beyond which a setting is a slip: no machine would hold what it asks for."""
+MOST_BLOCKS = 256
+"""Of a stage."""
+
+
 class ConfigError(UserError):
     """Settings that contradict one another, or that this machine cannot serve."""
 
@@ -221,13 +227,17 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
+        for name, most in MOST.items():
+            if (value := getattr(self, name)) > most:
+                _refuse(f"{_option(name)} must be at most {most:,}, got {str(value)[:20]}", "Give a smaller number")
         if self.image_size < 32 or self.image_size % 32:
             _refuse(
                 f"--image-size must be divisible by 32, got {self.image_size}",
                 f"Use {max(32, round(self.image_size / 32) * 32)}, for example",
             )
-        if min(self.blocks) < 1:
-            _refuse(f"--blocks must be at least 1 each, got {' '.join(map(str, self.blocks))}", "Use 3 4 6 3")
+        if not 1 <= min(self.blocks) <= max(self.blocks) <= MOST_BLOCKS:
+            got = " ".join(str(count)[:20] for count in self.blocks)
+            _refuse(f"--blocks must be 1 to {MOST_BLOCKS} each, got {got}", "Use 3 4 6 3")
         if not 0 <= self.dropout < 1:
             _refuse(f"--dropout must be in [0, 1), got {self.dropout}", "Use 0.5, or 0 for none")
         for name in ("workers", "warmup_steps", "seed", "extend"):

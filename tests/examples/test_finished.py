@@ -181,7 +181,8 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_settings_survive_json(preset: str) -> None:
-    config = parse(["--preset", preset, *([] if preset == "demo" else ["--data-root", "x"]), "--clip-norm", "1"])
+    root = [] if PRESETS[preset].data == "avatars" else ["--data-root", "x"]
+    config = parse(["--preset", preset, *root, "--clip-norm", "1"])
     assert Config.from_json(json.loads(json.dumps(config.as_json()))) == config
 
 

@@ -240,6 +240,81 @@ def test_names_that_are_no_cells_are_refused(root):
     refused(root, f"{path}: name must be a cell array of strings, got float64. Take the official file.")
 
 
+def as_group(file, key):
+    file.create_group(key)
+
+
+def as_null_reference(file, key):
+    file.create_dataset(key, (1, 2), dtype=h5py.ref_dtype)
+
+
+def as_region(file, key):
+    file.create_dataset(key, (1, 2), dtype=h5py.regionref_dtype)
+
+
+def as_group_in_a_cell(file, key):
+    file[key] = np.array([[file.create_group("inner").ref]], dtype=h5py.ref_dtype)
+
+
+def as_numbers_in_a_cell(file, key):
+    file["inner"] = np.zeros((2, 2))
+    file[key] = np.array([[file["inner"].ref]], dtype=h5py.ref_dtype)
+
+
+def as_half_a_character(file, key):
+    file["inner"] = np.array([[0xD800]], dtype="<u2")
+    file[key] = np.array([[file["inner"].ref]], dtype=h5py.ref_dtype)
+
+
+def as_link(link):
+    def craft(file, key):
+        file[key] = link
+
+    return craft
+
+
+def as_nothing(file, key):
+    file[key] = h5py.Empty("f8")
+
+
+def as_terabytes(file, key):
+    file.create_dataset(key, (2**21, 2**20), dtype="f8", chunks=(1024, 1024), compression="gzip")
+
+
+def as_text(file, key):
+    file[key] = ["yes", "no"]
+
+
+def as_external(file, key):
+    file.create_dataset(key, (4, 2), dtype="f8", external="/etc/hostname")
+
+
+@pytest.mark.attack("15.12", "a crafted .mat file is read")
+@pytest.mark.parametrize(
+    ("key", "craft", "text"),
+    [
+        ("label", as_group, "label must be an array, got a group"),
+        ("name", as_group, "name must be an array, got a group"),
+        ("label", as_nothing, "label must be an array, got nothing in it"),
+        ("label", as_text, "label must be an array of numbers, got object"),
+        ("label", as_terabytes, "label must have at most 268,435,456 bytes, got 2097152 x 1048576"),
+        ("label", as_external, "label must lie in the file itself, got values in other files"),
+        ("label", as_link(h5py.SoftLink("/nowhere")), "label must lie in the file itself, got a link"),
+        ("label", as_link(h5py.ExternalLink("/etc/hostname", "/x")), "label must lie in the file itself, got a link"),
+        ("name", as_null_reference, "name must be a cell array of strings, got an empty reference"),
+        ("name", as_region, "name must be a cell array of strings, got object"),
+        ("name", as_group_in_a_cell, "name must be a cell array of strings, got a cell that is no array"),
+        ("AttrName", as_numbers_in_a_cell, "AttrName must be a cell array of strings, got a cell of float64"),
+        ("name", as_half_a_character, "name must be readable, got utf-16-le"),
+    ],
+)
+def test_a_crafted_variable_is_refused(root, key, craft, text):
+    with h5py.File(root / "lfw_att_40.mat", "a") as file:
+        del file[key]
+        craft(file, key)
+    refused(root, text)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

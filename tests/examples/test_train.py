@@ -602,7 +602,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
         lambda folder: ["--join", "none", "--arrangement", "parallel"],
         "train: --arrangement means nothing with --join none, got both. Give one of them.",
     ),
-    (lambda folder: ["--blocks", "1", "0", "1", "1"], "train: --blocks must be at least 1 each, got 1 0 1 1. Use 3 4"),
+    (lambda folder: ["--blocks", "1", "0", "1", "1"], "train: --blocks must be 1 to 256 each, got 1 0 1 1. Use 3 4"),
     (
         lambda folder: ["--join", "none", "--beta", "0"],
         "train: --join none leaves the decoder to the reconstruction, got --beta 0. Use --no-decoder.",

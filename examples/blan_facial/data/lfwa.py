@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-import h5py
 import numpy as np
 
 from blan_facial.data.attributes import read_attribute_names
 from blan_facial.data.faces import DataError, FaceDataset, NoSplitError, check_request, number_people
 from blan_facial.data.folders import ImageFiles, find_files, find_part, open_root, relative_name
+from blan_facial.data.matlab import open_matlab
 
 Partition: TypeAlias = Literal["50:50", "80:10", "all"]
 """Shares of the images to train on and to test on."""
@@ -96,10 +96,10 @@ def load_lfwa(
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
     """Return the attributes, the n image files and their labels, int8 (n, attributes)."""
-    with _open_matlab(path) as file:
-        attributes = read_attribute_names(_strings(path, file, "AttrName"), f"{path}: AttrName")
-        names = [relative_name(str(path), name, "Take the official file.") for name in _strings(path, file, "name")]
-        labels = np.asarray(_variable(path, file, "label"))
+    with open_matlab(path) as file:
+        attributes = read_attribute_names(file.strings("AttrName"), f"{path}: AttrName")
+        names = [relative_name(str(path), name, "Take the official file.") for name in file.strings("name")]
+        labels = file.numbers("label")
     shape = (len(names), len(attributes))
     if labels.shape == shape[::-1]:  # MATLAB writes its columns as HDF5's rows
         labels = labels.T
@@ -135,8 +135,8 @@ def _rows_by_person(names: Sequence[str], split: str) -> np.ndarray:
 
 def _read_indices(path: Path, key: str, count: int) -> np.ndarray:
     """Return the rows of a split, counted from 0."""
-    with _open_matlab(path) as file:
-        indices = np.asarray(_variable(path, file, key)).ravel()
+    with open_matlab(path) as file:
+        indices = file.numbers(key).ravel()
     strange = indices[(indices < 1) | (indices > count) | (indices != np.floor(indices))]
     if strange.size:
         raise DataError(
@@ -144,32 +144,3 @@ def _read_indices(path: Path, key: str, count: int) -> np.ndarray:
             "Take both .mat files from the same download."
         )
     return indices.astype(np.int64) - 1
-
-
-def _open_matlab(path: Path) -> h5py.File:
-    if not h5py.is_hdf5(path):
-        with path.open("rb") as file:
-            version5 = file.read(10) == b"MATLAB 5.0"
-        raise DataError(
-            f"{path}: must be a MATLAB v7.3 (HDF5) file, got {'a MATLAB v5 file' if version5 else 'something else'}. "
-            f"Take the official file, or load it in MATLAB and save it with '-v7.3'."
-        )
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path}: must be a whole HDF5 file, got {error}. Copy it again.") from error
-
-
-def _variable(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
-    if key not in file:
-        variables = ", ".join(sorted(name for name in file if not name.startswith("#"))) or "none"
-        raise DataError(f"{path}: needs the variable {key}, got {variables}. Take the official file.")
-    return file[key]
-
-
-def _strings(path: Path, file: h5py.File, key: str) -> list[str]:
-    """Read a MATLAB cell array of strings: references to arrays of UTF-16 code units."""
-    cells = _variable(path, file, key)
-    if h5py.check_ref_dtype(cells.dtype) is None:
-        raise DataError(f"{path}: {key} must be a cell array of strings, got {cells.dtype}. Take the official file.")
-    return [file[cell][()].astype("<u2").tobytes().decode("utf-16-le") for cell in cells[()].ravel()]

@@ -10,8 +10,10 @@ memory. Nothing is asked of the network.
 """
 
 import glob
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +128,20 @@ def load_parquet(
     )
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises at a damaged file into an error that names it; the system's own errors stay."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        words = " ".join(str(error).split()) or "one that asks for more memory than there is"
+        raise DataError(f"{path}: must be a whole Parquet file, got {words} Copy or write it again.") from error
+
+
 def _find(root: Path) -> list[Path]:
     """Return the Parquet files of a folder in the order of their names, or the one that is named."""
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*.parquet") if path.is_file())
@@ -140,15 +156,12 @@ def _find(root: Path) -> list[Path]:
 
 def _read_columns(files: Sequence[Path]) -> dict[str, "pa.DataType"]:
     """Return the columns that all files have, and their types."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     tables = []
     for path in files:
-        try:
+        with _whole(path):
             schema = pq.read_schema(path)
-        except pa.ArrowException as error:
-            raise DataError(f"{path}: must be a whole Parquet file, got {error} Copy or write it again.") from error
         tables.append(dict(zip(schema.names, schema.types, strict=True)))
         if tables[-1] != tables[0]:
             raise DataError(
@@ -215,16 +228,22 @@ def _open(root: Path, files: Sequence[Path], columns: list[str]) -> "datasets.Da
     """Open files as one table, which is copied to the cache of `datasets` the first time."""
     import datasets
 
-    hidden = datasets.are_progress_bars_disabled()
+    hidden, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs of a damaged file is in our error
     try:
         paths = [glob.escape(str(path)) for path in files]
         return datasets.Dataset.from_parquet(paths, columns=columns)
     except datasets.exceptions.DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno is not None:  # the system's, such as a full disk
+            cache = cause.filename or str(datasets.config.HF_DATASETS_CACHE)
+            raise OSError(cause.errno, os.strerror(cause.errno), cache) from error
         raise DataError(
-            f"{root}: must hold whole Parquet files, got {error.__cause__ or error}. Copy or write them again."
+            f"{root}: must hold whole Parquet files, got {cause or error}. Copy or write them again."
         ) from error
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if not hidden:
             datasets.enable_progress_bars()
 
@@ -254,10 +273,8 @@ def _unknown_numbers(
     found: dict[int, str] = {}
     no = False
     for path in files:
-        try:
+        with _whole(path):
             columns = pq.read_table(path, columns=list(attributes))
-        except pa.ArrowException as error:
-            raise DataError(f"{path}: must be a whole Parquet file, got {error} Copy or write it again.") from error
         for attribute, column in zip(columns.column_names, columns.columns, strict=True):
             values = pc.unique(column).to_pylist()
             if pa.types.is_boolean(column.type):

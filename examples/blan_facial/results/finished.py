@@ -62,7 +62,7 @@ def load_run(folder: Path) -> FinishedRun:
         config.check()
         with _NothingDrawn(), torch.random.fork_rng(devices=[]):
             model, objective = build(config, attributes)
-    except ValueError as error:
+    except (ValueError, RuntimeError, MemoryError) as error:  # the last two where there is no room for the model
         raise RunError(f"{folder / CONFIG}: must hold the settings of a run, got a mistake: {error}") from error
     own = model.state_dict()
     weights, temperature, thresholds = read_weights(folder / WEIGHTS)
