@@ -1,7 +1,6 @@
 """Test a finished run on a data set: ``python examples/blan_facial/evaluate.py --help``."""
 
 import dataclasses
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,8 @@ from blan_facial.data.attributes import choose
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
 from blan_facial.results.finished import FinishedRun, load_run
-from blan_facial.results.run_folder import METRICS
+from blan_facial.results.run_folder import METRICS, read_object
 from blan_facial.results.terminal import metrics_table
-from blan_facial.training.checkpoint import RunError
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.metrics import evaluate
 from shared.files import refuse_inputs, write_json
@@ -146,10 +144,7 @@ def _of_training(finished: FinishedRun) -> dict[str, Any]:
         parameters = finished.parameters
         counts = {"parameters": parameters.inference, "training_parameters": parameters.training}
         return counts | {"kept": None, "train_seconds": None, "waiting_seconds": None, "images_per_second": None}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{path}: must be JSON that a run wrote, got {error}. Restore or remove it.") from error
+    return read_object(path, "metrics")
 
 
 @contextmanager

@@ -34,11 +34,13 @@ def test_bars_are_as_long_as_answers_are_probable() -> None:
     assert longest == [pytest.approx(1.5 * 90 * 0.9, abs=2), pytest.approx(1.5 * 90 * 0.2, abs=2)]
 
 
+@pytest.mark.attack("15.13", "an attribute with a long name")
 def test_long_names_do_not_reach_into_the_picture() -> None:
     picture = drawn(Answer("A" * 200, 0.9, True, None, {}))
     assert (picture[:, 24 + 510 + 12 : 24 + 510 + 40][120:] == 255).all()
 
 
+@pytest.mark.attack("15.13", "attributes in letters that no font has")
 @pytest.mark.usefixtures("no_other_font")
 def test_what_no_font_has_is_a_box_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):

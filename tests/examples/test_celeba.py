@@ -337,6 +337,7 @@ def read(root, split="test", **options):
     return faces
 
 
+@pytest.mark.attack("15.13", "Kaggle's copy of CelebA")
 @pytest.mark.parametrize("text", [False, True], ids=["csv", "called-txt"])
 def test_kaggle_s_copy_is_read(root, text):
     paths = as_csv(root / "list_attr_celeba.txt"), as_csv(root / "list_eval_partition.txt", ["image_id", "partition"])
@@ -350,6 +351,7 @@ def test_kaggle_s_copy_is_read(root, text):
     assert read(root).notes == ()
 
 
+@pytest.mark.attack("15.13", "images under other endings than in the list")
 @pytest.mark.parametrize("ending", [".png", ".JPG", ".jpeg"])
 def test_images_are_matched_without_their_endings(root, ending):
     for path in (root / "img_align_celeba").iterdir():
@@ -363,12 +365,14 @@ def test_an_image_that_is_there_twice_is_taken_once_and_said(root):
     assert read(root).notes == (text,)
 
 
+@pytest.mark.attack("15.13", "everything a folder deeper")
 def test_everything_may_lie_a_folder_deeper_and_the_partition_beside_the_labels(tmp_path):
     root = write_celeba_folder(tmp_path / "data" / "celeba", IMAGES, LABELS, ATTRIBUTES, nested=True)
     (root / "Eval" / "list_eval_partition.txt").rename(root / "Anno" / "list_eval_partition.txt")
     assert read(tmp_path / "data").notes == ()
 
 
+@pytest.mark.attack("15.13", "images in their archive")
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
 def test_images_are_read_from_their_archive(root, tmp_path, compression, named):
@@ -406,6 +410,7 @@ def test_a_broken_archive_is_named(root):
         load_celeba(root, "test", image_size=32)
 
 
+@pytest.mark.attack("15.13", "uncropped images of CelebA")
 @pytest.mark.parametrize("called", ["img_celeba", "wild"])
 def test_images_in_the_wild_are_cropped_by_their_boxes_or_warned_of(root, tmp_path, called):
     folder = tmp_path / called
@@ -482,6 +487,7 @@ def test_several_copies_side_by_side_are_not_chosen_from(root, tmp_path):
     refused(tmp_path, text)
 
 
+@pytest.mark.attack("15.12", "an absurd count of rows in a text file of CelebA")
 def test_a_number_too_long_for_a_count_is_refused(root):
     path = root / "list_attr_celeba.txt"
     path.write_text("9" * 5000 + "\n" + path.read_text().partition("\n")[2])

@@ -46,6 +46,7 @@ def test_the_best_model_is_read_too(tmp_path: Path) -> None:
     torch.testing.assert_close(found._asdict(), best._asdict(), rtol=0, atol=0)
 
 
+@pytest.mark.attack("15.3", "a bit of last.ckpt is flipped")
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     path = write(tmp_path)
     whole = path.read_bytes()
@@ -64,6 +65,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     assert refused > 100
 
 
+@pytest.mark.attack("15.3", "an entry of last.ckpt is of another kind or length")
 @pytest.mark.parametrize(("field", "bit"), [(24, 1), (27, 1), (38, 16)], ids=["length", "large length", "folder"])
 def test_another_kind_or_length_of_an_entry_is_refused(field: int, bit: int, tmp_path: Path) -> None:
     path = write(tmp_path)
@@ -78,6 +80,7 @@ def test_another_kind_or_length_of_an_entry_is_refused(field: int, bit: int, tmp
             read_checkpoint(tmp_path, CONFIG, DATA)
 
 
+@pytest.mark.attack("15.3", "last.ckpt is of another structure")
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -56,6 +56,7 @@ def test_parts_are_about_as_large_as_they_are_said_to_be() -> None:
     )
 
 
+@pytest.mark.attack("15.13", "FairFace's table")
 def test_fair_face_has_an_attribute_for_each_category(tmp_path: Path) -> None:
     mapping = """
     [split]
@@ -89,6 +90,7 @@ def test_fair_face_s_two_tables_are_read_as_one(tmp_path: Path) -> None:
         read_table(tmp_path / "tables", read_columns(tmp_path / "columns.json"))
 
 
+@pytest.mark.attack("15.13", "UTKFace's table")
 def test_utk_face_s_ages_have_thresholds(tmp_path: Path) -> None:
     mapping = """
     [split]
@@ -185,6 +187,7 @@ def test_a_missing_mapping_is_named(tmp_path: Path) -> None:
         read_columns(tmp_path / "no")
 
 
+@pytest.mark.attack("15.12", "thousands of brackets and absurd numbers in a column mapping")
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -84,6 +84,7 @@ def test_old_checkpoints_of_parameters_without_batch_counts_load(tmp_path, encod
     assert_loaded(encoder, {name: entries.get(name, zero) for name in checkpoint})
 
 
+@pytest.mark.attack("15.5", "training on a CPU with maps of few channels")
 def test_narrow_maps_are_not_channels_last(encoder):
     """Their backward writes past its memory in oneDNN."""
     images = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
@@ -97,6 +98,7 @@ def test_narrow_maps_are_not_channels_last(encoder):
     assert encoder.memory_format == torch.channels_last
 
 
+@pytest.mark.attack("15.3", "the cached ImageNet file has other contents")
 def test_a_kept_file_of_other_contents_is_refused(monkeypatch, encoder, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     kept = tmp_path / "hub" / "checkpoints" / "resnet34-b627a593.pth"

@@ -149,15 +149,18 @@ def test_a_mistake_gets_one_clear_error(
     assert error.count("\n") == 1
 
 
+@pytest.mark.attack("15.12", "JSON of a run that is cut, a list, or of thousands of brackets")
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert (
         f"error: {tmp_path}: must be the output folder of a run, got no config.json in it." in capsys.readouterr().err
     )
     write_run(tmp_path, *SMALL, "--images", "8")
-    (tmp_path / "metrics.json").write_text("[1]")
-    assert main([str(tmp_path)]) == 1
-    assert f"error: {tmp_path}/metrics.json: must be JSON that a run wrote" in capsys.readouterr().err
+    for name in ("metrics.json", "config.json"):
+        for text in ("[1]", "[]", "[" * 100_000, "{"):
+            (tmp_path / name).write_text(text)
+            assert main([str(tmp_path)]) == 1
+            assert f"error: {tmp_path}/{name}: must be JSON that a run wrote" in capsys.readouterr().err
 
 
 def test_some_attributes_are_tested_as_they_are_among_all(trained: Path, tmp_path: Path) -> None:

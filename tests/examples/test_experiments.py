@@ -29,6 +29,7 @@ from blan_facial.tables.layout import insert, terminal
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
+from blan_facial.training.checkpoint import RunError
 from tests.examples.celeba_folder import write_celeba_folder
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
@@ -228,6 +229,14 @@ def test_a_run_that_ended_early_is_not_finished(tmp_path: Path) -> None:
     write_run(tmp_path, *SMALL, "--max-steps", "3")
     assert Job("a run", tmp_path, SMALL).metrics() is None
     assert Job("a run", tmp_path, (*SMALL, "--max-steps", "3")).metrics() is not None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
+def test_broken_metrics_of_a_finished_run_are_refused(text: str, tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL)
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(RunError, match=r"metrics\.json: must be JSON that a run wrote, got"):
+        Job("a run", tmp_path, SMALL).metrics()
 
 
 @pytest.mark.parametrize("option", ["--data-root", "--image-folder"])

@@ -51,12 +51,14 @@ def test_grey_becomes_three_equal_channels(grey):
     np.testing.assert_array_equal(face, np.repeat(RAMP[..., None], 3, axis=-1))
 
 
+@pytest.mark.attack("15.4", "a TIFF of 32-bit integers or floating numbers")
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_grey_of_32_bits_is_refused_rather_than_shown_black(kind):
     with pytest.raises(ValueError, match=r"^pixels of 32 bits, whose black and white are unknown; save it with 8 or"):
         decode_face(encoded(Image.fromarray(RAMP.astype(kind)), "TIFF"), 64)
 
 
+@pytest.mark.attack("15.9", "a .jpg that is an EPS")
 def test_only_image_formats_are_read_whatever_the_file_is_called(monkeypatch):
     def start(*_, **__):
         raise AssertionError("a program was started")
@@ -146,6 +148,7 @@ def test_a_file_that_does_not_decode_is_named_with_its_index(tmp_path, data, rea
     assert str(caught.value).endswith("Replace the file, or go on without such images by --skip-corrupt.")
 
 
+@pytest.mark.attack("15.8", "a decompression bomb")
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 0)  # so that it is put back
     (tmp_path / "image.png").write_bytes(encoded(NOISE, "PNG")[:100])  # the header alone

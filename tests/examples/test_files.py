@@ -12,6 +12,7 @@ from shared.files import locked, refuse_inputs, remove_leftovers, replacing, wri
 from shared.program import UserError
 
 
+@pytest.mark.attack("15.1", "an output is a symbolic link")
 def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
     target, link = tmp_path / "kept" / "real.json", tmp_path / "link.json"
     target.parent.mkdir()
@@ -37,6 +38,7 @@ def test_permissions_are_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.attack("15.1", "an output is a pipe")
 def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -49,6 +51,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
+@pytest.mark.attack("15.1", "an output is a device")
 def test_a_device_stays_a_device() -> None:
     with replacing(Path("/dev/null")) as file:
         file.write(b"nothing")
@@ -84,6 +87,7 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path
     assert list(tmp_path.iterdir()) == [mine]
 
 
+@pytest.mark.attack("15.1", "an output is a file that is read")
 def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path: Path) -> None:
     image, link = tmp_path / "face.jpg", tmp_path / "link.jpg"
     image.touch()
@@ -100,6 +104,7 @@ def hold(path: Path, started: "multiprocessing.synchronize.Event") -> None:
         threading.Event().wait()
 
 
+@pytest.mark.attack("15.2", "a second process wants the lock of a folder")
 def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     started = context.Event()

@@ -25,6 +25,7 @@ def rates(folder: Path) -> list[float]:
     return [float(row["lr"]) for path in paths for row in csv.DictReader(path.read_text().splitlines()) if row["lr"]]
 
 
+@pytest.mark.attack("15.13", "a finished run is to go on longer")
 def test_a_finished_run_is_extended_at_its_last_rate_and_resumes_exactly(run_copy: Path, tmp_path: Path) -> None:
     assert main([*TINY, "--output", str(run_copy), "--resume", "--extend", "2"]) == 0
     logged = rates(run_copy)
@@ -39,6 +40,7 @@ def test_a_finished_run_is_extended_at_its_last_rate_and_resumes_exactly(run_cop
     assert json.loads((run_copy / "config.json").read_text())["extend"] == 2
 
 
+@pytest.mark.attack("15.13", "--resume with more epochs")
 def test_more_epochs_are_refused_with_a_way_to_go_on(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, "--output", str(run_copy), "--resume", "--epochs", "5"]) == 1
     text = "epochs 2 (now 5). To go on longer, give --epochs 2 --extend 3, at the last learning rate."
@@ -58,6 +60,7 @@ def test_attributes_may_be_spelled_otherwise_when_a_run_goes_on(
     assert main([*options, "--attributes", "smiling", "Bangs", "--resume"]) == 0
 
 
+@pytest.mark.attack("15.13", "a run starts from a finished one")
 def test_a_run_starts_from_a_finished_one(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["Smiling", "Eyeglasses"]
     options = [*TINY, "--init-from", str(tiny_run), "--attributes", *names, "--lr", "1e-9", "--no-os"]

@@ -374,10 +374,13 @@ class TestRun:
         assert f"error: {tmp_path}: must be the output folder of a run" in capsys.readouterr().err
         (run_copy / "metrics.json").write_text("[]")
         assert report([str(run_copy)]) == 1
-        assert f"report: {run_copy / 'metrics.json'} must hold a JSON object, got a list." in capsys.readouterr().err
+        assert f"{run_copy / 'metrics.json'}: must be JSON that a run wrote, got no metrics." in capsys.readouterr().err
         (run_copy / "metrics.json").write_text('{"data": "avatars", "spl')
         assert report([str(run_copy)]) == 1
-        assert "must hold a JSON object, got Unterminated string" in capsys.readouterr().err
+        assert "must be JSON that a run wrote, got Unterminated string" in capsys.readouterr().err
+        (run_copy / "metrics.json").write_text("[" * 100_000)
+        assert report([str(run_copy)]) == 1
+        assert "metrics.json: must be JSON that a run wrote, got maximum recursion depth" in capsys.readouterr().err
         (run_copy / "metrics.json").write_text('{"data": "avatars"}')
         assert report([str(run_copy)]) == 1
         assert "must hold what train.py writes, got none of split, images," in capsys.readouterr().err

@@ -95,6 +95,7 @@ def test_the_lines_of_the_readme_copy_a_folder(folder: Path, copy: Path) -> None
             np.testing.assert_array_equal(theirs.image(index), ours.image(index))
 
 
+@pytest.mark.attack("15.13", "a Parquet copy of CelebA")
 def test_a_run_on_the_copy_equals_one_on_the_folder(folder: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
     options = ["--image-size", "32", "--width", "4", "--batch-size", "8", "--epochs", "2", "--model", "resnet"]
@@ -336,6 +337,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str, state: str) -> None:
         load(tmp_path / name)
 
 
+@pytest.mark.attack("15.12", "Parquet files that are cut or overwritten")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -371,6 +371,7 @@ def test_the_limit_on_pixels_is_the_user_s(
     assert f"error: {path}: must be small enough to decode, got more than 1,199 pixels" in capsys.readouterr().err
 
 
+@pytest.mark.attack("15.10", "cells of a CSV file that begin as formulas do")
 def test_a_spreadsheet_computes_nothing(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +439,7 @@ def test_a_folder_s_images_are_those_that_are_read_when_named(
         assert json.loads(capsys.readouterr().out)["image"] == str(tmp_path / name)
 
 
+@pytest.mark.attack("15.13", "an image in HEIC, named or in a folder")
 def test_an_image_in_heic_is_refused_by_name_whether_named_or_found(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -448,6 +450,7 @@ def test_an_image_in_heic_is_refused_by_name_whether_named_or_found(
         assert text in capsys.readouterr().err
 
 
+@pytest.mark.attack("15.13", "warnings of image libraries")
 @pytest.mark.filterwarnings("default")
 def test_warnings_of_image_libraries_are_counted_and_shown_when_asked_for(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

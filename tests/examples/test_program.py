@@ -62,6 +62,7 @@ def test_a_hangup_that_nohup_has_ignored_does_not_end_the_work(repository: Path)
     assert done.returncode == 7
 
 
+@pytest.mark.attack("15.10", "names that would steer the terminal")
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("[/nope]")
     table.add_row(":smile: [red]x \x1b[2J")
@@ -73,6 +74,7 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     assert captured.err == "error: ␛]0;title␇ � [/nope]\n"
 
 
+@pytest.mark.attack("15.11", "train.py | head -1")
 def test_a_reader_that_goes_away_does_not_end_the_work(repository: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -85,6 +87,7 @@ def test_a_reader_that_goes_away_does_not_end_the_work(repository: Path, tmp_pat
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.attack("15.11", "the terminal is closed")
 def test_a_terminal_that_was_closed_does_not_end_the_work(repository: Path) -> None:
     controller, terminal = pty.openpty()
     os.close(controller)
@@ -93,12 +96,14 @@ def test_a_terminal_that_was_closed_does_not_end_the_work(repository: Path) -> N
         assert subprocess.run(command, cwd=repository / "examples", stdout=closed, stderr=closed).returncode == 7
 
 
+@pytest.mark.attack("15.11", "an ASCII terminal")
 def test_an_ascii_terminal_gets_what_it_can_show(repository: Path) -> None:
     done = started("terminal.print('± é 顔')", repository, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
     assert done.stdout == b"\\xb1 \\xe9 \\u9854\n"
 
 
+@pytest.mark.attack("15.11", "closed standard streams")
 def test_closed_streams_are_no_files_of_ours(repository: Path, tmp_path: Path) -> None:
     path = tmp_path / "file"
     work = f"(terminal.print('spilt'), open({str(path)!r}, 'w').fileno())[1]"
@@ -108,6 +113,7 @@ def test_closed_streams_are_no_files_of_ours(repository: Path, tmp_path: Path) -
     assert path.read_bytes() == b""
 
 
+@pytest.mark.attack("15.13", "a table on an ASCII or cp1252 terminal")
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_table_is_printed_with_plain_characters_where_there_are_no_others(encoding: str, repository: Path) -> None:
     work = "(lambda t, T: (t.add_row('a' * 90, '\\u2588\\u2588\\u258c', '\\u6027'), terminal.print(t)))(T('x', 'y'), T)"

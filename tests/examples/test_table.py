@@ -171,6 +171,7 @@ def test_a_table_that_breaks_its_format_is_refused_by_its_line(root: Path, old: 
 CHEXPERT = "image,split,Edema,Fracture\na,train,1.0,0.0\nb,train,-1.0,\nc,train,0.0,1.0\nd,test,1.0,-1.0\n"
 
 
+@pytest.mark.attack("15.13", "a table with both 0 and -1")
 def test_which_of_0_and_minus_1_means_unknown_must_be_said_where_both_occur(root: Path) -> None:
     path = write(root, CHEXPERT)
     text = f"{path}: must say which of 0 and -1 means unknown, got 0 in Edema and -1 in Edema. Give --unknown zero or"
@@ -186,6 +187,7 @@ def test_one_of_0_and_minus_1_alone_means_no(root: Path, no: str) -> None:
     assert read_table(path).labels.tolist() == [[1], [0], [UNKNOWN], [UNKNOWN]]
 
 
+@pytest.mark.attack("15.13", "semicolons, tabs, UTF-16 and pandas' index")
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("index", ["", "Unnamed: 0"])
@@ -203,6 +205,7 @@ def test_what_programs_write_is_read(root: Path, delimiter: str, encoding: str, 
     assert table.groups.tolist() == [0, 0, 1]
 
 
+@pytest.mark.attack("15.13", "a table with several mistakes")
 def test_all_that_is_wrong_with_a_table_is_said_at_once(root: Path) -> None:
     text = TABLE.replace("yes", "maybe").replace("a/1.png,1,train", "a/1.png,3,fold 1").replace(",,valid", ",3,valid")
     path = write(root, text)

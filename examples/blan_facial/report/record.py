@@ -1,6 +1,5 @@
 """A finished or unfinished run, read from its folder."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.data.avatars import ATTRIBUTES as AVATARS
 from blan_facial.report.history import History, read_history
-from blan_facial.results.run_folder import ENVIRONMENT, METRICS, read_settings
+from blan_facial.results.run_folder import ENVIRONMENT, METRICS, read_object, read_settings
 from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 
@@ -49,7 +48,7 @@ def read_record(folder: Path) -> Record:
     config, attributes = read_settings(folder)
     if set(attributes) not in (set(CELEBA_ATTRIBUTES), set(AVATARS)):  # else they are all that there are
         config["attributes"] = list(attributes)
-    metrics = _read(folder / METRICS)
+    metrics = _read(folder / METRICS, "metrics")
     if metrics is not None and (missing := [name for name in NEEDED if name not in metrics]):
         raise RunError(
             f"report: {folder / METRICS} must hold what train.py writes, got none of {', '.join(missing)}. "
@@ -59,7 +58,7 @@ def read_record(folder: Path) -> Record:
         _name(folder.resolve()),
         config,
         metrics,
-        _read(folder / ENVIRONMENT),
+        _read(folder / ENVIRONMENT, "environment"),
         read_history(folder),
         _fusion(folder / WEIGHTS),
     )
@@ -69,17 +68,8 @@ def _name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.name
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        found = f"a {type(content).__name__}"
-    except ValueError as error:
-        found = str(error)
-    raise RunError(f"report: {path} must hold a JSON object, got {found}. Restore the file, or repeat the run.")
+def _read(path: Path, what: str) -> dict[str, Any] | None:
+    return read_object(path, what) if path.is_file() else None
 
 
 def _fusion(path: Path) -> np.ndarray | None:

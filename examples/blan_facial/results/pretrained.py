@@ -1,14 +1,13 @@
 """A finished run as a folder that others load, from a disk or from the Hugging Face hub."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from blan_facial.config import Config
 from blan_facial.results.finished import FinishedRun, load_run
-from blan_facial.results.run_folder import CONFIG, METRICS, settings_json
+from blan_facial.results.run_folder import CONFIG, METRICS, read_object, settings_json
 from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 from shared.files import replacing, write_json
@@ -147,7 +146,4 @@ def _without_paths(config: Config) -> Config:
 def _metrics(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{path}: must be JSON that a run wrote, got {error}. Restore or remove it.") from error
+    return read_object(path, "metrics")

@@ -115,17 +115,34 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """
     path = folder / CONFIG
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, "settings")
     except FileNotFoundError as error:
         raise RunError(f"{folder}: must be the output folder of a run, got no {CONFIG} in it. Name another.") from error
-    except ValueError as error:
-        raise RunError(f"{path}: must be JSON that a run wrote, got {error}. Restore it.") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: must be JSON that a run wrote, got no settings. Restore it.")
     attributes = content.pop(_ATTRIBUTES, None)
     if not isinstance(attributes, list) or not attributes or not all(isinstance(name, str) for name in attributes):
         raise RunError(f"{path}: {_ATTRIBUTES} must be a list of names, got {attributes!r}. Restore it.")
     return content, tuple(attributes)
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Return what a JSON file of a run says.
+
+    Args:
+        path: The file.
+        what: What it holds, for messages.
+
+    Raises:
+        RunError: It is not what a run writes.
+        OSError: It cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        found = f"no {what}"
+    except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
+        found = str(error)
+    raise RunError(f"{path}: must be JSON that a run wrote, got {found}. Restore it, or repeat the run.")
 
 
 def save_results(

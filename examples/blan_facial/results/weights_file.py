@@ -57,7 +57,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Temperature | None, tup
         raise RunError(
             f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it by train.py --resume."
         ) from error
-    except (SafetensorError, OSError, AttributeError, RuntimeError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, AttributeError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
     if written not in (None, found):
         raise RunError(

@@ -1,7 +1,6 @@
 """Runs of training, one process each: what is finished is read, what is not goes on, several side by side."""
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blan_facial.config import RESUMABLE, Config, parse
 from blan_facial.data.splits import load_split
 from blan_facial.results.environment import cores
-from blan_facial.results.run_folder import METRICS, read_settings
+from blan_facial.results.run_folder import METRICS, read_object, read_settings
 from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import CHECKPOINT
 from shared.program import UserError
@@ -59,7 +58,7 @@ class Job:
 
         Raises:
             ExperimentError: The folder holds a run of other settings.
-            RunError: It does not say of which.
+            RunError: It does not say of which, or its metrics are broken.
         """
         wanted = self.config.comparable()  # so that settings that cannot be are refused before the first run
         asked = self.config.as_json()
@@ -78,8 +77,7 @@ class Job:
             )
         if found["max_steps"] != self.config.max_steps:  # it ended early, or is to: it goes on
             return None
-        metrics: dict[str, Any] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
-        return metrics
+        return read_object(self.folder / METRICS, "metrics")
 
     def tested_on(self, data: str, root: Path) -> dict[str, Any]:
         """Return the metrics of the finished run on another data set, measured unless these weights were on these data.
@@ -97,8 +95,7 @@ class Job:
             if done.returncode:
                 words = " ".join(done.stderr.decode(errors="replace").split())
                 raise ExperimentError(f"experiments: {self.name} must be tested on {data}, got {words}")
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return metrics
+        return read_object(path, "metrics")
 
     def command(self) -> list[str]:
         """Return the command that begins the run or takes it up."""
