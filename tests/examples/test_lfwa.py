@@ -226,6 +226,12 @@ def test_a_file_of_another_format_is_refused(root, data, kind):
     )
 
 
+def test_a_folder_in_its_place_is_refused(root):
+    (root / "lfw_att_40.mat").unlink()
+    (root / "lfw_att_40.mat").mkdir()
+    refused(root, "lfw_att_40.mat: must be a file, got a folder or a device. Take the official file.")
+
+
 def test_a_truncated_file_is_refused(root):
     path = root / "indices_train_test.mat"
     path.write_bytes(path.read_bytes()[:700])
@@ -281,6 +287,10 @@ def as_terabytes(file, key):
     file.create_dataset(key, (2**21, 2**20), dtype="f8", chunks=(1024, 1024), compression="gzip")
 
 
+def as_a_large_chunk(file, key):
+    file.create_dataset(key, (6, 3), maxshape=(None, None), dtype="f8", chunks=(2**14, 2**12), compression="gzip")
+
+
 def as_text(file, key):
     file[key] = ["yes", "no"]
 
@@ -298,6 +308,7 @@ def as_external(file, key):
         ("label", as_nothing, "label must be an array, got nothing in it"),
         ("label", as_text, "label must be an array of numbers, got object"),
         ("label", as_terabytes, "label must have at most 268,435,456 bytes, got 2097152 x 1048576"),
+        ("label", as_a_large_chunk, "label must have at most 268,435,456 bytes, got 16384 x 4096, 536,870,912 bytes"),
         ("label", as_external, "label must lie in the file itself, got values in other files"),
         ("label", as_link(h5py.SoftLink("/nowhere")), "label must lie in the file itself, got a link"),
         ("label", as_link(h5py.ExternalLink("/etc/hostname", "/x")), "label must lie in the file itself, got a link"),

@@ -435,3 +435,19 @@ def test_warnings_of_image_libraries_are_counted_wherever_images_are_decoded(
     assert int(line.split()[3]) >= 8
     assert "MPO" not in said.out.replace(line, "") + said.err
     assert "malformed" not in said.err
+
+
+@pytest.mark.attack("15.12", "a line of 100 MB, a heading of a million columns")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("image,split,Smiling" + "x" * 10**8, "line 1: must have at most 4,194,304 characters, got more."),
+        ("image,split,Smiling\n" + "x" * 10**8, "line 2: must have at most 4,194,304 characters, got more."),
+        (",".join(map(str, range(20_000))), "line 1: must have at most 10,000 columns, got 20,000. Correct the line."),
+    ],
+    ids=["heading", "row", "columns"],
+)
+def test_a_table_without_bounds_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "faces.csv").write_text(text)
+    with pytest.raises(DataError, match=re.escape(told)):
+        read_table(tmp_path / "faces.csv")

@@ -8,7 +8,7 @@ import numpy as np
 
 from blan_facial.data.attributes import read_attribute_names
 from blan_facial.data.columns import IMAGE, NAMES, SPLIT_VALUES, fold
-from blan_facial.data.delimited import DELIMITERS, Row, encoding_of, read_rows
+from blan_facial.data.delimited import DELIMITERS, Row, bounded, encoding_of, read_rows
 from blan_facial.data.faces import SPLITS, DataError
 from blan_facial.data.folders import find_part
 
@@ -234,12 +234,12 @@ def _rows(path: Path) -> Iterator[Row]:
     try:
         encoding = encoding_of(path)
         with path.open(encoding=encoding) as lines:
-            first = next((line for line in lines if line.strip()), "")
+            first = next((line for line in bounded(path, lines) if line.strip()), "")
         if any(delimiter in first for delimiter in (",;" if path.suffix == ".txt" else DELIMITERS)):
             yield from read_rows(path, "--data-root")
             return
         with path.open(encoding=encoding) as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(bounded(path, lines), start=1):
                 if fields := line.split():
                     yield number, fields
     except UnicodeError as error:

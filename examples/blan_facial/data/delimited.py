@@ -5,10 +5,15 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from blan_facial.data.faces import DataError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+MOST_COLUMNS = 10_000
+MOST_CHARACTERS = 2**22
+"""Of a line."""
 
 Row = tuple[int, list[str]]
 """The number of a line, and its columns without blanks around them."""
@@ -60,8 +65,11 @@ def _rows(path: Path, option: str) -> Iterator[Row]:
             raise FileNotFoundError
         encoding = encoding_of(path)
         with path.open(encoding=encoding, newline="") as lines:
-            reader = csv.reader(lines, delimiter=_delimiter(path, encoding), strict=True)
+            reader = csv.reader(bounded(path, lines), delimiter=_delimiter(path, encoding), strict=True)
             for row in reader:
+                if len(row) > MOST_COLUMNS:
+                    rule = f"must have at most {MOST_COLUMNS:,} columns, got {len(row):,}. Correct the line."
+                    raise DataError(f"{path}, line {reader.line_num}: {rule}")
                 columns = [column.strip() for column in row]
                 if any(columns):
                     yield reader.line_num, columns
@@ -76,5 +84,18 @@ def _rows(path: Path, option: str) -> Iterator[Row]:
 def _delimiter(path: Path, encoding: str) -> str:
     """Return what parts the names of the first line that is not blank: what stands there most often, unquoted."""
     with path.open(encoding=encoding, newline="") as lines:
-        first = next((line for line in lines if line.strip()), "")
+        first = next((line for line in bounded(path, lines) if line.strip()), "")
     return max(DELIMITERS, key=_QUOTED.sub("", first).count)
+
+
+def bounded(path: Path, lines: TextIO) -> Iterator[str]:
+    """Yield lines, and refuse one that is too long before it is in memory as a whole."""
+    number = 0
+    while line := lines.readline(MOST_CHARACTERS + 1):
+        number += 1
+        if len(line) > MOST_CHARACTERS:
+            raise DataError(
+                f"{path}, line {number}: must have at most {MOST_CHARACTERS:,} characters, got more. "
+                "Break the table into lines."
+            )
+        yield line

@@ -1,5 +1,6 @@
 """Variables of MATLAB v7.3 files, which are HDF5 files, read within bounds and from nowhere else."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,9 +71,12 @@ class MatlabFile:
             self._refuse(key, "must be an array", "nothing in it")
         if found.is_virtual or found.external:
             self._refuse(key, "must lie in the file itself", "values in other files")
-        if found.nbytes > MOST_BYTES:
-            shape = " x ".join(map(str, found.shape))
-            self._refuse(key, f"must have at most {MOST_BYTES:,} bytes", f"{shape}, {found.nbytes:,} bytes")
+        stored = math.prod(found.chunks or ()) * found.dtype.itemsize  # HDF5 unpacks a whole chunk at a time
+        if max(found.nbytes, stored) > MOST_BYTES:
+            shape = " x ".join(map(str, found.chunks if stored > found.nbytes else found.shape))
+            self._refuse(
+                key, f"must have at most {MOST_BYTES:,} bytes", f"{shape}, {max(found.nbytes, stored):,} bytes"
+            )
         return found
 
     def _string(self, key: str, cell: h5py.Reference) -> str:
@@ -113,6 +117,8 @@ def open_matlab(path: Path) -> Iterator[MatlabFile]:
     Raises:
         DataError: It is no MATLAB file of version 7.3, or damaged.
     """
+    if not path.is_file():
+        raise DataError(f"{path}: must be a file, got a folder or a device. {_TAKE}")
     if not h5py.is_hdf5(path):
         with path.open("rb") as file:
             version5 = file.read(10) == b"MATLAB 5.0"
