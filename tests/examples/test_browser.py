@@ -135,7 +135,7 @@ def test_the_table_of_attributes_fits_a_narrow_window(browser: Any, pages: dict[
       return box.scrollWidth - box.clientWidth;
     }"""
     with visit(browser, pages["run"], width=1100) as page:
-        assert page.locator("#attributes .box").evaluate(as_of_celeba) == 0
+        assert page.get_by_role("region", name="Metrics of each attribute").evaluate(as_of_celeba) == 0
 
 
 @pytest.mark.parametrize("name", ["run", "unfinished", "table"])
