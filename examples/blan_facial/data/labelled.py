@@ -81,6 +81,8 @@ class MixedBatches(EpochBatches):
             (_LABELLED, np.flatnonzero(labelled), batch_size - unlabelled),
             (_REST, np.flatnonzero(~labelled), unlabelled),
         ]
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        """The pass that each kind is in, and its order."""
         for (_, faces, places), kind in zip(self._kinds, ("labelled", "unlabelled"), strict=True):
             if places > len(faces):
                 raise ValueError(
@@ -96,7 +98,7 @@ class MixedBatches(EpochBatches):
     def __iter__(self) -> Iterator[list[EpochIndex]]:
         if not 0 <= self.first_batch <= len(self):
             raise ValueError(f"MixedBatches: first_batch must be in 0..{len(self)}, got {self.first_batch}.")
-        epoch = self.epoch
+        epoch, self._orders = self.epoch, {}
         for batch in range(self.first_batch, len(self)):
             number = epoch * len(self) + batch
             indices = [index for kind in self._kinds if kind[2] for index in self._faces(number, *kind)]
@@ -105,7 +107,9 @@ class MixedBatches(EpochBatches):
     def _faces(self, number: int, stream: int, faces: np.ndarray, places: int) -> list[int]:
         """Return this process's part of a kind in a batch, which is numbered from the first of the run."""
         passed, place = divmod(number, len(faces) // places)
-        order = random_generator(self.seed, stream, passed).permutation(len(faces))
+        if self._orders.get(stream, (-1,))[0] != passed:  # one order serves all batches of a pass
+            self._orders[stream] = passed, random_generator(self.seed, stream, passed).permutation(len(faces))
+        order = self._orders[stream][1]
         drawn = faces[order[place * places : (place + 1) * places]]
         rank, count = self.share
         mine: list[int] = np.split(drawn, count)[rank].tolist()
