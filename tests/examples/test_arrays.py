@@ -93,7 +93,7 @@ def test_one_picture_many_and_frames_are_answered_alike(run: Path) -> None:
 )
 def test_what_is_no_picture_is_refused(picture: object, error: type[Exception], text: str, run: Path) -> None:
     with pytest.raises(error, match=text):
-        BLANPredictor.from_run(run)([picture])  # type: ignore[list-item]
+        BLANPredictor.from_run(run)([picture])  # type: ignore[list-item]  # what is refused
 
 
 def test_wrong_arguments_are_refused(run: Path) -> None:

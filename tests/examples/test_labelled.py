@@ -85,7 +85,7 @@ class TestBatches:
     labelled = np.arange(50) % 5 == 0
 
     def batches(self, epoch: int = 0, first: int = 0, **options: object) -> list[list[int]]:
-        sampler = MixedBatches(self.labelled, 8, **{"seed": 3, "unlabelled": 5} | options)  # type: ignore[arg-type]
+        sampler = MixedBatches(self.labelled, 8, **{"seed": 3, "unlabelled": 5} | options)  # type: ignore[arg-type]  # keywords by name
         sampler.epoch, sampler.first_batch = epoch, first
         found = list(sampler)
         assert all(of == epoch for batch in found for of, _ in batch)
@@ -132,7 +132,7 @@ class TestBatches:
     )
     def test_what_cannot_be_filled_is_refused(self, options: dict[str, object], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            MixedBatches(self.labelled, **{"seed": 0} | options)  # type: ignore[arg-type]
+            MixedBatches(self.labelled, **{"seed": 0} | options)  # type: ignore[arg-type]  # keywords by name
 
 
 MIXED = [*SMALL, "--labelled", "24", "--unlabelled"]
@@ -187,7 +187,7 @@ class TestTuning:
         config = parse(options)
         fabric = make_fabric(config)
         learner = Learner(config, fabric, Processes(fabric), *build(config, ("Smiling", "Bald")))
-        heads = {id(weight) for weight in learner.model.classifiers.parameters()}  # type: ignore[union-attr]
+        heads = {id(weight) for weight in learner.model.classifiers.parameters()}  # type: ignore[union-attr]  # BLAN has them
         learner.learn(0, 0.5, torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.ones(4, 2).long(), Counted())
         rates = {id(weight): group["lr"] for group in learner.adam.param_groups for weight in group["params"]}
         assert {rates[head] for head in heads} == {0.125}

@@ -43,7 +43,7 @@ def test_no_threshold_is_better(criterion: str) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (60, 3), generator=generator)
     odds = (torch.randn(60, 3, generator=generator) + labels).round(decimals=1).double()
-    found = fit_thresholds(odds, labels, criterion)  # type: ignore[arg-type]
+    found = fit_thresholds(odds, labels, criterion)  # type: ignore[arg-type]  # a literal of the cases
     which = ("accuracy", "balanced").index(criterion)
     best = rates_at(odds, labels, found)[which]
     for cut in torch.linspace(-4, 5, 400):

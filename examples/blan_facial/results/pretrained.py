@@ -140,7 +140,7 @@ def _without_paths(config: Config) -> Config:
     }
     weights = config.encoder_weights
     names |= {} if weights is None else {"encoder_weights": Path(weights).name}  # type: ignore[dict-item]  # a name or a file
-    return dataclasses.replace(config, **{**names, "output": None}, resume=False, overwrite=False)  # type: ignore[arg-type]
+    return dataclasses.replace(config, **{**names, "output": None}, resume=False, overwrite=False)  # type: ignore[arg-type]  # names of files, or None
 
 
 def _metrics(path: Path) -> dict[str, Any]:
