@@ -114,7 +114,7 @@ WINGS = {
     "network": GROUND | {"data"},
     "training": GROUND | {"machines", "data", "network"},
     "results": GROUND | {"data", "network", "training"},
-    "prediction": GROUND | {"data", "network", "results"},
+    "prediction": GROUND | {"data", "network", "training", "results"},
     "report": GROUND | {"data", "network", "training", "results"},
     "tables": GROUND | {"data", "network", "training", "results", "report"},
 }

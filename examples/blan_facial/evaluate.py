@@ -116,7 +116,7 @@ def run(settings: Settings, console: Console) -> None:
             model,
             loader,
             in_full=True,
-            temperature=finished.temperature,
+            scaling=finished.scaling and finished.scaling.of(columns),
             thresholds=finished.thresholds and [finished.thresholds[column] for column in columns],
             columns=columns,
         )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from blan_facial.data.loading import normalize
 from blan_facial.network.model import Network
 from blan_facial.results.finished import FinishedRun, load_run
+from blan_facial.training.scaling import Scaling
 from shared.files import refuse_inputs, replacing
 from shared.program import UserError, run_program
 
@@ -51,18 +52,20 @@ class Probabilities(nn.Module):
 
     Args:
         model: The network, in evaluation mode.
-        temperature: What log-odds are divided by.
+        scaling: What calibrates the log-odds; None leaves them as the model has them.
     """
 
-    def __init__(self, model: Network, temperature: float) -> None:
+    def __init__(self, model: Network, scaling: Scaling | None) -> None:
         super().__init__()
         self.model = model
-        self.temperature = temperature
+        scale, shift = (1.0, 0.0) if scaling is None else scaling[:2]
+        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("shift", torch.tensor(shift))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities (B, N) of uint8 images (B, 3, S, S)."""
         logits = self.model(normalize(images)).logits
-        return ((logits[..., 1] - logits[..., 0]) / self.temperature).sigmoid()
+        return ((logits[..., 1] - logits[..., 0]) * self.scale + self.shift).sigmoid()
 
 
 def run(settings: Settings, console: Console) -> None:
@@ -76,8 +79,7 @@ def run(settings: Settings, console: Console) -> None:
     finished = load_run(settings.run)
     output = settings.output or settings.run / "model.onnx"
     refuse_inputs("export", "--output", output, (path for path in settings.run.glob("*") if path.name != "model.onnx"))
-    temperature = 1.0 if finished.temperature is None else finished.temperature.value
-    model = Probabilities(finished.model, temperature).eval()
+    model = Probabilities(finished.model, finished.scaling).eval()
     images = _images(max(_BATCHES), finished.config.image_size)
     packed = _exported(model, images, _metadata(finished))
     difference = max(_difference(packed, model, images[:count]) for count in _BATCHES)

@@ -139,18 +139,17 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
     """
     limit_pixels(settings.max_pixels)
     finished = load_run(settings.run)
-    temperature = None if finished.temperature is None else finished.temperature.value
     predict = Predictor(
         finished.model,
         finished.attributes,
         asked=_asked(settings.attributes, finished.attributes),
         threshold=finished.probabilities if settings.threshold is None else settings.threshold,
-        temperature=1.0 if temperature is None else temperature,
+        scaling=finished.scaling,
         device=_device(settings.accelerator),
     )
     sources = Sources(settings.paths, sys.stdin.buffer, root=settings.root)
     fitted = settings.threshold is None and finished.thresholds is not None
-    writer = WRITERS[settings.format](stream, temperature, fitted=fitted)
+    writer = WRITERS[settings.format](stream, scaled=finished.scaling is not None, fitted=fitted)
     annotator, longest = None, None
     if settings.annotate is not None:
         from blan_facial.prediction.annotating import PICTURE, Annotator  # draws, which takes long to import

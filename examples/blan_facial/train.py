@@ -80,13 +80,11 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     position = trainer.fit(folder)
 
     model = trainer.kept_model()
-    temperature = thresholds = None
+    scaling = thresholds = None
     if trainer.validation is not None:
-        temperature, thresholds = calibrate(fabric, model, trainer.validation, processes, config.thresholds)
+        scaling, thresholds = calibrate(fabric, model, trainer.validation, processes, config.thresholds)
     loader = evaluation_loader(config, faces.test, processes.share)
-    tested = evaluate(
-        fabric, model, loader, processes=processes, in_full=True, temperature=temperature, thresholds=thresholds
-    )
+    tested = evaluate(fabric, model, loader, processes=processes, in_full=True, scaling=scaling, thresholds=thresholds)
     if not processes.first:
         return folder
     metrics = {
@@ -101,7 +99,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
         "images_per_second": position.images_per_second,
         "labels": faces.counts(),
     }
-    save_results(folder, model, metrics, temperature, thresholds)
+    save_results(folder, model, metrics, scaling, thresholds)
     write_json(folder / ENVIRONMENT, environment(fabric.device))
     write_report(folder, draw_sample(model, faces.test, device=fabric.device, seed=config.seed))
     console.print(metrics_table(metrics))

@@ -12,7 +12,7 @@ from blan_facial.data.avatars import load_avatars
 from blan_facial.evaluate import main
 from blan_facial.results.finished import load_run
 from blan_facial.train import main as train
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 from tests.examples.celeba_folder import write_celeba_folder
 from tests.examples.run_folder import SMALL, write_run
 
@@ -51,22 +51,24 @@ def test_a_run_s_own_test_gives_its_own_numbers_to_the_last_digit(
     assert f"The metrics are in {output}." in printed
 
 
-def test_the_temperature_of_a_run_scales_its_probabilities_on_any_data(
+def test_the_scaling_of_a_run_scales_its_probabilities_on_any_data(
     celeba: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = load_run(trained).temperature
-    assert read(trained / "metrics.json")["temperature"] == (kept and kept._asdict())
-    write_run(tmp_path, *SMALL, attributes=("Smiling", "Black_Hair"), temperature=Temperature(50.0, 12))
+    kept = load_run(trained).scaling
+    assert kept is not None
+    assert list(read(trained / "metrics.json")["scaling"]["scale"].values()) == list(kept.scale)
+    write_run(tmp_path, *SMALL, attributes=("Smiling", "Black_Hair"), scaling=Scaling((0.02, 0.02), (0.0, 0.1), 12))
     before = (tmp_path / "model.safetensors").read_bytes()
     given = ["--data", "celeba", "--data-root", str(celeba), "--output", str(tmp_path / "celeba.json")]
     assert main([str(tmp_path), *given]) == 0
     metrics = read(tmp_path / "celeba.json")
-    assert metrics["temperature"] == {"value": 50.0, "images": 12}
+    shift = {"Smiling": 0.0, "Black_Hair": 0.1}
+    assert metrics["scaling"] == {"images": 12, "scale": dict.fromkeys(shift, 0.02), "shift": shift}
     assert metrics["scaled_nll"] < metrics["nll"]
     printed = " ".join(capsys.readouterr().out.split())
     assert "resampled 12 images" in printed
-    assert f"log loss {metrics['scaled_nll']:.3f} with log-odds divided by the temperature 50.00" in printed
-    assert "fitted on 12 validation images" in printed
+    assert "Scaled for each attribute, fitted on 12 validation images" in printed
+    assert f"log loss {metrics['scaled_nll']:.3f}, accuracy" in printed
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 

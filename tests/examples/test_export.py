@@ -11,7 +11,7 @@ import pytest
 from blan_facial.export import main
 from blan_facial.prediction.arrays import BLANPredictor
 from blan_facial.results.run_folder import save_results
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def test_the_file_gives_the_run_s_probabilities(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model = write_run(tmp_path, *options)
-    save_results(tmp_path, model, {}, Temperature(2.5, 80), (0.5, 0.0, -1.0, 0.0))
+    save_results(tmp_path, model, {}, Scaling((0.4, 2.5, 1.0, 1.0), (0.3, -2.0, 0.0, 1.0), 80), (0.5, 0.0, -1.0, 0.0))
     assert main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"model\.onnx gives the run's probabilities to \S+, for 4 attributes\.", " ".join(said.split()))

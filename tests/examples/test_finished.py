@@ -15,7 +15,7 @@ from blan_facial.config import PRESETS, Config, ConfigError, parse
 from blan_facial.results.finished import load_run
 from blan_facial.results.weights_file import read_weights
 from blan_facial.training.checkpoint import RunError
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 MODELS: list[tuple[str, ...]] = [
@@ -56,15 +56,30 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return do
 
 
-def test_a_temperature_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_a_scaling_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path, *SMALL)
     weights = load_file(tmp_path / "model.safetensors")
-    for broken in ("warm", '{"temperature": {"value": 2}}', '{"temperature": 2}', "[1]"):
+    for broken in (
+        "warm",
+        '{"scaling": {"scale": [2]}}',
+        '{"scaling": 2}',
+        '{"scaling": {"scale": [0], "shift": [1], "images": 3}}',
+        "[1]",
+    ):
         save_file(weights, tmp_path / "model.safetensors", {"blan": broken})
         with pytest.raises(
             RunError, match=r"model\.safetensors: must be a whole safetensors file, got .+ Copy it again"
         ):
             load_run(tmp_path)
+    save_file(weights, tmp_path / "model.safetensors", {"blan": '{"temperature": {"value": 2, "images": 3}}'})
+    with pytest.raises(RunError, match=r"got the one temperature of an older version\. Train the run again"):
+        load_run(tmp_path)
+
+
+def test_a_scaling_of_other_attributes_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL, scaling=Scaling((1.0,), (0.0,), 3))
+    with pytest.raises(RunError, match=r"must hold a scale for each of 4 attributes, got 1\. Take config\.json"):
+        load_run(tmp_path)
 
 
 def replace(name: str, data: bytes | None) -> Callable[[Path], None]:
@@ -161,8 +176,8 @@ def test_weights_that_cannot_be_are_refused(
 
 
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    own = write_run(tmp_path, *SMALL, temperature=Temperature(1.5, 10)).state_dict()
+    path, scaling = tmp_path / "model.safetensors", Scaling((1.5,) * 4, (0.1,) * 4, 10)
+    own = write_run(tmp_path, *SMALL, scaling=scaling).state_dict()
     whole, random = path.read_bytes(), np.random.default_rng(0)
     refused = 0
     for place in (*range(8, 200), *random.integers(len(whole), size=100)):  # the header, and anywhere
@@ -170,12 +185,12 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         broken[place] ^= 1 << random.integers(8)
         path.write_bytes(broken)
         try:
-            weights, temperature, _ = read_weights(path)
+            weights, found, _ = read_weights(path)
         except RunError:
             refused += 1
         else:
             assert all(torch.equal(weights[name], value) for name, value in own.items())
-            assert temperature == (1.5, 10)
+            assert found == scaling
     assert refused > 200
 
 

@@ -342,9 +342,11 @@ class TestRun:
         metrics["statistics"]["bootstrap"] |= {"resampled": "people", "units": 9}
         metrics["statistics"]["per_attribute"]["Bald"]["left_out"] = 134
         metrics |= {
-            "temperature": {"value": 1.834, "images": 48},
+            "scaling": {"images": 48},
             "scaled_calibration_error": 0.0312,
             "scaled_nll": 0.456,
+            "scaled_accuracy": 0.871,
+            "scaled_balanced_accuracy": 0.662,
         }
         for of in metrics["statistics"]["per_attribute"].values():
             of["columns"]["fused"]["scaled_calibration_error"] = 0.0456
@@ -352,9 +354,9 @@ class TestRun:
         text = Page(write_report(run_copy, None)).text
         assert "its 95&#8239;% interval (resampled 9 people, each with all their images)" in text
         assert "an exact sign-flip test over the people" in text
-        scaled = "Scaled calibration error 0.031, log loss 0.456 with log-odds divided by the temperature 1.83"
-        assert f"{scaled}, fitted on 48 validation images." in text
-        assert "0.031 at temperature 1.83" in text
+        scaled = "Scaled for each attribute, fitted on 48 validation images: calibration error 0.031, log loss 0.456"
+        assert f"{scaled}, accuracy 87.1 %, balanced 66.2 %." in text
+        assert "0.031 scaled for each attribute" in text
         assert text.count("<small>scaled 0.046</small>") == len(metrics["per_attribute"])
         assert "balanced accuracy: Bald 134 of 1,000." in " ".join(text.split())
 

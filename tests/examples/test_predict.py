@@ -24,7 +24,7 @@ from blan_facial.prediction.predictor import Predictor
 from blan_facial.prediction.sources import LIST, Problem, Source, Sources
 from blan_facial.results.finished import load_run
 from blan_facial.results.run_folder import save_results
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
 # What training, testing and drawing need and a prediction does not.
@@ -93,29 +93,35 @@ class TestAnswers:
             assert answer["level"] == (max if answer["predicted"] else min)(terms, key=terms.get)
         assert not captured.err
 
-    def test_a_temperature_scales_what_is_said_and_changes_no_answer(
+    def test_a_scaling_moves_probabilities_and_the_answers_with_them(
         self, run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         calibrated = Path(shutil.copytree(run, tmp_path / "run"))
         finished = load_run(run)
-        assert finished.temperature is None
-        save_results(calibrated, finished.model, {}, Temperature(2.5, 80))
-        assert load_run(calibrated).temperature == Temperature(2.5, 80)
+        assert finished.scaling is None
+        scales, shifts = [0.4, 2.5, 1.0, 1.5], [30.0, -30.0, 0.5, 0.0]
+        scaling = Scaling(tuple(scales), tuple(shifts), 80)
+        save_results(calibrated, finished.model, {}, scaling)
+        assert load_run(calibrated).scaling == scaling
 
         def answers(folder: Path, kind: str) -> str:
             assert main([str(folder), str(photos / "b.png"), "--format", kind]) == 0
             return capsys.readouterr().out
 
         raw, scaled = (json.loads(answers(folder, "jsonl")) for folder in (run, calibrated))
-        assert (raw["temperature"], scaled["temperature"]) == (None, 2.5)
-        for ours, theirs in zip(scaled["attributes"].values(), raw["attributes"].values(), strict=True):
-            assert (ours["predicted"], ours["level"]) == (theirs["predicted"], theirs["level"])
-            odds = sum(theirs["contributions"].values())
-            assert ours["probability"] == pytest.approx(1 / (1 + np.exp(-odds / 2.5)), abs=1e-5)
-            assert sum(ours["contributions"].values()) == pytest.approx(odds / 2.5, abs=1e-4)
-        assert "Probabilities scaled by the temperature 2.5." in answers(calibrated, "table")
+        assert (raw["scaled"], scaled["scaled"]) == (False, True)
+        pairs = zip(scaled["attributes"].values(), raw["attributes"].values(), scales, shifts, strict=True)
+        for ours, theirs, scale, shift in pairs:
+            odds = scale * sum(theirs["contributions"].values()) + shift
+            assert ours["probability"] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-5)
+            assert ours["predicted"] == (ours["probability"] > 0.5)
+            assert sum(ours["contributions"].values()) + ours["shift"] == pytest.approx(odds, abs=1e-4)
+            assert "shift" not in theirs
+        yes, no, *_ = scaled["attributes"].values()
+        assert (yes["predicted"], no["predicted"]) == (True, False)
+        assert "Probabilities scaled for each attribute." in answers(calibrated, "table")
         assert "Probabilities not scaled." in answers(run, "table")
-        assert {row["temperature"] for row in csv.DictReader(io.StringIO(answers(calibrated, "csv")))} == {"2.5"}
+        assert {row["scaled"] for row in csv.DictReader(io.StringIO(answers(calibrated, "csv")))} == {"true"}
 
     def test_a_table_is_for_people(self, run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
         options = ["--attributes", "black hair", "Smiling", "smiling"]

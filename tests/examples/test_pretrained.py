@@ -11,9 +11,10 @@ from blan_facial import share
 from blan_facial.results.finished import load_run
 from blan_facial.results.pretrained import from_pretrained, save_pretrained
 from blan_facial.training.checkpoint import RunError
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
+SCALING = Scaling((1.5,) * 4, (-0.5,) * 4, 90)
 FOUND = {"accuracy": 0.9, "majority": 0.75, "balanced": None}
 METRICS = {
     "data": "celeba",
@@ -30,7 +31,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     secret = tmp_path / "home" / "anna"
     options = ("--preset", "celeba", "--data-root", str(secret / "faces"), "--encoder-weights", str(secret / "w.pt"))
-    write_run(folder, *options, "--output", str(folder), *SMALL, temperature=Temperature(1.5, 90))
+    write_run(folder, *options, "--output", str(folder), *SMALL, scaling=SCALING)
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     return folder
 
@@ -40,7 +41,7 @@ def test_what_was_saved_is_what_is_loaded(run: Path, tmp_path: Path) -> None:
     assert share.main([str(run), str(shared)]) == 0
     before, after = load_run(run), from_pretrained(shared)
     assert after.attributes == before.attributes
-    assert after.temperature == before.temperature
+    assert after.scaling == before.scaling == SCALING
     assert after.thresholds == before.thresholds
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

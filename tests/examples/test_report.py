@@ -208,9 +208,11 @@ METRICS = {
     },
     "calibration_error": 0.0934,
     "nll": 0.21,
-    "temperature": {"value": 1.834, "images": 800},
+    "scaling": {"images": 800},
     "scaled_calibration_error": 0.0312,
     "scaled_nll": 0.18,
+    "scaled_accuracy": 0.861,
+    "scaled_balanced_accuracy": 0.799,
     "statistics": {
         "bootstrap": {"resampled": "people", "units": 1200},
         "mean": COLUMNS,
@@ -243,11 +245,11 @@ class TestTables:
         caption = " ".join(text.split("┘")[1].split())
         assert caption == (
             "95 % interval of the mean accuracy: 84.3 to 85.7 % (resampled 1,200 people). Calibration error 0.093, "
-            "log loss 0.210. Scaled calibration error 0.031, log loss 0.180 with log-odds divided by the temperature "
-            "1.83, fitted on 800 validation images."
+            "log loss 0.210. Scaled for each attribute, fitted on 800 validation images: calibration error 0.031, "
+            "log loss 0.180, accuracy 86.1 %, balanced 79.9 %."
         )
-        unscaled = " ".join(rendered(metrics_table(METRICS | {"temperature": None}), width).split())
-        assert "log loss 0.210; no temperature was fitted" in unscaled
+        unscaled = " ".join(rendered(metrics_table(METRICS | {"scaling": None}), width).split())
+        assert "log loss 0.210; not scaled, as there are no validation images" in unscaled
 
     def test_metrics_without_fusion(self):
         plain = METRICS | {"images": 1, "per_level": METRICS["per_level"] | {"fused": None}}

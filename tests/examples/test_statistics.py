@@ -9,8 +9,8 @@ import torch
 
 from blan_facial.training.calibration import calibration_errors, log_losses
 from blan_facial.training.intervals import Units
+from blan_facial.training.scaling import Scaling, fit_scaling
 from blan_facial.training.statistics import statistics
-from blan_facial.training.temperature import Temperature, fit_temperature
 from blan_facial.training.winners import holm, sign_flip
 
 NAMES = ("AC1", "AC2", "sum")
@@ -36,43 +36,74 @@ class TestCalibration:
         assert calibration_errors(odds, labels)[1].isnan()
         assert log_losses(odds, labels)[1].isnan()
 
-    @pytest.mark.parametrize("temperature", [0.2, 1.0, 3.7])
-    def test_the_temperature_of_overconfident_scores_is_found(self, temperature: float) -> None:
+    def test_scale_and_shift_of_each_attribute_are_found(self) -> None:
         torch.manual_seed(0)
-        true = 2 * torch.randn(40_000, 2)
-        labels = (torch.rand(40_000, 2) < true.sigmoid()).long()
+        true = 2 * torch.randn(40_000, 3)
+        labels = (torch.rand(40_000, 3) < true.sigmoid()).long()
         labels[:100] = -1
-        odds = temperature * true
-        found = fit_temperature(odds, labels) or 0.0
-        assert found == pytest.approx(temperature, rel=0.03)
-        losses = [log_losses(odds, labels, found * factor).mean() for factor in (0.98, 1, 1.02)]
-        assert losses[1] == min(losses)
-        assert calibration_errors(odds, labels, found).max() < 0.01
+        scale, shift = torch.tensor([0.25, 1.0, 4.0]), torch.tensor([1.5, 0.0, -3.0])
+        found = fit_scaling((true - shift) / scale, labels)
+        assert found is not None
+        assert found.images == 40_000
+        torch.testing.assert_close(torch.tensor(found.scale), scale, rtol=0.03, atol=0)
+        torch.testing.assert_close(torch.tensor(found.shift), shift, rtol=0.03, atol=0.05)
+        assert calibration_errors(found((true - shift) / scale), labels).max() < 0.01
 
-    @pytest.mark.parametrize("odds", [[1.0, -1.0], [-1.0, 1.0]], ids=["always right", "always wrong"])
-    def test_there_is_none_where_no_temperature_is_most_likely(self, odds: list[float]) -> None:
-        assert fit_temperature(torch.tensor(odds)[:, None], torch.tensor([[1], [0]])) is None
-        assert fit_temperature(torch.tensor(odds)[:, None], torch.full((2, 1), -1)) is None
+    def test_the_scaling_is_the_most_likely_one_under_its_priors(self) -> None:
+        torch.manual_seed(1)
+        odds, labels = 3 * torch.randn(60, 2), torch.randint(-1, 2, (60, 2))
+        found = fit_scaling(odds, labels)
+        assert found is not None
+        logs = np.log(found.scale)
+        common = logs.sum() / 3  # u, where u^2 + |v|^2 is least at these u + v
+
+        def loss(u: float, v: np.ndarray, b: np.ndarray) -> float:
+            scaled = Scaling(tuple(np.exp(u + v)), tuple(b), 60)(odds)
+            known = labels >= 0
+            total = torch.nn.functional.softplus(-(2 * labels - 1) * scaled)[known].sum().item()
+            return total + (u**2 + np.square(v).sum() + np.square(b).sum()) / 2
+
+        own, shift = logs - common, np.array(found.shift)
+        best = loss(common, own, shift)
+        for step in (*0.01 * np.eye(5), *-0.01 * np.eye(5)):
+            assert loss(common + step[0], own + step[1:3], shift + step[3:]) > best
+
+    @pytest.mark.parametrize("odds", [[1.0, -1.0], [-1.0, 1.0], [1e4, 1e4]], ids=["right", "wrong", "constant"])
+    def test_the_scaling_is_finite_whatever_the_scores(self, odds: list[float]) -> None:
+        found = fit_scaling(torch.tensor([odds, [0.5, -0.5]]).T, torch.tensor([[1, -1], [0, -1]]))
+        assert found is not None
+        assert all(np.isfinite(value) and value > 0 for value in found.scale)
+        assert np.isfinite(found.shift).all()
+        assert found.shift[1] == 0  # nothing is known of the second attribute
+        assert found.scale[1] == pytest.approx(found.scale[0] ** 0.5, abs=1e-5)  # it borrows the common part, u = v
+
+    def test_there_is_no_scaling_without_labels(self) -> None:
+        assert fit_scaling(torch.ones(2, 1), torch.full((2, 1), -1)) is None
+        assert fit_scaling(torch.full((2, 1), torch.inf), torch.ones(2, 1)) is None
 
     def test_the_prediction_is_told_raw_and_scaled(self) -> None:
         torch.manual_seed(0)
         labels = torch.randint(2, (300, 2))
         odds = torch.randn(3, 300, 2)
-        found = described(odds, labels, temperature=Temperature(2.5, 80))
+        scaling = Scaling((0.4, 2.0), (0.5, -1.0), 80)
+        found = described(odds, labels, scaling=scaling)
         raw = described(odds, labels)
-        assert found["temperature"] == {"value": 2.5, "images": 80}
-        assert raw["temperature"] is raw["scaled_nll"] is raw["scaled_calibration_error"] is None
-        changed = ("scaled_nll", "scaled_calibration_error")
+        assert found["scaling"] == {"images": 80, "scale": {"a": 0.4, "b": 2.0}, "shift": {"a": 0.5, "b": -1.0}}
+        changed = {f"scaled_{name}" for name in ("nll", "calibration_error", "accuracy", "balanced_accuracy")}
+        assert raw["scaling"] is None
+        assert {raw[name] for name in changed} == {None}
         assert found["nll"] == raw["nll"] == pytest.approx(log_losses(odds[2], labels).mean().item())
-        assert found["scaled_nll"] == pytest.approx(log_losses(odds[2], labels, 2.5).mean().item())
+        scaled = odds[2].double() * torch.tensor([0.4, 2.0]).double() + torch.tensor([0.5, -1.0])
+        assert found["scaled_nll"] == pytest.approx(log_losses(scaled, labels).mean().item())
+        assert found["scaled_accuracy"] == pytest.approx(((scaled > 0) == labels.bool()).double().mean().item())
         columns = found["statistics"]["per_attribute"]["b"]["columns"]
-        assert columns["sum"]["scaled_calibration_error"] == calibration_errors(odds[2], labels, 2.5)[1].item()
-        assert not set(changed) & set(columns["AC1"])
+        assert columns["sum"]["scaled_calibration_error"] == calibration_errors(scaled, labels)[1].item()
+        assert not changed & set(columns["AC1"])
         for of in (found, raw):
             for column in (of["statistics"]["mean"], *of["statistics"]["per_attribute"].values()):
                 for name in changed:
                     del column["columns"]["sum"][name]
-        assert found["statistics"] == raw["statistics"]  # a temperature changes no prediction
+        assert found["statistics"] == raw["statistics"]  # what the model itself predicts does not change
 
 
 class TestWinners:

@@ -309,7 +309,7 @@ def test_a_model_trains_and_is_tested_where_labels_are_unknown(
     told = capsys.readouterr().out
     assert "Labels: yes / no / unknown" in told
     assert "cannot be learnt: Nobody knows (all yes). Leave" in " ".join(told.split())
-    assert metrics["temperature"] is metrics["scaled_nll"] is None  # there is no validation split
+    assert metrics["scaling"] is metrics["scaled_nll"] is None  # there is no validation split
     assert (root / "run" / "accuracy.png").exists() == (model == "blan")  # the others have no levels
 
 

@@ -63,9 +63,9 @@ def test_a_run_keeps_its_thresholds_and_everything_uses_them(
     assert list(found["per_attribute"]) == ["Smiling", "Bangs"]
     run = load_run(folder)
     assert run.thresholds is not None
-    assert run.temperature is None or run.temperature.value > 0
-    scale = 1.0 if run.temperature is None else run.temperature.value
-    expected = [1 / (1 + math.exp(-cut / scale)) for cut in run.thresholds]
+    assert run.scaling is not None
+    scaled = zip(run.thresholds, run.scaling.scale, run.scaling.shift, strict=True)
+    expected = [1 / (1 + math.exp(-(scale * cut + shift))) for cut, scale, shift in scaled]
     assert [found["per_attribute"][name]["threshold"] for name in run.attributes] == pytest.approx(expected)
     assert evaluate([str(folder), "--output", str(tmp_path / "again.json")]) == 0
     assert json.loads((tmp_path / "again.json").read_text()) == metrics

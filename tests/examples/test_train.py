@@ -33,7 +33,6 @@ from blan_facial.training.checkpoint import Position
 from blan_facial.training.learner import Learner
 from blan_facial.training.log import TrainingLog
 from blan_facial.training.loop import Trainer
-from blan_facial.training.temperature import Temperature
 from shared.program import SIGNALS
 from tests.examples.celeba_folder import write_celeba_folder
 
@@ -118,9 +117,11 @@ class TestResults:
             "average_precision",
             "calibration_error",
             "nll",
-            "temperature",
+            "scaling",
             "scaled_calibration_error",
             "scaled_nll",
+            "scaled_accuracy",
+            "scaled_balanced_accuracy",
             "statistics",
             "parameters",
             "training_parameters",
@@ -133,8 +134,10 @@ class TestResults:
         counted = [sum(numbers.values()) for numbers in metrics["labels"]["test"].values()]
         assert counted == [64] * len(metrics["per_attribute"])
         assert (metrics["data"], metrics["split"], metrics["images"]) == ("avatars", "test", 64)
-        assert metrics["temperature"]["images"] == 64  # of the validation split
-        assert load_run(finished).temperature == Temperature(**metrics["temperature"])
+        scaling = load_run(finished).scaling
+        assert scaling is not None
+        assert scaling.images == metrics["scaling"]["images"] == 64  # of the validation split
+        assert scaling.shift == tuple(metrics["scaling"]["shift"].values())
         levels = ["AC1", "AC2", "AC3", "AC4", "sum", "fused"]
         assert list(metrics["per_level"]) == levels
         for rates in metrics["per_attribute"].values():

@@ -81,7 +81,7 @@ class BLANPredictor:
             run.attributes,
             asked=asked or None,
             threshold=run.probabilities if threshold is None else threshold,
-            temperature=1.0 if run.temperature is None else run.temperature.value,
+            scaling=run.scaling,
             device=device,
         )
         return cls(predictor, run.config.image_size, batch_size=batch_size, crop=FaceCropper() if crop else None)

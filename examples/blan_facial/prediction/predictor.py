@@ -8,6 +8,7 @@ import torch
 
 from blan_facial.data.loading import normalize
 from blan_facial.network.model import Network
+from blan_facial.training.scaling import Scaling
 
 
 class Answer(NamedTuple):
@@ -24,6 +25,8 @@ class Answer(NamedTuple):
     """What each level adds to the log-odds of the attribute; {} for a model without levels."""
     threshold: float = 0.5
     """The probability above which it is predicted."""
+    shift: float = 0.0
+    """What calibration adds to the log-odds, beside the contributions."""
 
 
 class Predictor:
@@ -33,17 +36,17 @@ class Predictor:
 
         fused[n, 1] - fused[n, 0] = sum_i (W[i, n] + W[K+1, n]) (s_i[n, 1] - s_i[n, 0]),
 
-    without fusion the same with weights of 1, and both sides are divided by the temperature. A term is what its level
-    contributes. The level that decided is the one
-    whose term points furthest to the answer: upwards to yes, downwards to no. It says who spoke for this answer about
-    this image, other than the level that is best for the attribute on average, which ``metrics.json`` names.
+    without fusion the same with weights of 1. Both sides are multiplied by the scale of the attribute; its shift is
+    added beside the levels. A term is what its level contributes. The level that decided is the one whose term points
+    furthest to the answer: upwards to yes, downwards to no. It says who spoke for this answer about this image, other
+    than the level that is best for the attribute on average, which ``metrics.json`` names.
 
     Args:
         model: The model, in evaluation mode.
         attributes: The N attributes in the order of its scores.
         asked: Those to answer, in the order of the answers; None: all.
         threshold: The answer is yes above this probability, or above those of the N attributes.
-        temperature: What log-odds and terms are divided by; 1 leaves them as the model has them.
+        scaling: What calibrates the log-odds; None leaves them as the model has them.
         device: Where the model goes.
     """
 
@@ -54,7 +57,7 @@ class Predictor:
         *,
         asked: Sequence[str] | None = None,
         threshold: float | Sequence[float] = 0.5,
-        temperature: float = 1.0,
+        scaling: Scaling | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.model = model.to(device)
@@ -62,21 +65,26 @@ class Predictor:
         self.asked = tuple(attributes if asked is None else asked)
         self.places = [attributes.index(name) for name in self.asked]
         thresholds = torch.as_tensor(threshold, dtype=torch.float64).expand(len(attributes))
-        self.cuts = thresholds.logit().to(device)
+        self.cuts = thresholds.logit()
         self.thresholds = [thresholds[place].item() for place in self.places]
-        self.temperature = temperature
+        scale, shift = (1.0, 0.0) if scaling is None else scaling[:2]
+        self.scale, self.shift = (
+            torch.as_tensor(values, dtype=torch.float64).expand(len(attributes)) for values in (scale, shift)
+        )
+        self.shifts = [self.shift[place].item() for place in self.places]
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> list[list[Answer]]:
         """Answer for each of some images, uint8 (B, S, S, 3)."""
         inputs = normalize(torch.from_numpy(images).movedim(-1, 1).to(self.device))
         output = self.model(inputs)
-        odds = output.logits.double().diff(dim=-1)[..., 0] / self.temperature  # (B, N)
+        # In float64, on the CPU: not every accelerator has it.
+        odds = output.logits.cpu().double().diff(dim=-1)[..., 0] * self.scale + self.shift  # (B, N)
         terms = (
-            output.scores.double().diff(dim=-1)[..., 0][: len(self.model.level_names)] / self.temperature
+            output.scores.cpu().double().diff(dim=-1)[..., 0][: len(self.model.level_names)] * self.scale
         )  # (K, B, N)
         if self.model.fusion is not None:
-            weight = self.model.fusion.weight.double()
+            weight = self.model.fusion.weight.cpu().double()
             terms = terms * (weight[:-1] + weight[-1:])[:, None]
         predicted = odds > self.cuts
         values = zip(
@@ -86,14 +94,20 @@ class Predictor:
             strict=True,
         )
         return [
-            [self._answer(*answer) for answer in zip(self.asked, *of_image, self.thresholds, strict=True)]
+            [self._answer(*answer) for answer in zip(self.asked, *of_image, self.thresholds, self.shifts, strict=True)]
             for of_image in values
         ]
 
     def _answer(
-        self, attribute: str, probability: float, predicted: bool, terms: Sequence[float], threshold: float
+        self,
+        attribute: str,
+        probability: float,
+        predicted: bool,
+        terms: Sequence[float],
+        threshold: float,
+        shift: float,
     ) -> Answer:
         contributions = dict(zip(self.model.level_names, terms, strict=True))
         decide = max if predicted else min
         level = decide(contributions, key=contributions.__getitem__) if contributions else None
-        return Answer(attribute, probability, predicted, level, contributions, threshold)
+        return Answer(attribute, probability, predicted, level, contributions, threshold, shift)

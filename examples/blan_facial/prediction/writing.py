@@ -24,14 +24,14 @@ class Writer(ABC):
 
     Args:
         stream: Where to; characters that stand for the bytes of a file name are written as those bytes.
-        temperature: The one by which the probabilities were scaled; None: they are the model's own.
+        scaled: Whether the probabilities are calibrated by the run's scaling.
         fitted: Whether each attribute has a threshold of its own, which the answers tell then.
     """
 
-    def __init__(self, stream: IO[str], temperature: float | None = None, *, fitted: bool = False) -> None:
+    def __init__(self, stream: IO[str], *, scaled: bool = False, fitted: bool = False) -> None:
         self.stream = stream
         self.fitted = fitted
-        self.temperature = None if temperature is None else round(temperature, DIGITS)
+        self.scaled = scaled
 
     @abstractmethod
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
@@ -41,15 +41,15 @@ class Writer(ABC):
 class TableWriter(Writer):
     """A table for each image, its answers from the most to the least probable."""
 
-    def __init__(self, stream: IO[str], temperature: float | None = None, *, fitted: bool = False) -> None:
-        super().__init__(stream, temperature, fitted=fitted)
+    def __init__(self, stream: IO[str], *, scaled: bool = False, fitted: bool = False) -> None:
+        super().__init__(stream, scaled=scaled, fitted=fitted)
         width = None if stream.isatty() else _WIDTH
         self.console = Terminal(file=stream, width=width)
 
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
         """Print it."""
         self.console.print(Text(shown(str(path)), "bold"), soft_wrap=True)
-        scaled = "not scaled" if self.temperature is None else f"scaled by the temperature {self.temperature:.3g}"
+        scaled = "scaled for each attribute" if self.scaled else "not scaled"
         predicted = "; predicted at thresholds for each attribute, fitted on the validation split" * self.fitted
         self.console.print(_table(answers, f"Probabilities {scaled}{predicted}."))
 
@@ -57,11 +57,11 @@ class TableWriter(Writer):
 class CSVWriter(Writer):
     """A line for each image and attribute. Text that a spreadsheet would compute (``=1+1``) begins with a quote."""
 
-    def __init__(self, stream: IO[str], temperature: float | None = None, *, fitted: bool = False) -> None:
-        super().__init__(stream, temperature, fitted=fitted)
+    def __init__(self, stream: IO[str], *, scaled: bool = False, fitted: bool = False) -> None:
+        super().__init__(stream, scaled=scaled, fitted=fitted)
         self.lines = csv.writer(stream, lineterminator="\n")
         self.quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        self.lines.writerow(("image", "attribute", "probability", "predicted", "level", "temperature"))
+        self.lines.writerow(("image", "attribute", "probability", "predicted", "level", "scaled"))
 
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
         """Write the lines."""
@@ -70,7 +70,7 @@ class CSVWriter(Writer):
             probability = f"{answer.probability:.{DIGITS}f}"
             values = (_as_text(str(path)), _as_text(answer.attribute), probability, predicted, answer.level)
             lines = self.quoted if "\r" in f"{path}{answer.attribute}" else self.lines  # Python forgets to quote it
-            lines.writerow((*values, self.temperature))
+            lines.writerow((*values, "true" if self.scaled else "false"))
 
 
 class JSONLinesWriter(Writer):
@@ -81,9 +81,19 @@ class JSONLinesWriter(Writer):
         content: dict[str, Any] = {"image": str(path)}
         if picture is not None:
             content["picture"] = str(picture)
-        content["temperature"] = self.temperature
-        content["attributes"] = {answer.attribute: _as_json(answer, fitted=self.fitted) for answer in answers}
+        content["scaled"] = self.scaled
+        content["attributes"] = {answer.attribute: self._answer(answer) for answer in answers}
         self.stream.write(json.dumps(content) + "\n")
+
+    def _answer(self, answer: Answer) -> dict[str, Any]:
+        return {
+            "probability": round(answer.probability, DIGITS),
+            **({"threshold": round(answer.threshold, DIGITS)} if self.fitted else {}),
+            "predicted": answer.predicted,
+            "level": answer.level,
+            "contributions": {level: round(value, DIGITS) for level, value in answer.contributions.items()},
+            **({"shift": round(answer.shift, DIGITS)} if self.scaled else {}),
+        }
 
 
 WRITERS: dict[str, type[Writer]] = {"table": TableWriter, "csv": CSVWriter, "jsonl": JSONLinesWriter}
@@ -91,16 +101,6 @@ WRITERS: dict[str, type[Writer]] = {"table": TableWriter, "csv": CSVWriter, "jso
 
 def _as_text(cell: str) -> str:
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
-
-
-def _as_json(answer: Answer, *, fitted: bool) -> dict[str, Any]:
-    return {
-        "probability": round(answer.probability, DIGITS),
-        **({"threshold": round(answer.threshold, DIGITS)} if fitted else {}),
-        "predicted": answer.predicted,
-        "level": answer.level,
-        "contributions": {level: round(value, DIGITS) for level, value in answer.contributions.items()},
-    }
 
 
 def _table(answers: Sequence[Answer], caption: str) -> Table:

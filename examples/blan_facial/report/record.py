@@ -17,7 +17,7 @@ from blan_facial.training.checkpoint import RunError
 NEEDED = (
     *("data", "split", "images", "accuracy", "majority_accuracy", "balanced_accuracy", "per_level", "per_attribute"),
     *("parameters", "training_parameters", "train_seconds", "waiting_seconds", "images_per_second"),
-    *("average_precision", "calibration_error", "nll", "temperature", "statistics"),
+    *("average_precision", "calibration_error", "nll", "scaling", "statistics"),
 )
 """What the page reads of the metrics."""
 

@@ -114,11 +114,10 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _scaled(metrics: Mapping[str, Any]) -> str:
-    """Say what the temperature makes of the calibration error."""
-    temperature = metrics["temperature"]
-    if temperature is None:
-        return "no temperature fitted; 0 is perfect"
-    return f"{fixed(metrics['scaled_calibration_error'])} at temperature {fixed(temperature['value'], 2)}"
+    """Say what scaling makes of the calibration error."""
+    if metrics["scaling"] is None:
+        return "not scaled; 0 is perfect"
+    return f"{fixed(metrics['scaled_calibration_error'])} scaled for each attribute"
 
 
 def _levels(metrics: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -17,7 +17,7 @@ from blan_facial.network.weights import fault_of
 from blan_facial.results.run_folder import CONFIG, read_settings
 from blan_facial.results.weights_file import WEIGHTS, read_weights
 from blan_facial.training.checkpoint import RunError
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 
 _DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_)
 
@@ -33,18 +33,18 @@ class FinishedRun(NamedTuple):
     """The trained model, on the CPU, in evaluation mode."""
     parameters: ParameterTable
     """Its parameters, and those it had in training."""
-    temperature: Temperature | None
-    """What its log-odds are divided by; None for a run that was not calibrated."""
+    scaling: Scaling | None
+    """What calibrates its log-odds; None for a run that was not calibrated."""
     thresholds: tuple[float, ...] | None
-    """The log-odds, not divided, above which each attribute is predicted; None for a run that has 0 for all."""
+    """The log-odds, not scaled, above which each attribute is predicted; None for a run that has none of its own."""
 
     @property
     def probabilities(self) -> tuple[float, ...] | float:
         """The probabilities, scaled as the run's are, above which attributes are predicted."""
         if self.thresholds is None:
             return 0.5
-        scale = 1.0 if self.temperature is None else self.temperature.value
-        return tuple((torch.tensor(self.thresholds, dtype=torch.float64) / scale).sigmoid().tolist())
+        cuts = torch.tensor(self.thresholds, dtype=torch.float64)
+        return tuple((cuts if self.scaling is None else self.scaling(cuts)).sigmoid().tolist())
 
 
 def load_run(folder: Path) -> FinishedRun:
@@ -65,17 +65,20 @@ def load_run(folder: Path) -> FinishedRun:
     except (ValueError, RuntimeError, MemoryError) as error:  # the last two where there is no room for the model
         raise RunError(f"{folder / CONFIG}: must hold the settings of a run, got a mistake: {error}") from error
     own = model.state_dict()
-    weights, temperature, thresholds = read_weights(folder / WEIGHTS)
-    if thresholds is not None and len(thresholds) != len(attributes):
-        raise RunError(
-            f"{folder / WEIGHTS}: must hold a threshold for each of {len(attributes)} attributes, got "
-            f"{len(thresholds)}. Take {CONFIG} and {WEIGHTS} of the same run."
-        )
+    weights, scaling, thresholds = read_weights(folder / WEIGHTS)
+    fitted = {} if thresholds is None else {"threshold": thresholds}
+    fitted |= {} if scaling is None else {"scale": scaling.scale, "shift": scaling.shift}
+    for name, values in fitted.items():
+        if len(values) != len(attributes):
+            raise RunError(
+                f"{folder / WEIGHTS}: must hold a {name} for each of {len(attributes)} attributes, got "
+                f"{len(values)}. Take {CONFIG} and {WEIGHTS} of the same run."
+            )
     _check_weights(folder / WEIGHTS, weights, own)
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     # As in training, so that the same arithmetic gives the same scores to the last digit.
     model.eval().to(memory_format=model.encoder.memory_format)  # type: ignore[call-overload]  # torch types Module.to without it
-    return FinishedRun(folder, config, attributes, model, parameter_table(model, objective), temperature, thresholds)
+    return FinishedRun(folder, config, attributes, model, parameter_table(model, objective), scaling, thresholds)
 
 
 class _NothingDrawn(TorchFunctionMode):

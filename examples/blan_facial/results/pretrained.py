@@ -106,7 +106,7 @@ def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
         _DRAWN if drawn else "",
         "## How to load it\n\n```python\nfrom blan_facial.results.pretrained import from_pretrained\n\n"
         'run = from_pretrained("FOLDER")  # or "owner/name" on the hub\n'
-        "run.model, run.attributes, run.temperature\n```\n",
+        "run.model, run.attributes, run.scaling\n```\n",
         "It needs a clone of https://github.com/blan-layers/blan-layers with `examples` on the path. "
         "`predict.py FOLDER PICTURE` answers from the command line.\n",
         *_results(metrics),

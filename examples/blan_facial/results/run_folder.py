@@ -15,7 +15,7 @@ from torch import nn
 from blan_facial.config import Config
 from blan_facial.results.weights_file import WEIGHTS, write_weights
 from blan_facial.training.checkpoint import CHECKPOINT, LOGS, RunError
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 from shared.files import locked, remove_leftovers, write_json
 
 CONFIG, METRICS = "config.json", "metrics.json"
@@ -149,11 +149,11 @@ def save_results(
     folder: Path,
     model: nn.Module,
     metrics: dict[str, Any],
-    temperature: Temperature | None = None,
+    scaling: Scaling | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> None:
-    """Write the metrics, and the inference weights with the temperature and thresholds that were fitted to them."""
-    write_weights(folder / WEIGHTS, model, temperature, thresholds)
+    """Write the metrics, and the inference weights with the scaling and the thresholds that were fitted to them."""
+    write_weights(folder / WEIGHTS, model, scaling, thresholds)
     write_json(folder / METRICS, metrics)
 
 

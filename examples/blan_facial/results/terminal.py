@@ -76,12 +76,14 @@ def resampled(metrics: Mapping[str, Any]) -> str:
 
 def calibrated(metrics: Mapping[str, Any]) -> str:
     """Say how well probabilities are calibrated, raw and scaled."""
-    raw, temperature = _calibration(metrics), metrics["temperature"]
-    if temperature is None:
-        return f"{raw}; no temperature was fitted: there is no validation split, or none is the best on it."
-    scaled = _calibration(metrics, "scaled_")
-    fitted = f"temperature {temperature['value']:.2f}, fitted on {temperature['images']:,} validation images"
-    return f"{raw}. {scaled} with log-odds divided by the {fitted}."
+    raw, scaling = _calibration(metrics), metrics["scaling"]
+    if scaling is None:
+        return f"{raw}; not scaled, as there are no validation images with labels."
+    return (
+        f"{raw}. Scaled for each attribute, fitted on {scaling['images']:,} validation images: "
+        f"{_calibration(metrics, 'scaled_').lower()}, accuracy {100 * metrics['scaled_accuracy']:.1f} %, "
+        f"balanced {100 * metrics['scaled_balanced_accuracy']:.1f} %."
+    )
 
 
 def averages(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _at_thresholds(metrics: Mapping[str, Any]) -> str:
 
 def _calibration(metrics: Mapping[str, Any], kind: str = "") -> str:
     error, loss = metrics[f"{kind}calibration_error"], metrics[f"{kind}nll"]
-    return f"{kind.replace('_', ' ')}calibration error {error:.3f}, log loss {loss:.3f}".capitalize()
+    return f"Calibration error {error:.3f}, log loss {loss:.3f}"
 
 
 def _cells(values: Mapping[str, float | None], levels: Mapping[str, Any]) -> list[str | Text]:

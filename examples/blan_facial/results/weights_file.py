@@ -1,4 +1,4 @@
-"""``model.safetensors``: the weights of inference, the temperature, the thresholds, and a digest of all."""
+"""``model.safetensors``: the weights of inference, the scaling, the thresholds, and a digest of all."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from blan_facial.training.checkpoint import RunError
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
 from shared.files import replacing
 
 WEIGHTS = "model.safetensors"
@@ -20,13 +20,13 @@ _ENTRY = "blan"  # the one of the metadata, as safetensors writes several in any
 
 
 def write_weights(
-    path: Path, model: nn.Module, temperature: Temperature | None, thresholds: Sequence[float] | None = None
+    path: Path, model: nn.Module, scaling: Scaling | None, thresholds: Sequence[float] | None = None
 ) -> None:
-    """Write the weights, and the temperature and thresholds that were fitted to them."""
+    """Write the weights, and the scaling and the thresholds that were fitted to them."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     entry: dict[str, object] = {
-        "sha256": _digest(weights, temperature, thresholds),
-        "temperature": None if temperature is None else temperature._asdict(),
+        "sha256": _digest(weights, scaling, thresholds),
+        "scaling": None if scaling is None else scaling._asdict(),
     }
     if thresholds is not None:
         entry["thresholds"] = list(thresholds)
@@ -34,8 +34,8 @@ def write_weights(
         file.write(save(weights, {_ENTRY: json.dumps(entry)}))
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], Temperature | None, tuple[float, ...] | None]:
-    """Return weights, temperature and thresholds; a file of another program has no digest, and is taken as it is.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Scaling | None, tuple[float, ...] | None]:
+    """Return weights, scaling and thresholds; a file of another program has no digest, and is taken as it is.
 
     Raises:
         RunError: There is no such file, or it is not as it was written.
@@ -47,27 +47,39 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Temperature | None, tup
                 raise ValueError(f"metadata called {min(strange)!r}")
             entry = json.loads(metadata.get(_ENTRY, "{}"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
-        written, temperature = entry.get("sha256"), entry.get("temperature")
-        temperature = None if temperature is None else Temperature(**temperature)
+        written = entry.get("sha256")
+        scaling = None if (fitted := entry.get("scaling")) is None else _scaling(**fitted)
         thresholds = None if (cuts := entry.get("thresholds")) is None else tuple(map(float, cuts))
         if thresholds is not None and not all(map(math.isfinite, thresholds)):
             raise ValueError("thresholds that are not finite")
-        found = _digest(weights, temperature, thresholds)
+        found = _digest(weights, scaling, thresholds)
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it by train.py --resume."
         ) from error
     except (SafetensorError, OSError, AttributeError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
+    if entry.get("temperature") is not None:
+        raise RunError(
+            f"{path}: must hold a scale and a shift for each attribute, got the one temperature of an older version. "
+            "Train the run again, or use the version that wrote it."
+        )
     if written not in (None, found):
         raise RunError(
             f"{path}: must have the SHA-256 that it was written with, {written}, got {found}. Copy it again."
         )
-    return weights, temperature, thresholds
+    return weights, scaling, thresholds
 
 
-def _digest(weights: Mapping[str, Tensor], temperature: Temperature | None, thresholds: Sequence[float] | None) -> str:
-    digest = hashlib.sha256(repr(temperature).encode())
+def _scaling(scale: Sequence[float], shift: Sequence[float], images: int) -> Scaling:
+    found = Scaling(tuple(map(float, scale)), tuple(map(float, shift)), images)
+    if not all(map(math.isfinite, found.scale + found.shift)) or not all(value > 0 for value in found.scale):
+        raise ValueError("a scaling that is not finite, or not positive")
+    return found
+
+
+def _digest(weights: Mapping[str, Tensor], scaling: Scaling | None, thresholds: Sequence[float] | None) -> str:
+    digest = hashlib.sha256(repr(scaling).encode())
     if thresholds is not None:  # which older files have not
         digest.update(repr(list(thresholds)).encode())
     for name in sorted(weights):

@@ -8,19 +8,19 @@ from torchmetrics.functional.classification import binary_calibration_error
 BINS = 15
 
 
-def calibration_errors(odds: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+def calibration_errors(odds: Tensor, labels: Tensor) -> Tensor:
     """Return for each attribute the mean gap, over 15 bins, between its probability and its share of the images, (N,).
 
     NaN where no label is known.
     """
     errors = []
-    for p, y in zip((odds / temperature).sigmoid().T, labels.T, strict=True):
+    for p, y in zip(odds.sigmoid().T, labels.T, strict=True):
         known = (y == 0) | (y == 1)
         errors.append(binary_calibration_error(p[known], y[known], n_bins=BINS).item() if known.any() else torch.nan)
     return torch.tensor(errors, dtype=torch.float64)
 
 
-def log_losses(odds: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+def log_losses(odds: Tensor, labels: Tensor) -> Tensor:
     """Return the mean negative log-likelihood of each attribute's known labels, in nats, (N,); NaN without one."""
-    losses = softplus(-(2 * labels - 1) * odds.double() / temperature)
+    losses = softplus(-(2 * labels - 1) * odds.double())
     return torch.where((labels == 0) | (labels == 1), losses, torch.nan).nanmean(0)

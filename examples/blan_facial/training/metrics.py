@@ -13,8 +13,8 @@ from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.machines.processes import Processes
 from blan_facial.network.model import LEVEL_NAMES, Network
 from blan_facial.training.intervals import Units
+from blan_facial.training.scaling import Scaling, fit_scaling
 from blan_facial.training.statistics import average_precision, statistics
-from blan_facial.training.temperature import Temperature, fit_temperature
 from blan_facial.training.thresholds import Criterion, fit_thresholds, rates_at
 
 
@@ -88,7 +88,7 @@ class Scores:
             "average_precision": average_precision(torch.cat(self._odds, 1)[-1].sigmoid(), torch.cat(self._labels)),
         }
 
-    def statistics(self, units: Units, temperature: Temperature | None = None) -> dict[str, Any]:
+    def statistics(self, units: Units, scaling: Scaling | None = None) -> dict[str, Any]:
         """Return precision, calibration, intervals, and which level wins, as ``metrics.json`` has it."""
         return statistics(
             torch.cat(self._odds, 1),
@@ -97,18 +97,18 @@ class Scores:
             self.attributes,
             levels=len(self.levels),
             units=units,
-            temperature=temperature,
+            scaling=scaling,
         )
 
     def thresholds(self, criterion: Criterion) -> tuple[float, ...]:
         """Return the log-odds of each attribute above which the answer yes is best for these images."""
         return fit_thresholds(torch.cat(self._odds, 1)[-1], torch.cat(self._labels), criterion)
 
-    def at(self, thresholds: Sequence[float], temperature: Temperature | None) -> dict[str, Any]:
+    def at(self, thresholds: Sequence[float], scaling: Scaling | None) -> dict[str, Any]:
         """Return how good the prediction is at other thresholds than 0.5, as ``metrics.json`` has it."""
         accuracy, balanced = rates_at(torch.cat(self._odds, 1)[-1], torch.cat(self._labels), thresholds)
-        scale = 1.0 if temperature is None else temperature.value
-        probabilities = (torch.tensor(thresholds, dtype=torch.float64) / scale).sigmoid().tolist()
+        cuts = torch.tensor(thresholds, dtype=torch.float64)
+        probabilities = (cuts if scaling is None else scaling(cuts)).sigmoid().tolist()
         return {
             "accuracy": accuracy.nanmean().item(),
             "balanced_accuracy": balanced.nanmean().item(),
@@ -122,11 +122,9 @@ class Scores:
             },
         }
 
-    def temperature(self) -> Temperature | None:
-        """Return the temperature of the prediction that these images ask for; None if there is none."""
-        odds, labels = torch.cat(self._odds, 1)[-1], torch.cat(self._labels)
-        value = fit_temperature(odds, labels)
-        return None if value is None else Temperature(value, len(labels))
+    def scaling(self) -> Scaling | None:
+        """Return the scaling that calibrates the prediction on these images; None where no label is known."""
+        return fit_scaling(torch.cat(self._odds, 1)[-1], torch.cat(self._labels))
 
 
 def evaluate(
@@ -136,7 +134,7 @@ def evaluate(
     *,
     processes: Processes | None = None,
     in_full: bool = False,
-    temperature: Temperature | None = None,
+    scaling: Scaling | None = None,
     thresholds: Sequence[float] | None = None,
     columns: Sequence[int] | None = None,
 ) -> dict[str, Any]:
@@ -150,7 +148,7 @@ def evaluate(
         loader: This process's images.
         processes: Those that share the images; None: this one has them all.
         in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
-        temperature: That of the run, for the scaled probabilities.
+        scaling: That of the run, for the scaled probabilities.
         thresholds: Those of the attributes, if they have any, as log-odds: how good the prediction is at them is added.
         columns: Places of the faces' attributes among the model's; None: they are the same.
     """
@@ -162,24 +160,24 @@ def evaluate(
     if in_full:
         groups = loader.dataset.faces.groups
         units = Units.of_images(len(indices), None if groups is None else groups[indices.numpy()])
-        metrics |= scores.statistics(units, temperature)
+        metrics |= scores.statistics(units, scaling)
     if thresholds is not None:
-        metrics["at_thresholds"] = scores.at(thresholds, temperature)
+        metrics["at_thresholds"] = scores.at(thresholds, scaling)
     return metrics
 
 
 def calibrate(
     fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes, criterion: Criterion | None = None
-) -> tuple[Temperature | None, tuple[float, ...] | None]:
-    """Return the temperature of a model on a split that it was not trained on, and its thresholds as log-odds.
+) -> tuple[Scaling | None, tuple[float, ...] | None]:
+    """Return the scaling of a model on a split that it was not trained on, and its thresholds as log-odds.
 
-    There is no temperature if the split asks for none, and there are no thresholds without a criterion. Several
-    processes call this together; what the others than the first return means nothing.
+    There is no scaling where no label is known, and there are no thresholds without a criterion. Several processes
+    call this together; only what the first returns counts.
     """
     scores, _ = _scored(fabric, model, loader, processes)
     if not processes.first:
         return None, None
-    return scores.temperature(), None if criterion is None else scores.thresholds(criterion)
+    return scores.scaling(), None if criterion is None else scores.thresholds(criterion)
 
 
 @torch.no_grad()

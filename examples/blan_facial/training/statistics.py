@@ -1,6 +1,6 @@
 """What ``metrics.json`` says beside the accuracies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +9,11 @@ from torchmetrics.functional.classification import binary_average_precision
 
 from blan_facial.training.calibration import calibration_errors, log_losses
 from blan_facial.training.intervals import CONFIDENCE, RESAMPLES, SEED, Units, interval, resample
-from blan_facial.training.temperature import Temperature
+from blan_facial.training.scaling import Scaling
+from blan_facial.training.thresholds import rates_at
 from blan_facial.training.winners import mean_winner, winners
+
+_SHARPNESS = {"calibration_error": calibration_errors, "nll": log_losses}
 
 
 def statistics(
@@ -21,7 +24,7 @@ def statistics(
     *,
     levels: int,
     units: Units,
-    temperature: Temperature | None = None,
+    scaling: Scaling | None = None,
 ) -> dict[str, Any]:
     """Return precision and calibration of the prediction, and intervals, calibration and winners in detail.
 
@@ -36,9 +39,9 @@ def statistics(
 
     The calibration error is the mean gap, over 15 bins of the probability of the attribute, between that and the share
     of images that have it. It has no interval, since resampling raises it. ``nll`` is the mean negative log-likelihood
-    of the labels in nats. Of the prediction both are also told for the probabilities scaled by the run's temperature.
-    What is undefined is None: the average precision of an attribute that no image has, what is said of one without a
-    known label, and what is scaled without a temperature.
+    of the labels in nats. Of the prediction both are also given for the scaled probabilities, with the accuracy and
+    the balanced accuracy of the answers that they give at 0.5. What is undefined is None: the average precision of an
+    attribute that no image has, what is said of one without a known label, and what is scaled without a scaling.
 
     Args:
         odds: Log-odds of the attribute being there, (L, n, N); it is predicted above 0.
@@ -47,19 +50,15 @@ def statistics(
         attributes: The N attributes.
         levels: How many of the columns are levels.
         units: People or images.
-        temperature: The run's; None: it has none.
+        scaling: The run's; None: it has none.
     """
     known = (labels == 0) | (labels == 1)
     right = ((odds > 0) == labels.bool()) & known
     probabilities = odds.sigmoid()
     whole, resampled = resample(right, probabilities[-1], labels, units)
     precision = torch.stack([_average_precisions(column, labels) for column in probabilities])
-    raw = {"calibration_error": calibration_errors, "nll": log_losses}
-    sharpness = {name: torch.stack([of(column, labels) for column in odds]) for name, of in raw.items()}
-    scaled = {
-        f"scaled_{name}": None if temperature is None else of(odds[-1], labels, temperature.value)
-        for name, of in raw.items()
-    }
+    sharpness = {name: torch.stack([of(column, labels) for column in odds]) for name, of in _SHARPNESS.items()}
+    scaled = _scaled(odds[-1], labels, scaling)
     several = units.total > 1
 
     def span(values: Tensor, value: Tensor) -> list[float] | None:
@@ -85,7 +84,7 @@ def statistics(
     return {
         "average_precision": _mean(precision[-1]),
         **{name: _mean(values[-1]) for name, values in sharpness.items()},
-        "temperature": None if temperature is None else temperature._asdict(),
+        "scaling": None if scaling is None else _as_json(scaling, attributes),
         **{name: None if values is None else _mean(values) for name, values in scaled.items()},
         "statistics": {
             "bootstrap": {
@@ -117,6 +116,21 @@ def statistics(
 def average_precision(probabilities: Tensor, labels: Tensor) -> float | None:
     """Return the mean over attributes of the average precision of probabilities (n, N); None where none is defined."""
     return _mean(_average_precisions(probabilities, labels))
+
+
+def _scaled(odds: Tensor, labels: Tensor, scaling: Scaling | None) -> Mapping[str, Tensor | None]:
+    """Return what is measured of the scaled prediction, (N,) each; None without a scaling."""
+    if scaling is None:
+        return dict.fromkeys(f"scaled_{name}" for name in (*_SHARPNESS, "accuracy", "balanced_accuracy"))
+    odds = scaling(odds)
+    accuracy, balanced = rates_at(odds, labels, [0.0] * odds.shape[1])
+    sharpness = {f"scaled_{name}": of(odds, labels) for name, of in _SHARPNESS.items()}
+    return sharpness | {"scaled_accuracy": accuracy, "scaled_balanced_accuracy": balanced}
+
+
+def _as_json(scaling: Scaling, attributes: Sequence[str]) -> dict[str, Any]:
+    scale, shift = (dict(zip(attributes, values, strict=True)) for values in scaling[:2])
+    return {"images": scaling.images, "scale": scale, "shift": shift}
 
 
 def _average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+"""The scale and the shift that calibrate the probabilities of each attribute."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+class Scaling(NamedTuple):
+    """What makes the log-odds of a run's predictions calibrated: scale * odds + shift, for each attribute.
+
+    Scales are positive, so that the order of the images stays. The shift moves the log-odds at which the answer
+    becomes yes.
+    """
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    images: int
+    """Of the validation split, on which it was fitted."""
+
+    def __call__(self, odds: Tensor) -> Tensor:
+        """Return the calibrated log-odds, in float64, of log-odds (..., N)."""
+        scale, shift = torch.tensor([self.scale, self.shift], dtype=torch.float64, device=odds.device)
+        return odds.double() * scale + shift
+
+    def of(self, places: Sequence[int]) -> "Scaling":
+        """Return the scaling of some attributes alone."""
+        scale, shift = (tuple(values[place] for place in places) for values in self[:2])
+        return Scaling(scale, shift, self.images)
+
+
+def fit_scaling(odds: Tensor, labels: Tensor) -> Scaling | None:
+    r"""Return the scaling under which the labels are most likely; None where no label is known.
+
+    With signs s = 2 y - 1 it minimises, over a common u and over v and b of each attribute,
+
+        sum log(1 + exp(-s (exp(u + v) o + b))) + (u^2 + |v|^2 + |b|^2) / 2.
+
+    The squares are standard normal priors. They keep all values finite where every answer is right, and lend an
+    attribute of few labels the scale of the others.
+
+    Args:
+        odds: Log-odds o of the attributes, (n, N).
+        labels: y, (n, N), 0 or 1; anything else is unknown and left out.
+
+    Reference:
+        Platt, Probabilistic outputs for support vector machines, 1999: a scale and a shift. Guo, Pleiss, Sun and
+        Weinberger, On calibration of modern neural networks, ICML 2017: one scale for all outputs. The priors, which
+        join the two, are ours.
+    """
+    known = (labels == 0) | (labels == 1)
+    if not known.any() or not odds.isfinite().all():
+        return None
+    odds = odds.double()
+    signs = torch.where(known, 2 * labels - 1, 0).double()  # an unknown label adds a constant
+    common, own, shift = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (1, *[odds.shape[1]] * 2))
+    parameters = [common, own, shift]
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = softplus(-signs * ((common + own).exp() * odds + shift)).sum()
+        value = value + sum(parameter.square().sum() for parameter in parameters) / 2
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+        scale = (common + own).exp()
+    return Scaling(tuple(scale.tolist()), tuple(shift.tolist()), len(labels))
