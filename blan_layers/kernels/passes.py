@@ -26,7 +26,8 @@ class PlainPasses:
         if spatial_gate is not None:
             self.x, self.by_location = self.x * spatial_gate, True
         flat = self.x.flatten(2)
-        return torch.stack([flat.mean(2) if pool == "avg" else flat.amax(2) for pool in self.pools], 1)
+        pools = [flat.mean(2) if pool == "avg" else flat.amax(2) for pool in self.pools]
+        return torch.stack(pools).transpose(0, 1)  # stacked on the outside, a compiler makes all of them in one pass
 
     def pool_channels(self, channel_gate: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """Return mean and maximum of the map over channels: (B, 2, *S)."""
