@@ -1,7 +1,7 @@
-"""The mistakes that several parts can meet, worded once: ``Owner: rule, got actual. Remedy``.
+"""Checks that several modules share, with messages of one form: ``Owner: rule, got actual. Remedy``.
 
-Checks of configuration run once, in constructors and where an option is set. Checks of tensors look at shapes and types
-alone: they cost no synchronisation, and are left out where a compiler or a tracer runs the code.
+Checks of configuration run in constructors and whenever an option is set. Checks of tensors look only at shapes and
+types. They therefore need no device synchronisation, and they are skipped under a compiler or a tracer.
 """
 
 import inspect
@@ -22,14 +22,14 @@ Backend: TypeAlias = Literal["auto", "reference", "blocked", "triton"]
 BACKENDS: tuple[Backend, ...] = ("auto", "reference", "blocked", "triton")
 
 MANY_CHANNELS = 16
-"""An even kernel size from here on is a number of channels that was meant for another layer."""
+"""An even kernel size of at least this is probably a number of channels meant for another layer."""
 
 
 def said(words: str) -> str:
-    """Return a message in the name of what the user called.
+    """Return a message prefixed with the name of the function or module that the user called.
 
-    That is the outermost function or module of this library that stands, with torch alone between, around the call. It
-    is looked up when there is something to say, so that no helper has to be told who asked.
+    This is the outermost caller from this library with only torch frames in between. The stack is searched only when
+    there is an error to report, so that no helper needs to be passed the name.
     """
     if torch.compiler.is_compiling():
         return words
@@ -58,17 +58,17 @@ T = TypeVar("T")
 
 
 class Option(Generic[T]):
-    """An attribute that takes one of a few values, whenever it is set: in the constructor or afterwards.
+    """An attribute that accepts one of a few values; each assignment is checked, in the constructor and afterwards.
 
     Args:
-        values: The values.
-        shared_with: Names of children that are set with it, where they have such an option.
+        values: The allowed values.
+        shared_with: Names of children whose option of the same name is set along with it.
     """
 
     def __init__(self, values: Sequence[T], shared_with: Sequence[str] = ()) -> None:
         self.values, self.shared_with = values, shared_with
 
-    if TYPE_CHECKING:  # it is read as any attribute is
+    if TYPE_CHECKING:  # reads like a plain attribute
 
         def __get__(self, instance: object, owner: type) -> T: ...
 
@@ -85,9 +85,9 @@ class Option(Generic[T]):
 
 
 def positive_int(name: str, value: object) -> int:
-    """Return ``value`` as an int if it is an integer, NumPy's included, of at least 1."""
+    """Return ``value`` as an int, or raise unless it is an integer (NumPy integers included) of at least 1."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]  # refused below if it is no integer
+        number = operator.index(value)  # type: ignore[arg-type]  # refused below if it is not an integer
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
@@ -98,7 +98,7 @@ def positive_int(name: str, value: object) -> int:
 
 
 def number(name: str, value: object, example: float) -> None:
-    """Refuse anything but a real number, NumPy's included."""
+    """Refuse anything but a real number; NumPy numbers are accepted."""
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
         raise TypeError(said(f"{name} must be a number, got {value!r}. Pass, for example, {example}."))
 
@@ -110,18 +110,18 @@ def flag(name: str, value: object) -> None:
 
 
 def odd_int(name: str, value: object) -> int:
-    """Return ``value`` if it is an odd integer, the kernel sizes that keep a map's size."""
+    """Return ``value``, or raise unless it is an odd integer: odd kernel sizes keep the size of a map."""
     number = positive_int(name, value)
     if number % 2:
         return number
     remedy = f"Use {number - 1} or {number + 1}."
     if number >= MANY_CHANNELS:
-        remedy = "Use 7, for example; it is no number of channels, which this layer is not told."
+        remedy = "Use 7, for example. This argument is not the number of channels, which this layer does not need."
     raise ValueError(said(f"{name} must be odd to keep the size of the map, got {number}. {remedy}"))
 
 
 def factory(made: object) -> None:
-    """Refuse what makes no attention of a number of channels."""
+    """Refuse anything that cannot be called with a number of channels to build attention."""
     if not callable(made) or isinstance(made, nn.Module):
         got = f"a built {type(made).__name__}" if callable(made) else type(made).__name__
         raise TypeError(said(f"factory must be callable with channels, got {got}. Pass a class such as CBAM."))
@@ -135,7 +135,7 @@ def choice(name: str, value: object, options: Sequence[object]) -> None:
 
 
 def floating_dtype(dtype: object) -> None:
-    """Refuse a dtype of parameters that is no floating one; None means torch's default."""
+    """Refuse a parameter dtype that is not floating-point; None means torch's default."""
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(said(f"dtype must be a torch.dtype, got {dtype!r}. Pass, for example, torch.float32."))
     if dtype is not None and not dtype.is_floating_point:
@@ -145,7 +145,7 @@ def floating_dtype(dtype: object) -> None:
 def hidden_width(
     channels: int, reduction_ratio: int | None, hidden_channels: int | None, default_ratio: int = 16
 ) -> int:
-    """Return the width of a bottleneck given by its ratio or by its channels, never below 1."""
+    """Return the width of a bottleneck from its reduction ratio or its number of channels, at least 1."""
     if reduction_ratio is not None and hidden_channels is not None:
         raise ValueError(
             said(
@@ -160,7 +160,7 @@ def hidden_width(
 
 
 def traced(*tensors: object) -> bool:
-    """Tell whether a tracer runs the code, to which shapes and types are no numbers and classes."""
+    """Return whether a tracer runs the code, for which shapes and types are not plain numbers and classes."""
     for x in tensors:
         if isinstance(x, Proxy):
             return True
@@ -228,7 +228,7 @@ def _remedy_of_rank(name: str, x: Tensor, channels: int | None, spatial_dims: in
     if x.ndim == 3 and wanted == 2 and channels is None:
         return f"Add the batch axis, {name}.unsqueeze(0); tokens (B, N, C) become a map by {tokens}"
     if x.ndim == wanted + 1:
-        return f"Add the batch axis, for example {name}.unsqueeze(0), or whichever is missing"
+        return f"Add the batch axis, for example {name}.unsqueeze(0), or whichever axis is missing"
     return "Build the layer for that many spatial axes"
 
 
@@ -253,7 +253,7 @@ def same_layout(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
 
 
 def same_dtype(name: str, x: Tensor, dtype: torch.dtype | None) -> None:
-    """Refuse an input of another dtype than the weights that meet it, if that is known; autocast sees to its own."""
+    """Refuse an input whose dtype differs from that of the weights, if known; autocast converts inputs itself."""
     if dtype is None or traced(x) or x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
         return
     raise TypeError(
@@ -265,10 +265,10 @@ def same_dtype(name: str, x: Tensor, dtype: torch.dtype | None) -> None:
 
 
 def shape(x: Tensor) -> tuple[int, ...]:
-    """Return a shape as it is printed in messages."""
+    """Return a shape as messages print it."""
     return tuple(x.shape)
 
 
 def reads_values(x: Tensor) -> bool:
-    """Tell whether a check may read the values of ``x``: in eager mode alone, and if there are any."""
+    """Return whether a check may read the values of ``x``: only in eager mode, and only if there are any."""
     return not (torch.compiler.is_compiling() or traced(x)) and type(x) is Tensor and not x.is_meta

@@ -1,4 +1,4 @@
-"""What is to go, and says so for at least one minor release before it does."""
+"""Deprecation warnings, given for at least one minor release before a removal."""
 
 import functools
 import warnings
@@ -14,8 +14,8 @@ def deprecated(*, since: str, removed: str, instead: str) -> Callable[[Callable[
 
     Args:
         since: The minor version that deprecates it, such as "0.3".
-        removed: The minor version that it is gone from, a later one.
-        instead: What to use.
+        removed: The later minor version that removes it.
+        instead: What to use instead.
 
     Raises:
         ValueError: ``removed`` is not a later minor version than ``since``.
@@ -42,7 +42,7 @@ def deprecated(*, since: str, removed: str, instead: str) -> Callable[[Callable[
 
 
 def warn_deprecated(what: str, *, since: str, removed: str, instead: str, stacklevel: int = 3) -> None:
-    """Warn of an argument, a value or a name; the line that is shown is that of the caller's caller."""
+    """Warn of a deprecated argument, value or name; the warning points to the caller's caller."""
     _check(since, removed)
     warnings.warn(
         f"{what} is deprecated since {since} and will be removed in {removed}. Use {instead}.",
@@ -52,7 +52,7 @@ def warn_deprecated(what: str, *, since: str, removed: str, instead: str, stackl
 
 
 def minor(version: str) -> tuple[int, int]:
-    """Return the numbers of a minor version: those of 0.3.1 are (0, 3)."""
+    """Return the major and minor number of a version, such as (0, 3) for 0.3.1."""
     first, second = version.split(".")[:2]
     return int(first), int(second)
 

@@ -1,4 +1,4 @@
-"""He initialisation, the start of every weight in the library, and the way back to it."""
+"""He initialisation, from which every weight of the library starts, and resetting."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def he_normal_(layer: nn.Module) -> None:
-    """Draw a layer's weight from N(0, 2 / fan_in) and set its bias, if any, to zero (He et al. 2015)."""
+    """Draw a layer's weight from N(0, 2 / fan_in) and set its bias, if it has one, to zero (He et al. 2015)."""
     weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
     nn.init.kaiming_normal_(weight, nonlinearity="relu")
     if bias is not None:
@@ -22,7 +22,7 @@ def shrink_(layers: Iterable[nn.Module], factor: float) -> None:
 
 
 def reset(module: nn.Module) -> None:
-    """Reset the parameters of a module and of those inside it, where they know how; the outer ones' rule holds."""
+    """Reset a module and its submodules by their ``reset_parameters``; an outer module's comes last."""
     for child in reversed(list(module.modules())):
         if callable(reset_parameters := getattr(child, "reset_parameters", None)):
             reset_parameters()

@@ -1,4 +1,4 @@
-"""What all modules of the library share, and how they see whether anything watches or replaces their children."""
+"""The base class of all modules, and checks whether anything watches or replaces their children."""
 
 import inspect
 import sys
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Known: TypeAlias = Mapping[type[nn.Module], Mapping[str, Callable[..., Any]]]
-"""Classes of children whose computation a faster way may take over, each with its own methods."""
+"""Classes of children whose computation a fused path may take over, each with the methods it replaces."""
 
 WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (Tensor, nn.Parameter)
@@ -63,20 +63,20 @@ FOREIGN = {
     "in_chs": "channels",
     "dim": "channels",
 }
-"""What arguments are called elsewhere, and here."""
+"""Names of arguments in other libraries, and ours for the same."""
 
 
 class Module(nn.Module):
-    """A module that names our argument where another was given, and says that it cannot be scripted."""
+    """A module that suggests our argument for a name from another library, and refuses to be scripted."""
 
     gates: Mapping[str, str] = MappingProxyType({})
-    """Where its gates are: the path of the submodule that returns each map of ``forward_with_maps``.
+    """The path of the submodule that returns each map of ``forward_with_maps``.
 
-    One that several maps share is called for them in turn; a map in the plural holds those of all its calls.
+    A submodule that several maps share is called for them in order; a map with a plural name holds those of all calls.
     """
 
     holds: tuple[str, ...] = ()
-    """Its children that are networks of the user's own."""
+    """Names of the children that are the user's own networks."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -84,7 +84,7 @@ class Module(nn.Module):
             cls.__init__ = _naming_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Refuse ``torch.jit.script``, which asks for this."""
+        """Refuse ``torch.jit.script``, which calls this method."""
         raise TypeError(
             f"{type(self).__name__}: cannot be compiled by torch.jit.script, which PyTorch has deprecated. "
             "Use torch.export.export, torch.compile or torch.jit.trace."
@@ -92,12 +92,12 @@ class Module(nn.Module):
 
 
 def _is_attention(module: nn.Module) -> TypeGuard[Module]:
-    """Tell whether a module is attention of this library."""
+    """Return whether a module is an attention module of this library."""
     return isinstance(module, Module) and bool(module.gates)
 
 
 def attention_in(model: nn.Module, name: str = "") -> Iterator[tuple[str, Module]]:
-    """Yield the attention of this library that is not inside another, by its name."""
+    """Yield the names and the outermost attention modules of this library in a model."""
     if _is_attention(model):
         yield name, model
     for child, module in _open_children(model):
@@ -105,7 +105,7 @@ def attention_in(model: nn.Module, name: str = "") -> Iterator[tuple[str, Module
 
 
 def outside_attention(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules of a network that are no part of this library's attention, as often as they are there."""
+    """Yield the modules of a network outside this library's attention, once per occurrence."""
     if name and not _is_attention(model):
         yield name, model
     for child, module in _open_children(model):
@@ -113,14 +113,14 @@ def outside_attention(model: nn.Module, name: str = "") -> Iterator[tuple[str, n
 
 
 def _open_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield a module's children, of attention those alone that are networks of the user's own."""
+    """Yield a module's children; of attention modules, only those that are the user's own networks."""
     for name, child in model._modules.items():
         if child is not None and (not _is_attention(model) or name in model.holds):
             yield name, child
 
 
 def check_open(model: nn.Module, name: str = "") -> None:
-    """Refuse a network, or a part of it around the named module, that would not see a change of its modules."""
+    """Refuse a network, or a part around the named module, that would not notice a change of its modules."""
     path, part = "", model
     _check_part("model", model)
     for step in name.split(".") if name else ():
@@ -147,7 +147,7 @@ def _check_part(called: str, part: nn.Module) -> None:
 
 
 def runs_forward(method: Callable[P, R]) -> Callable[P, R]:
-    """Let a method other than ``forward`` have FSDP2 gather the weights, as ``forward`` has, where that shards them."""
+    """Make FSDP2 gather sharded weights for a method other than ``forward``, as it does for ``forward``."""
 
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -163,12 +163,12 @@ def runs_forward(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def known(*classes: type[nn.Module], methods: Sequence[str] = ("forward",)) -> Known:
-    """Return classes as those whose computation may be taken over, with the methods that it is."""
+    """Return classes whose computation may be taken over, each with the methods that perform it."""
     return {kind: {name: getattr(kind, name) for name in methods} for kind in classes}
 
 
 def oddity(parent: nn.Module, children: Mapping[str, Known]) -> str:
-    """Say which child is not to be passed over, and why: it is replaced or watched. "" if there is none."""
+    """Return which child must be called because it is replaced or watched, and why; "" if there is none."""
     for name, classes in children.items():
         child = parent._modules[name]
         if child is None:
@@ -178,27 +178,27 @@ def oddity(parent: nn.Module, children: Mapping[str, Known]) -> str:
             return f"{name} is a {kind.__name__}"
         for method, function in classes[kind].items():
             if getattr(kind, method) is not function or method in child.__dict__:
-                return f"{name} has a {method} of its own"
+                return f"{name} has its own {method}"
         if reason := watch(child, everywhere=False) or foreign_weight(child):
             return f"{name} {reason}"
     return f"{name} {WATCHED_EVERYWHERE}" if children and global_hooks_registered() else ""
 
 
 def watch(module: nn.Module, *, everywhere: bool = True) -> str:
-    """Say what sees or changes a call of a module, or ``everywhere`` of all modules; "" if nothing does."""
+    """Return what watches or changes a call of a module, or ``everywhere`` of all modules; "" if nothing does."""
     if has_hooks(module):
         return "has hooks"
     if "forward" in module.__dict__:
-        return "has a forward of its own"
+        return "has its own forward"
     if compiled_by_itself(module):
-        return "is compiled by itself"
+        return "is compiled separately"
     if called_otherwise(module):
-        return "is called in another way than torch calls modules"
+        return "has a call that is not torch's"
     return WATCHED_EVERYWHERE if everywhere and global_hooks_registered() else ""
 
 
 def foreign_weight(layer: nn.Module) -> str:
-    """Say what a layer's own parameters are, "" if they are plain tensors: quantised or sharded ones are others."""
+    """Return the kind of a layer's parameters if they are not plain tensors, such as quantised ones; else ""."""
     for parameter in layer._parameters.values():
         if parameter is not None and type(parameter) not in PLAIN:
             return f"holds a {type(parameter).__name__}"
@@ -206,24 +206,24 @@ def foreign_weight(layer: nn.Module) -> str:
 
 
 def weight_of(layer: nn.Module | None) -> Tensor | None:
-    """Return the weight of a linear layer or a convolution, or None where it is made from something else.
+    """Return the weight of a linear layer or a convolution, or None where it is computed from other tensors.
 
-    Nothing is computed for it: a parametrised weight is not asked for.
+    A parametrised weight is not evaluated.
     """
     weight = layer._parameters.get("weight") if isinstance(layer, WITH_WEIGHTS) else None
     return weight if weight is not None and weight.dtype.is_floating_point and len(weight.shape) > 1 else None
 
 
 def width_of(layer: nn.Module | None) -> int | None:
-    """Return the channels that a layer takes, read off its weight, or None where they cannot be."""
+    """Return the input channels of a layer, read from its weight, or None where that is impossible."""
     weight = weight_of(layer)
     return None if weight is None or is_tracing() else weight.shape[1]
 
 
 def check_layer(module: nn.Module, layer: nn.Module | None, name: str, x: Tensor) -> None:
-    """Refuse an input that a layer of the module cannot meet: of another dtype, or whole where the weight is in shards.
+    """Refuse an input of another dtype than the layer's weight, or a full tensor where the weight is sharded.
 
-    None stands for a layer that is not there to be asked.
+    None means that there is no layer to check.
     """
     weight = None if layer is None else layer._parameters.get("weight")
     if type(weight) in PLAIN and type(x) in PLAIN and weight.dtype == x.dtype:  # type: ignore[union-attr]  # it is one
@@ -233,7 +233,7 @@ def check_layer(module: nn.Module, layer: nn.Module | None, name: str, x: Tensor
 
 
 def _refuse_shards(module: nn.Module, layer: nn.Module | None, x: object) -> None:
-    """Refuse a layer's weight that lies in shards which no part of the module gathers, if a whole tensor meets it."""
+    """Refuse a full tensor as input of a layer whose sharded weight no part of the module gathers."""
     tensors = sys.modules.get("torch.distributed.tensor")
     weight = weight_of(layer)
     if tensors is None or not isinstance(weight, tensors.DTensor) or isinstance(x, tensors.DTensor):
@@ -241,14 +241,14 @@ def _refuse_shards(module: nn.Module, layer: nn.Module | None, x: object) -> Non
     if not any(has_hooks(part) for part in module.modules()):
         raise RuntimeError(
             said(
-                "its weights are sharded by a module around it that was not called, got a whole tensor. "
-                "Call it through that module, or shard it by itself with fully_shard."
+                "its weights are sharded by an enclosing module that was not called, got a full tensor. "
+                "Call it through that module, or shard it separately with fully_shard."
             )
         )
 
 
 def dtype_of(layer: nn.Module | None) -> torch.dtype | None:
-    """Return the dtype that a layer computes in, or None where a hook may change it."""
+    """Return the dtype in which a layer computes, or None where a hook may change it."""
     weight = weight_of(layer)
     return None if weight is None or type(weight) not in PLAIN or layer is None or watch(layer) else weight.dtype
 
@@ -267,7 +267,7 @@ def _naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _mistake(init: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Say what is wrong with the arguments' names and number, "" if nothing is."""
+    """Return what is wrong with the names and the number of arguments, or ""."""
     parameters = list(inspect.signature(init).parameters.values())[1:]
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         return ""

@@ -1,7 +1,7 @@
-"""What the library asks torch in private: whether something watches or rewrites the operations that it runs.
+"""Queries of torch's private state: whether something watches or rewrites the operations that run.
 
-Every question is answered yes where torch no longer has the function that answered it. The plain operations are then
-taken, which is slower and never wrong.
+Where torch no longer has the function that a query needs, the answer is True. The plain operations then run, which is
+slower but never wrong.
 """
 
 import sys
@@ -14,17 +14,17 @@ from torch.nn.modules import module as _modules
 
 
 def _found(owner: object, name: str) -> Callable[..., Any]:
-    """Return a private function, or one that answers yes where it is missing."""
+    """Return a private function, or one that returns True where it is missing."""
     for part in name.split("."):
         owner = getattr(owner, part, None)
     return owner if callable(owner) else lambda *_: True
 
 
 transforms_active: Callable[[], bool] = _found(torch._C, "_are_functorch_transforms_active")
-"""Tells whether a torch.func transform runs."""
+"""Return whether a torch.func transform is active."""
 
 global_hooks_registered: Callable[[], bool] = _found(_modules, "_has_any_global_hook")
-"""Tells whether a hook on every module is registered."""
+"""Return whether a hook on every module is registered."""
 
 _dispatch_modes: Callable[[], int] = _found(torch._C, "_len_torch_dispatch_stack")
 _is_batched: Callable[[Tensor], bool] = _found(torch._C, "_functorch.is_batchedtensor")
@@ -35,7 +35,7 @@ _function_modes: Callable[[], object] = _found(torch.overrides, "_get_current_fu
 
 
 def function_mode_active() -> bool:
-    """Tell whether a mode sees every function of torch; one that sets the default device changes none of ours."""
+    """Return whether a function mode is active, other than the one that sets the default device."""
     modes = _function_modes()
     if modes == []:
         return False
@@ -48,7 +48,7 @@ _HOOKS_ARE_THERE = all(name in nn.Module().__dict__ for name in _HOOKS) and hasa
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Tell whether a module has hooks that see its calls or its gradients."""
+    """Return whether a module has forward or backward hooks."""
     state = module.__dict__
     return not _HOOKS_ARE_THERE or bool(
         state["_forward_hooks"]
@@ -70,7 +70,7 @@ _CALLS = tuple(getattr(nn.Module, name, None) for name in ("__call__", "_call_im
 
 
 def called_otherwise(module: nn.Module) -> bool:
-    """Tell whether a class of modules was given another way of being called, by others than torch.fx."""
+    """Return whether the call of a module class was replaced by anything other than torch.fx."""
     kind = type(module)
     if None in _CALLS:
         return True
@@ -78,7 +78,7 @@ def called_otherwise(module: nn.Module) -> bool:
 
 
 def compiled_by_itself(module: nn.Module) -> bool:
-    """Tell whether ``module.compile()`` was called."""
+    """Return whether ``module.compile()`` was called."""
     return not _HOOKS_ARE_THERE or module._compiled_call_impl is not None
 
 
@@ -86,7 +86,7 @@ _traces: Callable[[], bool] = getattr(torch._C, "_is_tracing", None) or _found(t
 
 
 def is_tracing() -> bool:
-    """Tell whether ``torch.jit.trace``, or the exporter that is built on it, runs."""
+    """Return whether ``torch.jit.trace``, or the exporter built on it, is running."""
     return not torch.compiler.is_compiling() and _traces()
 
 
@@ -94,28 +94,28 @@ _is_exporting: Callable[[], bool] = _found(torch.compiler, "is_exporting")
 
 
 def is_compiled() -> bool:
-    """Tell whether ``torch.compile`` runs, and not an exporter, whose graphs are to stand without this library."""
+    """Return whether ``torch.compile`` is running; an exporter does not count, since its graphs must run without us."""
     return torch.compiler.is_dynamo_compiling() and not _is_exporting()
 
 
 def is_compiled_or_traced() -> bool:
-    """Tell whether a compiler or ``torch.jit.trace`` runs."""
+    """Return whether a compiler or ``torch.jit.trace`` is running."""
     return torch.compiler.is_compiling() or _traces()
 
 
 def dispatch_mode_active() -> bool:
-    """Tell whether a mode sees every operation: fake tensors, ``make_fx``, selective checkpointing, counters."""
+    """Return whether a dispatch mode is active: fake tensors, ``make_fx``, selective checkpointing, counters."""
     return bool(_dispatch_modes())
 
 
 def forward_mode_active() -> bool:
-    """Tell whether forward-mode differentiation runs."""
+    """Return whether forward-mode differentiation is active."""
     level: int = getattr(torch.autograd.forward_ad, "_current_level", 0)
     return level >= 0
 
 
 def is_batched(gradient: Tensor) -> bool:
-    """Tell whether vmap, or ``is_grads_batched=True``, runs a backward pass for many gradients at once."""
+    """Return whether vmap or ``is_grads_batched=True`` computes many gradients in one backward pass."""
     return _is_batched(gradient) or _is_legacy_batched(gradient)
 
 
@@ -123,9 +123,9 @@ _backward_pass: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", 
 
 
 def backward_runs() -> bool:
-    """Tell whether a backward pass runs in this thread, which calls modules again where a checkpoint was."""
+    """Return whether a backward pass runs in this thread; it calls checkpointed modules again."""
     return _backward_pass() != -1
 
 
 graph_is_kept: Callable[[], bool] = _found(torch._C, "_autograd._get_current_graph_task_keep_graph")
-"""Tells whether the backward pass that runs in this thread keeps its graph, so that it may run again."""
+"""Return whether the backward pass that runs in this thread keeps its graph for another run."""

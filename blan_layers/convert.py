@@ -1,4 +1,4 @@
-r"""Attention of other libraries in the form of ours, with the same function.
+r"""Conversion of attention modules from other libraries into ours, with the same outputs.
 
 =============  ===============================================  ======================================================
 source         its modules                                      what differs from ours
@@ -9,7 +9,7 @@ source         its modules                                      what differs fro
 "smp"          SCSEModule of segmentation_models_pytorch        1x1 convolutions
 =============  ===============================================  ======================================================
 
-Widths are read from the weights. None of these packages is needed.
+Widths are read from the weights. None of these packages needs to be installed.
 """
 
 import copy
@@ -31,23 +31,24 @@ Weights: TypeAlias = Mapping[str, Tensor]
 
 
 def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.Module:
-    """Return the module of ours that computes what a foreign one did, from its state dict alone.
+    """Return our module that computes the same as a foreign one, from the foreign state dict.
 
-    A state dict does not tell activations: ReLU and sigmoid are taken for granted, which foreign modules have unless
-    they were built with others. :func:`replace_attention` reads them off the modules.
+    A state dict does not contain the activations. ReLU and sigmoid are assumed, the defaults of the foreign modules.
+    :func:`replace_attention` reads the activations from the modules.
 
     Args:
-        state_dict: What ``module.state_dict()`` gave, or that of a network with ``prefix``.
+        state_dict: The ``state_dict()`` of the module, or of a network together with ``prefix``.
         source: "timm", "official", "torchvision" or "smp".
-        prefix: Where the module stands in the network, such as "layer1.0.cbam.".
+        prefix: Prefix of the module's keys in the network, such as "layer1.0.cbam.".
 
     Returns:
-        A :class:`~blan_layers.CBAM`, :class:`~blan_layers.SqueezeExcitation` and so on, in evaluation mode, in the
-        weights' dtype and on their device.
+        A :class:`~blan_layers.CBAM`, :class:`~blan_layers.SqueezeExcitation` or other module in evaluation mode, with
+        the dtype and on the device of the weights.
 
     Raises:
-        TypeError: ``state_dict`` is no mapping.
-        ValueError: ``source`` is unknown, or keys are missing, too many, of a network, or of no module of the source.
+        TypeError: ``state_dict`` is not a mapping.
+        ValueError: ``source`` is unknown, or the keys are missing, superfluous, those of a network, or those of no
+            module of the source.
 
     Example:
         >>> foreign = {"fc1.weight": torch.randn(4, 16, 1, 1), "fc1.bias": torch.zeros(4),
@@ -58,10 +59,7 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
     choice("source", source, tuple(SOURCES))
     if not isinstance(state_dict, Mapping):
         raise TypeError(
-            said(
-                f"state_dict must map names to tensors, got {type(state_dict).__name__}. "
-                "Pass what module.state_dict() gives."
-            )
+            said(f"state_dict must map names to tensors, got {type(state_dict).__name__}. Pass module.state_dict().")
         )
     prefix = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
@@ -72,21 +70,22 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
 
 
 def replace_attention(model: nn.Module, source: Source) -> list[str]:
-    """Replace foreign attention modules of a network by ours, with the same outputs.
+    """Replace the foreign attention modules of a network with ours, keeping the outputs.
 
-    Weights, their ``requires_grad``, activations, gates and the settings of norms are taken over, and each module's
-    outputs are compared on a drawn map before anything is replaced. Optimisers have to be told of the new parameters.
+    Weights, their ``requires_grad``, activations, gates and norm settings are kept. The outputs of each pair of modules
+    are compared on a random map before anything is replaced. The parameters are new objects: create the optimiser
+    afterwards.
 
     Args:
         model: The network, changed in place.
         source: "timm", "official", "torchvision" or "smp".
 
     Returns:
-        The names of what was replaced.
+        The names of the replaced modules.
 
     Raises:
-        ValueError: ``source`` is unknown, there is nothing to replace, or a module has a gate or another option that
-            ours has not, or hooks, or the network is scripted, sharded or wrapped for distributed training. Then
+        ValueError: ``source`` is unknown, there is nothing to replace, a module has hooks or a gate or another option
+            that ours lacks, or the network is scripted, sharded or wrapped for distributed training. In these cases
             nothing is replaced.
 
     Example:
@@ -115,7 +114,7 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
             replacements[name] = by_module[module]
     if not replacements:
         raise ValueError(
-            said(f"model must hold attention modules of {source!r}, got none. Name the library that they are from.")
+            said(f"model must contain attention modules of {source!r}, got none. Name the library that they come from.")
         )
     for name, ours in replacements.items():
         parent, _, last = name.rpartition(".")
@@ -124,7 +123,7 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
 
 
 def _counterpart(model: nn.Module, name: str, module: nn.Module, source: Source) -> nn.Module | None:
-    """Return the module of ours that computes what one of a network does, None if that is no such attention."""
+    """Return our counterpart of a module in a network, or None if it is not attention of the source."""
     for pattern in SOURCES[source]:
         if not pattern.parts <= {*module._modules}:
             continue
@@ -146,14 +145,14 @@ def _counterpart(model: nn.Module, name: str, module: nn.Module, source: Source)
                 return None
             raise ValueError(
                 said(
-                    f"{name!r} must compute what {source!r} has by default, got a {type(module).__name__} with other "
-                    "outputs than its weights give in ours. Replace that module yourself."
+                    f"{name!r} must compute what {source!r} computes by default, got a {type(module).__name__} with "
+                    "outputs other than those of our module with its weights. Replace that module yourself."
                 )
             )
         if any(has_hooks(part) for part in module.modules()):
             raise ValueError(
                 said(
-                    f"{name!r} must have no hooks, which would be lost, got a {type(module).__name__} with some. "
+                    f"{name!r} must have no hooks, which would be lost, got a {type(module).__name__} with hooks. "
                     "Remove them first, and register them on the new module."
                 )
             )
@@ -162,7 +161,7 @@ def _counterpart(model: nn.Module, name: str, module: nn.Module, source: Source)
 
 
 def _outputs(module: nn.Module, x: Tensor) -> Tensor:
-    """Return what a module gives in evaluation, unheard by its hooks."""
+    """Return the outputs of a module in evaluation mode, without its hooks."""
     twin = copy.deepcopy(module).eval()
     for part in twin.modules():
         part._forward_hooks.clear()
@@ -184,7 +183,7 @@ def _width(ours: nn.Module) -> int:
 
 
 def _agree(foreign: nn.Module, ours: nn.Module) -> bool:
-    """Tell whether both give the same for a drawn map."""
+    """Return whether both give the same output for a random map."""
     x = _drawn_map(ours)
     if x.is_meta:
         return True
@@ -194,7 +193,7 @@ def _agree(foreign: nn.Module, ours: nn.Module) -> bool:
 
 
 def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
-    """Tell whether a module multiplies each channel of a map by one number."""
+    """Return whether a module multiplies each channel of a map by one number."""
     x = _drawn_map(ours) + 3
     y = _outputs(foreign, x)
     if y.shape != x.shape:
@@ -204,10 +203,10 @@ def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
 
 
 class _Pattern:
-    """A kind of foreign module: the keys that it has, what it becomes, and shapes by key.
+    """A kind of foreign module: its keys, what it becomes, and the shape of each key.
 
-    In shapes a number is that size, None any, and a letter the same size wherever it stands. A generic kind has keys
-    that modules have which are no attention.
+    In a shape, a number is that size, None is any size, and a letter is the same size in all places. A generic kind has
+    keys that modules other than attention have too.
     """
 
     def __init__(
@@ -224,17 +223,17 @@ class _Pattern:
         self._convert, self.shapes, self.generic = convert, shapes, generic
 
     def fits(self, weights: Weights) -> bool:
-        """Tell whether these are the weights of such a module."""
+        """Return whether the weights have the keys of this kind."""
         keys = set(weights)
         return self.required <= keys <= self.required | self.optional and not self.misshapen(weights)
 
     def convert(self, weights: Weights) -> nn.Module:
-        """Return the module of ours with these weights, on their device whatever the default one is."""
+        """Return our module with these weights, on their device whatever the default device is."""
         with torch.device(next(iter(weights.values())).device):
             return self._convert(weights)
 
     def misshapen(self, weights: Weights) -> str:
-        """Name a weight of another shape, "" if there is none."""
+        """Return the name of a weight of the wrong shape, or ""."""
         sizes: dict[str, int] = {}
         for key, shape in self.shapes.items():
             if key not in weights:
@@ -251,12 +250,12 @@ def _factory(weights: Weights, key: str) -> dict[str, Any]:
 
 
 def _squeezed(weight: Tensor) -> Tensor:
-    """Return the weight of a 1x1 convolution as a linear layer's."""
+    """Return the weight of a 1x1 convolution as the weight of a linear layer."""
     return weight.flatten(1)
 
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor | None]) -> nn.Module:
-    """Load copies of weights, each in its own dtype and on its own device."""
+    """Load copies of the weights, each with its own dtype and device."""
     copies = {key: value.detach().clone() for key, value in weights.items() if value is not None}
     module.load_state_dict(copies, strict=True, assign=True)
     return module.eval()
@@ -293,7 +292,7 @@ def _cbam(first: str, second: str, conv: str, norm: str, *, swapped: bool) -> Ca
             raise ValueError(
                 said(
                     f"{conv}.weight must be (1, 2, *kernel), of an average and a maximum, got shape "
-                    f"{tuple(kernel.shape)}. There is no module of ours for timm's light form."
+                    f"{tuple(kernel.shape)}. timm's light form has no counterpart here."
                 )
             )
         found["spatial.conv.weight"] = kernel.flip(1) if swapped else kernel
@@ -335,7 +334,7 @@ def _official_norm(channels: int) -> nn.Module:
 
 
 _NORM = "weight bias running_mean running_var"
-_COUNT = "num_batches_tracked"  # which networks saved before PyTorch 0.4.1 have not
+_COUNT = "num_batches_tracked"  # missing in networks saved before PyTorch 0.4.1
 
 
 def _keys(prefix: str, names: str) -> str:
@@ -398,14 +397,14 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
 
 
 ACTIVATIONS = "activation", "act", "act1"
-"""What foreign modules call the activation of their hidden layer."""
+"""Names of the hidden layer's activation in foreign modules."""
 
 FUNCTIONS = "scale_activation", "gate"
-"""What they call the function of their gate."""
+"""Names of the gate's function in foreign modules."""
 
 
 def _adopt_functions(name: str, foreign: nn.Module, ours: nn.Module) -> None:
-    """Take over activation and gate of a foreign channel gate, where it has them as modules."""
+    """Copy activation and gate of a foreign channel gate, where they are modules."""
     gate = ours.channel if isinstance(ours, CBAM) else ours
     theirs = next((part for part in foreign.modules() if isinstance(part, nn.BatchNorm2d)), None)
     norm = ours.spatial.norm if isinstance(ours, CBAM) else None
@@ -436,25 +435,23 @@ def _adopt_functions(name: str, foreign: nn.Module, ours: nn.Module) -> None:
             return
     raise ValueError(
         said(
-            f"{name!r} must have a sigmoid or a hard sigmoid for its gate, got {type(function).__name__}. "
+            f"{name!r} must have a sigmoid or a hard sigmoid as its gate, got {type(function).__name__}. "
             "Replace that module yourself."
         )
     )
 
 
 PROBE = torch.linspace(-5, 5, 21)
-"""Where the functions of gates are told apart."""
+"""Points at which the functions of gates are compared."""
 
 
 def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights) -> str:
-    """Say what is wrong with a state dict that is that of no module of the source."""
+    """Return why a state dict does not belong to a module of the source."""
     if not state_dict:
-        return "state_dict must hold the weights of a module, got none. Pass what module.state_dict() gives."
+        return "state_dict must contain the weights of a module, got none. Pass module.state_dict()."
     if not weights:
         found = ", ".join(sorted({key.rpartition(".")[0] for key in state_dict})[:6])
-        return (
-            f"prefix must be that of keys in the state dict, got {prefix!r} beside modules {found}. Name one of them."
-        )
+        return f"prefix must be that of keys in the state dict, got {prefix!r} with modules {found}. Name one of them."
     for pattern in SOURCES[source]:
         if pattern.required & set(weights):
             missing = sorted(pattern.required - set(weights))
@@ -463,7 +460,7 @@ def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights
                 key = pattern.misshapen(weights)
                 return (
                     f"state_dict must have the shapes of a module of {source!r}, got {tuple(weights[key].shape)} for "
-                    f"{key}. Name the library that it is from, or convert it yourself."
+                    f"{key}. Name the library that it comes from, or convert it yourself."
                 )
             if missing:
                 return (
@@ -471,7 +468,7 @@ def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights
                     + ("Pass all of its weights.")
                 )
             return (
-                f"state_dict must have the keys of a module of {source!r} alone, got {', '.join(surplus[:4])} too. "
+                f"state_dict must have only the keys of a module of {source!r}, got {', '.join(surplus[:4])} too. "
                 + ("Pass those of the module, or its prefix in the network.")
             )
     prefixes = sorted({key[: place + 1] for key in weights for place, letter in enumerate(key) if letter == "."})
@@ -480,5 +477,5 @@ def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights
         if any(pattern.fits(part) for pattern in SOURCES[source]):
             return f"state_dict must be that of one module, got that of a network. Pass a prefix such as {inner!r}."
     others = [other for other, patterns in SOURCES.items() if any(pattern.fits(weights) for pattern in patterns)]
-    remedy = f"It looks like one of {others[0]!r}" if others else "Name the library that it is from"
+    remedy = f"It looks like one of {others[0]!r}" if others else "Name the library that it comes from"
     return f"state_dict must be that of a module of {source!r}, got keys {', '.join(sorted(weights)[:4])}. {remedy}."

@@ -21,15 +21,16 @@ class AdaptiveScoreFusion(Module):
 
     ``fused[b, n, c] = sum_i weight[i, n] scores_i[b, n, c] + weight[K, n] sum_i scores_i[b, n, c]``
 
-    Every attribute learns how much it trusts every level. The result are logits: softmax is the caller's.
+    The weight of every level is learnt for each attribute. The result is logits: apply softmax yourself.
 
-    The paper trains ``weight`` by SGD at a rate of 1e-4, at which it hardly moves; it therefore starts at 1 / (K + 1),
-    where the fused prediction equals that of the summed scores. Give it a larger rate to learn more than that ensemble.
+    The paper trains ``weight`` by SGD at a learning rate of 1e-4, at which it hardly moves. It therefore starts at 1 /
+    (K + 1), where the fused prediction equals that of the summed scores. Use a larger learning rate to learn more than
+    that ensemble.
 
     Args:
         levels: Number K of classifiers.
-        attributes: Number N of attributes each of them scores.
-        initial_weight: Where ``weight`` starts: a number, or a tensor (K + 1, N); None means 1 / (K + 1).
+        attributes: Number N of attributes that each of them scores.
+        initial_weight: Initial value of ``weight``: a number, or a tensor (K + 1, N); None means 1 / (K + 1).
         device: Device of the parameter.
         dtype: Floating dtype of the parameter.
 
@@ -39,8 +40,8 @@ class AdaptiveScoreFusion(Module):
     Raises:
         TypeError: ``levels`` or ``attributes`` is not an int, ``initial_weight`` is neither a number nor a real tensor,
             or the scores are not floating-point tensors.
-        ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is not finite or is a tensor of another
-            shape than (K + 1, N), or the scores do not have K levels of N attributes of equal shape.
+        ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is not finite or not of shape (K + 1,
+            N), or the scores are not K levels of equal shape with N attributes.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -72,7 +73,7 @@ class AdaptiveScoreFusion(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set the weight to where it starts."""
+        """Reset the weight to its initial value."""
         with torch.no_grad():
             self.weight.copy_(torch.from_numpy(self._initial_weight).expand_as(self.weight))
 
@@ -88,12 +89,12 @@ class AdaptiveScoreFusion(Module):
     if TYPE_CHECKING:
 
         def __call__(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 @whole
 def _stacked(scores: Tensor | Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Return the scores of all levels along a first axis, as many as the weight has rows for."""
+    """Return the scores of all levels, stacked along a first axis and checked against the weight."""
     levels, attributes = weight.shape[0] - 1, weight.shape[1]
     if scores.ndim == 0 if isinstance(scores, Tensor) else not isinstance(scores, Sequence):
         raise TypeError(
@@ -114,7 +115,7 @@ def _stacked(scores: Tensor | Sequence[Tensor], weight: Tensor) -> Tensor:
         if level.ndim != 3 or level.shape[1] != attributes or level.shape != scores[0].shape:
             raise ValueError(
                 said(
-                    f"every level's scores must be (B, {attributes}, classes) and alike, "
+                    f"every level's scores must have the same shape (B, {attributes}, classes), "
                     f"got shapes {_checks.shape(scores[0])} and {_checks.shape(level)}. "
                     "Build the layer for the attributes that the classifiers score."
                 )
@@ -123,13 +124,13 @@ def _stacked(scores: Tensor | Sequence[Tensor], weight: Tensor) -> Tensor:
 
 
 def _start(initial_weight: object, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Return a user's initial weight, a number () or a weight for each (K + 1, N), in float64 and out of reach."""
+    """Return a float64 copy of a user's initial weight: a number () or a weight per level and attribute (K + 1, N)."""
     real = not isinstance(initial_weight, bool | Tensor) and isinstance(initial_weight, Real)
     tensor = isinstance(initial_weight, Tensor) and not initial_weight.is_complex() and not initial_weight.is_meta
     if not real and not tensor:
         raise TypeError(
             said(
-                f"initial_weight must be a number or a real tensor that holds values, got "
+                f"initial_weight must be a number or a real tensor with values, got "
                 f"{type(initial_weight).__name__}. Convert it, for example by torch.as_tensor."
             )
         )
@@ -138,7 +139,7 @@ def _start(initial_weight: object, shape: tuple[int, int]) -> npt.NDArray[np.flo
         raise ValueError(
             said(
                 f"initial_weight must be a number or a tensor (levels + 1, attributes) = {shape}, "
-                f"got shape {_checks.shape(start)}. Give each level and the sum a row."
+                f"got shape {_checks.shape(start)}. Give each level and the sum one row."
             )
         )
     if not bool(start.isfinite().all()):

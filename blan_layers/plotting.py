@@ -1,4 +1,4 @@
-"""Pictures of what attention looks at; they need the extra ``plot``."""
+"""Pictures of attention maps, which need the extra ``plot``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,24 @@ __all__ = ["overlay"]
 Levels: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Any]
 
 INCHES = 1.2
-"""Side of a picture."""
+"""Side of a picture, in inches."""
 
 OPACITY = 0.65
 
 
 def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None) -> "Figure":
-    r"""Draw maps over images, level by level: a column is an image, a row is a level.
+    r"""Draw attention maps over images: one column per image, one row per level.
 
-    The images stand in the first row. Below, each map is resized to its image and laid over it in colours, which are on
-    one scale for all maps, drawn beside them. Of a module's maps the spatial one is drawn; one that has channels too is
-    averaged over them, maps of an axis each are multiplied, and of the maps of several steps the last one is taken. A
-    channel map has no locations, so that there is nothing of it to draw.
+    The first row shows the images. Below it, each map is resized to its image and drawn over it in colour, on one
+    colour scale for all maps. Only spatial maps are drawn: a map that also has channels is averaged over them, one-axis
+    maps are multiplied, and of the maps of several steps the last is used. A channel map has no locations and is not
+    drawn.
 
     Args:
-        images: Images, in [0, 1] or of any range, which is then stretched for each.
-        maps: What :func:`~blan_layers.capture_maps` yields, or has for one module; what ``forward_with_maps`` returns;
-            or spatial maps themselves: one tensor, several, or a mapping of names to tensors.
-        names: What the levels are called; None means the mapping's names, or numbers.
+        images: Images in [0, 1], or in any other range, which is then rescaled per image.
+        maps: What :func:`~blan_layers.capture_maps` yields, or its entry of one module; what ``forward_with_maps``
+            returns; or spatial maps: one tensor, several, or a mapping of names to tensors.
+        names: Names of the levels; None means the names of the mapping, or numbers.
 
     Shape:
         images (B, 3, H, W) or (B, 1, H, W); maps (B, 1, H', W') or (B, H', W').
@@ -47,7 +47,7 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
     Raises:
         ImportError: Matplotlib is not installed.
         TypeError: ``images`` or a map is not a floating-point tensor.
-        ValueError: Shapes are others, a map is of another batch, there is none, or there are not as many names.
+        ValueError: A shape is wrong, a map has another batch size, there is no map, or the number of names is wrong.
 
     Example:
         >>> images, gates = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 8, 8)
@@ -73,7 +73,9 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
     levels = _levels(maps, images)
     titles = list(levels) if names is None else list(names)
     if len(titles) != len(levels):
-        raise ValueError(said(f"names must be one per level, got {len(titles)} for {len(levels)}. Name each of them."))
+        raise ValueError(
+            said(f"names must have one entry per level, got {len(titles)} for {len(levels)}. Name each level.")
+        )
     every = torch.stack(list(levels.values())).nan_to_num(0)
     scale = ScalarMappable(Normalize(float(every.min()), max(float(every.max()), float(every.min()) + 0.01)), "viridis")
     count = len(images)
@@ -100,7 +102,7 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
 
 
 def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
-    """Return maps (B, H, W) of the images' size by their names."""
+    """Return maps (B, H, W) resized to the images, by name."""
     given: Mapping[str, Any]
     if isinstance(maps, Tensor) or hasattr(maps, "_fields"):
         given = {"map": maps}
@@ -122,18 +124,18 @@ def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
             raise ValueError(
                 said(
                     f"maps[{name!r}] must be ({images.shape[0]}, 1, H, W), a spatial map of each image, got shape "
-                    f"{_checks.shape(gate)}. Capture them of these images."
+                    f"{_checks.shape(gate)}. Capture the maps of these images."
                 )
             )
         resized = F.interpolate(gate, images.shape[2:], mode="bilinear", align_corners=False)
         levels[name] = resized[:, 0].clamp(0, 1)
     if not levels:
-        raise ValueError(said("maps must hold at least one spatial map, got none. A channel map has no locations."))
+        raise ValueError(said("maps must contain at least one spatial map, got none. A channel map has no locations."))
     return levels
 
 
 def _with_locations(found: Any) -> Any:
-    """Return what there is to draw of a module's maps: a map (B, 1, H, W), or None; anything else as it is."""
+    """Return the map (B, 1, H, W) to draw of a module's maps, or None; return anything else unchanged."""
     maps = found if isinstance(found, Mapping) else found._asdict() if hasattr(found, "_asdict") else None
     if maps is None:
         return found
@@ -148,7 +150,7 @@ def _with_locations(found: Any) -> Any:
 
 
 def _stretched(images: Tensor) -> Tensor:
-    """Return images (B, H, W, 3) in [0, 1], black where they are no numbers."""
+    """Return images (B, H, W, 3) in [0, 1], black where values are NaN."""
     images = images.detach().float().cpu()
     known = images.isfinite()
     low = images.where(known, torch.inf).amin((1, 2, 3), keepdim=True)
@@ -159,7 +161,7 @@ def _stretched(images: Tensor) -> Tensor:
 
 
 def _pale(images: Tensor) -> Tensor:
-    """Return light grey images of equal contrast, so that the colours laid over them read alike."""
+    """Return light grey images of equal contrast, so that the colours drawn over them look alike."""
     grey = images.mean(-1, keepdim=True)
     flat = grey.flatten(1)
     low, high = (flat.quantile(q, 1)[:, None, None, None] for q in (0.02, 0.98))

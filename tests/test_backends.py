@@ -228,7 +228,7 @@ def refuses(run: Callable[[], object], message: str) -> None:
         "CBAM",
         "a torch.func transform needs the plain operations",
     ),
-    (lambda: lmim(reduction="none")(X, T), "LMIMLoss", "it forms gradients of a scalar and got reduction='none'"),
+    (lambda: lmim(reduction="none")(X, T), "LMIMLoss", "it needs a scalar loss and got reduction='none'"),
     (
         lambda: lmim()(X, T, mask=torch.ones(2, 4, 4, requires_grad=True)),
         "LMIMLoss",
@@ -237,13 +237,13 @@ def refuses(run: Callable[[], object], message: str) -> None:
     (
         lambda: LMIMLoss(8, 4, critic=Dot(), backend="blocked")(X, T),
         "LMIMLoss",
-        "it knows ConcatConvCritic alone, and critic is a Dot",
+        "it supports only ConcatConvCritic, and critic is a Dot",
     ),
 ])  # fmt: skip
 def test_a_forced_way_that_cannot_be_taken_is_refused_with_the_reason(
     run: Callable[[], object], owner: str, reason: str
 ) -> None:
-    refuses(run, f"{owner}: backend='blocked' cannot be taken here, {reason}. {REMEDY}")
+    refuses(run, f"{owner}: backend='blocked' is not available here: {reason}. {REMEDY}")
 
 
 class Dot(nn.Module):
@@ -255,7 +255,7 @@ class Dot(nn.Module):
 
 def test_states_that_need_the_plain_operations_refuse_the_forced_way() -> None:
     attention = ChannelAttention(8, backend="blocked")
-    words = "ChannelAttention: backend='blocked' cannot be taken here, "
+    words = "ChannelAttention: backend='blocked' is not available here: "
     with torch.autocast("cpu"):
         refuses(lambda: attention(X), f"{words}autocast is enabled. {REMEDY}")
     with torch.autograd.forward_ad.dual_level():

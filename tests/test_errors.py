@@ -137,7 +137,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: CBAM(8, spatial_dims=3)(X),
         "CBAM: x must have 5 dimensions (B, 8, D, H, W), got 4 in shape (2, 8, 5, 6). "
-        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
+        "Add the batch axis, for example x.unsqueeze(0), or whichever axis is missing.",
     ),
     (
         lambda: RDAM(8)(X, X[:, :4]),
@@ -170,11 +170,11 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: AttentionGate(8, 4)(X, X[0, :4]),
         "AttentionGate: gating must have 4 dimensions (B, 4, H, W), got 3 in shape (4, 5, 6). "
-        "Add the batch axis, for example gating.unsqueeze(0), or whichever is missing.",
+        "Add the batch axis, for example gating.unsqueeze(0), or whichever axis is missing.",
     ),
     (
         lambda: AttentionGate(8, 8)(X, X[:1]),
-        "AttentionGate: skip and gating must hold the same images, got batches of 2 and 1. "
+        "AttentionGate: skip and gating must contain the same images, got batches of 2 and 1. "
         "Pass one gating map per skip.",
     ),
     (
@@ -210,12 +210,12 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: ResidualAttention(nn.MaxPool2d(2), nn.Sigmoid())(X),
-        "ResidualAttention: mask(x) must be as large as trunk(x), or 1 in place of some of its sizes, got shapes "
+        "ResidualAttention: mask(x) must have the sizes of trunk(x), or 1 in their place, got shapes "
         "(2, 8, 5, 6) and (2, 8, 2, 3). Give both the same stride and channels.",
     ),
     (
         lambda: ResidualAttention(nn.Identity(), nn.Flatten())(X),
-        "ResidualAttention: mask(x) must be as large as trunk(x), or 1 in place of some of its sizes, got shapes "
+        "ResidualAttention: mask(x) must have the sizes of trunk(x), or 1 in their place, got shapes "
         "(2, 240) and (2, 8, 5, 6). Give both the same stride and channels.",
     ),
     (
@@ -254,8 +254,8 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: LMIMLoss(8, 4, hidden_channels=3, critic=ConcatConvCritic(8, 4)),
-        "LMIMLoss: hidden_channels belongs to the critic that the loss would build, got hidden_channels=3 beside "
-        "critic=. Give it to the critic's own constructor.",
+        "LMIMLoss: hidden_channels is for the critic that the loss builds, got hidden_channels=3 together with "
+        "critic=. Pass it to the critic's constructor.",
     ),
     (
         lambda: loss()(X[:1], T[:1]),
@@ -269,7 +269,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss()(X, torch.zeros(3, 4)),
-        "LMIMLoss: local_features and global_features must hold the same images, got batches of 2 and 3. "
+        "LMIMLoss: local_features and global_features must contain the same images, got batches of 2 and 3. "
         "Pass one global vector per map.",
     ),
     (
@@ -315,18 +315,18 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(objective="dv", reduction="none"),
-        "LMIMLoss: objective='dv' is no sum over locations, got reduction='none'. "
+        "LMIMLoss: objective='dv' is not a sum over locations, got reduction='none'. "
         "Use reduction='mean', or another objective.",
     ),
     (
         lambda: LMIMLoss(8, 4, critic=PooledCritic(), negatives="all"),
         "LMIMLoss: negatives='all' with num_negatives=1 needs a blan_layers.mutual_information.Critic, got "
-        "PooledCritic. Subclass it, or use one negative of 'shift' or 'derangement'.",
+        "PooledCritic. Subclass it, or use a single negative of 'shift' or 'derangement'.",
     ),
     (
         lambda: loss(objective="nwj", backend="blocked")(X, T),
-        "LMIMLoss: backend='blocked' cannot be taken here, it knows 'bce' and 'jsd' with one negative per map "
-        "alone. Use backend='auto' or backend='reference'.",
+        "LMIMLoss: backend='blocked' is not available here: it supports only 'bce' and 'jsd' with one negative per "
+        "map. Use backend='auto' or backend='reference'.",
     ),
     (
         lambda: loss().estimate(X, T, estimator="infonce"),
@@ -344,12 +344,12 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss()(X, T, groups=torch.tensor([0, 1])),
-        "LMIMLoss: groups needs negatives that can keep them apart, got negatives='shift'. "
+        "LMIMLoss: groups needs negatives that support groups, got negatives='shift'. "
         "Use 'derangement', 'per-location', 'all' or 'queue'.",
     ),
     (
         lambda: loss(negatives="all")(X, T, groups=torch.tensor([3, 3])),
-        "LMIMLoss: groups must be at least 2, got one of all 2 images. Draw batches from several groups.",
+        "LMIMLoss: needs at least 2 groups, got one group of all 2 images. Draw batches from several groups.",
     ),
     (
         lambda: loss(negatives="all")(X, T, groups=torch.tensor([3])),
@@ -357,7 +357,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(negatives="derangement")(torch.zeros(3, 8, 2), torch.zeros(3, 4), groups=torch.tensor([0, 0, 1])),
-        "LMIMLoss: groups of more than half the batch cannot be paired with others, got one of 2 in a batch of 3. "
+        "LMIMLoss: groups must be at most half of the batch to be paired with others, got one of 2 in a batch of 3. "
         "Use negatives='all', or draw batches from more groups.",
     ),
     (
@@ -406,7 +406,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(negatives="given")(X, T, negative_features=torch.zeros(2, 1, 4, device="meta")),
-        "LMIMLoss: negative_features must be where global_features are, on cpu, got them on meta. Move them there.",
+        "LMIMLoss: negative_features must be on the device of global_features, cpu, got them on meta. Move them there.",
     ),
     (
         lambda: loss(negatives="given", num_negatives=2),
@@ -419,22 +419,23 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(negatives="given")(X, T, negative_features=T[:, None], groups=torch.tensor([0, 1])),
-        "LMIMLoss: groups needs negatives that can keep them apart, got negatives='given'. "
+        "LMIMLoss: groups needs negatives that support groups, got negatives='given'. "
         "Use 'derangement', 'per-location', 'all' or 'queue'.",
     ),
     (
         lambda: loss(negatives="queue", queue_size=4)(X, T, groups=torch.tensor([3, 3])),
-        "LMIMLoss: groups must leave each image one of another group in the batch or the queue, got none for image 0. "
+        "LMIMLoss: groups must leave each image a partner of another group in the batch or the queue, got none for "
+        "image 0. "
         "Draw batches from several groups.",
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, negatives="given"),
         "DeepInfoMaxLoss: negatives must need no further features, got 'given'. "
-        "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss by themselves.",
+        "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss separately.",
     ),
     (
         lambda: F.supervised_contrastive_loss(torch.zeros(3), torch.ones(3, dtype=torch.bool)),
-        "supervised_contrastive_loss: logits must be (N, M), N and M above 0, got shape (3,). Score items in rows.",
+        "supervised_contrastive_loss: logits must be (N, M) with N and M above 0, got shape (3,). Score items in rows.",
     ),
     (
         lambda: F.supervised_contrastive_loss(torch.zeros(2, 3), torch.ones(3, 2, dtype=torch.bool)),
@@ -443,15 +444,15 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: F.supervised_contrastive_loss(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]])),
-        "supervised_contrastive_loss: positives must hold one for each item, got none for item 1. "
-        "Give such items weights of zero.",
+        "supervised_contrastive_loss: positives must contain one for each item, got none for item 1. "
+        "Give such items weight zero.",
     ),
     (
         lambda: F.supervised_contrastive_loss(
             torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), candidates=torch.eye(2, dtype=torch.bool)
         ),
         "supervised_contrastive_loss: positives must be among the candidates, got one that is not. "
-        "Leave it out, or make it a candidate.",
+        "Remove it, or make it a candidate.",
     ),
     (
         lambda: CLUB(0, 4),
@@ -467,7 +468,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: CLUB(4, 4)(T, T[:1]),
-        "CLUB: x and y must hold the same pairs, got 2 and 1 rows. Pass one y for each x.",
+        "CLUB: x and y must contain the same pairs, got 2 and 1 rows. Pass one y per x.",
     ),
     (
         lambda: CLUB(4, 4).estimate(T[:1], T[:1]),
@@ -479,17 +480,17 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: GlobalInfoMaxLoss(100, 4)(X, T),
-        "GlobalInfoMaxLoss: local_features must hold 100 numbers per image, got, flattened, shape (2, 240). "
+        "GlobalInfoMaxLoss: local_features must have 100 values per image, got flattened shape (2, 240). "
         "Build the loss for the size of local_features.",
     ),
     (
         lambda: GlobalInfoMaxLoss(240, 4)(X, torch.zeros(2, 5)),
-        "GlobalInfoMaxLoss: global_features must hold 4 numbers per image, got, flattened, shape (2, 5). "
+        "GlobalInfoMaxLoss: global_features must have 4 values per image, got flattened shape (2, 5). "
         "Build the loss for the size of global_features.",
     ),
     (
         lambda: GlobalInfoMaxLoss(240, 4)(X, T[:1]),
-        "GlobalInfoMaxLoss: local_features and global_features must hold the same images, got batches of 2 and 1. "
+        "GlobalInfoMaxLoss: local_features and global_features must contain the same images, got batches of 2 and 1. "
         "Pass one global vector per input.",
     ),
     (
@@ -530,7 +531,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, map_size=(5, 6)),
-        "DeepInfoMaxLoss: map_size is for alpha above zero, got alpha=0. Drop map_size.",
+        "DeepInfoMaxLoss: map_size needs alpha above zero, got alpha=0. Drop map_size.",
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, alpha=1.0),
@@ -538,11 +539,11 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: DeepInfoMaxLoss(8, 4, gamma=0.0, local_critic=BilinearCritic(8, 4))(X, T, T),
-        "DeepInfoMaxLoss: prior_samples is for gamma above zero, got 0. Drop prior_samples.",
+        "DeepInfoMaxLoss: prior_samples needs gamma above zero, got 0. Drop prior_samples.",
     ),
     (
         lambda: GlobalCritic(100, 4)(X, T),
-        "GlobalCritic: local_features must hold 100 numbers per image, got, flattened, shape (2, 240). "
+        "GlobalCritic: local_features must have 100 values per image, got flattened shape (2, 240). "
         "Build the critic for the flattened size of the input.",
     ),
     (
@@ -572,27 +573,27 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: BilinearCritic(8, 4).all_pairs(X, T[:1]),
-        "BilinearCritic: local_features and global_features must hold the same images, got batches of 2 and 1. "
+        "BilinearCritic: local_features and global_features must contain the same images, got batches of 2 and 1. "
         "Pass one global vector per map.",
     ),
     (
         lambda: DotProductCritic(8, 4)(X, torch.zeros(3, 4)),
-        "DotProductCritic: local_features and global_features must hold the same images, got batches of 2 and 3. "
+        "DotProductCritic: local_features and global_features must contain the same images, got batches of 2 and 3. "
         "Pass one global vector per map.",
     ),
     (
         lambda: F.concat_conv_logits(X, T, torch.zeros(3, 11), *LATER),
         "concat_conv_logits: the channels of local_features and global_features must add up to the 11 columns of w1, "
-        "got 8 + 4. Pass the features that w1 was made for.",
+        "got 8 + 4. Pass the features that w1 was built for.",
     ),
     (
         lambda: LMIMLoss(8, 4, critic=PooledCritic())(X, T),
-        "LMIMLoss: the critic must return logits (B, *S) = (2, 5, 6), got shape (2,). Score every location once.",
+        "LMIMLoss: the critic must return logits (B, *S) = (2, 5, 6), got shape (2,). Return one logit per location.",
     ),
     (
         lambda: LMIMLoss(8, 4, critic=GlobalCritic(240, 4), negatives="all")(X, T),
         "LMIMLoss: the critic must return logits (B, N, *S) = (2, 2, 5, 6), got shape (2, 2). "
-        "Score every location once.",
+        "Return one logit per location.",
     ),
     (
         lambda: masked(torch.zeros(2, 5, 6)),
@@ -606,7 +607,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: masked(torch.linspace(-1, 1, 60).reshape(2, 5, 6)),
-        "LMIMLoss: mask must hold finite weights of at least 0, got values from -1 to 1. "
+        "LMIMLoss: mask must contain finite weights of at least 0, got values from -1 to 1. "
         "Clamp it, or pass a boolean mask.",
     ),
     (
@@ -621,7 +622,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: masked(torch.full((2, 5, 6), float("inf"))),
-        "LMIMLoss: mask must hold finite weights of at least 0, got values from inf to inf. "
+        "LMIMLoss: mask must contain finite weights of at least 0, got values from inf to inf. "
         "Clamp it, or pass a boolean mask.",
     ),
     (
@@ -631,16 +632,16 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: F.channel_attention(X, torch.zeros(4, 8), None, torch.zeros(1, 4), None),
         "channel_attention: weights must be w1 (hidden, C) and w2 (C, hidden), got shapes (4, 8) and (1, 4). "
-        "Drop the axes of a 1x1 kernel by a view.",
+        "Remove the axes of a 1x1 kernel with flatten(1).",
     ),
     (
         lambda: F.concat_conv_logits(X, T, torch.zeros(3, 12), *LATER[:3], torch.zeros(5, 3), LATER[4]),
         "concat_conv_logits: weights must be w1 (hidden, C + D), w2 (hidden, hidden) and w3 (1, hidden), got shapes "
-        "(3, 12), (3, 3) and (5, 3). Drop a kernel's axes by a view.",
+        "(3, 12), (3, 3) and (5, 3). Remove the axes of a kernel with flatten(1).",
     ),
     (
         lambda: F.jsd_objective(torch.zeros(3), torch.zeros(0)),
-        "jsd_objective: negative_logits must hold at least one score, got shape (0,). "
+        "jsd_objective: negative_logits must contain at least one score, got shape (0,). "
         "Pass the scores of at least one pair.",
     ),
     (
@@ -659,11 +660,12 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: F.bce_loss(torch.zeros(0), torch.zeros(3)),
-        "bce_loss: positive_logits must hold at least one score, got shape (0,). Pass the scores of at least one pair.",
+        "bce_loss: positive_logits must contain at least one score, got shape (0,). "
+        "Pass the scores of at least one pair.",
     ),
     (
         lambda: F.club_upper_bound(torch.zeros(2), torch.zeros(0, 3)),
-        "club_upper_bound: negative_log_likelihood must hold at least one score, got shape (0, 3). "
+        "club_upper_bound: negative_log_likelihood must contain at least one score, got shape (0, 3). "
         "Pass the scores of at least one pair.",
     ),
     (
@@ -674,12 +676,12 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: F.nwj_lower_bound(torch.zeros(3), torch.zeros(3), positive_weights=torch.zeros(3, dtype=torch.bool)),
         "nwj_lower_bound: positive_weights must be at least 0 and have a finite sum above zero, got values from 0 to 0"
-        ". Clamp them, or skip a batch without any.",
+        ". Clamp them, or skip batches without weight.",
     ),
     (
         lambda: F.infonce_lower_bound(torch.zeros(2, 2), weights=torch.tensor([2.0, -1.0])),
         "infonce_lower_bound: weights must be at least 0 and have a finite sum above zero, got values from -1 to 2. "
-        "Clamp them, or skip a batch without any.",
+        "Clamp them, or skip batches without weight.",
     ),
     (
         lambda: F.f_divergence_objective(torch.zeros(3), torch.zeros(3), divergence="w1"),  # type: ignore[arg-type]
@@ -697,23 +699,23 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: F.infonce_lower_bound(torch.zeros(4, 5)),
-        "infonce_lower_bound: logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
+        "infonce_lower_bound: logits must be square (*, N, N), with each row's own candidate on the diagonal, got "
+        "shape "
         "(4, 5). Score every item with every candidate.",
     ),
     (
         lambda: F.infonce_lower_bound(torch.zeros(3)),
-        "infonce_lower_bound: logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
+        "infonce_lower_bound: logits must be square (*, N, N), with each row's own candidate on the diagonal, got "
+        "shape "
         "(3,). Score every item with every candidate.",
     ),
     (
         lambda: F.infonce_lower_bound(torch.zeros(1, 1)),
-        "infonce_lower_bound: needs at least 2 items to tell one from another, got logits of shape (1, 1). "
-        "Use a larger batch.",
+        "infonce_lower_bound: needs at least 2 items to contrast, got logits of shape (1, 1). Use a larger batch.",
     ),
     (
         lambda: F.infonce_lower_bound(torch.zeros(0, 3, 3)),
-        "infonce_lower_bound: needs at least one batch of items, got logits of shape (0, 3, 3). "
-        "Leave out an empty leading axis.",
+        "infonce_lower_bound: needs at least one batch of items, got logits of shape (0, 3, 3). Skip empty batches.",
     ),
     (
         lambda: F.infonce_lower_bound(torch.zeros(2, 3, 3), weights=torch.ones(3)),
@@ -750,14 +752,14 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: AdaptiveScoreFusion(2, 5)([torch.zeros(2, 5, 2), torch.zeros(2, 6, 2)]),
-        "AdaptiveScoreFusion: every level's scores must be (B, 5, classes) and alike, got shapes (2, 5, 2) "
+        "AdaptiveScoreFusion: every level's scores must have the same shape (B, 5, classes), got shapes (2, 5, 2) "
         "and (2, 6, 2). "
         "Build the layer for the attributes that the classifiers score.",
     ),
     (
         lambda: AdaptiveScoreFusion(2, 5, initial_weight=torch.zeros(2, 5)),
         "AdaptiveScoreFusion: initial_weight must be a number or a tensor (levels + 1, attributes) = (3, 5), "
-        "got shape (2, 5). Give each level and the sum a row.",
+        "got shape (2, 5). Give each level and the sum one row.",
     ),
     (
         lambda: F.score_fusion(torch.zeros(2, 5, 2), torch.zeros(3, 5)),
@@ -767,23 +769,24 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: F.score_fusion(torch.zeros(2, 1, 5, 2), torch.zeros(2, 5)),
         "score_fusion: weight must be (K + 1, N) = (3, 5) for scores of shape (2, 1, 5, 2), got (2, 5). "
-        "Give each classifier and the sum a row.",
+        "Give each classifier and the sum one row.",
     ),
 ]
 
 VALUE_ERRORS += [
     (
         lambda: afterwards(loss(), objective="mine")(X, T),
-        "LMIMLoss: objective='mine' needs a state that the constructor makes, got none. Build the loss with it.",
+        "LMIMLoss: objective='mine' needs state that the constructor creates, got none. Pass it to the constructor.",
     ),
     (
         lambda: afterwards(loss(), negatives="queue")(X, T),
-        "LMIMLoss: negatives='queue' needs a state that the constructor makes, got none. Build the loss with it.",
+        "LMIMLoss: negatives='queue' needs state that the constructor creates, got none. Pass it to the constructor.",
     ),
     (
         lambda: SpatialAttention(16),
-        "SpatialAttention: kernel_size must be odd to keep the size of the map, got 16. Use 7, for example; it is no "
-        "number of channels, which this layer is not told.",
+        "SpatialAttention: kernel_size must be odd to keep the size of the map, got 16. Use 7, for example. This "
+        "argument is not "
+        "the number of channels, which this layer does not need.",
     ),
     (
         lambda: CBAM(8)(torch.zeros(2, 30, 8)),
@@ -837,7 +840,7 @@ VALUE_ERRORS += [
     ),
     (
         lambda: loss().estimate(X, T[:1]),
-        "LMIMLoss.estimate: local_features and global_features must hold the same images, got batches of 2 and 1. "
+        "LMIMLoss.estimate: local_features and global_features must contain the same images, got batches of 2 and 1. "
         "Pass one global vector per map.",
     ),
 ]
@@ -879,7 +882,7 @@ VALUE_ERRORS += [
     ),
     (
         lambda: SCSE(8, backend="blocked", device="meta")(X.to("meta")),
-        "SCSE: backend='blocked' cannot be taken here, it runs on the CPU and got a tensor on meta. "
+        "SCSE: backend='blocked' is not available here: it runs on the CPU and got a tensor on meta. "
         "Use backend='auto' or backend='reference'.",
     ),
     (
@@ -901,7 +904,7 @@ VALUE_ERRORS += [
     (
         lambda: BAM(8, spatial_dims=3)(X),
         "BAM: x must have 5 dimensions (B, 8, D, H, W), got 4 in shape (2, 8, 5, 6). "
-        "Add the batch axis, for example x.unsqueeze(0), or whichever is missing.",
+        "Add the batch axis, for example x.unsqueeze(0), or whichever axis is missing.",
     ),
     (
         lambda: CoordinateAttention(8, reduction_ratio=4, hidden_channels=2),
@@ -943,12 +946,12 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: SpatialAttention(norm=nn.BatchNorm2d(1)),
-        "SpatialAttention: norm must be a callable that makes a module, called as norm(1), got BatchNorm2d. "
+        "SpatialAttention: norm must be a callable that returns a module, called as norm(1), got BatchNorm2d. "
         "Pass a class such as torch.nn.BatchNorm2d.",
     ),
     (
         lambda: RDAM(8, conv_activation=lambda: torch.relu),  # type: ignore[arg-type,return-value]
-        "RDAM: conv_activation must make a torch.nn.Module, got builtin_function_or_method. "
+        "RDAM: conv_activation must return a torch.nn.Module, got builtin_function_or_method. "
         "Wrap the function in a module.",
     ),
     (
@@ -1061,7 +1064,7 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: AdaptiveScoreFusion(2, 5, initial_weight="0.5"),  # type: ignore[arg-type]
-        "AdaptiveScoreFusion: initial_weight must be a number or a real tensor that holds values, got str. "
+        "AdaptiveScoreFusion: initial_weight must be a number or a real tensor with values, got str. "
         "Convert it, for example by torch.as_tensor.",
     ),
     (
@@ -1118,7 +1121,7 @@ TYPE_ERRORS += [
     ),
     (
         lambda: RAR(8, norm=nn.BatchNorm2d(8)),
-        "RAR: norm must be a callable that makes a module, called as norm(8), got BatchNorm2d. "
+        "RAR: norm must be a callable that returns a module, called as norm(8), got BatchNorm2d. "
         "Pass a class such as torch.nn.BatchNorm2d.",
     ),
     (
@@ -1139,12 +1142,11 @@ TYPE_ERRORS += [
     ),
     (
         lambda: ResidualAttention(nn.Identity, nn.Identity()),  # type: ignore[arg-type]
-        "ResidualAttention: trunk must be a torch.nn.Module, got the class Identity. Pass the module itself, built.",
+        "ResidualAttention: trunk must be a torch.nn.Module, got the class Identity. Pass an instance.",
     ),
     (
         lambda: ResidualAttention(nn.Identity(), torch.sigmoid),  # type: ignore[arg-type]
-        "ResidualAttention: mask must be a torch.nn.Module, got builtin_function_or_method. "
-        "Pass the module itself, built.",
+        "ResidualAttention: mask must be a torch.nn.Module, got builtin_function_or_method. Pass an instance.",
     ),
     (
         lambda: ResidualAttention(nn.Identity(), nn.AdaptiveMaxPool2d(2, return_indices=True))(X),
@@ -1152,7 +1154,7 @@ TYPE_ERRORS += [
     ),
     (
         lambda: CBAM(8, norm=nn.BatchNorm2d(1)),
-        "CBAM: norm must be a callable that makes a module, called as norm(1), got BatchNorm2d. "
+        "CBAM: norm must be a callable that returns a module, called as norm(1), got BatchNorm2d. "
         "Pass a class such as torch.nn.BatchNorm2d.",
     ),
     (
@@ -1261,7 +1263,7 @@ TYPE_ERRORS += [
     ),
     (
         lambda: BAM(8, norm=nn.BatchNorm2d(1)),
-        "BAM: norm must be a callable that makes a module, called as norm(1), got BatchNorm2d. "
+        "BAM: norm must be a callable that returns a module, called as norm(1), got BatchNorm2d. "
         "Pass a class such as torch.nn.BatchNorm2d.",
     ),
     (
@@ -1279,7 +1281,7 @@ TYPE_ERRORS += [
     ),
     (
         lambda: CoordinateAttention(8, norm=lambda _: torch.relu),  # type: ignore[arg-type,return-value]
-        "CoordinateAttention: norm must make a torch.nn.Module, got builtin_function_or_method. "
+        "CoordinateAttention: norm must return a torch.nn.Module, got builtin_function_or_method. "
         "Wrap the function in a module.",
     ),
     (

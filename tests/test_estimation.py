@@ -59,9 +59,9 @@ class TestMeasuring:
     def test_it_is_told_in_words(self, found: InformationEstimate) -> None:
         text = str(found)
         assert f"{found.value:.3f} nats, 95 % interval {found.low:.3f} to {found.high:.3f}; p = 0.005" in text
-        assert "InfoNCE: a lower bound, so that the information may be more, at most 5.70 nats." in text
-        assert "1,500 pairs, each measured by a critic that has not seen it." in text
-        assert "it does not cover what none of them can tell." in text
+        assert "InfoNCE: a lower bound of the information, at most 5.70 nats." in text
+        assert "1,500 pairs, each measured by a critic that was not trained on it." in text
+        assert "It does not cover dependence that none of them can detect." in text
         assert json.loads(json.dumps(found.as_json()))["value"] == found.value
 
     def test_one_outlier_does_not_matter(self, short: None) -> None:
@@ -74,7 +74,7 @@ class TestMeasuring:
         found = [information_between(*gaussian(400, 3, 0.0, seed=seed), seed=seed) for seed in range(5)]
         assert any(each.value == 0 for each in found)
         assert all(-0.02 <= each.value <= 0.02 and each.low <= 0 <= each.high for each in found)
-        assert any("cannot be told from shuffled ones" in line for each in found for line in each.warnings)
+        assert any("cannot be distinguished from shuffled ones" in line for each in found for line in each.warnings)
 
     def test_the_same_seed_gives_the_same_and_the_caller_s_draws_stay_theirs(self, short: None) -> None:
         x, y = gaussian(300, 2)
@@ -102,11 +102,11 @@ class TestMeasuring:
     def test_a_cap_that_is_near_is_told(self, short: None) -> None:
         found = information_between(*gaussian(1000, rho=math.sqrt(1 - 1e-6)))
         assert found.saturated
-        assert any("near the most that so many pairs can show, 5.30 nats" in line for line in found.warnings)
+        assert any("near the maximum that this many pairs can show, 5.30 nats" in line for line in found.warnings)
 
     def test_a_mean_of_exponentials_that_rests_on_few_pairs_says_so(self, short: None) -> None:
         found = information_between(*gaussian(500, rho=0.9999), estimator="nwj")
-        assert any("the mean of exponentials rests on about" in line for line in found.warnings)
+        assert any("the mean of exponentials depends on only about" in line for line in found.warnings)
 
     def test_sharp_edges_that_neighbours_see_are_told_and_in_the_interval(self) -> None:
         rng = np.random.default_rng(0)
@@ -218,7 +218,8 @@ class TestDependentRows:
         assert any("Take differences, or a longer series." in line for line in walks.warnings)
         smooth = (np.convolve(side, np.full(8, 0.4), "valid") for side in noise)
         assert any(
-            "if they are a series" in line and "Pass blocks=" in line for line in information_between(*smooth).warnings
+            "If the rows are a series" in line and "pass blocks=" in line
+            for line in information_between(*smooth).warnings
         )
         assert serial_dependence(*(side[:, None] for side in noise)) is None
 
@@ -350,81 +351,82 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
     (
         lambda: (LINE, LINE[:90]),
         ValueError,
-        "x and y must have a row for each pair, got 100 and 90 rows. Pair them row by row first.",
+        "x and y must have one row per pair, got 100 and 90 rows. Pair them row by row first.",
     ),
     (
         lambda: (LINE[:50], LINE[:50]),
         ValueError,
-        "needs at least 100 rows to train and to hold some out, got 50. Gather more pairs.",
+        "needs at least 100 rows, for training and for held-out estimates, got 50. Collect more pairs.",
     ),
     (
         lambda: (WIDE.T, WIDE.T),
         ValueError,
-        "x must have more rows than columns, got shape (3, 100). If a column is an observation, pass x.T; otherwise "
+        "x must have more rows than columns, got shape (3, 100). If its columns are observations, pass x.T; otherwise "
         "reduce it to fewer columns.",
     ),
     (
         lambda: (LINE, np.where(LINE == 7, np.nan, LINE)),
         ValueError,
-        "y must be finite, got nan in row 7, column 0 (1 such in all). Leave these rows out of both arrays, or fill "
+        "y must be finite, got nan in row 7, column 0 (1 in all). Leave these rows out of both arrays, or fill "
         "them in.",
     ),
     (
         lambda: (np.stack([LINE, np.where(LINE > 97, -np.inf, LINE)], 1), LINE),
         ValueError,
-        "x must be finite, got -inf in row 98, column 1 (2 such in all).",
+        "x must be finite, got -inf in row 98, column 1 (2 in all).",
     ),
     (
         lambda: (pd.DataFrame({"a": LINE, "b": pd.array([None, *range(99)], dtype="Int64")}), LINE),
         ValueError,
-        "x must be finite, got nan in row 0, column 'b' (1 such in all).",
+        "x must be finite, got nan in row 0, column 'b' (1 in all).",
     ),
     (
         lambda: (np.stack([LINE, 0 * LINE + 3], 1), LINE),
         ValueError,
-        "x must vary in every column, got 3.0 throughout column 1. Leave it out: a constant tells nothing.",
+        "x must vary in every column, got the constant 3.0 in column 1. Leave it out: a constant has no information.",
     ),
     (
         lambda: (np.stack([LINE, -LINE, LINE], 1), WIDE),
         ValueError,
-        "x must have no column twice, got equal column 0 and column 2. Leave one of them out: it tells nothing more.",
+        "x must not have the same column twice, got equal column 0 and column 2. Leave one of them out: it adds no "
+        "information.",
     ),
     (
         lambda: (WIDE, WIDE),
         ValueError,
-        "x and y must differ, got column 0 of x equal to column 0 of y. What is in both has infinite information: "
+        "x and y must differ, got column 0 of x equal to column 0 of y. A column in both has infinite information: "
         "leave it out of one of them.",
     ),
     (
         lambda: (LINE, np.array(["red", "green"] * 50)),
         TypeError,
-        'y must hold real numbers, got dtype <U5. If they are categories, pass discrete="y" (or "both").',
+        'y must contain real numbers, got dtype <U5. If they are categories, pass discrete="y" (or "both").',
     ),
-    (lambda: (LINE.astype(object), LINE), TypeError, "x must hold real numbers, got dtype object."),
+    (lambda: (LINE.astype(object), LINE), TypeError, "x must contain real numbers, got dtype object."),
     (
         lambda: (LINE + 1j, LINE),
         TypeError,
-        "x must hold real numbers, got dtype complex128. Give real and imaginary parts as columns.",
+        "x must contain real numbers, got dtype complex128. Pass real and imaginary parts as columns.",
     ),
     (
         lambda: (LINE.astype("datetime64[s]"), LINE),
         TypeError,
-        "x must hold real numbers, got dtype datetime64[s]. Give times as numbers, for example x.astype('int64').",
+        "x must contain real numbers, got dtype datetime64[s]. Pass times as numbers, for example x.astype('int64').",
     ),
     (
         lambda: (np.zeros(100, dtype=[("a", float)]), LINE),
         TypeError,
-        "x must hold real numbers, got dtype [('a', '<f8')]. Give each field as a column.",
+        "x must contain real numbers, got dtype [('a', '<f8')]. Pass each field as a column.",
     ),
     (
         lambda: ([[1.0], [1.0, 2.0]], LINE),
         ValueError,
-        "x must have as many numbers in every row, got a ragged list. Pad or cut it.",
+        "x must have the same number of values in every row, got a ragged list. Pad or truncate it.",
     ),
     (
         lambda: (np.zeros((100, 2, 2)), LINE),
         ValueError,
-        "x must be (n,) or (n, d) with d >= 1, got shape (100, 2, 2). Flatten what belongs to a row.",
+        "x must be (n,) or (n, d) with d >= 1, got shape (100, 2, 2). Flatten each row to one axis.",
     ),
     (lambda: (np.zeros((100, 0)), LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape (100, 0)."),
     (lambda: (3.0, LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape ()."),
@@ -441,13 +443,13 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
     (
         lambda: (pd.Series(LINE), pd.Series(LINE, index=range(1, 101))),
         ValueError,
-        "x and y must have the same labels in their indices, got 2 without partner, 0 in x alone. Join them first, or "
+        "x and y must have the same labels in their indices, got 2 without partner, 0 only in x. Join them first, or "
         "pair by position by passing .to_numpy().",
     ),
     (
         lambda: (pd.Series(LINE, index=[0, *range(99)]), pd.Series(LINE)),
         ValueError,
-        "x's index must have no label twice to be aligned with the other's, got 0 twice.",
+        "x's index must have unique labels to be aligned with the other, got 0 twice.",
     ),
 ]
 
@@ -460,7 +462,7 @@ CATEGORIES: list[tuple[Any, type[Exception], str]] = [
     (
         np.array(["a", 1] * 50, dtype=object),
         TypeError,
-        "y must hold categories of one type, got int and str in column 0",
+        "y must contain categories of one type, got int and str in column 0",
     ),
     (LINE, ValueError, "y must have at least 10 rows for each category, got 100 categories in 100 rows in column 0"),
 ]
@@ -470,16 +472,20 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"preprocess": None}, ValueError, "preprocess must be one of 'ranks', 'standardise', got None."),
     ({"discrete": True}, ValueError, "discrete must be one of None, 'x', 'y', 'both', got True."),
     ({"units": "bans"}, ValueError, "units must be one of 'nats', 'bits', got 'bans'. Pass one of those."),
-    ({"seed": -1}, ValueError, "seed must be an int from 0 on, got -1. Pass, for example, 0."),
+    ({"seed": -1}, ValueError, "seed must be an int of at least 0, got -1. Pass, for example, 0."),
     ({"max_rows": 50}, ValueError, "max_rows must be at least 100, got 50. Raise it."),
-    ({"blocks": 0}, ValueError, "blocks must be at least 1, got 0. Pass the length of a stretch."),
+    ({"blocks": 0}, ValueError, "blocks must be at least 1, got 0. Pass the number of rows of a block."),
     ({"blocks": True}, TypeError, "blocks must be an int or an array of labels, got True."),
     (
         {"blocks": 10},
         ValueError,
-        "needs at least 20 blocks to train and to hold some out, got 10. Make them shorter, or",
+        "needs at least 20 blocks for training and held-out estimates, got 10. Make them shorter, or",
     ),
-    ({"blocks": LINE[:9]}, ValueError, "blocks must have a label for each of 100 rows, got shape (9,). Pass (n,)."),
+    (
+        {"blocks": LINE[:9]},
+        ValueError,
+        "blocks must have one label for each of the 100 rows, got shape (9,). Pass (n,).",
+    ),
     (
         {"blocks": np.where(LINE == 3, np.nan, LINE)},
         ValueError,

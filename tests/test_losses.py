@@ -199,7 +199,7 @@ def test_the_queue_is_read_and_grows_in_training_alone() -> None:
 
 def test_a_single_image_meets_the_queue_and_not_an_empty_one() -> None:
     loss, (local, summaries) = loss_of(objective="infonce", negatives="queue", queue_size=7).train(), features()
-    with pytest.raises(ValueError, match=r"^LMIMLoss: needs at least 2 images, or a queue that holds some, to form"):
+    with pytest.raises(ValueError, match=r"^LMIMLoss: needs at least 2 images, or a non-empty queue, to form"):
         loss(local[:1], summaries[:1])
     loss(local[1:], summaries[1:])
     alone = loss.eval()(local[:1], summaries[:1])

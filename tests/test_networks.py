@@ -195,7 +195,7 @@ def test_a_conversion_that_copies_modules_without_their_hooks_loses_no_attention
     assert not any(".attention." in key for key in converted.state_dict())
     insert_attention(net, SqueezeExcitation)
     net.layer1[0].bn2 = nn.Identity()
-    with pytest.raises(RuntimeError, match=r"^insert_attention: 'layer1.0.bn2' must hold the attention"):
+    with pytest.raises(RuntimeError, match=r"^insert_attention: 'layer1.0.bn2' must contain the attention"):
         net(X)
     del net.layer1[0]  # a part that is gone is none that lost its attention
     insert_attention(trained(), ECA)
@@ -219,7 +219,7 @@ def test_attention_goes_into_no_attention() -> None:
     first = insert_attention(net, lambda c: CBAM(c, norm=nn.BatchNorm2d), ["stem"])
     second = insert_attention(net, SqueezeExcitation)
     assert list(second) == NORMS
-    with pytest.raises(ValueError, match="'stem' must not have attention behind it already, got Blend"):
+    with pytest.raises(ValueError, match="'stem' must not already be followed by attention, got Blend"):
         insert_attention(net, SqueezeExcitation, r"stem.*")
     with pytest.raises(ValueError, match=r"where must match at least one module of the network, got '\.\*norm'"):
         insert_attention(net, SqueezeExcitation, ".*norm")
@@ -444,24 +444,24 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
         "where must match at least one module of the network, got 'residual'": lambda: insert_attention(
             nn.ReLU(), CBAM
         ),
-        "channels of 'layer1.0.relu' must be read off it, got ReLU": lambda: insert_attention(
+        "channels of 'layer1.0.relu' must be readable, got ReLU": lambda: insert_attention(
             net, CBAM, ["stem", "layer1.0.relu"]
         ),
-        "channels of 'layer1.0' must be read off it, got Block": lambda: insert_attention(net, CBAM, r"layer1\.\d"),
+        "channels of 'layer1.0' must be readable, got Block": lambda: insert_attention(net, CBAM, r"layer1\.\d"),
         "where must be a regular expression, got '*bn2': nothing to repeat": lambda: insert_attention(
             net, CBAM, "*bn2"
         ),
-        "channels of 'fc' must be read off it, got Linear": lambda: insert_attention(net, CBAM, ["stem", "fc"]),
-        "'layers' must be called by the network, got a ModuleList, which only holds others": lambda: insert_attention(
+        "channels of 'fc' must be readable, got Linear": lambda: insert_attention(net, CBAM, ["stem", "fc"]),
+        "'layers' must be called by the network, got a ModuleList, which only contains": lambda: insert_attention(
             nn.ModuleDict({"layers": nn.ModuleList([net])}), CBAM, ["layers"]
         ),
-        "'0' must have no attribute 'attention' of its own, got a Conv2d that has": lambda: insert_attention(
+        "'0' must not have its own attribute 'attention', got a Conv2d that has": lambda: insert_attention(
             nn.Sequential(owning), CBAM, ["0"]
         ),
-        "'0' must end with a module of its own, got a ReLU that stands in several places": lambda: insert_attention(
+        "'0' must end with a module of its own, got a ReLU that is used in several places": lambda: insert_attention(
             nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), relu), nn.Conv2d(8, 8, 1), relu), CBAM, ["0"]
         ),
-        "factory must make a new module for each place, got one SqueezeExcitation twice": lambda: insert_attention(
+        "factory must return a new module for each place, got the same": lambda: insert_attention(
             net, lambda _: one, r"layer1\.\d\.bn2"
         ),
         "start must be one of 'identity', 'paper', got 'zero'": lambda: insert_attention(
@@ -476,7 +476,7 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
     for wrong, got in (("CBAM", "str"), (CBAM(8), "a built CBAM")):
         with pytest.raises(TypeError, match=f"^insert_attention: factory must be callable with channels, got {got}"):
             insert_attention(net, wrong)  # type: ignore[arg-type]  # for users without a type checker
-    with pytest.raises(TypeError, match=r"^insert_attention: factory must make attention of one map, got RDAM, whose"):
+    with pytest.raises(TypeError, match=r"^insert_attention: factory must return attention of one map, got RDAM"):
         insert_attention(net, RDAM)
     pair: Any = nn.Sequential(nn.LSTM(8, 8))
     pair[0].num_features = 8
@@ -486,7 +486,7 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
     assert list(net.state_dict()) == keys
     insert_attention(net, CBAM)
     with pytest.raises(
-        ValueError, match=r"^insert_attention: 'layer1.0.bn2' must not have attention behind it already"
+        ValueError, match=r"^insert_attention: 'layer1.0.bn2' must not already be followed by attention"
     ):
         insert_attention(net, CBAM)
 
@@ -620,12 +620,15 @@ def test_what_has_no_one_map_is_refused() -> None:
     twice = nn.Sequential(nn.Conv2d(3, 8, 1), cbam, cbam)
     with (
         capture_maps(twice),
-        pytest.raises(RuntimeError, match=r"^capture_maps: a module must be called once in a pass"),
+        pytest.raises(RuntimeError, match=r"^capture_maps: a module must be called only once per pass"),
     ):
         twice(X)
-    with pytest.raises(ValueError, match=r"^capture_maps: model must hold attention modules"), capture_maps(nn.ReLU()):
+    with (
+        pytest.raises(ValueError, match=r"^capture_maps: model must contain attention modules"),
+        capture_maps(nn.ReLU()),
+    ):
         pass
-    with capture_maps(cbam) as maps, pytest.raises(KeyError, match="None was called yet"):
+    with capture_maps(cbam) as maps, pytest.raises(KeyError, match="None has been called yet"):
         maps["channel"]
 
 
@@ -677,8 +680,8 @@ def test_what_is_no_number_is_drawn_as_nothing() -> None:
     (X[:2], torch.rand(4, 1, 3, 3), None, "must be (2, 1, H, W), a spatial map of each image, got shape (4, 1, 3, 3)"),
     (X, torch.rand(4, 8, 1, 1), None, "maps['map'] must be (4, 1, H, W)"),
     (X[0], torch.rand(4, 1, 3, 3), None, "images must be (B, 3, H, W) or (B, 1, H, W), got shape (3, 12, 12)"),
-    (X, {}, None, "maps must hold at least one spatial map, got none"),
-    (X, torch.rand(4, 1, 3, 3), ["a", "b"], "names must be one per level, got 2 for 1"),
+    (X, {}, None, "maps must contain at least one spatial map, got none"),
+    (X, torch.rand(4, 1, 3, 3), ["a", "b"], "names must have one entry per level, got 2 for 1"),
 ])  # fmt: skip
 def test_images_and_maps_that_do_not_belong_together_are_refused(
     images: Any, maps: Any, names: Any, words: str
@@ -852,7 +855,7 @@ def test_activations_and_gates_are_read_off_the_modules() -> None:
     theirs.scale_activation = nn.Tanh()
     net = nn.Sequential(nn.Conv2d(3, 16, 3), theirs)
     with pytest.raises(
-        ValueError, match=r"^replace_attention: '1' must have a sigmoid or a hard sigmoid for its gate, got Tanh"
+        ValueError, match=r"^replace_attention: '1' must have a sigmoid or a hard sigmoid as its gate, got Tanh"
     ):
         convert.replace_attention(net, "torchvision")
     assert net[1] is theirs
@@ -861,7 +864,7 @@ def test_activations_and_gates_are_read_off_the_modules() -> None:
         ValueError, match=r"^replace_attention: '1' must pad the channels with zeros, as ECA does, got TimmECA"
     ):
         convert.replace_attention(net, "timm")
-    with pytest.raises(ValueError, match=r"model must hold attention modules of 'timm', got none"):
+    with pytest.raises(ValueError, match=r"model must contain attention modules of 'timm', got none"):
         convert.replace_attention(
             nn.Sequential(nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 8, 1, bias=False)))), "timm"
         )
@@ -874,7 +877,7 @@ OFFICIAL = foreign("official", 16).state_dict()
     (OFFICIAL, "timm", "", "must be that of a module of 'timm', got keys ChannelGate.mlp.1.bias"),
     (OFFICIAL, "timm", "", "It looks like one of 'official'."),
     ({k: v for k, v in OFFICIAL.items() if "p.3.weight" not in k}, "official", "", "got none of ChannelGate.mlp.3.w"),
-    (OFFICIAL | {"more": torch.zeros(1)}, "official", "", "the keys of a module of 'official' alone, got more too."),
+    (OFFICIAL | {"more": torch.zeros(1)}, "official", "", "only the keys of a module of 'official', got more too."),
     ({f"a.b.{k}": v for k, v in OFFICIAL.items()}, "official", "", "of a network. Pass a prefix such as 'a.b.'."),
     (OFFICIAL, "official", "layer1.", "prefix must be that of keys in the state dict, got 'layer1.'"),
     (OFFICIAL, "keras", "", "source must be one of 'timm', 'official', 'torchvision', 'smp', got 'keras'."),
@@ -938,7 +941,7 @@ class WithMaxPool(nn.Module):
 
 def test_options_that_ours_have_not_and_hooks_are_refused() -> None:
     net: Any = nn.Sequential(OrderedDict(se=WithMaxPool()))
-    with pytest.raises(ValueError, match=r"^replace_attention: 'se' must compute what 'timm' has by default"):
+    with pytest.raises(ValueError, match=r"^replace_attention: 'se' must compute what 'timm' computes by default"):
         convert.replace_attention(net, "timm")
     calls: list[int] = []
     net = nn.Sequential(OrderedDict(se=foreign("torchvision", 16)))
@@ -964,7 +967,9 @@ def test_odd_state_dicts_are_converted() -> None:
 
 
 def test_a_network_without_foreign_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^replace_attention: model must hold attention modules of 'timm', got none"):
+    with pytest.raises(
+        ValueError, match=r"^replace_attention: model must contain attention modules of 'timm', got none"
+    ):
         convert.replace_attention(nn.Sequential(CBAM(8)), "timm")
 
 
@@ -1046,7 +1051,7 @@ def test_skips_of_a_u_net_are_attended() -> None:
         unet(x)
     assert [level["spatial_map"].shape for level in maps.values()] == [(2, 1, 6, 8), (2, 1, 11, 15)]
     with pytest.raises(
-        ValueError, match=r"^attend_skips: decoder.blocks.0 must not have attention at its skip already"
+        ValueError, match=r"^attend_skips: decoder.blocks.0 must not already have attention at its skip"
     ):
         smp.attend_skips(unet)
     inserted.remove()

@@ -372,8 +372,8 @@ def test_weights_that_nobody_gathered_are_refused_in_words(mesh: Any) -> None:
     net = nn.Sequential(CBAM(8), nn.Conv2d(8, 8, 1))
     fully_shard(net, mesh=mesh)
     message = (
-        r"^CBAM: its weights are sharded by a module around it that was not called, got a whole tensor\. "
-        r"Call it through that module, or shard it by itself with fully_shard\.$"
+        r"^CBAM: its weights are sharded by an enclosing module that was not called, got a full tensor\. "
+        r"Call it through that module, or shard it separately with fully_shard\.$"
     )
     with pytest.raises(RuntimeError, match=message):
         net[0](torch.randn(2, 8, 4, 4))
@@ -654,9 +654,9 @@ def test_a_critic_inside_data_parallelism_is_asked_for_all_pairs() -> None:
 REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: m.spatial.register_forward_hook(lambda *_: None), "spatial has hooks"),
     (lambda m: setattr(m, "channel", nn.Identity()), "channel is a Identity"),
-    (lambda m: setattr(m.channel, "forward", m.channel.forward), "channel has a forward of its own"),
-    (lambda m: setattr(m.channel, "backend", "reference"), "channel has backend='reference' of its own"),
-    (lambda m: m.spatial.compile(), "spatial is compiled by itself"),
+    (lambda m: setattr(m.channel, "forward", m.channel.forward), "channel has its own forward"),
+    (lambda m: setattr(m.channel, "backend", "reference"), "channel has its own backend='reference'"),
+    (lambda m: m.spatial.compile(), "spatial is compiled separately"),
 ]
 
 
@@ -666,7 +666,7 @@ def test_a_forced_way_is_refused_in_the_child_s_name(change: Any, reason: str, b
     cbam = CBAM(8, backend=backend)
     change(cbam)
     message = (
-        rf"^CBAM: backend='{backend}' cannot be taken here, {reason}\. Use backend='auto' or backend='reference'\.$"
+        rf"^CBAM: backend='{backend}' is not available here: {reason}\. Use backend='auto' or backend='reference'\.$"
     )
     with pytest.raises(ValueError, match=message):
         cbam(torch.randn(2, 8, 5, 6))
@@ -676,7 +676,7 @@ LOSS_REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: m.critic.fc2.register_forward_hook(lambda *_: None), "critic.fc2 has hooks"),
     (
         lambda m: m.critic.register_forward_pre_hook(lambda *_: None),
-        "it knows ConcatConvCritic alone, and critic has hooks",
+        "it supports only ConcatConvCritic, and critic has hooks",
     ),
     (lambda m: put(m, "critic.fc1", nn.Linear(12, 3)), "critic.fc1 is a Linear"),
     (lambda m: parametrizations.weight_norm(m.critic.fc3), "critic.fc3 is a ParametrizedLinear"),
@@ -684,7 +684,7 @@ LOSS_REFUSALS: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: foreign(m.critic.fc2), "critic.fc2 holds a Foreign"),
     (
         lambda m: setattr(m.critic, "score", m.critic.score),
-        "it knows ConcatConvCritic alone, and critic has a score of its own",
+        "it supports only ConcatConvCritic, and critic has its own score",
     ),
 ]
 
@@ -694,7 +694,7 @@ def test_a_forced_loss_is_refused_in_the_layer_s_name(change: Any, reason: str) 
     loss = LMIMLoss(8, 4, hidden_channels=3, backend="blocked")
     change(loss)
     message = (
-        rf"^LMIMLoss: backend='blocked' cannot be taken here, {reason}\. Use backend='auto' or backend='reference'\.$"
+        rf"^LMIMLoss: backend='blocked' is not available here: {reason}\. Use backend='auto' or backend='reference'\.$"
     )
     with pytest.raises(ValueError, match=message):
         loss(torch.randn(2, 8, 5, 6), torch.randn(2, 4))
@@ -872,10 +872,10 @@ def test_a_traced_loss_refuses_what_the_loss_refuses() -> None:
     traced = torch.fx.symbolic_trace(LMIMLoss(8, 4, hidden_channels=3).eval())
     x, t = torch.randn(4, 8, 5), torch.randn(4, 4)
     for mistake, words in (
-        (lambda: traced(x, t, groups=torch.tensor([0, 0, 1, 1])), "groups needs negatives that can keep them apart"),
+        (lambda: traced(x, t, groups=torch.tensor([0, 0, 1, 1])), "groups needs negatives that support groups"),
         (lambda: traced(x[:1], t[:1]), "needs at least 2 images"),
         (lambda: traced(x, t, mask=torch.ones(4, 1)), "mask must have a weight for every location"),
-        (lambda: traced(x, t, mask=-torch.ones(4, 5)), "mask must hold finite weights of at least 0"),
+        (lambda: traced(x, t, mask=-torch.ones(4, 5)), "mask must contain finite weights of at least 0"),
     ):
         with pytest.raises(ValueError, match=words):
             mistake()

@@ -1,4 +1,4 @@
-"""What CBAM and RDAM share: two halves, and the three ways in which they are arranged."""
+"""The base of CBAM and RDAM: a channel half and a spatial half in one of three arrangements."""
 
 import inspect
 import threading
@@ -28,7 +28,7 @@ from blan_layers.functional.attention import (
 )
 
 HALVES = {"channel": known(ChannelAttention, SqueezeExcitation), "spatial": known(SpatialAttention)}
-"""The children that the fused passes know."""
+"""The children that the fused passes can replace."""
 
 
 class DualAttentionMaps(NamedTuple):
@@ -43,7 +43,7 @@ class DualAttentionMaps(NamedTuple):
 
 
 class DualAttention(Module):
-    """Two halves, ``channel`` and ``spatial``, called one after the other; fused where nobody can tell."""
+    """Two halves, ``channel`` and ``spatial``, called in sequence, or fused where the result is the same."""
 
     gates = MappingProxyType({"channel_map": "channel.gate", "spatial_map": "spatial.gate"})
     backend = Option(BACKENDS, shared_with=tuple(HALVES))
@@ -98,11 +98,11 @@ class DualAttention(Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the map, read off the weights where they show it."""
+        """Channels of the map, read from the weights where possible."""
         return getattr(self.channel, "channels", self._channels)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, where the halves know how."""
+        """Reinitialise the weights of the halves that have ``reset_parameters``."""
         reset(self.channel)
         reset(self.spatial)
 
@@ -121,7 +121,7 @@ class DualAttention(Module):
         return output if residual is None else output + residual
 
     def _gate_with_maps(self, x: Tensor, residual: Tensor | None = None) -> DualAttentionMaps:
-        """Gate ``x`` and return both gates as well: halves that are watched or replaced are called and listened to."""
+        """Gate ``x`` and return both gates; those of watched or replaced halves are recorded as they are called."""
         passes = self._passes(x, residual)
         if not self._oddity():
             return self._in_passes(passes, x)
@@ -134,11 +134,11 @@ class DualAttention(Module):
             return odd
         for name in HALVES:
             if (own := getattr(self, name).backend) != self.backend:
-                return f"{name} has backend={own!r} of its own"
+                return f"{name} has its own backend={own!r}"
         return ""
 
     def _passes(self, x: Tensor, residual: Tensor | None) -> Passes:
-        """Return the passes through the map: plain ones where a half has to be called, which then checks its input."""
+        """Return the passes over the map: plain ones where a half must be called, which then checks its input."""
         odd = self._oddity()
         channel = self.channel
         if not odd:
@@ -148,7 +148,7 @@ class DualAttention(Module):
         return passes_through(x, self.backend, getattr(channel, "pools", ()), residual, lambda: odd)
 
     def _in_passes(self, passes: Passes, x: Tensor) -> DualAttentionMaps:
-        """Return what calling the halves means, as passes over the map."""
+        """Compute what calling the halves would, as passes over the map."""
         channel, spatial = self.channel, self.spatial
         channel.check_state("x", x)
         spatial.check_state("x", x)
@@ -162,7 +162,7 @@ class DualAttention(Module):
         )
 
     def _check_parallel(self) -> None:
-        """Refuse a spatial half that cannot be told what to gate."""
+        """Refuse a spatial half that takes no second input to gate."""
         spatial = self.spatial
         if type(spatial).forward is SpatialAttention.forward:
             return
@@ -172,22 +172,22 @@ class DualAttention(Module):
             raise TypeError(
                 said(
                     "arrangement='parallel' calls spatial(x, channel(x)), got a spatial of type "
-                    f"{type(spatial).__name__} that takes x alone. Give its forward a second input, the map to be "
-                    "gated, or use another arrangement."
+                    f"{type(spatial).__name__} that takes only x. Give its forward a second input, the map to "
+                    "gate, or use another arrangement."
                 )
             ) from None
 
 
 @contextmanager
 def heard_gate(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
-    """Listen to the gate of a child while that is called in this thread; yield what returns the gate last heard."""
+    """Record the gate of a child called in this thread; yield a function that returns the last recorded gate."""
     child = parent.get_submodule(name)
     gate = getattr(child, "gate", None)
     if not isinstance(gate, nn.Module):
         raise TypeError(
             said(
                 f"maps need a gate in {name}, got {type(child).__name__}, which has none. "
-                "Give it a submodule of that name, called with the gate's logits, or call the module itself."
+                "Give it a submodule 'gate' that is called with the gate's logits, or call the module itself."
             )
         )
     heard: list[Tensor] = []
@@ -211,7 +211,7 @@ def heard_gate(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
             raise RuntimeError(
                 said(
                     f"maps are what {name}.gate returns, got no call of it: {name} is a {type(child).__name__} that "
-                    "does without. Call the module itself, or undo what compiled or replaced its half."
+                    "does not use it. Call the module itself, or undo what compiled or replaced this half."
                 )
             )
         return heard[-1]

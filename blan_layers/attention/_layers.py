@@ -1,4 +1,4 @@
-"""Convolution, norm, activation and the change of size as the attention modules build them."""
+"""Convolutions, norms, activations and resizing for the attention modules."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ def same_convolution(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Convolution:
-    """Return a convolution of odd kernel size that keeps the size of the map."""
+    """Return a convolution of odd kernel size that keeps the spatial sizes of the map."""
     return CONVOLUTIONS[spatial_dims - 1](
         in_channels,
         out_channels,
@@ -52,19 +52,19 @@ def same_convolution(
 
 
 def drawn_convolution(*channels_and_size: int, **options: Any) -> Convolution:
-    """Return such a convolution with its weight drawn by He's rule."""
+    """Return such a convolution with He initialisation."""
     conv = same_convolution(*channels_and_size, **options)
     he_normal_(conv)
     return conv
 
 
 def in_sequence(**layers: nn.Module | None) -> nn.Sequential:
-    """Return layers one after the other, each under its name; None is left out."""
+    """Return the layers in sequence, each under its name, without those that are None."""
     return nn.Sequential(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
 
 
 def draw(layers: Iterable[nn.Module]) -> None:
-    """Draw the weights of linear layers and convolutions by He's rule, and reset others if they know how."""
+    """Initialise linear layers and convolutions by He's rule, and call ``reset_parameters`` of other layers."""
     for layer in layers:
         if isinstance(layer, WITH_WEIGHTS):
             he_normal_(layer)
@@ -77,7 +77,7 @@ _INTERPOLATIONS = ("linear", "bilinear", "trilinear")
 
 @whole
 def resized(x: Tensor, like: Tensor) -> Tensor:
-    """Return a map at the spatial sizes of another one, by linear interpolation along every axis."""
+    """Return a map resized to the spatial sizes of another, by linear interpolation along every axis."""
     size = like.shape[2:]
     if not (torch.compiler.is_compiling() or _checks.traced(x, like)) and x.shape[2:] == size:
         return x
@@ -87,7 +87,7 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 def norm_of(
     norm: NormFactory | None, width: int, *, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Module | None:
-    """Return the norm of so many channels that a user's factory makes, or None where none is wanted."""
+    """Return the norm that a user's factory builds for ``width`` channels, or None without a factory."""
     return None if norm is None else build("norm", norm, width, device=device, dtype=dtype)
 
 
@@ -98,25 +98,25 @@ def build(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> nn.Module:
-    """Return the module that a user's factory makes, moved to ``device`` and ``dtype``."""
+    """Return the module that a user's factory builds, moved to ``device`` and ``dtype``."""
     if not callable(factory) or isinstance(factory, nn.Module):
         called = ", ".join(map(str, args))
         raise TypeError(
             said(
-                f"{name} must be a callable that makes a module, called as {name}({called}), "
+                f"{name} must be a callable that returns a module, called as {name}({called}), "
                 f"got {type(factory).__name__}. Pass a class such as torch.nn.{'BatchNorm2d' if args else 'ReLU'}."
             )
         )
     module = factory(*args)
     if not isinstance(module, nn.Module):
         raise TypeError(
-            said(f"{name} must make a torch.nn.Module, got {type(module).__name__}. Wrap the function in a module.")
+            said(f"{name} must return a torch.nn.Module, got {type(module).__name__}. Wrap the function in a module.")
         )
     return module.to(device=device, dtype=dtype)
 
 
 def check_spatial_dims(spatial_dims: int) -> int:
-    """Return ``spatial_dims`` if there is a convolution for it."""
+    """Return ``spatial_dims``, or raise unless it is 1, 2 or 3."""
     spatial_dims = _checks.positive_int("spatial_dims", spatial_dims)
     _checks.choice("spatial_dims", spatial_dims, (1, 2, 3))
     return spatial_dims

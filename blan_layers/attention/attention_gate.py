@@ -1,4 +1,4 @@
-"""Attention gate: what a coarser map says of the locations of a skip connection."""
+"""Attention gate: a coarser map gates the locations of a skip connection."""
 
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -25,21 +25,22 @@ from blan_layers.functional.attention import location_factor
 class AttentionGate(Module):
     r"""Additive attention gate of Attention U-Net, for 1, 2 or 3 spatial axes and a gating signal of any size.
 
-    ``skip * sigmoid(up(psi(relu(norm(down(W_x skip) + W_g gating + b)))))``, with ``down`` and ``up`` linear
-    interpolations to the grid of the gating signal and back to that of the skip; ``W_x``, ``W_g`` and ``psi`` are
-    convolutions of kernel 1. Where the two grids are one, nothing is interpolated: these are the paper's Eqs. 1 and 2.
+    ``skip * sigmoid(up(psi(relu(norm(down(W_x skip) + W_g gating + b)))))``, where ``down`` and ``up`` are linear
+    interpolations to the grid of the gating signal and back to that of the skip, and ``W_x``, ``W_g`` and ``psi`` are
+    1x1 convolutions. Where the two grids agree, nothing is interpolated: these are the paper's Eqs. 1 and 2.
 
-    The paper computes on the gating signal's grid, and so does this module, which keeps only small maps for the
-    backward. How the skip gets there differs: the paper strides ``W_x``, the authors' code gives it a kernel as large
-    as its stride; both fix a whole ratio of the sizes. Interpolation needs none, and serves gating signals as large as
-    the skip and larger ones too; at the ratio 2 it is the authors' kernel with equal weights. At larger ratios it reads
-    the two nearest locations of the skip along each axis, and those between reach no gate. Many implementations
-    bring the gating signal to the skip's grid instead: for that, resize it before the call.
+    Like the paper, this module computes on the grid of the gating signal, so that only small maps are kept for the
+    backward pass. It differs in how the skip is brought to that grid. The paper strides ``W_x``, and the authors' code
+    gives it a kernel as large as its stride; both require an integer ratio of the sizes. Interpolation has no such
+    requirement, and also handles gating signals as large as the skip or larger. At a ratio of 2 it equals the authors'
+    kernel with equal weights. At larger ratios it reads only the two nearest locations of the skip along each axis; the
+    locations between them do not reach the gate. Many implementations resize the gating signal to the skip's grid
+    instead: for that, resize it before the call.
 
     The paper applies the sigmoid on the coarse grid and interpolates the gate. Here the logits are interpolated and the
-    sigmoid stands last, so that ``gate`` sees logits at every location of the skip; between the coarse locations the
-    two differ a little. The authors' code ends with another convolution and a batch norm, which the paper's equations
-    lack: put them behind the module if you want them.
+    sigmoid comes last, so that ``gate`` sees logits at every location of the skip; the two differ slightly between the
+    coarse locations. The authors' code ends with another convolution and a batch norm, which the paper's equations
+    lack: add them after the module if you want them.
 
     Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called with the logits (B, 1, \*S): a forward
     hook on it sees the gate.
@@ -47,21 +48,21 @@ class AttentionGate(Module):
     Args:
         channels: Channels C of the skip connection and of the result.
         gating_channels: Channels of the gating signal.
-        hidden_channels: Channels in which both are added; None means C / 2, at least 1.
+        hidden_channels: Channels of the sum of the two projections; None means C / 2, at least 1.
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(hidden_channels)`` to make the norm of the sum before its ReLU; None means no norm.
-        bias: Whether ``W_g`` and ``psi`` have biases; ``W_x`` has none, being added to ``W_g``.
+        norm: Called as ``norm(hidden_channels)`` to build the norm of the sum before its ReLU; None means no norm.
+        bias: Whether ``W_g`` and ``psi`` have biases; ``W_x`` has none, since its output is added to that of ``W_g``.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
     Shape:
-        skip (B, C, \*S), gating (B, gating_channels, \*S') -> as skip.
+        skip (B, C, \*S), gating (B, gating_channels, \*S') -> (B, C, \*S).
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or an input is not
-            a dense floating-point tensor of the weights' dtype.
-        ValueError: A number is out of its range, an input has another number of channels or axes, or the inputs differ
-            in batch.
+        TypeError: A number is not an int, ``norm`` does not return a module, ``dtype`` is not a floating dtype, or an
+            input is not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of range, an input has the wrong number of channels or axes, or the inputs differ in
+            batch.
 
     Reference:
         Oktay et al., "Attention U-Net: Learning where to look for the pancreas", MIDL 2018, section 3, Eqs. 1 and 2.
@@ -110,23 +111,23 @@ class AttentionGate(Module):
         self.gate = nn.Sigmoid()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and reset the norm if it knows how."""
+        """Reinitialise the weights, and reset the norm if it has ``reset_parameters``."""
         draw(self.children())
 
     @property
     def channels(self) -> int:
-        """Channels of the skip connection, read off the weights where they show it."""
+        """Channels of the skip connection, read from the weights where possible."""
         weight = weight_of(self.skip_conv)
         return self._channels if weight is None else weight.shape[1]
 
     @property
     def gating_channels(self) -> int:
-        """Channels of the gating signal, read off the weights where they show it."""
+        """Channels of the gating signal, read from the weights where possible."""
         weight = weight_of(self.gating_conv)
         return self._gating_channels if weight is None else weight.shape[1]
 
     def forward(self, skip: Tensor, gating: Tensor) -> Tensor:
-        """Gate the locations of ``skip`` by what it and ``gating`` say of them."""
+        """Gate the locations of ``skip``, from ``skip`` and ``gating`` together."""
         return self._gated(skip, gating).output
 
     @runs_forward
@@ -140,14 +141,14 @@ class AttentionGate(Module):
         return SpatialAttentionMaps(skip * gate, gate)
 
     def check(self, skip: Tensor, gating: Tensor) -> None:
-        """Refuse maps that the convolutions were not made for."""
+        """Refuse maps that the convolutions were not built for."""
         for name, x, conv in (("skip", skip, self.skip_conv), ("gating", gating, self.gating_conv)):
             _checks.feature_map(name, x, width_of(conv), self.spatial_dims)
             check_layer(self, conv, name, x)
         if not _checks.traced(skip, gating) and skip.shape[0] != gating.shape[0]:
             raise ValueError(
                 said(
-                    f"skip and gating must hold the same images, got batches of {skip.shape[0]} and "
+                    f"skip and gating must contain the same images, got batches of {skip.shape[0]} and "
                     f"{gating.shape[0]}. Pass one gating map per skip."
                 )
             )
@@ -166,4 +167,4 @@ class AttentionGate(Module):
     if TYPE_CHECKING:
 
         def __call__(self, skip: Tensor, gating: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

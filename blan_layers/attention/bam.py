@@ -1,4 +1,4 @@
-"""BAM: one gate for every element, from what channels and locations say together."""
+"""BAM: one gate for every element, from channel and spatial logits together."""
 
 from functools import partial
 from types import MappingProxyType
@@ -26,18 +26,18 @@ class BAMMaps(NamedTuple):
 class BAM(Module):
     r"""Bottleneck attention module, for 1, 2 or 3 spatial axes.
 
-    ``x + x * sigmoid(channel(x) + spatial(x))`` with ``h(y) = relu(norm(y))``, a norm of its own each time, and
+    ``x + x * sigmoid(channel(x) + spatial(x))`` with ``h(y) = relu(norm(y))``, each with its own norm, and
 
     - ``channel(x) = fc2(h(fc1(avg(x))))``, a logit for each channel,
     - ``spatial(x) = conv4(h(conv3(h(conv2(h(conv1(x)))))))``, a logit for each location: ``conv1`` and ``conv4`` are
-      1x1, ``conv2`` and ``conv3`` 3x3 and dilated, and all but the last have the hidden width.
+      1x1, ``conv2`` and ``conv3`` are 3x3 and dilated, and all but the last have the hidden width.
 
-    Eqs. 3 and 4 have a batch norm at the end of either branch and say nothing of activations; the authors' code has
-    norm and ReLU after every layer but a branch's last one, and so has this module. The code also multiplies the two
-    logits, where Eq. 2 adds them, which did best in the paper's comparison: this module adds.
+    Eqs. 3 and 4 have a batch norm at the end of each branch and mention no activations. The authors' code has norm and
+    ReLU after every layer except the last one of a branch, and so does this module. The code also multiplies the two
+    logits, whereas Eq. 2 adds them, which did best in the paper's comparison; this module adds them.
 
-    The paper's norms are batch norms, ``norm=nn.BatchNorm2d`` here; the default has none, as all gates of this library,
-    so that training and evaluation give the same, for a batch of one as well.
+    The paper's norms are batch norms, ``norm=nn.BatchNorm2d`` here; the default has none, like all gates of this
+    library, so that training and evaluation give the same, for a batch of one as well.
 
     Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called with the sum of both logits (B, C, \*S):
     a forward hook on it sees the gate.
@@ -45,11 +45,11 @@ class BAM(Module):
     Args:
         channels: Channels C of the map.
         reduction_ratio: Channels divided by the hidden width of both branches, which is never below 1; None means 16.
-        hidden_channels: The hidden width itself, instead of its ratio.
+        hidden_channels: The hidden width itself, instead of the ratio.
         dilation: Dilation of the 3x3 convolutions.
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(hidden)`` to make each of the four norms, one of features (B, hidden, 1, ...) and three
-            of maps (B, hidden, \*S); None means no norms.
+        norm: Called as ``norm(hidden)`` to build each of the four norms: one for features (B, hidden, 1, ...) and three
+            for maps (B, hidden, \*S). None means no norms.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -57,10 +57,10 @@ class BAM(Module):
         (B, C, \*S) -> the same.
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or the input is not
-            a dense floating-point tensor of the weights' dtype.
-        ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given, or the
-            input is not (B, C, \*S).
+        TypeError: A number is not an int, ``norm`` does not return a module, ``dtype`` is not a floating dtype, or the
+            input is not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of range, both ``reduction_ratio`` and ``hidden_channels`` are given, or the input
+            is not (B, C, \*S).
 
     Reference:
         Park et al., "BAM: Bottleneck attention module", BMVC 2018, Eqs. 1 to 4.
@@ -120,12 +120,12 @@ class BAM(Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the map, read off the weights where they show it."""
+        """Channels of the map, read from the weights where possible."""
         width = width_of(self.fc1)
         return self._channels if width is None else width
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and reset the norms if they know how."""
+        """Reinitialise the weights, and reset the norms if they have ``reset_parameters``."""
         draw(self.children())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,4 +168,4 @@ class BAM(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

@@ -20,20 +20,20 @@ class CBAM(DualAttention):
     ``spatial(x, channel(x))``, both gates computed from ``x``. ``channel`` is a :class:`ChannelAttention` and
     ``spatial`` a :class:`SpatialAttention`, whose docstrings give the equations.
 
-    The two are called as modules, so that either can be hooked, replaced, wrapped, compiled or sharded. Where nothing
-    watches them, large maps go through passes that fuse both, with the same results.
+    Both are called as modules, so that each can be hooked, replaced, wrapped, compiled or sharded. Where nothing
+    watches them, large maps go through fused passes with the same results.
 
     Args:
         channels: Channels C of the map.
         reduction_ratio: Channels divided by the channel MLP's hidden width, which is never below 1; None means 16.
-        hidden_channels: The hidden width itself, instead of its ratio.
+        hidden_channels: The hidden width itself, instead of the ratio.
         pools: Which of "avg" and "max" feed the channel gate.
         kernel_size: Size of the spatial convolution along every axis, odd.
         arrangement: "channel-spatial", "spatial-channel" or "parallel".
         form: "cbam", or "printed" for Eq. 2 of the BLAN paper to the letter (see :class:`ChannelAttention`).
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
-        activation: Called as ``activation()`` to make the activation of the channel MLP; None means ReLU.
+        norm: Called as ``norm(1)`` to build the norm of the spatial logits before their sigmoid; None means no norm.
+        activation: Called as ``activation()`` to build the activation of the channel MLP; None means ReLU.
         bias: Whether the channel MLP has biases; the spatial convolution has none.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -44,10 +44,11 @@ class CBAM(DualAttention):
         (B, C, \*S) -> the same.
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, or the input is not a floating-point tensor.
-        ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
-            ``form`` or ``arrangement`` is unknown or contradicts another, ``backend`` is unknown or cannot be taken, or
-            the input is not (B, C, \*S).
+        TypeError: A number is not an int, ``norm`` does not return a module, or the input is not a floating-point
+            tensor.
+        ValueError: A number is out of range, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
+            ``form`` or ``arrangement`` is unknown or contradicts another, ``backend`` is unknown or not available here,
+            or the input is not (B, C, \*S).
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018.
@@ -112,4 +113,4 @@ class CBAM(DualAttention):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

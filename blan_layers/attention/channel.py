@@ -1,4 +1,4 @@
-"""Channel attention: which feature of the map matters."""
+"""Channel attention: gates that weight the channels of a map."""
 
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -26,12 +26,12 @@ class ChannelAttentionMaps(NamedTuple):
 class ChannelAttention(Module):
     r"""Channel gate of CBAM, for any number of spatial axes.
 
-    ``x * gate(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = fc2(activation(fc1(v)))``, one MLP for both pools; the
-    gate is a sigmoid and the activation ReLU unless others are asked for.
+    ``x * gate(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = fc2(activation(fc1(v)))`` and one MLP for both pools. By
+    default the gate is a sigmoid and the activation is ReLU.
 
-    Eq. 2 of the BLAN paper, as printed, closes the sigmoid after the average branch, while its text follows CBAM, where
-    both branches stand inside. The default is CBAM's; ``form="printed"`` is the equation to the letter,
-    ``x * sigmoid(MLP(avg(x))) + MLP(max(x))``, whose ``channel_map`` is ``sigmoid(MLP(avg(x)))``.
+    Eq. 2 of the BLAN paper, as printed, closes the sigmoid after the average branch. Its text follows CBAM, where both
+    branches are inside the sigmoid, and so does the default. ``form="printed"`` is the equation as printed, ``x *
+    sigmoid(MLP(avg(x))) + MLP(max(x))``, whose ``channel_map`` is ``sigmoid(MLP(avg(x)))``.
 
     The gradient of the maximum is shared equally among tied maxima. Weights start by He's rule, biases at zero.
     ``gate`` is a module, called with the logits (B, C, 1, ...): a forward hook on it sees the gate.
@@ -39,11 +39,11 @@ class ChannelAttention(Module):
     Args:
         channels: Channels C of the map.
         reduction_ratio: Channels divided by the MLP's hidden width, which is never below 1; None means 16.
-        hidden_channels: The hidden width itself, instead of its ratio.
+        hidden_channels: The hidden width itself, instead of the ratio.
         pools: Which of "avg" and "max" feed the gate; their branches are added.
         form: "cbam" or "printed"; "printed" needs both pools.
-        activation: Called as ``activation()`` to make the activation of the hidden layer; None means ReLU.
-        gate: "sigmoid", or "hard-sigmoid", ``relu6(v + 3) / 6``, as mobile networks have it.
+        activation: Called as ``activation()`` to build the activation of the hidden layer; None means ReLU.
+        gate: "sigmoid", or "hard-sigmoid" for ``relu6(v + 3) / 6``, as in mobile networks.
         bias: Whether the MLP's layers have biases.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -54,11 +54,11 @@ class ChannelAttention(Module):
         (B, C, \*S) -> the same, with one or more spatial axes S.
 
     Raises:
-        TypeError: A number is not an int, ``activation`` makes no module, ``dtype`` is no floating dtype, or the input
-            is not a dense floating-point tensor of the weights' dtype.
-        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
-            ``form`` or ``gate`` is unknown or contradicts another, ``backend`` is unknown or cannot be taken, or the
-            input is not (B, C, \*S).
+        TypeError: A number is not an int, ``activation`` does not return a module, ``dtype`` is not a floating dtype,
+            or the input is not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``, ``form``
+            or ``gate`` is unknown or contradicts another, ``backend`` is unknown or not available here, or the input is
+            not (B, C, \*S).
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN:
@@ -110,18 +110,18 @@ class ChannelAttention(Module):
         self.gate = GATES[gate]()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Reinitialise the weights."""
         draw((self.fc1, self.fc2, self.activation))
 
     @property
     def channels(self) -> int:
-        """Channels of the map, read off the weights where they show it."""
+        """Channels of the map, read from the weights where possible."""
         width = width_of(self.fc1)
         return self._channels if width is None else width
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        """Which pools feed the gate."""
+        """The pools that feed the gate."""
         return self._pools
 
     @pools.setter
@@ -145,17 +145,17 @@ class ChannelAttention(Module):
         return ChannelAttentionMaps(passes.gate(gate, shift), gate)
 
     def check(self, name: str, x: Tensor) -> None:
-        """Refuse a map that the weights were not made for, and a form that was set and does not go with the pools."""
+        """Refuse a map that the weights were not built for, and a form that does not fit the pools."""
         _checks.feature_map(name, x, width_of(self.fc1))
         self.check_state(name, x)
 
     def check_state(self, name: str, x: Tensor) -> None:
-        """Refuse what is left of that where the map's shape is known to fit."""
+        """Run the checks of ``check`` that remain when the map's shape is known to fit."""
         check_pools(self._pools, self.form)
         check_layer(self, self.fc1, name, x)
 
     def factors(self, pooled: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the gate (B, C, 1, ...) of a map pooled over space (B, pools, C), and the printed form's shift."""
+        """Return the gate (B, C, 1, ...) from the spatial pools (B, pools, C), and the shift of the printed form."""
         return channel_factors(pooled, self.mlp, self.gate, self.pools, self.form, x)
 
     def mlp(self, pooled: Tensor) -> Tensor:
@@ -170,21 +170,20 @@ class ChannelAttention(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 class SqueezeExcitation(ChannelAttention):
-    r"""Squeeze-and-excitation: the channel gate of the average pool alone.
+    r"""Squeeze-and-excitation: a channel gate from the average pool only.
 
-    ``x * gate(fc2(activation(fc1(avg(x)))))``, the gate a sigmoid and the activation ReLU unless
-    others are asked for.
+    ``x * gate(fc2(activation(fc1(avg(x)))))``. By default the gate is a sigmoid and the activation is ReLU.
 
     Args:
         channels: Channels C of the map.
         reduction_ratio: Channels divided by the hidden width, which is never below 1; None means 16.
-        hidden_channels: The hidden width itself, instead of its ratio.
-        activation: Called as ``activation()`` to make the activation of the hidden layer; None means ReLU.
-        gate: "sigmoid", or "hard-sigmoid", ``relu6(v + 3) / 6``, as mobile networks have it.
+        hidden_channels: The hidden width itself, instead of the ratio.
+        activation: Called as ``activation()`` to build the activation of the hidden layer; None means ReLU.
+        gate: "sigmoid", or "hard-sigmoid" for ``relu6(v + 3) / 6``, as in mobile networks.
         bias: Whether the two layers have biases.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -195,10 +194,10 @@ class SqueezeExcitation(ChannelAttention):
         (B, C, \*S) -> the same, with one or more spatial axes S.
 
     Raises:
-        TypeError: A number is not an int, ``activation`` makes no module, ``dtype`` is no floating dtype, or the input
-            is not a dense floating-point tensor of the weights' dtype.
+        TypeError: A number is not an int, ``activation`` does not return a module, ``dtype`` is not a floating dtype,
+            or the input is not a dense floating-point tensor of the weights' dtype.
         ValueError: A number is below 1, both ``reduction_ratio`` and ``hidden_channels`` are given, ``backend`` is
-            unknown or cannot be taken, or the input is not (B, C, \*S).
+            unknown or not available here, or the input is not (B, C, \*S).
 
     Reference:
         Hu et al., "Squeeze-and-excitation networks", CVPR 2018, Eqs. 2 to 4.

@@ -54,31 +54,32 @@ MAPS: tuple[type[CoordinateMaps], ...] = (CoordinateMaps1d, CoordinateMaps2d, Co
 
 
 class CoordinateAttention(Module):
-    r"""Coordinate attention, for 1, 2 or 3 spatial axes: ``x`` times a gate along each of them.
+    r"""Coordinate attention, for 1, 2 or 3 spatial axes: ``x`` times one gate per axis.
 
-    In the paper's two axes, ``x * g_h * g_w`` with
+    For the two axes of the paper, ``x * g_h * g_w`` with
 
-    - ``z_h`` the average of ``x`` over the width, ``z_w`` that over the height (Eqs. 4 and 5),
-    - ``f_h, f_w = split(hardswish(norm(conv([z_h; z_w]))))``, joined along their length and split again (Eq. 6),
+    - ``z_h`` the average of ``x`` over the width and ``z_w`` the average over the height (Eqs. 4 and 5),
+    - ``f_h, f_w = split(hardswish(norm(conv([z_h; z_w]))))``, concatenated along their length and split again (Eq. 6),
     - ``g_h = sigmoid(conv_h(f_h))``, ``g_w = sigmoid(conv_w(f_w))`` (Eqs. 7 and 8).
 
-    With three axes each ``z`` is the average over the other two, and ``conv_d`` joins; with one there is nothing to
-    average over, and the gate is that of a perceptron at each location.
+    With three axes, each ``z`` is the average over the other two axes, and there is also a ``conv_d``. With one axis
+    there is nothing to average over, and the gate comes from a perceptron at each location.
 
-    The paper leaves the activation open: hard-swish is that of the authors' code, as is the hidden width of at least
-    8. Its norm is a batch norm, ``norm=nn.BatchNorm2d`` here; the default has none, as all gates of this library, so
-    that training and evaluation give the same, for a batch of one as well. The authors' weights fit as they are.
+    The paper does not specify the activation. Hard-swish and the minimum hidden width of 8 are those of the authors'
+    code. The paper's norm is a batch norm, ``norm=nn.BatchNorm2d`` here; the default has none, like all gates of this
+    library, so that training and evaluation give the same, for a batch of one as well. The authors' weights load
+    unchanged.
 
-    Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called once for each axis, in their order, with
-    the logits (B, C, H, 1), then (B, C, 1, W): a forward hook on it sees the gates.
+    Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called once per axis, in order, with the logits
+    (B, C, H, 1), then (B, C, 1, W): a forward hook on it sees the gates.
 
     Args:
         channels: Channels C of the map.
         reduction_ratio: Channels divided by the hidden width, which is then never below 8.
-        hidden_channels: The hidden width itself, instead of its ratio, which is then left at its default.
+        hidden_channels: The hidden width itself, instead of the ratio, which must then keep its default.
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(hidden)`` to make the norm of what the first convolution returns, (B, hidden, L, 1, ...)
-            with the length L of all axes together; None means no norm.
+        norm: Called as ``norm(hidden)`` to build the norm after the first convolution, whose output is (B, hidden, L,
+            1, ...) with L the total length of all axes; None means no norm.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -86,10 +87,10 @@ class CoordinateAttention(Module):
         (B, C, \*S) -> the same.
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or the input is not
-            a dense floating-point tensor of the weights' dtype.
-        ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given, or the
-            input is not (B, C, \*S).
+        TypeError: A number is not an int, ``norm`` does not return a module, ``dtype`` is not a floating dtype, or the
+            input is not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of range, both ``reduction_ratio`` and ``hidden_channels`` are given, or the input
+            is not (B, C, \*S).
 
     Reference:
         Hou et al., "Coordinate attention for efficient mobile network design", CVPR 2021, Eqs. 4 to 9.
@@ -132,17 +133,17 @@ class CoordinateAttention(Module):
         self.gates = dict.fromkeys(MAPS[self.spatial_dims - 1]._fields[1:], "gate")
 
     def _axis_convs(self) -> tuple[str, ...]:
-        """Return the names of the convolutions that belong to the spatial axes, in their order."""
+        """Return the names of the convolutions of the spatial axes, in order."""
         return ("conv_d", "conv_h", "conv_w")[-self.spatial_dims :]
 
     @property
     def channels(self) -> int:
-        """Channels of the map, read off the weights where they show it."""
+        """Channels of the map, read from the weights where possible."""
         width = width_of(self.conv)
         return self._channels if width is None else width
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and reset the norm if it knows how."""
+        """Reinitialise the weights, and reset the norm if it has ``reset_parameters``."""
         draw(self.children())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,17 +176,17 @@ class CoordinateAttention(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 def _along(axis: int, axes: range, x: Tensor) -> Tensor:
-    """Return the average of a map over all spatial axes but one, that one first: (B, C, size, 1, ...)."""
+    """Return the average of a map over all spatial axes but one, which comes first: (B, C, size, 1, ...)."""
     others = [other for other in axes if other != axis]
     return (x.mean(others, keepdim=True) if others else x).transpose(2, axis)
 
 
 def _hidden_width(channels: int, reduction_ratio: int | None, hidden_channels: int | None) -> int:
-    """Return the hidden width: as it is given, or by its ratio and never below the authors' least."""
+    """Return the hidden width: the given one, or the one from the ratio, at least the authors' minimum."""
     if hidden_channels is None:
         return max(FEWEST_HIDDEN, _checks.hidden_width(channels, reduction_ratio, None, REDUCTION_RATIO))
     given = None if reduction_ratio == REDUCTION_RATIO else reduction_ratio

@@ -19,20 +19,20 @@ from blan_layers.functional.attention import channel_factors, passes_through
 class ECA(Module):
     r"""Efficient channel attention, for any number of spatial axes.
 
-    ``x * sigmoid(conv(avg(x)))``, where ``conv`` runs across the channels and has one kernel, no bias, and zeros beyond
-    the first and the last channel.
+    ``x * sigmoid(conv(avg(x)))``, where ``conv`` is a one-dimensional convolution across the channels with one kernel,
+    no bias, and zero padding.
 
-    The size of the kernel follows from the number of channels where it is not given: the odd number nearest to
-    ``(log2(C) + 1) / 2`` (Eq. 12 with gamma = 2 and b = 1), the larger one where two are equally near, as the authors'
-    code has it. It is 3 for 64 channels and 5 for 128 to 1024.
+    Unless it is given, the kernel size follows from the number of channels: it is the odd number nearest to ``(log2(C)
+    + 1) / 2`` (Eq. 12 with gamma = 2 and b = 1), and the larger of two that are equally near, as in the authors' code.
+    It is 3 for 64 channels and 5 for 128 to 1024.
 
     Weights start by He's rule. ``gate`` is the sigmoid, called with the logits (B, C, 1, ...): a forward hook on it
-    sees the gate. The authors' weights fit as they are.
+    sees the gate. The authors' weights load unchanged.
 
     Args:
-        channels: Channels C of the map, from which the size of the kernel follows; None where ``kernel_size`` is given.
-            The weights do not depend on them, so that a map of any other number of channels is gated as well.
-        kernel_size: Size of the kernel across channels, odd; None means the one that follows from ``channels``.
+        channels: Channels C of the map, from which the kernel size follows; None if ``kernel_size`` is given. The
+            weights do not depend on C, so that maps with any other number of channels are accepted too.
+        kernel_size: Size of the kernel across channels, odd; None means the size that follows from ``channels``.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
         device: Device of the parameters.
@@ -42,9 +42,9 @@ class ECA(Module):
         (B, C, \*S) -> the same, with one or more spatial axes S.
 
     Raises:
-        TypeError: A number is not an int, ``dtype`` is no floating dtype, or the input is not a dense floating-point
+        TypeError: A number is not an int, ``dtype`` is not a floating dtype, or the input is not a dense floating-point
             tensor of the weights' dtype.
-        ValueError: A number is below 1, ``kernel_size`` is even, ``backend`` is unknown or cannot be taken, or the
+        ValueError: A number is below 1, ``kernel_size`` is even, ``backend`` is unknown or not available here, or the
             input is not (B, C, \*S).
 
     Reference:
@@ -85,7 +85,7 @@ class ECA(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Reinitialise the weights."""
         he_normal_(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,10 +111,10 @@ class ECA(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 def _kernel_size(channels: int, gamma: int = 2, b: int = 1) -> int:
-    """Return Eq. 12's odd size of the kernel."""
+    """Return the odd kernel size of Eq. 12."""
     size = int((math.log2(channels) + b) / gamma)
     return size if size % 2 else size + 1

@@ -1,4 +1,4 @@
-"""RAR: one map refined by another, step by step, where an attention map asks for it."""
+"""RAR: one map refined by another in several steps, weighted by an attention map."""
 
 import math
 from functools import partial
@@ -21,11 +21,11 @@ from blan_layers.attention._layers import (
 from blan_layers.functional.attention import location_factor
 
 DILATIONS = (2, 3, 4)
-"""Those of the attention branch's three blocks, in the authors' code."""
+"""Dilations of the three blocks of the attention branch, as in the authors' code."""
 
 
 class RARMaps(NamedTuple):
-    """A refined map, and the attention of every step."""
+    """A refined map and the attention of every step."""
 
     output: Tensor
     """(B, C, *S)"""
@@ -34,37 +34,37 @@ class RARMaps(NamedTuple):
 
 
 class RAR(Module):
-    r"""Recurrent attention residual module: a map refined by another one in a few steps of shared weights.
+    r"""Recurrent attention residual module: a map refined by another in a few steps with shared weights.
 
-    With ``x = encoder_features`` at first, every step takes ``joined = [x; decoder_features]`` and gives
+    Starting from ``x = encoder_features``, every step concatenates ``joined = [x; decoder_features]`` and computes
     ``x = (1 + sigmoid(attend(joined))) * relu(refine(joined) + x)``.
 
     ``refine`` is a bottleneck, ``conv1 -> relu -> conv -> relu -> conv1`` with a depthwise convolution between two
     pointwise ones. ``attend`` is two residual blocks ``h = relu(block(h) + h)`` and a last one, ``block(h) +
-    shortcut(h)``; its blocks are such bottlenecks as wide as both maps, whose middle convolutions have C groups and the
-    dilations 2, 3 and 4. The attention has a value for every element, so that it selects channels and locations.
+    shortcut(h)``. Its blocks are such bottlenecks as wide as both maps together, whose middle convolutions have C
+    groups and dilations 2, 3 and 4. The attention has one value per element, so that it selects both channels and
+    locations.
 
-    The paper tells of an attention map that selects a residual and refines the features; the sum of it, the layers, the
-    two steps and their shared weights are here those of the authors' code, which is the fuller source: its
-    ``(1 + A) * y`` is ``y`` plus the residual ``A * y`` that is selected. To read the text as ``x + A * refine`` is
-    possible as well: then features where the attention is 0 stay as they were, while here they are refined everywhere
-    and raised where it is not.
+    The paper describes an attention map that selects a residual and refines the features. The sum, the layers, the two
+    steps and their shared weights follow the authors' code, which is more complete: its ``(1 + A) * y`` is ``y`` plus
+    the selected residual ``A * y``. The text could also be read as ``x + A * refine``. Then features would stay
+    unchanged where the attention is 0; here they are refined everywhere, and amplified where it is above 0.
 
-    Two things are ours. The authors' convolutions have no bias and a batch norm after each, that is
-    ``norm=nn.BatchNorm2d, bias=False``; here norms are left out by default, as in :class:`RDAM`. And the maps may
-    differ in channels: the groups are then the greatest number that divides both.
+    There are two differences. The authors' convolutions have no bias and are each followed by a batch norm, that is
+    ``norm=nn.BatchNorm2d, bias=False``; here norms are left out by default, as in :class:`RDAM`. Also, the maps may
+    differ in channels: the number of groups is then the greatest common divisor of both.
 
-    The first map is the one that is refined and handed on, as in :class:`RDAM`, in whose place this module can stand;
-    in the authors' pass from deep to shallow layers the deeper map, enlarged, comes first. Weights start by He's rule,
-    biases at zero. ``gate`` is the sigmoid, called once a step with the logits (B, C, \*S).
+    The first map is the one that is refined and returned, as in :class:`RDAM`, which this module can replace. In the
+    authors' pass from deep to shallow layers, the upsampled deeper map comes first. Weights start by He's rule, biases
+    at zero. ``gate`` is the sigmoid, called once per step with the logits (B, C, \*S).
 
     Args:
         channels: Channels C of the encoder's features and of the result.
         decoder_channels: Channels of the decoder's features; None means C.
-        steps: How often the features are refined.
-        conv_kernel_size: Kernel size of the convolutions between the pointwise ones, along every axis, odd.
+        steps: Number of refinement steps.
+        conv_kernel_size: Kernel size, along every axis, of the convolutions between the pointwise ones; odd.
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(width)`` to make the norm after each convolution; None means no norms.
+        norm: Called as ``norm(width)`` to build the norm after each convolution; None means no norms.
         bias: Whether the convolutions have biases.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
@@ -73,10 +73,10 @@ class RAR(Module):
         encoder_features (B, C, \*S), decoder_features (B, decoder_channels, \*S) -> (B, C, \*S).
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or an input is not
-            a dense floating-point tensor of the weights' dtype.
-        ValueError: A number is out of its range, an input has another number of channels or axes, or the inputs differ
-            in batch or spatial sizes.
+        TypeError: A number is not an int, ``norm`` does not return a module, ``dtype`` is not a floating dtype, or an
+            input is not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of range, an input has the wrong number of channels or axes, or the inputs differ in
+            batch or spatial sizes.
 
     Reference:
         Zhu et al., "Bidirectional feature pyramid network with recurrent attention residual modules for shadow
@@ -141,24 +141,24 @@ class RAR(Module):
         self.gate = nn.Sigmoid()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and reset the norms if they know how."""
+        """Reinitialise the weights, and reset the norms if they have ``reset_parameters``."""
         for part in self.children():
             draw(part.children())
 
     @property
     def channels(self) -> int:
-        """Channels of the encoder's features, read off the weights where they show them."""
+        """Channels of the encoder's features, read from the weights where possible."""
         weight = weight_of(self._first())
         return self._channels if weight is None else weight.shape[0]
 
     @property
     def decoder_channels(self) -> int:
-        """Channels of the decoder's features, read off the weights where they show them."""
+        """Channels of the decoder's features, read from the weights where possible."""
         weight = weight_of(self._first())
         return self._decoder_channels if weight is None else weight.shape[1] - weight.shape[0]
 
     def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
-        """Refine the encoder's features by the decoder's."""
+        """Refine the encoder's features with the decoder's."""
         output, _ = self._refined(encoder_features, decoder_features)
         return output
 
@@ -178,7 +178,7 @@ class RAR(Module):
         return x, maps
 
     def attend(self, joined: Tensor) -> Tensor:
-        """Return the attention's logits (B, C, *S) of both maps."""
+        """Return the attention logits (B, C, *S) of the concatenated maps."""
         hidden = torch.relu(self.block1(joined) + joined)
         hidden = torch.relu(self.block2(hidden) + hidden)
         logits: Tensor = self.block3(hidden) + self.shortcut(hidden)
@@ -195,7 +195,7 @@ class RAR(Module):
             check_layer(self, self._first(), name, x)
 
     def _first(self) -> nn.Module | None:
-        """Return the layer that both maps meet in ``refine``, or None where that is another module."""
+        """Return the first layer of ``refine``, or None if ``refine`` was replaced by another module."""
         return self.refine._modules.get("conv1")
 
     def extra_repr(self) -> str:
@@ -205,4 +205,4 @@ class RAR(Module):
     if TYPE_CHECKING:
 
         def __call__(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

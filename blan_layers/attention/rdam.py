@@ -1,4 +1,4 @@
-"""RDAM: an encoder's and a decoder's features interwoven by dual attention."""
+"""RDAM: encoder and decoder features combined by dual attention."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -26,46 +26,47 @@ Resize: TypeAlias = Literal["nearest", "bilinear"]
 
 
 class RDAM(DualAttention):
-    r"""Residual dual attention module: two maps convolved into one, gated by channel and location, plus the first.
+    r"""Residual dual attention module: two maps convolved into one, gated by channel and location, plus the first map.
 
     ``CBAM(conv_activation(conv_norm(conv([encoder_features; decoder_features])))) + encoder_features``
 
-    The paper names neither the convolution's kernel nor a norm or activation after it; ours is 3x3 with bias and has
-    neither, and all of them are arguments. On Eq. 2 and its two forms see :class:`ChannelAttention`.
+    The paper specifies neither the kernel size of the convolution nor a norm or activation after it. Here the
+    convolution is 3x3 with bias, without norm or activation, and all of these are arguments. For the two forms of Eq. 2
+    see :class:`ChannelAttention`.
 
     Args:
         channels: Channels C of the encoder's features and of the result.
         decoder_channels: Channels of the decoder's features; None means C.
-        resize: How the decoder's features are brought to the size of the encoder's: "nearest" or "bilinear", which is
-            linear along every axis; None refuses another size.
-        conv_kernel_size: Kernel size of the convolution that joins both, along every axis, odd.
-        conv_norm: Called as ``conv_norm(channels)`` to make the norm after that convolution; None means no norm.
-        conv_activation: Called as ``conv_activation()`` to make the activation after it; None means no activation.
+        resize: How the decoder's features are resized to the encoder's: "nearest", or "bilinear", which is linear along
+            every axis. None requires equal sizes.
+        conv_kernel_size: Kernel size, along every axis, of the convolution that combines both maps; odd.
+        conv_norm: Called as ``conv_norm(channels)`` to build the norm after that convolution; None means no norm.
+        conv_activation: Called as ``conv_activation()`` to build the activation after it; None means no activation.
         reduction_ratio: Channels divided by the channel MLP's hidden width, which is never below 1; None means 16.
-        hidden_channels: The hidden width itself, instead of its ratio.
+        hidden_channels: The hidden width itself, instead of the ratio.
         pools: Which of "avg" and "max" feed the channel gate.
         kernel_size: Size of the spatial convolution along every axis, odd.
         arrangement: "channel-spatial", "spatial-channel" or "parallel" (see :class:`CBAM`).
         form: "cbam" or "printed" (see :class:`ChannelAttention`).
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(1)`` to make the norm of the spatial map before its sigmoid; None means no norm.
-        activation: Called as ``activation()`` to make the activation of the channel MLP; None means ReLU.
-        bias: Whether the channel MLP has biases; the joining convolution has one, the spatial one has none.
+        norm: Called as ``norm(1)`` to build the norm of the spatial logits before their sigmoid; None means no norm.
+        activation: Called as ``activation()`` to build the activation of the channel MLP; None means ReLU.
+        bias: Whether the channel MLP has biases; the combining convolution has one, the spatial one has none.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
     Shape:
-        encoder_features (B, C, \*S), decoder_features (B, decoder_channels, \*S), with ``resize`` of any sizes
+        encoder_features (B, C, \*S), decoder_features (B, decoder_channels, \*S), of any spatial sizes with ``resize``
         -> (B, C, \*S).
 
     Raises:
-        TypeError: A number is not an int, a norm or activation makes no module, or an input is not a floating-point
-            tensor.
-        ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
-            ``form`` or ``arrangement`` is unknown or contradicts another, ``backend`` is unknown or cannot be
-            taken, an input has another number of channels or axes, or the inputs differ in batch or spatial sizes.
+        TypeError: A number is not an int, a norm or activation does not return a module, or an input is not a
+            floating-point tensor.
+        ValueError: A number is out of range, both ``reduction_ratio`` and ``hidden_channels`` are given, ``pools``,
+            ``form`` or ``arrangement`` is unknown or contradicts another, ``backend`` is unknown or not available here,
+            an input has the wrong number of channels or axes, or the inputs differ in batch or spatial sizes.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -144,18 +145,18 @@ class RDAM(DualAttention):
 
     @property
     def channels(self) -> int:
-        """Channels of the encoder's features, read off the convolution's weight where it shows them."""
+        """Channels of the encoder's features, read from the convolution's weight where possible."""
         weight = weight_of(self.conv)
         return self._channels if weight is None else weight.shape[0]
 
     @property
     def decoder_channels(self) -> int:
-        """Channels of the decoder's features, read off the convolution's weight where it shows them."""
+        """Channels of the decoder's features, read from the convolution's weight where possible."""
         weight = weight_of(self.conv)
         return self._decoder_channels if weight is None else weight.shape[1] - weight.shape[0]
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and reset norms and activation if they know how."""
+        """Reinitialise the weights, and reset norms and activation if they have ``reset_parameters``."""
         he_normal_(self.conv)
         for module in (self.conv_norm, self.conv_activation):
             if module is not None:
@@ -163,16 +164,16 @@ class RDAM(DualAttention):
         super().reset_parameters()
 
     def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
-        """Interweave the decoder's features with the encoder's."""
+        """Combine the decoder's features with the encoder's."""
         return self._gate(self._joined(encoder_features, decoder_features), encoder_features)
 
     @runs_forward
     def forward_with_maps(self, encoder_features: Tensor, decoder_features: Tensor) -> DualAttentionMaps:
-        """Interweave the features and return both gates as well."""
+        """Combine the features and return both gates as well."""
         return self._gate_with_maps(self._joined(encoder_features, decoder_features), encoder_features)
 
     def _joined(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
-        """Check both maps and make one of them."""
+        """Check both maps and combine them into one."""
         weight = weight_of(self.conv)
         known = weight is not None
         spatial_dims = None if weight is None else len(weight.shape) - 2
@@ -198,12 +199,12 @@ class RDAM(DualAttention):
     if TYPE_CHECKING:
 
         def __call__(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 @whole
 def _resized(x: Tensor, like: Tensor, mode: Resize) -> Tensor:
-    """Return a map with the spatial sizes of another."""
+    """Return a map resized to the spatial sizes of another."""
     if not torch.compiler.is_compiling() and not _checks.traced(x) and x.shape[2:] == like.shape[2:]:
         return x
     linear = ("linear", "bilinear", "trilinear")[x.ndim - 3]

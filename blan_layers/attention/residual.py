@@ -1,4 +1,4 @@
-"""Residual attention: a trunk whose features a mask raises, and an hourglass that makes such masks."""
+"""Residual attention: a mask amplifies the features of a trunk; an hourglass computes such masks."""
 
 from functools import partial
 from types import MappingProxyType
@@ -29,36 +29,37 @@ MaskForm: TypeAlias = Literal["mixed", "channel", "spatial"]
 MASK_FORMS: tuple[MaskForm, ...] = ("mixed", "channel", "spatial")
 
 SMALL = 1e-5
-"""Added under the roots by which a mask's logits are divided."""
+"""Added under the square roots that normalise the logits of a mask."""
 
 
 class ResidualAttentionMaps(NamedTuple):
-    """A trunk's features raised by a mask, and the mask."""
+    """The features of a trunk, amplified by a mask, and the mask."""
 
     output: Tensor
     """(B, C, *S)"""
     attention_map: Tensor
-    """What the mask returned: (B, C, *S), or with ones in place of some of these."""
+    """What the mask returned: (B, C, *S), where some sizes may be 1."""
 
 
 class ResidualAttention(Module):
-    r"""Residual attention: the features of a trunk, raised where a mask says so.
+    r"""Residual attention: the features of a trunk, amplified by a mask.
 
     ``(1 + mask(x)) * trunk(x)``
 
-    Both are modules of your own, called with the same map. :class:`SoftMask` is the paper's mask; its trunk is two
-    residual units. Where the mask is zero the trunk's features pass unchanged, so that many such modules can be
-    stacked: that is Eq. 3 of the paper, in place of the product alone, its Eq. 1.
+    Both are your own modules, called with the same map. The paper's mask is :class:`SoftMask`; its trunk is two
+    residual units. Where the mask is zero, the trunk's features pass unchanged, so that many such modules can be
+    stacked. This is Eq. 3 of the paper, which replaces the plain product of Eq. 1.
 
     Args:
-        trunk: Makes the features.
-        mask: Makes their mask, as large as the features or with ones in place of channels or locations.
+        trunk: Computes the features.
+        mask: Computes their mask, of the shape of the features; channels or locations may be 1.
 
     Shape:
-        (B, C, \*S) -> what the trunk makes of it.
+        (B, C, \*S) -> the output shape of the trunk.
 
     Raises:
-        TypeError: ``trunk`` or ``mask`` is no module, or returns no dense floating-point tensor, or the input is none.
+        TypeError: ``trunk`` or ``mask`` is not a module or does not return a dense floating-point tensor, or the input
+            is not such a tensor.
         ValueError: The input is not (B, C, \*S), or the mask does not fit the trunk's features.
 
     Reference:
@@ -82,24 +83,22 @@ class ResidualAttention(Module):
         super().__init__()
         for name, part in (("trunk", trunk), ("mask", mask)):
             if not isinstance(part, nn.Module):
-                raise TypeError(
-                    said(f"{name} must be a torch.nn.Module, got {_kind(part)}. Pass the module itself, built.")
-                )
+                raise TypeError(said(f"{name} must be a torch.nn.Module, got {_kind(part)}. Pass an instance."))
         self.trunk = trunk
         self.mask = mask
 
     def reset_parameters(self) -> None:
-        """Reset trunk and mask, where they know how."""
+        """Reset trunk and mask if they have ``reset_parameters``."""
         reset(self.trunk)
         reset(self.mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raise the trunk's features by the mask."""
+        """Amplify the trunk's features by the mask."""
         return self._raised(x).output
 
     @runs_forward
     def forward_with_maps(self, x: Tensor) -> ResidualAttentionMaps:
-        """Raise the trunk's features and return the mask as well."""
+        """Amplify the trunk's features and return the mask as well."""
         return self._raised(x)
 
     def _raised(self, x: Tensor) -> ResidualAttentionMaps:
@@ -113,7 +112,7 @@ class ResidualAttention(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 def _kind(part: object) -> str:
@@ -121,7 +120,7 @@ def _kind(part: object) -> str:
 
 
 def _check_mask(mask: Tensor, features: Tensor) -> None:
-    """Refuse a mask that is not as large as the features, or 1 in place of some of their sizes."""
+    """Refuse a mask whose sizes are neither those of the features nor 1."""
     if _checks.traced(mask, features):
         return
     fits = mask.ndim == features.ndim and all(
@@ -130,7 +129,7 @@ def _check_mask(mask: Tensor, features: Tensor) -> None:
     if not fits:
         raise ValueError(
             said(
-                "mask(x) must be as large as trunk(x), or 1 in place of some of its sizes, got shapes "
+                "mask(x) must have the sizes of trunk(x), or 1 in their place, got shapes "
                 f"{_checks.shape(mask)} and {_checks.shape(features)}. Give both the same stride and channels."
             )
         )
@@ -140,31 +139,33 @@ class SoftMask(Module):
     r"""Soft mask branch of residual attention: an hourglass, two pointwise convolutions and a normalisation.
 
     ``normalise(conv(relu(conv(relu(hourglass(x))))))``. Every level of the hourglass max-pools its map (kernel 3,
-    stride 2) before a residual unit, ``y = down(pool(x))``; all but the deepest add the next level's result, ``y =
-    skip(y) + next(y)``; and each returns ``up(y)`` at the size of its own map, by linear interpolation. ``down``,
-    ``skip`` and ``up`` are residual units ``x + conv1(relu(conv3(relu(conv1(relu(x))))))``.
+    stride 2) before a residual unit, ``y = down(pool(x))``; all but the deepest add the result of the next level, ``y =
+    skip(y) + next(y)``; and each returns ``up(y)``, linearly interpolated to the size of its input. ``down``, ``skip``
+    and ``up`` are residual units ``x + conv1(relu(conv3(relu(conv1(relu(x))))))``.
 
-    ``form`` is the paper's normalisation of the logits z, its Eqs. 4 to 6. ``"mixed"``, the best of them there, takes
-    ``sigmoid(z)`` of every element. ``"channel"`` divides the channels at a location by their Euclidean norm, so that
-    values lie in [-1, 1]. ``"spatial"`` takes ``sigmoid((z - mean) / deviation)``, both over the locations of a
-    channel. 1e-5 is added under the roots, which the paper does not have: one location has no deviation.
+    ``form`` selects the normalisation of the logits z, Eqs. 4 to 6 of the paper. ``"mixed"``, the best one in the
+    paper, takes ``sigmoid(z)`` of every element. ``"channel"`` divides the channels at each location by their Euclidean
+    norm, so that values lie in [-1, 1]. ``"spatial"`` takes ``sigmoid((z - mean) / deviation)``, with mean and standard
+    deviation over the locations of each channel. Unlike in the paper, 1e-5 is added under the square roots, since a
+    single location has a deviation of zero.
 
-    Levels and units are those of the authors' published networks, whose depth is 3, 2 and 1 on maps of 56, 28 and 14.
-    These have no biases and a batch norm before every ReLU, that is ``norm=nn.BatchNorm2d, bias=False``; here norms are
-    left out by default. Their pools look beyond the end of the map alone and ours beyond both, so that n locations
-    along an axis always become n / 2, rounded up. No map is too small: one location stays one. (A program exported for
-    any size serves maps of more than ``2**depth`` locations along every axis; smaller ones need their own.)
+    Levels and units are those of the authors' published networks, whose depths are 3, 2 and 1 on maps of 56, 28 and 14
+    locations per axis. These have no biases and a batch norm before every ReLU, that is ``norm=nn.BatchNorm2d,
+    bias=False``; here norms are left out by default. Their pools pad only the end of each axis. Ours pad both ends, so
+    that n locations along an axis always become n / 2, rounded up. No map is too small: one location stays one. (A
+    program exported with dynamic sizes accepts maps of more than ``2**depth`` locations along every axis; smaller maps
+    need their own export.)
 
     Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called with the logits (B, C, \*S), for the
     forms "mixed" and "spatial"; it is None for "channel".
 
     Args:
         channels: Channels C of the map and of its mask.
-        depth: How often the map is pooled.
+        depth: Number of times the map is pooled.
         form: "mixed", "channel" or "spatial".
         hidden_channels: Width of the residual units' bottlenecks; None means C / 4, at least 1.
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(width)`` to make the norm before each ReLU; None means no norms.
+        norm: Called as ``norm(width)`` to build the norm before each ReLU; None means no norms.
         bias: Whether the convolutions have biases.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
@@ -173,9 +174,9 @@ class SoftMask(Module):
         (B, C, \*S) -> the same.
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or the input is not
-            a dense floating-point tensor of the weights' dtype.
-        ValueError: A number is out of its range, ``form`` is unknown, or the input is not (B, C, \*S).
+        TypeError: A number is not an int, ``norm`` does not return a module, ``dtype`` is not a floating dtype, or the
+            input is not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of range, ``form`` is unknown, or the input is not (B, C, \*S).
 
     Reference:
         Wang et al., "Residual attention network for image classification", CVPR 2017, sections 3.1 and 3.2, Fig. 2,
@@ -242,20 +243,20 @@ class SoftMask(Module):
         self.gate = None if form == "channel" else nn.Sigmoid()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and reset the norms if they know how."""
+        """Reinitialise the weights, and reset the norms if they have ``reset_parameters``."""
         for part in self.modules():
             if isinstance(part, nn.Sequential):
                 draw(part.children())
 
     @property
     def channels(self) -> int:
-        """Channels of the map, read off the weights where they show it."""
+        """Channels of the map, read from the weights where possible."""
         weight = weight_of(self._first())
         return self._channels if weight is None else weight.shape[1]
 
     @property
     def depth(self) -> int:
-        """How often the map is pooled."""
+        """Number of times the map is pooled."""
         return self._depth
 
     @property
@@ -271,7 +272,7 @@ class SoftMask(Module):
         if self.gate is None:
             return _of_unit_length(at_least_float32(self.score(x))).to(x.dtype)
         score = self.score if self._form == "mixed" else self._standard_score
-        return location_factor(x, score, self.gate, x).clone()  # the sigmoid keeps its own, so that this may be changed
+        return location_factor(x, score, self.gate, x).clone()  # so that the mask may be changed in place
 
     def score(self, x: Tensor) -> Tensor:
         """Return the mask's logits (B, C, *S)."""
@@ -282,7 +283,7 @@ class SoftMask(Module):
         return _standardised(at_least_float32(self.score(x)))
 
     def _first(self) -> nn.Module | None:
-        """Return the first layer of the head, or None where that is another module."""
+        """Return the first layer of the head, or None if the head was replaced by another module."""
         return self.head._modules.get("conv1")
 
     def extra_repr(self) -> str:
@@ -292,7 +293,7 @@ class SoftMask(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 class _ResidualUnit(nn.Module):
@@ -308,7 +309,7 @@ class _ResidualUnit(nn.Module):
 
 
 class _Level(nn.Module):
-    """An hourglass, of which all but the first pool and the last interpolation is a smaller one."""
+    """One level of the hourglass: pool, the next smaller level, and interpolation."""
 
     def __init__(
         self,
@@ -329,20 +330,20 @@ class _Level(nn.Module):
 
 @whole
 def _halved(x: Tensor) -> Tensor:
-    """Return the maxima of a map over windows of 3 locations, at every other one, along every axis."""
-    if x.ndim == 3:  # torch's pool of one axis is compiled for one size alone
+    """Max-pool a map along every axis with windows of 3 locations and stride 2."""
+    if x.ndim == 3:  # torch compiles its one-dimensional pool for a single size only
         return torch.max_pool2d(x[:, :, None], (1, 3), (1, 2), (0, 1)).squeeze(2)
     return (torch.max_pool2d if x.ndim == 4 else torch.max_pool3d)(x, 3, 2, 1)
 
 
 @whole
 def _standardised(logits: Tensor) -> Tensor:
-    """Return logits of mean 0 and deviation 1 over the locations of every channel."""
+    """Return logits standardised over the locations of every channel."""
     space = tuple(range(2, logits.ndim))
     centred = logits - logits.mean(space, keepdim=True)
     return centred * (centred.square().mean(space, keepdim=True) + SMALL).rsqrt()
 
 
 def _of_unit_length(logits: Tensor) -> Tensor:
-    """Return logits whose channels have length 1 at every location."""
+    """Return logits whose channels have Euclidean norm 1 at every location."""
     return logits * (logits.square().sum(1, keepdim=True) + SMALL).rsqrt()

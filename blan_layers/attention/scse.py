@@ -27,9 +27,9 @@ class SCSE(Module):
     :class:`SqueezeExcitation`, ``x * sigmoid(fc2(relu(fc1(avg(x)))))``, and ``spatial(x) = x * sigmoid(conv(x))`` with
     a 1x1 convolution from C channels to one.
 
-    The first paper adds; the second one compares several combinations, the maximum among them, which is that of the
-    authors' code. It is the maximum of the gated maps, not of the gates, and so the smaller gate's where ``x`` is
-    negative; where both are equal, each gets half of the gradient. The sum lies between 0 and 2 ``x``.
+    The first paper adds. The second compares several combinations; the authors' code uses the maximum. This is the
+    maximum of the gated maps, not of the gates, so that where ``x`` is negative it is the map of the smaller gate.
+    Where both are equal, each gets half of the gradient. The sum lies between 0 and 2 ``x``.
 
     ``channel`` is called as a module, so that it can be hooked, replaced, wrapped, compiled or sharded. Weights start
     by He's rule, biases at zero. ``channel.gate`` and ``gate`` are the sigmoids, called with the logits (B, C, 1, ...)
@@ -38,8 +38,8 @@ class SCSE(Module):
     Args:
         channels: Channels C of the map.
         reduction_ratio: Channels divided by the channel excitation's hidden width, which is never below 1; None means
-            16, as everywhere in this library. The papers have 2.
-        hidden_channels: The hidden width itself, instead of its ratio.
+            16, as everywhere in this library. The papers use 2.
+        hidden_channels: The hidden width itself, instead of the ratio.
         combine: "sum" or "max".
         spatial_dims: Number of spatial axes: 1, 2 or 3.
         bias: Whether the layers of both excitations have biases.
@@ -52,10 +52,10 @@ class SCSE(Module):
         (B, C, \*S) -> the same.
 
     Raises:
-        TypeError: A number is not an int, ``bias`` is no bool, ``dtype`` is no floating dtype, or the input is not a
-            dense floating-point tensor of the weights' dtype.
-        ValueError: A number is out of its range, both ``reduction_ratio`` and ``hidden_channels`` are given,
-            ``combine`` is unknown, ``backend`` is unknown or cannot be taken, or the input is not (B, C, \*S).
+        TypeError: A number is not an int, ``bias`` is not a bool, ``dtype`` is not a floating dtype, or the input is
+            not a dense floating-point tensor of the weights' dtype.
+        ValueError: A number is out of range, both ``reduction_ratio`` and ``hidden_channels`` are given, ``combine`` is
+            unknown, ``backend`` is unknown or not available here, or the input is not (B, C, \*S).
 
     Reference:
         Roy et al., "Concurrent spatial and channel 'squeeze & excitation' in fully convolutional networks", MICCAI
@@ -108,12 +108,12 @@ class SCSE(Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the map, read off the weights where they show it."""
+        """Channels of the map, read from the weights where possible."""
         width = width_of(self.conv)
         return self._channels if width is None else width
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, those of the channel excitation where it knows how."""
+        """Reinitialise the weights; the channel excitation is reset if it has ``reset_parameters``."""
         reset(self.channel)
         he_normal_(self.conv)
 
@@ -124,7 +124,7 @@ class SCSE(Module):
 
     @runs_forward
     def forward_with_maps(self, x: Tensor) -> DualAttentionMaps:
-        """Gate ``x`` and return both gates as well: a channel half that is watched or replaced is listened to."""
+        """Gate ``x`` and return both gates too; the gate of a watched or replaced channel half is recorded."""
         self._check(x)
         if oddity(self, {"channel": HALVES["channel"]}):
             with heard_gate(self, "channel") as channel_map:
@@ -140,9 +140,9 @@ class SCSE(Module):
         check_layer(self, self.conv, "x", x)
 
     def _combined(self, x: Tensor, by_channel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what both excitations make of ``x`` together, and the spatial gate."""
+        """Return the combination of both excitations, and the spatial gate."""
         gate = location_factor(x, self.conv, self.gate, x)
-        if self.combine == "sum":  # one pass gates the map and adds the other one
+        if self.combine == "sum":  # one pass gates the map and adds the other
             return passes_through(x, self.backend, (), by_channel).gate(spatial_gate=gate), gate
         return torch.maximum(by_channel, passes_through(x, self.backend).gate(spatial_gate=gate)), gate
 
@@ -153,4 +153,4 @@ class SCSE(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

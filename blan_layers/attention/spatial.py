@@ -1,4 +1,4 @@
-"""Spatial attention: which location of the map matters."""
+"""Spatial attention: a gate that weights the locations of a map."""
 
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,8 +29,9 @@ class SpatialAttention(Module):
 
     ``x * sigmoid(norm(conv([mean_c(x); max_c(x)])))``
 
-    The maps stand in the order of the BLAN paper's Eq. 3, average first. CBAM's published code has the maximum first
-    and a batch norm of one channel: swap the two input channels of its weights, and pass ``norm=nn.BatchNorm2d``.
+    The pooled maps are in the order of Eq. 3 of the BLAN paper, average first. CBAM's published code has the maximum
+    first and a one-channel batch norm: to use its weights, swap the two input channels and pass
+    ``norm=nn.BatchNorm2d``.
 
     The gradient of the maximum is shared equally among tied maxima. Weights start by He's rule, biases at zero.
     ``gate`` is the sigmoid, called with the logits (B, 1, *S): a forward hook on it sees the gate.
@@ -38,7 +39,7 @@ class SpatialAttention(Module):
     Args:
         kernel_size: Size of the convolution along every axis, odd.
         spatial_dims: Number of spatial axes: 1, 2 or 3.
-        norm: Called as ``norm(1)`` to make the norm between convolution and sigmoid; None means no norm.
+        norm: Called as ``norm(1)`` to build the norm between convolution and sigmoid; None means no norm.
         bias: Whether the convolution has a bias.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
@@ -46,14 +47,14 @@ class SpatialAttention(Module):
         dtype: Floating dtype of the parameters.
 
     Shape:
-        (B, C, \*S) -> the same; ``target``, if given, is gated in place of ``x``, from which the gate is computed:
-        (B, C', \*S) -> the same.
+        x (B, C, \*S) -> (B, C, \*S). With ``target`` (B, C', \*S), the gate is still computed from ``x`` but applied to
+        ``target`` -> (B, C', \*S).
 
     Raises:
-        TypeError: A number is not an int, ``norm`` makes no module, ``dtype`` is no floating dtype, or an input is not
-            a dense floating-point tensor of the weights' dtype.
-        ValueError: ``kernel_size`` is even or below 1, ``spatial_dims`` is not 1, 2 or 3, the input does not have
-            that many spatial axes, or ``backend`` is unknown or cannot be taken.
+        TypeError: A number is not an int, ``norm`` does not return a module, ``dtype`` is not a floating dtype, or an
+            input is not a dense floating-point tensor of the weights' dtype.
+        ValueError: ``kernel_size`` is even or below 1, ``spatial_dims`` is not 1, 2 or 3, the input does not have that
+            many spatial axes, or ``backend`` is unknown or not available here.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.2; Zheng et al., "BLAN:
@@ -94,13 +95,13 @@ class SpatialAttention(Module):
         he_normal_(self.conv)
 
     def reset_parameters(self) -> None:
-        """Draw the convolution's weight anew, and reset the norm if it knows how."""
+        """Reinitialise the convolution's weight, and reset the norm if it has ``reset_parameters``."""
         he_normal_(self.conv)
         if self.norm is not None:
             reset(self.norm)
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
-        """Gate the locations of ``x``, or those of ``target`` by what ``x`` says of them."""
+        """Gate the locations of ``x``, or those of ``target``, by the gate computed from ``x``."""
         return self._gated(x, target).output
 
     @runs_forward
@@ -120,17 +121,17 @@ class SpatialAttention(Module):
         return SpatialAttentionMaps(passes.gate(spatial_gate=gate), gate)
 
     def check(self, name: str, x: Tensor) -> None:
-        """Refuse a map that the convolution was not made for."""
+        """Refuse a map that the convolution was not built for."""
         _checks.feature_map(name, x, None, self.spatial_dims)
         self.check_state(name, x)
 
     def check_state(self, name: str, x: Tensor) -> None:
-        """Refuse what is left of that where the map's shape is known to fit."""
+        """Run the checks of ``check`` that remain when the map's shape is known to fit."""
         check_layer(self, self.conv, name, x)
 
     def factor(self, passes: Passes, maps: Tensor, x: Tensor) -> Tensor:
-        """Return the gate (B, 1, *S) of a map that passes pooled over channels (B, 2, *S)."""
-        if type(self.conv) in CONVOLUTIONS and not watch(self.conv):  # others see the layout of the plain operations
+        """Return the gate (B, 1, *S) from the channel pools (B, 2, *S) of a map."""
+        if type(self.conv) in CONVOLUTIONS and not watch(self.conv):  # a watched layer sees the plain layout
             maps = passes.for_convolution(maps)
         return location_factor(maps, self.score, self.gate, x)
 
@@ -146,10 +147,10 @@ class SpatialAttention(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor, target: Tensor | None = None) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 @whole
 def _times(x: Tensor, target: Tensor | None, gate: Tensor) -> Tensor:
-    """Return the gated target, or map; a tracer does not know which of them is given."""
+    """Return the gated target, or the gated map; a tracer cannot tell which of them is given."""
     return (x if target is None else target) * gate

@@ -1,4 +1,4 @@
-"""Mutual information between two variables, measured with what is sure of it: NumPy and torch alone."""
+"""Estimates of the mutual information between two variables, with their uncertainty; needs only NumPy and torch."""
 
 from blan_layers.estimation.estimate import InformationEstimate
 from blan_layers.estimation.information import information_between

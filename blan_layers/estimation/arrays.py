@@ -1,4 +1,4 @@
-"""What information can be measured between: arrays, tensors and data frames, and what is wrong with those it cannot."""
+"""The inputs of a measurement: arrays, tensors and data frames, and the errors for those that cannot be used."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ Discrete: TypeAlias = Literal["x", "y", "both"] | None
 LEAST_ROWS = 100
 
 MOST_CATEGORIES = 10
-"""Rows that there must be for each category of a column."""
+"""Minimum number of rows per category of a column."""
 
-_AT_ONCE = 1 << 16  # rows that are looked at together
+_AT_ONCE = 1 << 16  # rows that are checked at a time
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two variables, a row an observation."""
+    """One of the two variables, one row per observation."""
 
     values: Array
-    """Numbers (n, d), or the codes of categories, from 0 on."""
+    """Numbers (n, d), or codes of categories starting from 0."""
     discrete: bool
-    """Whether they are codes."""
+    """Whether the values are codes."""
 
 
 class _Table:
-    """An array as it was given, two-dimensional, with the names of its columns if it has any."""
+    """An input array, two-dimensional, with the names of its columns if it has any."""
 
     def __init__(self, name: str, given: object, discrete: bool) -> None:
         self.name, self.discrete = name, discrete
@@ -45,7 +45,7 @@ class _Table:
             raise ValueError(
                 said(
                     f"{self.name} must be (n,) or (n, d) with d >= 1, got shape {array.shape}. "
-                    "Flatten what belongs to a row."
+                    "Flatten each row to one axis."
                 )
             )
         self._check_kind(array.dtype)
@@ -55,24 +55,24 @@ class _Table:
         if dtype.kind in ("biufOUS" if self.discrete else "biuf"):
             return
         remedy = {
-            "c": "Give real and imaginary parts as columns",
-            "M": f"Give times as numbers, for example {self.name}.astype('int64')",
-            "m": f"Give times as numbers, for example {self.name}.astype('int64')",
-            "V": "Give each field as a column",
+            "c": "Pass real and imaginary parts as columns",
+            "M": f"Pass times as numbers, for example {self.name}.astype('int64')",
+            "m": f"Pass times as numbers, for example {self.name}.astype('int64')",
+            "V": "Pass each field as a column",
         }.get(dtype.kind, f'If they are categories, pass discrete="{self.name}" (or "both")')
-        raise TypeError(said(f"{self.name} must hold real numbers, got dtype {dtype}. {remedy}."))
+        raise TypeError(said(f"{self.name} must contain real numbers, got dtype {dtype}. {remedy}."))
 
     def column(self, place: int) -> str:
-        """Return how a column is called in messages."""
+        """Return the name of a column in messages."""
         return f"column {place}" if self.labels is None else f"column {self.labels[place]!r}"
 
     def chunks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield the first row of a stretch and the stretch, so that a file is never in memory as a whole."""
+        """Yield chunks of rows with the index of their first row, so that a file is never fully in memory."""
         for start in range(0, len(self.values), _AT_ONCE):
             yield start, np.asarray(self.values[start : start + _AT_ONCE])
 
     def check_values(self) -> None:
-        """Refuse what is missing or infinite, and columns that are one value."""
+        """Refuse missing or infinite values, and constant columns."""
         count, first, varies = 0, None, np.zeros(self.values.shape[1], dtype=bool)
         for start, chunk in self.chunks():
             bad = _missing(chunk)
@@ -85,7 +85,7 @@ class _Table:
             rule = "have no missing values" if self.values.dtype.kind in "OUS" else "be finite"
             raise ValueError(
                 said(
-                    f"{self.name} must {rule}, got {first} ({count} such in all). Leave these rows out of both arrays, "
+                    f"{self.name} must {rule}, got {first} ({count} in all). Leave these rows out of both arrays, "
                     "or fill them in."
                 )
             )
@@ -93,13 +93,13 @@ class _Table:
             place = int(np.flatnonzero(~varies)[0])
             raise ValueError(
                 said(
-                    f"{self.name} must vary in every column, got {self.values[0, place]} throughout "
-                    f"{self.column(place)}. Leave it out: a constant tells nothing."
+                    f"{self.name} must vary in every column, got the constant {self.values[0, place]} in "
+                    f"{self.column(place)}. Leave it out: a constant has no information."
                 )
             )
 
     def side(self, rows: npt.NDArray[np.intp] | slice) -> Side:
-        """Return the rows as numbers."""
+        """Return the selected rows as numbers or codes."""
         values = np.asarray(self.values[rows])
         if not self.discrete:
             return Side(values.astype(np.float64), False)
@@ -112,22 +112,23 @@ class _Table:
             kinds = " and ".join(sorted({type(value).__name__ for value in column}))
             raise TypeError(
                 said(
-                    f"{self.name} must hold categories of one type, got {kinds} in {self.column(place)}. "
-                    f"Make them strings, for example by str()."
+                    f"{self.name} must contain categories of one type, got {kinds} in {self.column(place)}. "
+                    f"Convert them to strings, for example with str()."
                 )
             ) from None
         if MOST_CATEGORIES * len(names) > len(column):
             raise ValueError(
                 said(
                     f"{self.name} must have at least {MOST_CATEGORIES} rows for each category, got {len(names)} "
-                    f"categories in {len(column)} rows in {self.column(place)}. Join some, or measure it as numbers."
+                    f"categories in {len(column)} rows in {self.column(place)}. "
+                    "Merge some categories, or measure the column as numbers."
                 )
             )
         return codes.astype(np.float64)
 
 
 class Pairs:
-    """The two arrays as they were given, checked but for what needs all their rows in memory."""
+    """The two input arrays, with all checks passed that do not need all rows in memory."""
 
     def __init__(self, x: object, y: object, discrete: Discrete) -> None:
         choice("discrete", discrete, (None, "x", "y", "both"))
@@ -137,7 +138,7 @@ class Pairs:
         if rows != len(self.y.values):
             raise ValueError(
                 said(
-                    f"x and y must have a row for each pair, got {rows} and {len(self.y.values)} rows. "
+                    f"x and y must have one row per pair, got {rows} and {len(self.y.values)} rows. "
                     "Pair them row by row first."
                 )
             )
@@ -146,12 +147,15 @@ class Pairs:
                 raise ValueError(
                     said(
                         f"{table.name} must have more rows than columns, got shape {table.values.shape}. "
-                        f"If a column is an observation, pass {table.name}.T; otherwise reduce it to fewer columns."
+                        f"If its columns are observations, pass {table.name}.T; otherwise reduce it to fewer columns."
                     )
                 )
         if rows < LEAST_ROWS:
             raise ValueError(
-                said(f"needs at least {LEAST_ROWS} rows to train and to hold some out, got {rows}. Gather more pairs.")
+                said(
+                    f"needs at least {LEAST_ROWS} rows, for training and for held-out estimates, got {rows}. "
+                    "Collect more pairs."
+                )
             )
         for table in (self.x, self.y):
             table.check_values()
@@ -160,15 +164,15 @@ class Pairs:
         return len(self.x.values)
 
     def sides(self, rows: npt.NDArray[np.intp] | slice) -> tuple[Side, Side]:
-        """Return the rows of both as numbers, or say which columns are one and the same."""
+        """Return the selected rows of both as numbers, or raise if two columns are identical."""
         x, y = self.x.side(rows), self.y.side(rows)
         for table, side in ((self.x, x), (self.y, y)):
             same = _equal_columns(side.values, side.values, within=True)
             if same is not None:
                 raise ValueError(
                     said(
-                        f"{table.name} must have no column twice, got equal {table.column(same[0])} and "
-                        f"{table.column(same[1])}. Leave one of them out: it tells nothing more."
+                        f"{table.name} must not have the same column twice, got equal {table.column(same[0])} and "
+                        f"{table.column(same[1])}. Leave one of them out: it adds no information."
                     )
                 )
         same = None if x.discrete or y.discrete else _equal_columns(x.values, y.values)
@@ -176,7 +180,7 @@ class Pairs:
             raise ValueError(
                 said(
                     f"x and y must differ, got {self.x.column(same[0])} of x equal to {self.y.column(same[1])} of y. "
-                    "What is in both has infinite information: leave it out of one of them."
+                    "A column in both has infinite information: leave it out of one of them."
                 )
             )
         return x, y
@@ -191,7 +195,7 @@ def _is_indexed(given: object) -> bool:
 
 
 def _aligned(x: object, y: Any) -> object:
-    """Return y in the order of x's index, if both have one."""
+    """Return y in the order of the index of x, if both have an index."""
     if not (_is_indexed(x) and _is_indexed(y)):
         return y
     left, right = x.index, y.index  # type: ignore[attr-defined]
@@ -202,13 +206,13 @@ def _aligned(x: object, y: Any) -> object:
             twice = index[index.duplicated()].tolist()[0]
             raise ValueError(
                 said(
-                    f"{name}'s index must have no label twice to be aligned with the other's, got {twice!r} twice. "
+                    f"{name}'s index must have unique labels to be aligned with the other, got {twice!r} twice. "
                     "Make it unique, or pair by position by passing .to_numpy()."
                 )
             )
     missing, more = left.difference(right), right.difference(left)
     if len(missing) or len(more):
-        example = f"{missing.tolist()[0]!r} in x alone" if len(missing) else f"{more.tolist()[0]!r} in y alone"
+        example = f"{missing.tolist()[0]!r} only in x" if len(missing) else f"{more.tolist()[0]!r} only in y"
         raise ValueError(
             said(
                 f"x and y must have the same labels in their indices, got {len(missing) + len(more)} without partner, "
@@ -226,14 +230,19 @@ def _as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
     if _is_indexed(given):
         kinds = {getattr(kind, "kind", "O") for kind in getattr(given, "dtypes", [])} if _is_frame(given) else None
         kinds = {getattr(given.dtype, "kind", "O")} if kinds is None else kinds
-        if kinds <= set("biuf") and not discrete:  # missing values of any kind become NaN, which is refused by place
+        if (
+            kinds <= set("biuf") and not discrete
+        ):  # missing values of any kind become NaN, whose position is reported later
             return np.asarray(given.to_numpy(dtype="float64", na_value=np.nan))
         return np.asarray(given.to_numpy())
     try:
         return np.asarray(given)
     except ValueError as error:
         raise ValueError(
-            said(f"{name} must have as many numbers in every row, got a ragged {type(given).__name__}. Pad or cut it.")
+            said(
+                f"{name} must have the same number of values in every row, got a ragged {type(given).__name__}. "
+                "Pad or truncate it."
+            )
         ) from error
 
 
@@ -253,7 +262,7 @@ def _of_masked(name: str, given: Any) -> npt.NDArray[Any]:
         rows = f"~np.ma.getmaskarray({name}){'.any(1)' if column else ''}"
         raise ValueError(
             said(
-                f"{name} must have no masked values, got one in {where} ({mask.sum()} such in all). "
+                f"{name} must have no masked values, got one in {where} ({mask.sum()} of them in all). "
                 f"Leave these rows out of both arrays: keep = {rows}."
             )
         )
@@ -269,7 +278,7 @@ def _missing(chunk: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 def _equal_columns(left: Array, right: Array, within: bool = False) -> tuple[int, int] | None:
-    """Return the first two columns that hold the same numbers."""
+    """Return the first two columns with equal values, or None."""
     seen: dict[bytes, int] = {} if within else {column.tobytes(): c for c, column in reversed([*enumerate(left.T)])}
     for place, column in enumerate(right.T):
         found = seen.get(column.tobytes())

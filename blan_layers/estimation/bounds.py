@@ -1,8 +1,8 @@
-"""What logits of all pairs (M, M), the real ones on the diagonal, show in nats, under weights of the pairs.
+"""Estimates in nats from the logits of all pairs (M, M), with real pairs on the diagonal, under weights of the pairs.
 
-A pair that is drawn w times into a resample weighs w among the real pairs, and the fake pair of its x and the y of
-another one, drawn v times, weighs w v. A pair's own x and y are never a fake pair, however often it is drawn. Each
-resample then costs a product of a matrix with a vector.
+A pair that is drawn w times into a resample has weight w among the real pairs. The fake pair of its x with the y of
+another pair, drawn v times, has weight w v. A pair's own x and y never form a fake pair, however often it is drawn.
+Each resample then costs one matrix-vector product.
 """
 
 import math
@@ -17,12 +17,12 @@ from blan_layers.functional import mutual_information_certificate
 
 Estimator: TypeAlias = Literal["infonce", "nwj", "dv", "jsd", "smile", "certificate"]
 
-_LARGEST = 600.0  # what an exponential is taken of at most, in float64
+_LARGEST = 600.0  # largest exponent, in float64
 _CLIP = 5.0
 
 
 def infonce(logits: Tensor) -> Tensor:
-    """Return what each real pair (..., M) adds to InfoNCE's mean, from logits (..., M, M)."""
+    """Return the term of each real pair (..., M) in the mean of InfoNCE, from logits (..., M, M)."""
     return logits.diagonal(dim1=-2, dim2=-1) - logits.logsumexp(-1) + math.log(logits.shape[-1])
 
 
@@ -32,7 +32,7 @@ def weighted(estimator: Estimator, logits: Tensor, weights: Tensor) -> Tensor:
 
 
 def effective_pairs(logits: Tensor) -> float:
-    """Return how many fake pairs the mean of their exponentials rests on: (sum e^q)^2 / sum e^(2 q)."""
+    """Return the effective number of fake pairs in the mean of exponentials: (sum e^q)^2 / sum e^(2 q)."""
     fake = _fake(logits.double(), -math.inf).flatten()
     return math.exp(2 * fake.logsumexp(0).item() - (2 * fake).logsumexp(0).item())
 

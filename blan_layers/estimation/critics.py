@@ -1,4 +1,4 @@
-"""The critic of a part: candidates that its stopping pairs choose among and weigh."""
+"""The critic of a part: a weighted sum of candidates, with weights fitted on its stopping pairs."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -12,21 +12,21 @@ from blan_layers.estimation.kernels import BANDWIDTHS, MOST_COLUMNS, MOST_PAIRS,
 from blan_layers.estimation.perceptrons import DECAYS, Pairs, PerceptronCritic, train_perceptrons
 
 MOST_STOPPING = 1024
-"""Stopping pairs that choose."""
+"""Maximum number of stopping pairs used for the choice."""
 
 _ITERATIONS = 30
 _CERTAIN = 2.0  # standard errors
 
 
 class Critic(Protocol):
-    """What gives the logits (n, m) of all pairs."""
+    """Anything that computes the logits (n, m) of all pairs."""
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the logits of x (n, d) and y (m, d')."""
 
 
 class LengthCritic(NamedTuple):
-    """A critic of how far rows lie from the middle."""
+    """A critic of the distances of rows from the centre."""
 
     lengths: Lengths
     critic: KernelCritic
@@ -37,7 +37,7 @@ class LengthCritic(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """Logits of several critics, summed by weights; of none, zero."""
+    """A weighted sum of critics; without critics, its logits are zero."""
 
     critics: Sequence[Critic]
     weights: Sequence[float]
@@ -60,11 +60,12 @@ def fit_critics(
 ) -> list[Weighted]:
     """Return the critic of each part.
 
-    Four candidates are fitted: Gaussian, with as much taken off its correlations as the stopping pairs ask for; that
-    and what perceptrons add to it; kernels around the pairs, if columns are few; and kernels around the lengths of x
-    and y, if either has several columns. Their logits are summed by the weights of 0 or more that show most on the
-    stopping pairs. Unless that is above 0 by more than two standard errors, all weights are 0: the start, which knows
-    nothing. Last, what is fitted without training is fitted to the stopping pairs too.
+    Four candidates are fitted: a Gaussian critic, whose correlations are shrunk as far as the stopping pairs suggest;
+    the same plus a correction by perceptrons; kernels around the pairs, if there are few columns; and kernels around
+    the lengths of x and y, if either has several columns. Their logits are summed with the non-negative weights that
+    maximise the estimate on the stopping pairs. Unless that estimate exceeds 0 by more than two standard errors, all
+    weights are 0, which is the uninformative start. Finally, candidates that need no training are refitted with the
+    stopping pairs included.
     """
     stopping = [(x[:MOST_STOPPING], y[:MOST_STOPPING]) for x, y in stopping]
     gaussians = [_best_gaussian(*pairs) for pairs in zip(fit, stopping, strict=True)]
@@ -116,7 +117,7 @@ def _shown(critic: Critic, pairs: Pairs) -> float:
 
 
 def _best_weights(logits: Tensor) -> list[float]:
-    """Return the weights of critics by their logits (C, M, M): InfoNCE is concave in them."""
+    """Return the best weights of critics from their logits (C, M, M); InfoNCE is concave in the weights."""
     roots = torch.full((len(logits), 1, 1), len(logits) ** -0.5, requires_grad=True)
     optimizer = torch.optim.LBFGS([roots], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 

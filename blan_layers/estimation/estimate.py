@@ -1,4 +1,4 @@
-"""A measured mutual information: the number, how sure it is, and what speaks against it."""
+"""A measured mutual information: the value, its uncertainty, and warnings."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -10,51 +10,51 @@ Units: TypeAlias = Literal["nats", "bits"]
 
 @dataclass(frozen=True, kw_only=True)
 class InformationEstimate:
-    """What was measured, in ``units``."""
+    """A measured mutual information; all values of information are in ``units``."""
 
     value: float
-    """What pairs show that no critic has seen."""
+    """The estimate on pairs that the critics were not trained on."""
     low: float
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % confidence interval."""
     high: float
     """Upper end of the interval."""
     p_value: float
-    """Share of shuffled pairings that show as much dependence as the pairs do."""
+    """Share of shuffled pairings that show at least as much dependence as the pairs."""
     saturated: bool
-    """Whether the value is near the most that so many pairs can show."""
+    """Whether the value is near the maximum that this number of pairs can show."""
     others: dict[str, float]
     """Other estimates: "neighbours" (Kraskov et al., Gao et al.) and "gaussian" (canonical correlation)."""
     warnings: tuple[str, ...]
-    """What speaks against the number, and what to do about it."""
+    """Reasons to doubt the value, and what to do about them."""
     units: Units
     estimator: Estimator
     cap: float | None
-    """The most that the estimator can show, if there is a most."""
+    """The maximum of the estimator, or None if it is unbounded."""
     by_fold: tuple[float, ...]
     """The value of each fold."""
     unlearnt: float
-    """What critics of any number of pairs would show above these, going by critics of half as many pairs."""
+    """How much more critics trained on unlimited pairs would show, extrapolated from critics of half the pairs."""
     pairs: int
-    """How many were measured."""
+    """Number of measured pairs."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return all fields as plain values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """Say what was measured, and what of it is sure."""
+        """Return a readable summary."""
         units = self.units
         capped = "" if self.cap is None else f", at most {self.cap:.2f} {units}"
         p_value = f"{self.p_value:.3f}".rstrip("0")
         lines = [
             f"{self.value:.3f} {units}, 95 % interval {self.low:.3f} to {self.high:.3f}; p = {p_value}",
             f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}.",
-            f"{self.pairs:,} pairs, each measured by a critic that has not seen it. By fold: "
+            f"{self.pairs:,} pairs, each measured by a critic that was not trained on it. By fold: "
             f"{', '.join(f'{value:.3f}' for value in self.by_fold)}.",
             f"Nearest neighbours: {self.others['neighbours']:.3f}. Gaussian: {self.others['gaussian']:.3f}.",
-            "The interval covers which pairs were drawn and, upwards, what critics would learn from more pairs "
-            f"({self.unlearnt:.3f}) and, of few columns, what nearest neighbours show; it does not cover what none of "
-            "them can tell.",
+            "The interval covers the sampling of pairs. Its upper end also covers what critics would learn from more "
+            f"pairs ({self.unlearnt:.3f}) and, for few columns, what nearest neighbours show. It does not cover "
+            "dependence that none of them can detect.",
         ]
         return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.warnings)])
 
@@ -68,8 +68,8 @@ _TITLES: dict[Estimator, str] = {
     "certificate": "Certificate",
 }
 
-_LOWER = "a lower bound, so that the information may be more"
-_NO_BOUND = "an estimate for an optimal critic and no bound"
+_LOWER = "a lower bound of the information"
+_NO_BOUND = "an estimate for an optimal critic, not a bound"
 
 _MEANINGS: dict[Estimator, str] = {
     "infonce": _LOWER,

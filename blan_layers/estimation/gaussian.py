@@ -1,4 +1,4 @@
-r"""Mutual information by canonical correlation: of all pairs at once, and as a critic of pairs one has not seen."""
+r"""Mutual information by canonical correlation: from all pairs at once, and as a critic for unseen pairs."""
 
 import math
 from typing import NamedTuple
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-"""How much of what chance alone makes of correlations is taken off their squares."""
+"""Candidate shares of the chance level that are subtracted from squared correlations."""
 
 _RIDGE = 1e-6
 _LARGEST = 1 - 1e-12
 
 LEAST_LOGIT = -50.0
-"""Whose exponential float32 still holds as a normal number, after a softmax too."""
+"""Lowest logit whose exponential is still a normal float32 number, also after a softmax."""
 
 
 def canonical_correlation(x: Tensor, y: Tensor) -> float:
-    r"""Return :math:`-\frac12 \sum \log(1 - \rho_i^2)` over the canonical correlations, without its bias of few rows.
+    r"""Return :math:`-\frac12 \sum \log(1 - \rho_i^2)` over canonical correlations, in nats, corrected for few rows.
 
-    The log determinant of a covariance of n rows and d columns of Gaussians is too small by
-    :math:`d \log(m / 2) - \sum_{i=1}^d \psi((m + 1 - i) / 2)`, m = n - 1, on average.
+    For n rows and d columns of Gaussians, the log determinant of the sample covariance is too small by :math:`d \log(m
+    / 2) - \sum_{i=1}^d \psi((m + 1 - i) / 2)`, m = n - 1, on average.
 
     Reference:
         Misra, Singh, Demchuk, "Estimation of the entropy of a multivariate normal distribution", Journal of
@@ -42,20 +42,20 @@ class GaussianCritic(NamedTuple):
 
     mean: tuple[Tensor, Tensor]
     turn: tuple[Tensor, Tensor]
-    """Columns to canonical variables, (d, r) and (d', r)."""
+    """Maps from columns to canonical variables, (d, r) and (d', r)."""
     white: tuple[Tensor, Tensor]
-    """Columns to ones of covariance 1, (d, d) and (d', d')."""
+    """Maps from columns to whitened columns, (d, d) and (d', d')."""
     correlations: Tensor
-    """Of the r canonical variables, as they are found."""
+    """Sample correlations of the r canonical variables."""
     chance: tuple[float, float]
-    """The widths of x and y over the number of rows."""
+    """The numbers of columns of x and y, divided by the number of rows."""
     kept: Tensor
-    """The correlations that are used."""
+    """The shrunk correlations that the logits use."""
 
     def shrunk(self, share: float) -> "GaussianCritic":
         r"""Return the critic with :math:`\sqrt{\rho^2 - s (\sqrt{d / n} + \sqrt{d' / n})^2}`, or 0 below that.
 
-        The sum of the two roots is the largest correlation between Gaussians without any.
+        The sum of the two roots is the largest sample correlation between independent Gaussians.
         """
         largest = (math.sqrt(self.chance[0]) + math.sqrt(self.chance[1])) ** 2
         kept = (self.correlations.square() - share * largest).clamp(0, _LARGEST**2).sqrt()
@@ -66,7 +66,7 @@ class GaussianCritic(NamedTuple):
         return (values - self.mean[side]) @ self.turn[side]
 
     def encode(self, side: int, values: Tensor) -> Tensor:
-        """Return what the logits are the products of, (n, r + 2)."""
+        """Return the codes (n, r + 2) whose inner products are the logits."""
         u, rho = self.canonical(side, values), self.kept
         across, along = rho / (1 - rho**2), rho**2 / (1 - rho**2) / 2
         one, square = torch.ones_like(u[:, :1]), -(u.square() @ along)[:, None]
@@ -80,7 +80,7 @@ class GaussianCritic(NamedTuple):
 
 
 def fit_gaussian(x: Tensor, y: Tensor) -> GaussianCritic:
-    """Return the critic of all correlations that the pairs show."""
+    """Return the critic fitted to the pairs, without shrinkage."""
     (mean_x, white_x), (mean_y, white_y) = _whitening(x.double()), _whitening(y.double())
     across = ((x - mean_x) @ white_x).T @ ((y - mean_y) @ white_y) / len(x)
     left, correlations, right = torch.linalg.svd(across, full_matrices=False)

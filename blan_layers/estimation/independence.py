@@ -1,4 +1,4 @@
-"""A test of independence by shuffling the pairs, which is right for any number of rows."""
+"""A permutation test of independence, which is exact for any number of rows."""
 
 import numpy as np
 import torch
@@ -12,15 +12,15 @@ from blan_layers.estimation.preprocessing import Rows
 SHUFFLES = 199
 
 _FREQUENCIES = 50
-_WIDTHS = (1.0, 0.3)  # of kernels, in median distances
+_WIDTHS = (1.0, 0.3)  # kernel widths, in median distances
 
 
 def permutation_test(x: Tensor, y: Tensor, labels: Labels, seed: int) -> float:
-    """Return the share of shuffled pairings, this one among them, that show as much as this one.
+    """Return the share of pairings, shuffled ones and the given one, whose statistic is at least that of the given one.
 
-    A pairing shows the largest of four sums of squared covariances, each in units of its deviation over the pairings:
-    of whitened columns, of the lengths of rows, and of random Fourier features of Gaussian kernels of two widths.
-    Blocks are shuffled as wholes; a block in the place of a longer or shorter one is repeated or cut.
+    The statistic is the largest of four sums of squared covariances, each in units of its standard deviation over the
+    pairings: of whitened columns, of the lengths of rows, and of random Fourier features of Gaussian kernels with two
+    widths. Whole blocks are shuffled; a block that replaces a longer or shorter one is repeated or truncated.
 
     Reference:
         Gretton et al., "A kernel statistical test of independence", NeurIPS 2007; Phipson and Smyth, "Permutation
@@ -59,7 +59,7 @@ def _waves(values: Tensor, width: float, rng: np.random.Generator) -> Tensor:
 
 
 def _shuffled(labels: Labels, rng: np.random.Generator) -> Rows:
-    """Return for each row the row that takes its place."""
+    """Return, for each row, the row that replaces it."""
     count = int(labels.max()) + 1
     if count == len(labels):
         return rng.permutation(len(labels))

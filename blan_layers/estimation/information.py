@@ -1,4 +1,4 @@
-"""The mutual information between two variables, measured on pairs that no critic has seen."""
+"""The mutual information between two variables, measured on pairs that the critics were not trained on."""
 
 import math
 import time
@@ -28,15 +28,15 @@ Progress: TypeAlias = Callable[[float, str], None]
 
 FOLDS = 5
 CANDIDATES = 2048
-"""Pairs that are measured together at most."""
+"""Maximum number of pairs that are measured together."""
 RESAMPLES = 400
 LEVEL = 0.05
 
-_LEARNING_RATE = 2 / 3  # what is not learnt falls with this power of the pairs, as kernels' error in two dimensions
+_LEARNING_RATE = 2 / 3  # the learning error falls with this power of the pairs, like kernel errors in two dimensions
 _NEAR_CAP = 1.0  # nats
 _GAIN = 0.05  # nats that twice as many candidates add
 _DISAGREE = 0.05  # nats, and share of a value above 1
-_FEW_COLUMNS = 3  # of x and y together, for which neighbours are as good as anything
+_FEW_COLUMNS = 3  # columns of x and y together up to which neighbours are reliable
 _WIDE = 0.5  # nats, and share of an end above 1
 _FEW_PAIRS = 50
 
@@ -54,57 +54,58 @@ def information_between(
     max_rows: int = 20_000,
     progress: Progress | None = None,
 ) -> InformationEstimate:
-    r"""Measure the mutual information between two variables, row by row a pair.
+    r"""Measure the mutual information between two variables, given as arrays with one pair per row.
 
-    The pairs are parted into five folds. Each fold is measured by a critic of the other four, so that every pair is
-    measured once, by a critic that has not seen it. Of these four fifths, a fifth chooses among critics and the rest is
-    what they are fitted to, their scale included. Candidates are Gaussians in canonical variables, perceptrons that add
-    to them, kernels, and, always, the start, which knows nothing and shows exactly 0. A lower bound stays one whatever
-    is chosen.
+    The pairs are split into five folds. Each fold is measured by a critic fitted to the other four, so that every pair
+    is measured once, by a critic that was not trained on it. A fifth of the fitting pairs selects among candidate
+    critics; the others are used to fit them, including their scale. The candidates are Gaussians in canonical
+    variables, perceptrons that correct them, kernels, and always an uninformative critic, which estimates exactly 0. A
+    lower bound remains one whichever critic is selected.
 
-    **Interval.** Its lower end is that of a bootstrap of the measured pairs (of blocks, where there are any), with
-    critics as they are. Its upper end is that of the bootstrap plus what critics still lack: what they show above
-    critics of half as many pairs, times 1.7, since what is not learnt falls with the pairs to the power of 2/3 or
-    faster. Where a fold's choice was the start, it is at least the upper end of the Gaussian estimate, and where x and
-    y have at most three columns together, it is at least that of nearest neighbours, found alike, which see the sharp
-    edges that critics blur. It covers which pairs were drawn and how much was learnt of them. It does not cover what
-    neither critics nor, of few columns, neighbours can tell. How often it held the truth is in
+    **Interval.** The lower end comes from a bootstrap of the measured pairs (of blocks, if given), with fixed critics.
+    The upper end is that of the bootstrap plus what critics would still learn from more pairs: 1.7 times their gain
+    over critics fitted to half the pairs, since the learning error falls with the number of pairs to the power of 2/3
+    or faster. If the uninformative critic was selected for a fold, the upper end is at least that of the Gaussian
+    estimate. If x and y have at most three columns together, it is at least the similarly computed upper end of the
+    nearest-neighbour estimate, which resolves sharp edges that critics blur. The interval covers the sampling of pairs
+    and the limited learning from them. It does not cover dependence that neither critics nor, for few columns,
+    neighbours can detect. How often it contained the true value is reported in
     ``examples/mutual_information/repeated.md``.
 
-    **p-value.** 199 shuffles of the pairs, and a statistic of the whole sample that needs no training: exact for
-    independent rows (or blocks), whatever was measured.
+    **p-value.** It comes from 199 shuffles of the pairs and a statistic of the whole sample that needs no training. It
+    is exact for independent rows (or blocks), whatever the estimate.
 
-    Rows must be independent of one another, or ``blocks`` must say which are not. Rows that stand there several times
-    are kept in one part. Steps of training, measured pairs and ``max_rows`` are bounded, and so is the time; while
-    critics train, ``progress`` is told how many seconds that takes at most.
+    Rows must be independent, or ``blocks`` must say which are not. Copies of a row are kept in the same part. Training
+    steps, measured pairs and ``max_rows`` are bounded, and so is the running time; while critics train, ``progress``
+    receives an upper bound of the remaining seconds.
 
     Args:
-        x: Numbers (n,) or (n, d): a NumPy array (memory-mapped ones are read as far as needed), a tensor of any
+        x: Numbers (n,) or (n, d): a NumPy array (of memory-mapped ones only the needed rows are read), a tensor of any
             floating or integer dtype, a data frame or a series.
-        y: Numbers (n,) or (n, d'). Where both have an index, rows are paired by it.
-        estimator: A lower bound of low variance that is capped at the log of the pairs in a fold ("infonce"), bounds
-            without cap and of high variance ("nwj", "dv"), estimates that are no bound ("jsd", "smile"), or what the
-            binary cross entropy alone certifies ("certificate").
-        preprocess: "ranks" turns every column into normal scores, which leaves the information as it is and lets no
-            outlier matter; "standardise" brings it to mean 0 and deviation 1.
-        discrete: Which side holds categories, strings or numbers: "x", "y" or "both".
-        blocks: The length of a stretch of a series beyond which rows no longer resemble one another, or the label (n,)
-            of the group that each row belongs to. Folds, bootstrap and shuffles go by blocks.
+        y: Numbers (n,) or (n, d'). If both have an index, rows are paired by it.
+        estimator: A lower bound with low variance, at most the log of the number of pairs in a fold ("infonce"); bounds
+            with high variance and no maximum ("nwj", "dv"); estimates that are not bounds ("jsd", "smile"); or the
+            bound certified by the binary cross entropy ("certificate").
+        preprocess: "ranks" turns every column into normal scores, which does not change the information and removes the
+            effect of outliers; "standardise" scales it to mean 0 and standard deviation 1.
+        discrete: Which side contains categories, as strings or numbers: "x", "y" or "both".
+        blocks: For a series, the number of rows after which they are no longer dependent; otherwise the group label
+            (n,) of each row. Folds, bootstrap and shuffles keep blocks together.
         units: "nats" or "bits".
-        seed: Of folds, training, bootstrap and shuffles. The same seed gives the same result.
-        max_rows: Of more rows, so many are drawn (blocks as wholes), with a warning.
-        progress: Called with the share that is done and with what begins.
+        seed: Seed of folds, training, bootstrap and shuffles. The same seed gives the same result.
+        max_rows: If there are more rows, this many are drawn (in whole blocks), with a warning.
+        progress: Called with the completed share and a description of the next step.
 
     Returns:
-        The value, its interval and what speaks against it.
+        The value, its interval, a p-value and warnings.
 
     Raises:
-        TypeError: A side does not hold real numbers or categories.
-        ValueError: Rows do not pair or are too few, values are missing, infinite or constant, columns are equal, or an
-            option is out of its range.
+        TypeError: x or y does not contain real numbers or categories.
+        ValueError: The numbers of rows differ or are too small, values are missing or infinite, columns are constant or
+            equal, or an option is out of range.
 
     Shape:
-        x ``(n,)`` or ``(n, d)``, y ``(n,)`` or ``(n, d')``, n at least 100.
+        x ``(n,)`` or ``(n, d)``, y ``(n,)`` or ``(n, d')``, with n >= 100.
 
     Reference:
         van den Oord, Li, Vinyals, "Representation learning with contrastive predictive coding", 2018 (InfoNCE); Poole
@@ -126,14 +127,14 @@ def information_between(
     choice("preprocess", preprocess, PREPROCESSES)
     choice("units", units, ("nats", "bits"))
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(said(f"seed must be an int from 0 on, got {seed!r}. Pass, for example, 0."))
+        raise ValueError(said(f"seed must be an int of at least 0, got {seed!r}. Pass, for example, 0."))
     if positive_int("max_rows", max_rows) < LEAST_ROWS:
         raise ValueError(said(f"max_rows must be at least {LEAST_ROWS}, got {max_rows}. Raise it."))
     tell = progress or (lambda done, what: None)
     tell(0.0, "reading")
     sample = _read(x, y, discrete, blocks, max_rows, int(seed))
     measured = _cross_fitted(sample, preprocess, estimator, int(seed), tell)
-    tell(0.8, "estimates beside it")
+    tell(0.8, "comparing with other estimates")
     whole = np.arange(len(sample.labels))
     left, right = (scale(side, whole, preprocess)(whole) for side in (sample.x, sample.y))
     neighbours = _neighbours(sample, left, right, int(seed))
@@ -145,31 +146,31 @@ def information_between(
 
 
 class _Sample(NamedTuple):
-    """The rows that are measured."""
+    """The measured rows."""
 
     x: Side
     y: Side
     labels: Labels
     distinct: npt.NDArray[np.intp]
-    """Rows without copies of others."""
+    """Rows without copies."""
     warnings: list[str]
 
 
 class _Measured(NamedTuple):
-    """What the folds show, in nats."""
+    """The measurements of the folds, in nats."""
 
     value: float
     resamples: Tensor
     by_fold: tuple[float, ...]
     unlearnt: float
     cap: float
-    """The log of the fewest candidates."""
+    """The log of the smallest number of candidates."""
     gain: float
-    """What all candidates show above halves of them."""
+    """The gain of all candidates over half of them."""
     started: bool
-    """Whether some fold was measured by the start, which shows nothing."""
+    """Whether a fold was measured by the uninformative critic."""
     effective: float
-    """Fake pairs that a mean of exponentials rests on, in the fold where they are fewest."""
+    """Smallest effective number of fake pairs of a fold."""
 
 
 def _read(
@@ -192,7 +193,7 @@ def _read(
     if equal is not None:
         distinct = np.sort(np.unique(equal, return_index=True)[1])
         labels = equal if blocks is None else given
-        kept = "they were kept in one part, and count once in the interval"
+        kept = "they were kept in the same part, and count once in the interval"
         warnings.append(
             f"{len(equal) - len(distinct):,} of {len(equal):,} rows are copies of others: "
             f"{kept if blocks is None else 'blocks must keep them together'}. Leave copies out."
@@ -208,15 +209,15 @@ def _serial(x: Side, y: Side, rows: Labels) -> Serial | None:
 
 
 def _serial_warning(serial: Serial, rows: int) -> str:
-    resemble = f"neighbouring rows resemble one another, in x (correlation {serial.x:.2f}) and in y ({serial.y:.2f})"
+    resemble = f"neighbouring rows are correlated, in x ({serial.x:.2f}) and in y ({serial.y:.2f})"
     if 20 * serial.length > rows:
         return (
-            f"{resemble}, over more than a twentieth of the series: value, interval and p-value are worthless if they "
-            "are a series, which then has too few independent stretches. Take differences, or a longer series."
+            f"{resemble}, over more than a twentieth of the rows. If the rows are a series, value, interval and "
+            "p-value are meaningless, since it has too few independent parts. Take differences, or a longer series."
         )
     return (
-        f"{resemble}: if they are a series, interval and p-value claim too much. Pass blocks={2 * serial.length}, for "
-        "example; if their order means nothing, shuffle the rows."
+        f"{resemble}. If the rows are a series, the interval is too narrow and the p-value too small: pass "
+        f"blocks={2 * serial.length}, for example. If their order has no meaning, shuffle the rows."
     )
 
 
@@ -226,9 +227,9 @@ class _Block(NamedTuple):
     fold: int
     rows: npt.NDArray[np.intp]
     logits: Tensor
-    """Of all pairs (M, M), the real ones on the diagonal."""
+    """Logits of all pairs (M, M), real pairs on the diagonal."""
     start: bool
-    """Whether they are the start's, which shows nothing."""
+    """Whether they come from the uninformative critic."""
 
 
 def _halves(block: _Block) -> list[_Block]:
@@ -254,7 +255,9 @@ def _cross_fitted(
         tell(0.4 * done, f"critics{left}")
 
     blocks = list(measure(parts, progress=told))
-    of_halves = list(measure(halves, progress=lambda done: tell(0.4 + 0.4 * done, "critics of half as many pairs")))
+    of_halves = list(
+        measure(halves, progress=lambda done: tell(0.4 + 0.4 * done, "training critics on half of the pairs"))
+    )
     fewer = [half for block in blocks for half in _halves(block)]
     once = torch.ones(1, len(sample.labels), dtype=torch.float64)
     number = int(sample.labels.max()) + 1
@@ -284,7 +287,7 @@ def _measure(
     seed: int,
     progress: Callable[[float], None],
 ) -> Iterator[_Block]:
-    """Yield the measured pairs of every part, by its critic."""
+    """Yield the pairs of every part, measured by its critic."""
     scales = [[scale(side, part.fit, preprocess) for side in (sample.x, sample.y)] for part in parts]
     fit, stopping = (
         [(x(part[kind]), y(part[kind])) for (x, y), part in zip(scales, parts, strict=True)] for kind in (0, 1)
@@ -314,15 +317,15 @@ def _value(estimator: Estimator, blocks: list[_Block], weights: Tensor) -> Tenso
 
 
 class _Neighbours(NamedTuple):
-    """What nearest neighbours show, in nats."""
+    """The nearest-neighbour estimate, in nats."""
 
     value: float
     unlearnt: float
-    """What they would show of any number of pairs above these, or nothing where columns are many."""
+    """How much more they would show with unlimited pairs, or 0 with many columns."""
 
 
 def _neighbours(sample: _Sample, x: Tensor, y: Tensor, seed: int) -> _Neighbours:
-    """Return what nearest neighbours show of rows without copies."""
+    """Return the nearest-neighbour estimate of rows without copies."""
     chosen = np.random.default_rng(seed).permutation(sample.distinct)[:MOST_ROWS]
     left, right = (
         torch.from_numpy(side.values[chosen]) if side.discrete else scaled[torch.from_numpy(chosen)]
@@ -373,7 +376,7 @@ def _estimate(
 
 
 def _interval(measured: _Measured, gaussian: float, neighbours: _Neighbours, sample: _Sample) -> tuple[float, float]:
-    """Return the ends of the interval; resamples, which tell fewer pairs apart, are centred at the value."""
+    """Return the ends of the interval; resamples have fewer distinct pairs and are recentred at the value."""
     tails = torch.tensor([LEVEL / 2, 1 - LEVEL / 2], dtype=torch.float64)
     below, above = (measured.resamples - measured.resamples.mean()).quantile(tails).tolist()
     low, high = measured.value + below, measured.value + above + max(0.0, measured.unlearnt)
@@ -391,46 +394,46 @@ def _columns(sample: _Sample) -> int:
 
 
 def _of_estimator(measured: _Measured, neighbours: float, estimator: Estimator, saturated: bool) -> Iterator[str]:
-    """Say what speaks against the value, in nats, because of what measured it."""
+    """Yield warnings about the value, in nats, that concern its estimator."""
     if saturated:
         yield (
-            f"the value is near the most that so many pairs can show, {measured.cap:.2f} nats, and the information may "
-            f"be far more. Gather more pairs; nearest neighbours, which have no cap, show {neighbours:.2f} nats, and "
-            "are right for few columns alone."
+            f"the value is near the maximum that this many pairs can show, {measured.cap:.2f} nats, and the "
+            f"information may be much larger. Collect more pairs. Nearest neighbours, which have no maximum, show "
+            f"{neighbours:.2f} nats, but are reliable only for few columns."
         )
     if estimator != "infonce" and measured.value > measured.cap:
         yield (
-            f"the value is above {measured.cap:.2f} nats, the log of the pairs of a fold, beyond which no bound is "
-            "sure. Gather more pairs."
+            f"the value is above {measured.cap:.2f} nats, the log of the number of pairs in a fold, beyond which no "
+            "bound is reliable. Collect more pairs."
         )
     if estimator in ("nwj", "dv") and measured.effective < _FEW_PAIRS:
         yield (
-            f"the mean of exponentials rests on about {max(1, round(measured.effective))} fake pairs, and its variance "
-            "is more than the interval shows. Use infonce, or gather more pairs."
+            f"the mean of exponentials depends on only about {max(1, round(measured.effective))} fake pairs, and its "
+            "variance is larger than the interval shows. Use infonce, or collect more pairs."
         )
 
 
 def _of_others(value: float, low: float, high: float, others: dict[str, float], sample: _Sample) -> Iterator[str]:
-    """Say where other estimates, in nats, disagree."""
+    """Yield warnings about other estimates, in nats, that disagree."""
     neighbours, gaussian = others["neighbours"], others["gaussian"]
     beyond = _DISAGREE * max(1.0, value)
     if neighbours > (2 * value - low if _columns(sample) <= _FEW_COLUMNS else high) + beyond:
         yield (
-            f"nearest neighbours show more, {neighbours:.2f} nats: critics have missed something, such as sharp edges, "
-            "or many columns mislead neighbours. Trust them for few columns, and gather more pairs."
+            f"nearest neighbours show more, {neighbours:.2f} nats: either critics miss something, such as sharp edges, "
+            "or the neighbours are misled by many columns. Trust them for few columns, and collect more pairs."
         )
     if gaussian > high + beyond:
         yield (
-            f"the Gaussian estimate is more, {gaussian:.2f} nats: the variables are not jointly Gaussian, or pairs are "
-            "few for so many columns. Trust the value."
+            f"the Gaussian estimate is larger, {gaussian:.2f} nats: the variables are not jointly Gaussian, or there "
+            "are too few pairs for this many columns. Trust the value."
         )
 
 
 def _of_interval(low: float, high: float, p_value: float) -> Iterator[str]:
-    """Say how little is sure, in nats."""
+    """Yield warnings about the interval, in nats."""
     if high - low > _WIDE * max(1.0, high):
-        yield "the interval is wide. Gather more pairs."
+        yield "the interval is wide. Collect more pairs."
     if p_value <= LEVEL and low <= 0:
-        yield "shuffles tell that there is some information, and critics cannot show how much. Gather more pairs."
+        yield "the permutation test finds dependence, but the critics cannot show how much. Collect more pairs."
     if p_value > LEVEL:
-        yield f"the pairs cannot be told from shuffled ones (p = {p_value:.2f})."
+        yield f"the pairs cannot be distinguished from shuffled ones (p = {p_value:.2f})."

@@ -1,4 +1,4 @@
-"""Critics that need no training: densities by kernels around the pairs they know, for few columns or for lengths."""
+"""Critics without training: kernel density estimates around known pairs, for few columns or for lengths."""
 
 from typing import NamedTuple
 
@@ -9,18 +9,18 @@ from blan_layers.estimation.gaussian import GaussianCritic
 
 BANDWIDTHS = (0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
 MOST_COLUMNS = 6
-"""Columns of x and y together beyond which kernels see next to no neighbour."""
+"""Columns of x and y together beyond which kernels have almost no neighbours."""
 MOST_PAIRS = 4096
-"""Pairs that are known."""
+"""Maximum number of known pairs."""
 
 _FLOOR = 0.02  # weight of independence in the mixture
-_LEAST = -30.0  # exponent: products of two are still normal numbers of float32
+_LEAST = -30.0  # exponent: products of two are still normal float32 numbers
 
 
 class KernelCritic(NamedTuple):
     r"""The log of the ratio of densities by Gaussian kernels, mixed with independence.
 
-    :math:`\log((1 - e) n \sum_t a_t(x) b_t(y) + e)`, a and b the kernels around the known pairs t, normalised.
+    :math:`\log((1 - e) n \sum_t a_t(x) b_t(y) + e)`, where a and b are the normalised kernels around the known pairs t.
     """
 
     x: Tensor
@@ -41,10 +41,10 @@ class KernelCritic(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """How far rows lie from the middle, in units of their covariance, as normal scores.
+    """The distances of rows from the centre, in units of their covariance, as normal scores.
 
-    Distance is the cubic norm: it weighs tails, which ranks have shortened, as the square weighs them in the t
-    distribution.
+    The distance is the cubic norm: it compensates for the tails that ranks shorten, so that they count as much as in
+    the squared norm of a t distribution.
     """
 
     critic: GaussianCritic
@@ -59,7 +59,7 @@ class Lengths(NamedTuple):
 
 
 def fit_lengths(critic: GaussianCritic, x: Tensor, y: Tensor) -> Lengths:
-    """Return the lengths as the given pairs rank them."""
+    """Return the lengths, ranked by the given pairs."""
     return Lengths(critic, (_length(critic, 0, x).sort().values, _length(critic, 1, y).sort().values))
 
 

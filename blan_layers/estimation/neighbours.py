@@ -1,4 +1,4 @@
-"""Mutual information from distances to the nearest neighbours."""
+"""Mutual information in nats from distances to the nearest neighbours."""
 
 import math
 
@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 
 MOST_ROWS = 5000
-"""Distances are between all pairs of rows."""
+"""Maximum number of rows, since distances are between all pairs of rows."""
 
 _AT_ONCE = 500
 
 
 def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, bool] = (False, False)) -> float:
-    r"""Return the estimate of Kraskov et al., and of Gao et al. where values are tied or categories.
+    r"""Return the estimate in nats of Kraskov et al., or of Gao et al. for tied values and categories.
 
-    With :math:`\rho_i` the largest distance, over all columns of x and y, to the k-th neighbour of pair i, and
-    :math:`n_x` and :math:`n_y` the rows that are nearer than that in x and in y alone,
+    Let :math:`\rho_i` be the distance from pair i to its k-th neighbour, in the maximum norm over all columns of x and
+    y, and :math:`n_x` and :math:`n_y` the numbers of rows that are nearer than that in x alone and in y alone. Then
     :math:`I = \psi(k) + \psi(n) - \langle \psi(n_x + 1) + \psi(n_y + 1) \rangle`. Where :math:`\rho_i` is 0, all rows
-    at this distance count, in place of k too. Unlike categories are infinitely far apart; a row that has fewer than k
-    others of its category counts those it has.
+    at this distance are counted, also in place of k. Different categories are infinitely far apart; a row with fewer
+    than k others of its category uses those it has.
 
     Args:
         x: Numbers (n, d), or codes of categories.
         y: Numbers (n, d'), or codes.
-        k: Neighbours.
+        k: Number of neighbours.
         discrete: Whether x and y are codes.
 
     Reference:
@@ -48,7 +48,7 @@ def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, b
 
 
 def _distances(side: Tensor, start: int, stop: int, codes: bool) -> Tensor:
-    """Return the distances (m, n) of some rows to all others; a row is infinitely far from itself."""
+    """Return the distances (m, n) of the given rows to all rows; a row is infinitely far from itself."""
     if codes:
         differs = (side[start:stop, None] != side).any(-1)
         far = torch.zeros(differs.shape, dtype=torch.float64).masked_fill_(differs, math.inf)

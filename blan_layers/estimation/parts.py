@@ -1,4 +1,4 @@
-"""Rows that belong together, the parts they are in, and rows that do not belong to themselves alone."""
+"""Blocks of dependent rows, the parts of the folds, and the detection of copies and serial dependence."""
 
 import math
 import operator
@@ -16,11 +16,11 @@ LEAST_BLOCKS = 20
 
 Labels = npt.NDArray[np.intp]
 
-_DISTINCT = 0.99  # share of different rows from which a side counts as fine
+_DISTINCT = 0.99  # share of distinct rows above which a side counts as continuous
 
 
 class Part(NamedTuple):
-    """The rows of a fold: those that critics are fitted on, that choose among them, and that are measured."""
+    """The rows of a fold: for fitting critics, for selecting among them, and for the measurement."""
 
     fit: Rows
     stopping: Rows
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 def block_labels(blocks: Any, rows: int) -> Labels:
-    """Return the block of each row, from 0 on: stretches of a series, or the given groups."""
+    """Return the block number of each row, from 0: stretches of a series, or the given groups."""
     if isinstance(blocks, bool):
         raise TypeError(said(f"blocks must be an int or an array of labels, got {blocks!r}. Pass, for example, 50."))
     try:
@@ -37,14 +37,14 @@ def block_labels(blocks: Any, rows: int) -> Labels:
         labels = _group_labels(blocks, rows)
     else:
         if length < 1:
-            raise ValueError(said(f"blocks must be at least 1, got {length}. Pass the length of a stretch."))
+            raise ValueError(said(f"blocks must be at least 1, got {length}. Pass the number of rows of a block."))
         labels = np.arange(rows) // length
     count = int(labels.max()) + 1
     if count < LEAST_BLOCKS:
         raise ValueError(
             said(
-                f"needs at least {LEAST_BLOCKS} blocks to train and to hold some out, got {count}. "
-                "Make them shorter, or gather more."
+                f"needs at least {LEAST_BLOCKS} blocks for training and held-out estimates, got {count}. "
+                "Make them shorter, or collect more pairs."
             )
         )
     return labels
@@ -53,12 +53,14 @@ def block_labels(blocks: Any, rows: int) -> Labels:
 def _group_labels(blocks: Any, rows: int) -> Labels:
     given = blocks.detach().cpu().numpy() if isinstance(blocks, torch.Tensor) else np.asarray(blocks)
     if given.shape != (rows,):
-        raise ValueError(said(f"blocks must have a label for each of {rows} rows, got shape {given.shape}. Pass (n,)."))
+        raise ValueError(
+            said(f"blocks must have one label for each of the {rows} rows, got shape {given.shape}. Pass (n,).")
+        )
     missing = np.array([value is None or value != value for value in given.tolist()])
     if missing.any():
         row = int(missing.argmax())
         raise ValueError(
-            said(f"blocks must have a label for each row, got {given[row]} in row {row}. Leave such rows out.")
+            said(f"blocks must have a label for each row, got {given[row]} in row {row}. Leave out such rows.")
         )
     try:
         return np.unique(given, return_inverse=True)[1].astype(np.intp)
@@ -67,10 +69,10 @@ def _group_labels(blocks: Any, rows: int) -> Labels:
 
 
 def copies(x: Side, y: Side) -> Labels | None:
-    """Return labels that rows share which are copies of one another, or None if there are none.
+    """Return labels that are equal for copies of the same row, or None without copies.
 
-    Rows that happen to be equal are no copies. Where values repeat by themselves, as counts and categories do, both
-    sides still repeat once equal rows are left out.
+    Rows that are equal by chance are not copies. For values that repeat by nature, such as counts and categories, both
+    sides still contain repeats after equal rows are removed.
     """
     both, numbers = np.concatenate([x.values, y.values], 1), [side for side in (x, y) if not side.discrete]
     _, first, labels = np.unique(both, axis=0, return_index=True, return_inverse=True)
@@ -81,9 +83,9 @@ def copies(x: Side, y: Side) -> Labels | None:
 
 
 def folds(labels: Labels, number: int, rng: np.random.Generator) -> list[Part]:
-    """Return the parts of each fold: a block lies in one of them, and every row is measured once.
+    """Return the parts of each fold; no block is split, and every row is measured once.
 
-    A fifth of the blocks that a fold does not measure chooses, the others are fitted on.
+    Of the blocks that a fold does not measure, a fifth selects among critics, and the others are used for fitting.
     """
     place, within = _cut(labels, number, rng), []
     for fold in range(number):
@@ -98,7 +100,7 @@ def folds(labels: Labels, number: int, rng: np.random.Generator) -> list[Part]:
 
 
 def _cut(labels: Labels, number: int, rng: np.random.Generator) -> Labels:
-    """Return the share of each row, from 0 to number - 1, of about equal sizes and with no block in two."""
+    """Return the part of each row, from 0 to number - 1; parts have about equal sizes and split no block."""
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     order = rng.permutation(len(counts))
     middle = np.cumsum(counts[order]) - counts[order] / 2
@@ -108,16 +110,16 @@ def _cut(labels: Labels, number: int, rng: np.random.Generator) -> Labels:
 
 
 class Serial(NamedTuple):
-    """How far neighbouring rows resemble one another, in x and in y."""
+    """Correlations of neighbouring rows, in x and in y."""
 
     x: float
     y: float
     length: int
-    """Rows after which they do no longer."""
+    """Number of rows after which the correlation is gone."""
 
 
 def serial_dependence(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Serial | None:
-    """Return the largest correlations of neighbouring rows, if both sides have more than chance makes of them."""
+    """Return the largest correlations of neighbouring rows, if they are above chance on both sides."""
     rows = len(x)
     found = []
     for side in (x, y):

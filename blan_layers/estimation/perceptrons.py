@@ -1,4 +1,4 @@
-"""Separable critics, trained for several parts of the data and several decays at once by batched products."""
+"""Separable critics, trained at once for several parts of the data and several weight decays."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,27 +11,27 @@ from blan_layers.estimation.bounds import infonce
 from blan_layers.estimation.gaussian import LEAST_LOGIT, GaussianCritic
 
 DECAYS = (1.0, 5.0)
-"""Strong: with thousands of pairs and not millions, critics learn pairs by heart."""
+"""Weight decays. They are strong because critics memorise thousands of pairs."""
 
 MOST_STEPS = 500
 
 HIDDEN, EMBEDDING, BATCH = 64, 32, 128
 RATE = 3e-3
 EVERY, PATIENCE, LEAST_GAIN = 25, 4, 0.002
-"""Steps between two looks at the stopping parts, and looks after which training ends, if nowhere so much is gained."""
+"""Steps between evaluations on the stopping pairs, evaluations without gain before stopping, and that gain."""
 
 _WARM_UP = 25
-_START = 0.02  # of the last layer of y's encoder, so that logits start near the base's
+_START = 0.02  # initial scale of the last layer of y's encoder, so that logits start near the base's
 
 Pairs = tuple[Tensor, Tensor]
 
 
 class PerceptronCritic(NamedTuple):
-    """Gaussian logits and what two perceptrons add to them."""
+    """Gaussian logits plus a correction by two perceptrons."""
 
     base: GaussianCritic
     weights: list[Tensor]
-    """Of the three layers for x, then for y, each with its bias; none while nothing was found to add."""
+    """Weight and bias of the three layers for x, then for y; empty if there is no correction."""
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the logits (n, m) of all pairs."""
@@ -50,17 +50,17 @@ def train_perceptrons(
     decays: Sequence[float] = DECAYS,
     progress: Callable[[float], None] = lambda done: None,
 ) -> list[PerceptronCritic]:
-    """Return for each part the critic that is best on its stopping pairs: of all decays and steps, the start included.
+    """Return, for each part, the best critic on its stopping pairs over all decays and steps, including the start.
 
-    The start is the part's base alone. All parts must have as many pairs to fit.
+    The start is the base of the part. All parts must have the same number of pairs to fit.
 
     Args:
-        fit: The pairs of each part that critics are trained on.
-        stopping: The pairs of each part that choose among them.
-        bases: The critic of each part that the perceptrons add to.
-        seed: Of starts and batches.
-        decays: Decoupled weight decays, each times the rate.
-        progress: Called with the share that is done.
+        fit: The training pairs of each part.
+        stopping: The pairs of each part that select among critics.
+        bases: The critic of each part that the perceptrons correct.
+        seed: Seed of initial weights and batches.
+        decays: Decoupled weight decays, each multiplied by the learning rate.
+        progress: Called with the completed share.
     """
     generator = torch.Generator().manual_seed(seed)
     each = len(decays)
@@ -107,7 +107,7 @@ def train_perceptrons(
 
 
 def _start(models: int, columns: Sequence[int], generator: torch.Generator) -> list[Tensor]:
-    """Return the same weights for every model, by He's rule."""
+    """Return initial weights by He's rule, the same for every model."""
     weights = []
     for width in columns:
         for number, (ins, outs) in enumerate(((width, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, EMBEDDING))):

@@ -1,4 +1,4 @@
-"""Columns brought to one scale, which some rows ask for and any row can be brought to."""
+"""Scaling of columns, fitted to some rows and applicable to any rows."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -18,12 +18,12 @@ PREPROCESSES: tuple[Preprocess, ...] = ("ranks", "standardise")
 
 
 def scale(side: Side, rows: Rows, preprocess: Preprocess) -> Callable[[Rows], Tensor]:
-    r"""Return what gives any rows of a side (n, d) in float32, on the scale that the given rows ask for.
+    r"""Return a function that scales any rows of a side, (n, d) in float32, as fitted to the given rows.
 
     Ranks become normal scores, :math:`\Phi^{-1}((r - 1/2) / n)`; equal values share the score of their mean rank. Other
-    rows lie linearly between the neighbouring scores, and get the outermost score beyond them. "standardise" makes the
-    mean 0 and the deviation 1. Categories become columns of zeros and ones, one less than there are, over their
-    deviation.
+    rows are interpolated linearly between the neighbouring scores, and clamped to the outermost ones. "standardise"
+    scales to mean 0 and standard deviation 1. Categories become indicator columns, one fewer than there are categories,
+    divided by their standard deviation.
     """
     kind = _indicators if side.discrete else {"ranks": _normal_scores, "standardise": _standardised}[preprocess]
     columns = [kind(column[rows], column) for column in side.values.T]

@@ -1,4 +1,4 @@
-"""The library's computations: tensors in, tensors out, no parameters."""
+"""The library's computations as functions of tensors, without parameters."""
 
 from blan_layers.functional import reference
 from blan_layers.functional.attention import channel_attention, dual_attention, spatial_attention

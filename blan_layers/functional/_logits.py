@@ -1,4 +1,4 @@
-"""What every objective does with a critic's logits: check, average, exponentiate."""
+"""Checking, averaging and exponentiating a critic's logits, for all objectives."""
 
 import math
 
@@ -13,19 +13,19 @@ from blan_layers.kernels import contrast
 
 
 def softplus(logits: Tensor) -> Tensor:
-    """Return log(1 + exp(logits)), exact for every finite logit, in float32 at least."""
+    """Return log(1 + exp(logits)), accurate for every finite logit, in at least float32."""
     return contrast.softplus(at_least_float32(logits))
 
 
 @whole
 def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return values times their weights, if there are any."""
+    """Return the values times their weights, if given."""
     return values if weights is None else values * weights
 
 
 @whole
 def mean(values: Tensor, weights: Tensor | None, dim: int | None = None) -> Tensor:
-    """Return the mean of all or along an axis, weighted if there are weights, in float32 at least."""
+    """Return the mean over all values or along an axis, weighted if weights are given, in at least float32."""
     values = at_least_float32(values)
     if weights is None:
         return values.mean() if dim is None else values.mean(dim)
@@ -36,7 +36,7 @@ def mean(values: Tensor, weights: Tensor | None, dim: int | None = None) -> Tens
 
 @whole
 def log_mean_exp(logits: Tensor, weights: Tensor | None, dim: int | None = None) -> Tensor:
-    """Return the log of the mean of exp(logits), which is taken as :func:`mean` takes it."""
+    """Return the log of the mean of exp(logits), with the mean of :func:`mean`."""
     logits = at_least_float32(logits)
     if dim is None:
         logits, weights, dim = logits.flatten(), None if weights is None else weights.flatten(), 0
@@ -49,7 +49,7 @@ def log_mean_exp(logits: Tensor, weights: Tensor | None, dim: int | None = None)
 
 
 def log_of(count: int, like: Tensor) -> Tensor:
-    """Return the log of a size as a tensor, which stays symbolic where the size is."""
+    """Return the log of a size as a tensor, symbolic if the size is."""
     return like.new_full((), count).log()
 
 
@@ -57,10 +57,13 @@ def log_of(count: int, like: Tensor) -> Tensor:
 def steady_exp(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """Return exp(exponent), continued by its tangent where it would leave the floating range, and 0 at -inf.
 
-    A convex function below exp, so that a bound made with it holds wherever no log density ratio passes that point:
-    60 in float32, 681 in float64. The gradient reaches logits of ``dtype``: those of float16 get one that fits them.
+    This is a convex function below exp, so that a bound computed with it holds wherever no log density ratio exceeds
+    that point: 60 in float32, 681 in float64. The gradient is bounded so that it fits logits of ``dtype``, float16
+    included.
     """
-    value = _exp_up_to(exponent, math.log(torch.finfo(exponent.dtype).max) - 28)  # room for the tangent, and for a sum
+    value = _exp_up_to(
+        exponent, math.log(torch.finfo(exponent.dtype).max) - 28
+    )  # leaves room for the tangent and for a sum
     if dtype is not torch.float16:
         return value
     gradient = _exp_up_to(exponent, 11.0)
@@ -78,9 +81,9 @@ def counted_pairs(
     negative_weights: Tensor | None,
     noun: str = "logits",
 ) -> tuple[Tensor, Tensor]:
-    """Return the scores of real and of fake pairs; those without weight may be anything, and are zero if not finite.
+    """Return the scores of real and of fake pairs, with zero for scores that have no weight and are not finite.
 
-    Anything but two sets of at least one score, and weights of their shapes or none, is refused.
+    Refuses empty sets of scores, and weights that do not have the shape of their scores.
     """
     named = ("positive", positive, positive_weights), ("negative", negative, negative_weights)
     for kind, scores, weights in named:
@@ -88,7 +91,7 @@ def counted_pairs(
         if not _checks.traced(scores) and scores.numel() == 0:
             raise ValueError(
                 said(
-                    f"{kind}_{noun} must hold at least one score, got shape {_checks.shape(scores)}. "
+                    f"{kind}_{noun} must contain at least one score, got shape {_checks.shape(scores)}. "
                     "Pass the scores of at least one pair."
                 )
             )
@@ -97,12 +100,12 @@ def counted_pairs(
 
 
 def counted(scores: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the scores, with zero for what is not finite and has no weight."""
+    """Return the scores, with zero for those that have no weight and are not finite."""
     return scores if weights is None else scores.masked_fill((weights == 0) & ~scores.isfinite(), 0)
 
 
 def check_weights(name: str, weights: object, wanted: torch.Size) -> None:
-    """Refuse anything but None or boolean or non-negative weights of the ``wanted`` shape that can be divided by."""
+    """Refuse weights unless they are None, or boolean or non-negative, of the ``wanted`` shape, with a positive sum."""
     if weights is None or _checks.traced(weights):
         return
     if not isinstance(weights, Tensor) or not (weights.dtype == torch.bool or weights.is_floating_point()):
@@ -122,6 +125,6 @@ def check_weights(name: str, weights: object, wanted: torch.Size) -> None:
         raise ValueError(
             said(
                 f"{name} must be at least 0 and have a finite sum above zero, got values from "
-                f"{wide.min().item():g} to {wide.max().item():g}. Clamp them, or skip a batch without any."
+                f"{wide.min().item():g} to {wide.max().item():g}. Clamp them, or skip batches without weight."
             )
         )

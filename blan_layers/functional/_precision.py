@@ -1,4 +1,4 @@
-"""Where half precision ends: at the logits."""
+"""Precision: from the logits on, everything is computed in at least float32."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from blan_layers.functional._tracing import whole
 
 @whole
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return a half-precision tensor in float32, any other as it is."""
+    """Return a half-precision tensor in float32, any other tensor unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors of one device in the dtype of its autocast, as a matrix product would take them."""
+    """Return tensors of one device in the dtype of its autocast, as a matrix product would cast them."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors

@@ -1,4 +1,4 @@
-"""What ``torch.fx`` keeps whole: functions that look at shapes and types."""
+"""Functions that inspect shapes and types, which ``torch.fx`` must keep as one node."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def whole(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a call of ``function`` with traced arguments one node of the graph, which looks at them when it runs."""
+    """Make a call of ``function`` with traced arguments a single node, which inspects them when the graph runs."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,7 +1,7 @@
-"""Channel gate, spatial gate and the residual that both of them gate.
+"""Channel gate, spatial gate, and both together with a residual.
 
-The public functions take weights. The modules hand their layers, as callables, to :func:`channel_factors`,
-:func:`location_factor` and :func:`gate_both`, which both share; the passes over the large map between them are plain
+The public functions take weights. The modules pass their layers, as callables, to :func:`channel_factors`,
+:func:`location_factor` and :func:`gate_both`, which the functions use too. The passes over the large map are plain
 operations, or those of :mod:`blan_layers.kernels` where these are faster.
 """
 
@@ -34,7 +34,7 @@ CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 
 Layer: TypeAlias = Callable[[Tensor], Tensor]
 Passes: TypeAlias = PlainPasses
-"""The passes over a map, plain ones or those of a faster way."""
+"""The passes over a map: plain or fused."""
 
 
 @whole
@@ -49,13 +49,13 @@ def channel_attention(
     form: Form = "cbam",
     backend: _checks.Backend = "auto",
 ) -> Tensor:
-    r"""Gate the channels of a map by what its spatial pools say of them.
+    r"""Gate the channels of a map by its spatial pools.
 
-    ``x * sigmoid(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = w2 relu(w1 v + b1) + b2``, one MLP for both pools.
+    ``x * sigmoid(MLP(avg(x)) + MLP(max(x)))`` with ``MLP(v) = w2 relu(w1 v + b1) + b2`` and one MLP for both pools.
 
-    ``form="printed"`` is Eq. 2 of the BLAN paper to the letter, ``x * sigmoid(MLP(avg(x))) + MLP(max(x))``; its text
-    follows CBAM, where both branches stand inside the sigmoid, and so does the default. The gradient of the maximum is
-    shared equally among tied maxima.
+    ``form="printed"`` is Eq. 2 of the BLAN paper as printed, ``x * sigmoid(MLP(avg(x))) + MLP(max(x))``. The text of
+    the paper follows CBAM, where both branches are inside the sigmoid, and so does the default. The gradient of the
+    maximum is shared equally among tied maxima.
 
     Args:
         x: Feature map.
@@ -69,12 +69,13 @@ def channel_attention(
             (fused kernels on a GPU); all give the same results.
 
     Shape:
-        x (B, C, \*S) with any number of spatial axes, w1 (hidden, C), b1 (hidden,), w2 (C, hidden), b2 (C,) -> as x.
+        x (B, C, \*S) with any number of spatial axes, w1 (hidden, C), b1 (hidden,), w2 (C, hidden), b2 (C,) -> (B, C,
+        \*S).
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` does not fit ``w1``, ``w2`` does not, ``pools`` or ``form`` is unknown or contradicts the
-            other, or ``backend`` is unknown or cannot be taken.
+        ValueError: ``x`` or ``w2`` does not fit ``w1``, ``pools`` or ``form`` is unknown or they contradict each other,
+            or ``backend`` is unknown or not available here.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN", Pattern
@@ -105,26 +106,26 @@ def spatial_attention(
     norm: Layer | None = None,
     backend: _checks.Backend = "auto",
 ) -> Tensor:
-    r"""Gate the locations of a map by what its channel pools say of them.
+    r"""Gate the locations of a map by its channel pools.
 
-    ``x * sigmoid(norm(conv([mean_c(x); max_c(x)])))``; the maps stand in the order of the BLAN paper's Eq. 3, average
-    first. (CBAM's published code has the maximum first: swap the two input channels of its weights.)
+    ``x * sigmoid(norm(conv([mean_c(x); max_c(x)])))``. The pooled maps are in the order of Eq. 3 of the BLAN paper,
+    average first. (CBAM's published code has the maximum first: swap the two input channels of its weights.)
 
     Args:
         x: Feature map.
         weight: Weight of the convolution from the two pooled maps to one, of odd kernel sizes.
         bias: Its bias, or None.
-        norm: Applied to the one-channel map before the sigmoid, or None.
+        norm: Applied to the one-channel logits before the sigmoid, or None.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
 
     Shape:
-        x (B, C, \*S) with 1, 2 or 3 spatial axes, weight (1, 2, \*kernel), bias (1,) -> as x.
+        x (B, C, \*S) with 1, 2 or 3 spatial axes, weight (1, 2, \*kernel), bias (1,) -> (B, C, \*S).
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` has not as many spatial axes as the kernel, a kernel size is even, or ``backend`` is unknown
-            or cannot be taken.
+        ValueError: ``x`` does not have as many spatial axes as the kernel, a kernel size is even, or ``backend`` is
+            unknown or not available here.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.2; Zheng et al., "BLAN", Pattern
@@ -175,19 +176,20 @@ def dual_attention(
         pools: Pools of the channel gate.
         arrangement: "channel-spatial", "spatial-channel" or "parallel".
         form: "cbam" or "printed", see :func:`channel_attention`.
-        norm: Applied to the spatial map before its sigmoid, or None.
+        norm: Applied to the spatial logits before their sigmoid, or None.
         residual: Added to the gated map, or None.
         backend: "auto", "reference" (plain operations), "blocked" (blocks that stay in the CPU's cache) or "triton"
             (fused kernels on a GPU); all give the same results.
 
     Shape:
         x (B, C, \*S) with 1, 2 or 3 spatial axes, weights as in :func:`channel_attention` and
-        :func:`spatial_attention`, residual as x -> as x.
+        :func:`spatial_attention`, residual (B, C, \*S) -> (B, C, \*S).
 
     Raises:
         TypeError: ``x`` or ``residual`` is not a floating-point tensor.
         ValueError: ``x`` does not fit the weights, ``residual`` does not have the shape of ``x``, or ``pools``,
-            ``arrangement`` or ``form`` is unknown or contradicts another, or ``backend`` is unknown or cannot be taken.
+            ``arrangement`` or ``form`` is unknown or contradicts another, or ``backend`` is unknown or not available
+            here.
 
     Reference:
         Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eqs. 2 and 3, Table 5.
@@ -221,7 +223,7 @@ def dual_attention(
 
 
 def check_pools(pools: Sequence[Pool], form: Form) -> None:
-    """Refuse unknown or repeated pools, an unknown form, and the printed form of fewer than two pools."""
+    """Refuse unknown or repeated pools, an unknown form, and the printed form with fewer than two pools."""
     if pools in VALID_POOLS and form == "cbam":
         return
     _checks.choice("form", form, FORMS)
@@ -243,9 +245,9 @@ def passes_through(
     residual: Tensor | None = None,
     refusal: Callable[[], str] = lambda: "",
 ) -> Passes:
-    """Return the passes through a map: "auto" leaves the plain ones for maps that leave a core's cache.
+    """Return the passes over a map; "auto" takes fused ones for maps larger than a core's cache.
 
-    ``refusal`` says what speaks against all others, "" if nothing does.
+    ``refusal`` returns why only the plain ones can be used, or "".
     """
     way = chosen_way(backend, (x, residual), lambda: x.numel() * x.element_size() >= core_cache_bytes(), refusal)
     return passes_of(way)(x, pools, residual)
@@ -254,7 +256,7 @@ def passes_through(
 def channel_factors(
     pooled: Tensor, mlp: Layer, sigmoid: Layer, pools: Sequence[Pool], form: Form, x: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gate (B, C, 1, ...) of a map pooled over space (B, pools, C), and what the printed form adds to it."""
+    """Return the gate (B, C, 1, ...) from the spatial pools (B, pools, C), and what the printed form adds to it."""
     logits = _precise(mlp(pooled))
     if form == "cbam":
         return sigmoid(_with_axes_of(x, logits.sum(1))).to(x.dtype), None
@@ -263,12 +265,12 @@ def channel_factors(
 
 
 def location_factor(maps: Tensor, conv: Layer, sigmoid: Layer, x: Tensor) -> Tensor:
-    """Return the gate (B, 1, *S) of a map pooled over channels (B, 2, *S)."""
+    """Return the gate (B, 1, *S) from the channel pools (B, 2, *S)."""
     return factor(conv(maps), sigmoid, x)
 
 
 def factor(logits: Tensor, sigmoid: Layer, x: Tensor) -> Tensor:
-    """Return the gate of these logits in the map's dtype, computed in float32 at least."""
+    """Return the gate of these logits in the map's dtype, computed in at least float32."""
     return sigmoid(_precise(logits)).to(x.dtype)
 
 
@@ -280,8 +282,7 @@ def gate_both(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the map gated by both, plus the residual, and the gates (B, C, 1, ...) and (B, 1, *S).
 
-    ``channel`` makes the gate and the shift of a map pooled over space, ``location`` the gate of one pooled over
-    channels.
+    ``channel`` computes the gate and the shift from the spatial pools, ``location`` the gate from the channel pools.
     """
     if arrangement == "spatial-channel":
         spatial_map = location(passes.pool_channels())
@@ -295,12 +296,12 @@ def gate_both(
 
 
 def _precise(logits: Tensor) -> Tensor:
-    """Return a gate's logits in float32 at least; in a traced graph as they are, so that rewriters know all of it."""
+    """Return a gate's logits in at least float32, or unchanged in a traced graph, which must stay simple to rewrite."""
     return logits if isinstance(logits, Proxy) or logits.dtype == torch.float32 else at_least_float32(logits)
 
 
 def _with_axes_of(x: Tensor, logits: Tensor) -> Tensor:
-    """Return (B, C) with as many axes as the map has."""
+    """Return (B, C) logits with as many axes as the map."""
     traced = isinstance(x, Proxy) or isinstance(logits, Proxy)
     return logits.reshape(_gate_shape(x, logits) if traced else (*logits.shape, *[1] * (x.ndim - 2)))
 
@@ -319,13 +320,13 @@ def _check_mlp(w1: Tensor, w2: Tensor) -> None:
         raise ValueError(
             said(
                 f"weights must be w1 (hidden, C) and w2 (C, hidden), got shapes {_checks.shape(w1)} and "
-                f"{_checks.shape(w2)}. Drop the axes of a 1x1 kernel by a view."
+                f"{_checks.shape(w2)}. Remove the axes of a 1x1 kernel with flatten(1)."
             )
         )
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Layer | None) -> Layer:
-    """Return the "same" convolution of the two pooled maps, after checking the weight and that the map fits it."""
+    """Return the "same" convolution of the two pooled maps, after checking that weight and map fit."""
     kernel = tuple(weight.shape[2:])
     if weight.shape[:2] != (1, 2) or not 1 <= len(kernel) <= 3 or any(size % 2 == 0 for size in kernel):
         raise ValueError(

@@ -9,7 +9,7 @@ from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 
 CLIP = 5.0
-"""Where the authors of SMILE clip, if it is not said."""
+"""The default clip of SMILE, from its authors."""
 
 
 @whole
@@ -24,21 +24,21 @@ def dv_lower_bound(
 
     ``mean positive_logits - log mean exp(negative_logits)``
 
-    Tight for the log density ratio, whatever constant is added to it. A lower bound in the limit of many negatives: the
-    log of a batch's mean is biased, the value upwards and the gradient too (see :func:`mine_objective`).
+    Tight for the log density ratio plus any constant. A lower bound only in the limit of many negatives: the log of the
+    mean over a batch is biased, which biases the value upwards, and the gradient too (see :func:`mine_objective`).
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
+        TypeError: Logits are not floating-point tensors, or weights are neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have the wrong shape, a negative value or no finite sum above zero.
 
     Reference:
         Belghazi et al., "Mutual information neural estimation", ICML 2018, theorem 1.
@@ -64,20 +64,20 @@ def nwj_lower_bound(
 
     ``mean positive_logits - mean exp(negative_logits - 1)``, also called f-GAN KL and MINE-f.
 
-    Unbiased, and tight for one plus the log density ratio. Its variance grows with the exponential of the information.
+    Unbiased, and tight for one plus the log density ratio. Its variance grows exponentially with the information.
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
+        TypeError: Logits are not floating-point tensors, or weights are neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have the wrong shape, a negative value or no finite sum above zero.
 
     Reference:
         Nguyen, Wainwright, Jordan, "Estimating divergence functionals and the likelihood ratio by convex risk
@@ -85,7 +85,7 @@ def nwj_lower_bound(
 
     Example:
         >>> import torch
-        >>> nwj_lower_bound(torch.ones(4), torch.ones(4, 2))  # nothing told
+        >>> nwj_lower_bound(torch.ones(4), torch.ones(4, 2))  # an uninformative critic
         tensor(0.)
     """
     positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
@@ -106,24 +106,25 @@ def tuba_lower_bound(
 
     ``1 + mean(positive_logits - log_baseline) - mean exp(negative_logits - log_baseline)``
 
-    A lower bound for every baseline, unbiased, and tight for the log density ratio plus the log baseline. A constant 1
-    makes it :func:`nwj_lower_bound`, the log of the mean of exp(negative_logits) :func:`dv_lower_bound`.
+    An unbiased lower bound for every baseline, tight for the log density ratio plus the log baseline. With the constant
+    log baseline 1 it is :func:`nwj_lower_bound`; with the log of the mean of exp(negative_logits) it is
+    :func:`dv_lower_bound`.
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
-        log_baseline: Log of the baseline: a number, or a tensor that broadcasts to the positive as well as the negative
-            scores, and depends on one side of the pairs alone.
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
+        log_baseline: Log of the baseline: a number, or a tensor that broadcasts to both the positive and the negative
+            scores and depends on only one side of the pairs.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Logits or a tensor ``log_baseline`` are not floating-point, weights neither boolean nor
-            floating-point, or ``log_baseline`` is neither number nor tensor.
-        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
+        TypeError: Logits or a tensor ``log_baseline`` are not floating-point, weights are neither boolean nor
+            floating-point, or ``log_baseline`` is neither a number nor a tensor.
+        ValueError: Logits are empty, weights have the wrong shape, a negative value or no finite sum above zero, or
             ``log_baseline`` does not broadcast to the logits.
 
     Reference:
@@ -131,7 +132,7 @@ def tuba_lower_bound(
 
     Example:
         >>> import torch
-        >>> tuba_lower_bound(torch.zeros(4), torch.zeros(4, 2), log_baseline=0.0)  # nothing told
+        >>> tuba_lower_bound(torch.zeros(4), torch.zeros(4, 2), log_baseline=0.0)  # an uninformative critic
         tensor(0.)
     """
     positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
@@ -150,28 +151,28 @@ def smile_estimate(
     positive_weights: Tensor | None = None,
     negative_weights: Tensor | None = None,
 ) -> Tensor:
-    r"""Smoothed mutual information lower-bound estimate in nats: Donsker-Varadhan with clipped negatives, and no bound.
+    r"""Smoothed mutual information lower-bound estimate in nats: Donsker-Varadhan with clipped negatives.
 
     ``mean positive_logits - log mean clip(exp(negative_logits), exp(-clip), exp(clip))``
 
-    Despite its name it bounds nothing: clipping can raise it above the information without limit, so that it measures
-    with a critic that :func:`jsd_objective` has trained and is not to be maximised itself. Its best critic is the log
-    density ratio without any constant.
+    Despite its name it is not a bound: clipping can raise it above the information without limit. It is meant for
+    measuring with a critic trained by :func:`jsd_objective`, and should not be maximised itself. Its best critic is the
+    log density ratio, without an added constant.
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
-        clip: Where negative logits are clipped, above zero; infinity leaves :func:`dv_lower_bound`.
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
+        clip: Absolute value at which negative logits are clipped, above zero; infinity gives :func:`dv_lower_bound`.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, weights neither boolean nor floating-point, or ``clip`` is no
-            number.
-        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
+        TypeError: Logits are not floating-point tensors, weights are neither boolean nor floating-point, or ``clip`` is
+            not a number.
+        ValueError: Logits are empty, weights have the wrong shape, a negative value or no finite sum above zero, or
             ``clip`` is not above zero.
 
     Reference:
@@ -203,23 +204,23 @@ def club_upper_bound(
 
     ``mean log p(y | x) over real pairs - mean log p(y | x) over fake pairs``
 
-    An upper bound for the **true** conditional distribution alone, and then above the information by KL(product of the
-    marginals, joint distribution). With a model q(y | x), fitted in a step of its own that maximises the mean
-    log-likelihood of real pairs, it is an estimate: it stays a bound while KL(joint, q(y | x) p(x)) is at most
-    KL(product, q(y | x) p(x)). :class:`~blan_layers.CLUB` holds a normal one.
+    This is an upper bound only for the **true** conditional distribution. It then exceeds the information by KL(product
+    of the marginals, joint distribution). With a model q(y | x), fitted separately by maximising the mean
+    log-likelihood of real pairs, it is an estimate. It remains a bound while KL(joint, q(y | x) p(x)) is at most
+    KL(product, q(y | x) p(x)). :class:`~blan_layers.CLUB` contains such a model, a normal distribution.
 
     Args:
-        positive_log_likelihood: log q(y | x) of pairs drawn together, normalised over y.
-        negative_log_likelihood: log q(y | x) of pairs drawn apart.
+        positive_log_likelihood: log q(y | x) of real pairs, normalised over y.
+        negative_log_likelihood: log q(y | x) of fake pairs.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Log-likelihoods are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Log-likelihoods are empty, or weights have another shape, a negative value or no finite sum above
+        TypeError: Log-likelihoods are not floating-point tensors, or weights are neither boolean nor floating-point.
+        ValueError: Log-likelihoods are empty, or weights have the wrong shape, a negative value or no finite sum above
             zero.
 
     Reference:
@@ -237,7 +238,7 @@ def club_upper_bound(
 
 
 def _less(name: str, logits: Tensor, log_baseline: Tensor | float) -> Tensor:
-    """Return the logits less the baseline, which must not enlarge them."""
+    """Return the logits minus the baseline, which must broadcast to their shape."""
     logits = at_least_float32(logits)
     if not isinstance(log_baseline, Tensor):
         _checks.number("log_baseline", log_baseline, 0.0)

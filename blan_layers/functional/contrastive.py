@@ -1,4 +1,4 @@
-"""Contrastive losses, and lower bounds of mutual information, from the logits of all pairs of a batch."""
+"""Contrastive losses and lower bounds of mutual information, from the logits of all pairs of a batch."""
 
 import math
 
@@ -18,9 +18,9 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
 
     ``log N + mean_i log_softmax(logits[i])[i]``
 
-    A row holds the scores of one item with N candidates, its own among them, on the diagonal. The mean over batches is
-    a lower bound for every critic, and never passes log N. Its variance is small. Transpose the logits to tell the
-    candidates' items instead.
+    A row contains the scores of one item with N candidates; its own candidate is on the diagonal. The mean over batches
+    is a lower bound for every critic and never exceeds log N. Its variance is small. Transpose the logits to identify
+    the item of each candidate instead.
 
     Args:
         logits: Score of each item (rows) with each candidate (columns).
@@ -30,8 +30,8 @@ def infonce_lower_bound(logits: Tensor, *, weights: Tensor | None = None) -> Ten
         logits (\*, N, N) with N >= 2, averaged over the leading axes; weights (\*, N) -> scalar.
 
     Raises:
-        TypeError: ``logits`` is not a floating-point tensor, or ``weights`` neither boolean nor floating-point.
-        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, or ``weights`` has another shape, a
+        TypeError: ``logits`` is not a floating-point tensor, or ``weights`` is neither boolean nor floating-point.
+        ValueError: ``logits`` is not square, is empty or has fewer than 2 items, or ``weights`` has the wrong shape, a
             negative value or no finite sum above zero.
 
     Reference:
@@ -57,14 +57,14 @@ def alpha_lower_bound(
     ``1 + mean_{i, j != i} (logits[i, i] - c[i, j]) - mean_{i, j != i} exp(logits[i, j] - c[i, i])``, where
     ``c[i, j] = log((1 - alpha) exp(log_baseline) + alpha mean_{k != j} exp(logits[i, k]))``
 
-    Leaving one candidate out keeps the bound exact: for real pairs the mean has the item's own candidate among its
-    N - 1, for fake ones it has not. It never passes 1 + log((N - 1) / alpha); a small alpha has little bias and much
-    variance, a large one the contrary. At 0 it is :func:`tuba_lower_bound` of the diagonal and the rest, at 1
-    :func:`infonce_lower_bound` with N - 1 candidates, averaged over which one is left out.
+    Leaving one candidate out keeps the bound exact: for real pairs the mean includes the item's own candidate among its
+    N - 1, for fake pairs it does not. The bound never exceeds 1 + log((N - 1) / alpha). A small alpha has low bias and
+    high variance, a large alpha the opposite. With alpha 0 it is :func:`tuba_lower_bound` of the diagonal and the other
+    logits; with alpha 1 it is :func:`infonce_lower_bound` with N - 1 candidates, averaged over the one left out.
 
     Args:
         logits: Score of each item (rows) with each candidate (columns).
-        log_baseline: Log of the baseline: a number, or a tensor with a value for each item.
+        log_baseline: Log of the baseline: a number, or a tensor with one value per item.
         alpha: Weight of the candidates' mean, in [0, 1].
         weights: Boolean or non-negative weights of the items, for a weighted mean.
 
@@ -72,17 +72,17 @@ def alpha_lower_bound(
         logits (\*, N, N) with N >= 2, averaged over the leading axes; log_baseline (\*, N), weights (\*, N) -> scalar.
 
     Raises:
-        TypeError: ``logits`` or a tensor ``log_baseline`` are not floating-point, ``weights`` neither boolean nor
-            floating-point, or ``alpha`` or ``log_baseline`` is no number.
-        ValueError: ``logits`` is not square, is empty or of fewer than 2 items, ``weights`` or ``log_baseline`` has
-            another shape, or ``alpha`` is not in [0, 1].
+        TypeError: ``logits`` or a tensor ``log_baseline`` are not floating-point, ``weights`` is neither boolean nor
+            floating-point, or ``alpha`` or ``log_baseline`` is not a number.
+        ValueError: ``logits`` is not square, is empty or has fewer than 2 items, ``weights`` or ``log_baseline`` has
+            the wrong shape, or ``alpha`` is not in [0, 1].
 
     Reference:
         Poole et al., "On variational bounds of mutual information", ICML 2019, section 2.4.
 
     Example:
         >>> import torch
-        >>> alpha_lower_bound(torch.zeros(4, 4), 0.0, alpha=0.5)  # nothing told
+        >>> alpha_lower_bound(torch.zeros(4, 4), 0.0, alpha=0.5)  # an uninformative critic
         tensor(0.)
     """
     logits = _counted_square(logits, weights)
@@ -102,31 +102,31 @@ def alpha_lower_bound(
 def supervised_contrastive_loss(
     logits: Tensor, positives: Tensor, *, candidates: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
-    r"""Supervised contrastive loss: several positives for each item, their mean outside the log, to be minimised.
+    r"""Supervised contrastive loss with several positives per item, averaged outside the log; to be minimised.
 
     ``-mean_i mean_{p in P(i)} log(exp(logits[i, p]) / sum_{a in A(i)} exp(logits[i, a]))``
 
-    P(i) are the positives of item i and A(i) its candidates. It is log N for N candidates of which nothing is told, and
-    with one positive each it is the loss of InfoNCE and NT-Xent. For a batch z of unit vectors and its labels the
-    paper's loss has the logits ``z @ z.T / temperature``, an item being no candidate of its own:
-    ``others = ~torch.eye(len(z), dtype=torch.bool)`` are the candidates, ``(labels[:, None] == labels) & others`` the
-    positives.
+    P(i) are the positives of item i, and A(i) its candidates. The loss is log N for an uninformative critic with N
+    candidates. With one positive per item it is the loss of InfoNCE and NT-Xent. For a batch z of unit vectors with
+    labels, the paper's loss has the logits ``z @ z.T / temperature``, and no item is its own candidate: the candidates
+    are ``others = ~torch.eye(len(z), dtype=torch.bool)``, the positives ``(labels[:, None] == labels) & others``.
 
     Args:
         logits: Score of each item (rows) with each candidate (columns).
-        positives: Boolean, which candidates are positives of each item.
-        candidates: Boolean, which columns are candidates of each item; None means all. Positives are among them.
-        weights: Boolean or non-negative weights of the items, for a weighted mean: items without positives need zero.
+        positives: Boolean: which candidates are positives of each item.
+        candidates: Boolean: which columns are candidates of each item; None means all. They must include the positives.
+        weights: Boolean or non-negative weights of the items, for a weighted mean; items without positives need weight
+            zero.
 
     Shape:
         logits, positives and candidates (N, M), weights (N,) -> scalar.
 
     Raises:
-        TypeError: ``logits`` is not a floating-point tensor, ``positives`` or ``candidates`` is not a boolean one, or
-            ``weights`` neither boolean nor floating-point.
-        ValueError: ``logits`` is not (N, M) or is empty, ``positives`` or ``candidates`` has another shape, an item
-            with weight has no positive, a positive is no candidate, or ``weights`` has another shape, a negative value
-            or no finite sum above zero.
+        TypeError: ``logits`` is not a floating-point tensor, ``positives`` or ``candidates`` is not a boolean tensor,
+            or ``weights`` is neither boolean nor floating-point.
+        ValueError: ``logits`` is not (N, M) or is empty, ``positives`` or ``candidates`` has the wrong shape, an item
+            with weight has no positive, a positive is not a candidate, or ``weights`` has the wrong shape, a negative
+            value or no finite sum above zero.
 
     Reference:
         Khosla et al., "Supervised contrastive learning", NeurIPS 2020, Eq. 2 (L_out).
@@ -141,7 +141,7 @@ def supervised_contrastive_loss(
     _checks.floating("logits", logits)
     if logits.ndim != 2 or logits.numel() == 0:
         raise ValueError(
-            said(f"logits must be (N, M), N and M above 0, got shape {_checks.shape(logits)}. Score items in rows.")
+            said(f"logits must be (N, M) with N and M above 0, got shape {_checks.shape(logits)}. Score items in rows.")
         )
     _check_boolean("positives", positives, logits)
     if candidates is not None:
@@ -155,13 +155,13 @@ def supervised_contrastive_loss(
 
 
 def mean_log_share(logits: Tensor, positives: Tensor, candidates: Tensor, dim: int) -> Tensor:
-    """Return the mean over positives of the log of their share among candidates, along an axis, 0 for none."""
+    """Return the mean log share of the positives among the candidates, along an axis, or 0 without positives."""
     shares = at_least_float32(logits).masked_fill(~candidates, -math.inf).log_softmax(dim)
     return shares.masked_fill(~positives, 0).sum(dim) / positives.sum(dim).clamp(min=1)
 
 
 def _check_boolean(name: str, chosen: object, logits: Tensor) -> None:
-    """Refuse anything but a boolean for every logit."""
+    """Refuse anything but a boolean tensor of the shape of the logits."""
     if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool:
         got = chosen.dtype if isinstance(chosen, Tensor) else type(chosen).__name__
         raise TypeError(said(f"{name} must be a boolean tensor, got {got}. Compare labels, or pass {name}.bool()."))
@@ -175,7 +175,7 @@ def _check_boolean(name: str, chosen: object, logits: Tensor) -> None:
 
 
 def _check_positives(positives: Tensor, candidates: Tensor | None, weights: Tensor | None) -> None:
-    """Refuse items without positives, and positives that are no candidates, where values may be read."""
+    """Refuse items without positives, and positives that are not candidates, where values may be read."""
     if not _checks.reads_values(positives):
         return
     without = ~positives.any(1)
@@ -184,20 +184,20 @@ def _check_positives(positives: Tensor, candidates: Tensor | None, weights: Tens
     if bool(without.any()):
         raise ValueError(
             said(
-                f"positives must hold one for each item, got none for item {int(without.byte().argmax())}. "
-                "Give such items weights of zero."
+                f"positives must contain one for each item, got none for item {int(without.byte().argmax())}. "
+                "Give such items weight zero."
             )
         )
     if candidates is not None and bool((positives & ~candidates).any()):
         raise ValueError(
-            said("positives must be among the candidates, got one that is not. Leave it out, or make it a candidate.")
+            said("positives must be among the candidates, got one that is not. Remove it, or make it a candidate.")
         )
 
 
 def _log_mean_of_others(logits: Tensor) -> Tensor:
-    """Return, at each place of a row, the log of the mean of exp(logits) over its other places."""
+    """Return, for each entry of a row, the log of the mean of exp(logits) over the other entries."""
     largest = logits.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
-    share = logits.softmax(-1).masked_fill(largest, 0)  # no more than half, so that 1 - share is exact enough
+    share = logits.softmax(-1).masked_fill(largest, 0)  # at most half, so that 1 - share is accurate
     rest = logits.logsumexp(-1, keepdim=True) + torch.log1p(-share)
     rest_of_largest = logits.masked_fill(largest, -math.inf).logsumexp(-1, keepdim=True)
     total = torch.where(largest, rest_of_largest, rest)
@@ -205,7 +205,7 @@ def _log_mean_of_others(logits: Tensor) -> Tensor:
 
 
 def _mixed(log_baseline: Tensor, log_mean: Tensor, alpha: float) -> Tensor:
-    """Return the log of the baseline and the mean, weighted by 1 - alpha and alpha."""
+    """Return the log of the mixture of baseline and mean, with weights 1 - alpha and alpha."""
     if alpha == 0:
         return log_baseline.expand_as(log_mean)
     if alpha == 1:
@@ -230,28 +230,24 @@ def _per_item(log_baseline: Tensor | float, logits: Tensor) -> Tensor:
 
 
 def _counted_square(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the logits, of which the rows without weight may be anything."""
+    """Return the checked logits, with finite values in rows without weight."""
     _checks.floating("logits", logits)
     if logits.ndim < 2 or logits.shape[-1] != logits.shape[-2]:
         raise ValueError(
             said(
-                f"logits must be square (*, N, N), each row's own candidate on the diagonal, got shape "
+                f"logits must be square (*, N, N), with each row's own candidate on the diagonal, got shape "
                 f"{_checks.shape(logits)}. Score every item with every candidate."
             )
         )
     if logits.shape[-1] < 2:
         raise ValueError(
             said(
-                f"needs at least 2 items to tell one from another, got logits of shape {_checks.shape(logits)}. "
-                "Use a larger batch."
+                f"needs at least 2 items to contrast, got logits of shape {_checks.shape(logits)}. Use a larger batch."
             )
         )
     if logits.numel() == 0:
         raise ValueError(
-            said(
-                f"needs at least one batch of items, got logits of shape {_checks.shape(logits)}. "
-                "Leave out an empty leading axis."
-            )
+            said(f"needs at least one batch of items, got logits of shape {_checks.shape(logits)}. Skip empty batches.")
         )
     check_weights("weights", weights, logits.shape[:-1])
     return logits if weights is None else counted(logits, weights.unsqueeze(-1))

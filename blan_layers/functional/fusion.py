@@ -9,23 +9,23 @@ from blan_layers.functional._tracing import whole
 
 @whole
 def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
-    r"""Weigh the scores of K classifiers, and their sum, into one set of logits.
+    r"""Combine the scores of K classifiers, and their sum, into one set of logits.
 
     ``fused[b, n, c] = sum_i weight[i, n] scores[i, b, n, c] + weight[K, n] sum_i scores[i, b, n, c]``
 
-    The two sums are one: classifier i's scores are weighted by ``weight[i] + weight[K]``. The paper's softmax is left
-    to the loss or the prediction, so that it is applied once.
+    Equivalently, the scores of classifier i are weighted by ``weight[i] + weight[K]``. The paper's softmax is left to
+    the loss or the prediction, so that it is applied only once.
 
     Args:
         scores: Scores of each classifier, stacked.
-        weight: A weight for each classifier and attribute, and in its last row one for the sum.
+        weight: A weight per classifier and attribute; the last row contains those of the sum.
 
     Shape:
         scores (K, B, N, classes), weight (K + 1, N) -> (B, N, classes).
 
     Raises:
         TypeError: ``scores`` or ``weight`` is not a floating-point tensor.
-        ValueError: ``scores`` has not 4 dimensions, or ``weight`` is not (K + 1, N).
+        ValueError: ``scores`` does not have 4 dimensions, or ``weight`` is not (K + 1, N).
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -58,6 +58,6 @@ def _check(scores: Tensor, weight: Tensor) -> None:
         raise ValueError(
             said(
                 f"weight must be (K + 1, N) = ({levels + 1}, {attributes}) for scores of shape "
-                f"{_checks.shape(scores)}, got {_checks.shape(weight)}. Give each classifier and the sum a row."
+                f"{_checks.shape(scores)}, got {_checks.shape(weight)}. Give each classifier and the sum one row."
             )
         )

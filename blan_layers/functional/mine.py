@@ -13,10 +13,10 @@ from blan_layers.functional._tracing import whole
 
 
 class MINEStep(NamedTuple):
-    """What a step of MINE gives.
+    """The result of one step of MINE.
 
     Attributes:
-        value: The Donsker-Varadhan bound of the batch, with MINE's gradient.
+        value: The Donsker-Varadhan bound of the batch in nats, with MINE's gradient.
         running_log_mean: The log of the running mean after the batch, without gradient.
     """
 
@@ -39,25 +39,26 @@ def mine_objective(
     The value is ``mean positive_logits - log m`` with ``m = mean exp(negative_logits)``; the gradient is that of
     ``mean positive_logits - m / running``, with ``running <- (1 - momentum) running + momentum m`` held constant.
 
-    The gradient of log m divides by the mean of one batch, which biases it; the running mean over many batches takes
-    that bias away. It is kept as its log, which cannot overflow, and the batch's own mean is a part of it before it
-    divides, so that no gradient is more than 1 / momentum times that of :func:`dv_lower_bound`.
+    The gradient of log m divides by the mean of one batch, which biases it; a running mean over many batches removes
+    that bias. It is kept as its log, which cannot overflow. The mean of the batch is added to it before the division,
+    so that no gradient is more than 1 / momentum times that of :func:`dv_lower_bound`.
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
         running_log_mean: Log of the running mean of exp(negative_logits); minus infinity before the first batch.
-        momentum: Weight of this batch in the running mean, above 0 and at most 1, which gives the gradient of DV.
+        momentum: Weight of this batch in the running mean, above 0 and at most 1; 1 gives the gradient of the
+            Donsker-Varadhan bound.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself, running_log_mean (); weights like the scores -> two scalars.
+        Any two shapes, averaged separately, running_log_mean (); weights of the shapes of their scores -> two scalars.
 
     Raises:
-        TypeError: Logits or ``running_log_mean`` are not floating-point tensors, weights neither boolean nor
-            floating-point, or ``momentum`` is no number.
-        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero,
+        TypeError: Logits or ``running_log_mean`` are not floating-point tensors, weights are neither boolean nor
+            floating-point, or ``momentum`` is not a number.
+        ValueError: Logits are empty, weights have the wrong shape, a negative value or no finite sum above zero,
             ``running_log_mean`` is not a scalar, or ``momentum`` is not above 0 and at most 1.
 
     Reference:
@@ -82,7 +83,7 @@ def mine_objective(
     now, before = log_mean.detach(), running_log_mean.detach().to(log_mean.dtype)
     kept = math.log1p(-momentum) if momentum < 1 else -math.inf
     running = torch.where(before.isneginf(), now, torch.logaddexp(before + kept, now + math.log(momentum)))
-    running = torch.where(now.isfinite(), running, before)  # a batch that overflowed leaves no trace
+    running = torch.where(now.isfinite(), running, before)  # a batch that overflowed is ignored
     corrected = now + (now - running).exp() * (log_mean - now)
     return MINEStep(mean(positive, positive_weights) - corrected, running)
 

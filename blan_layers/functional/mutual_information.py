@@ -25,12 +25,12 @@ def concat_conv_logits(
     w3: Tensor,
     b3: Tensor,
 ) -> Tensor:
-    r"""Score, at every location, the pair of the local feature vector and the image's global one.
+    r"""Score, at every location, the pair of the local feature vector and the summary vector of the image.
 
     ``w3 relu(w2 relu(w1 [local_u; global] + b1) + b2) + b3``, three pointwise layers.
 
     The first layer is linear in the concatenation, ``w1 [l; g] = w1[:, :C] l + w1[:, C:] g``: the global half is
-    computed once per image, and the replicated tensor of width C + D never exists.
+    computed once per image, and the replicated tensor of width C + D is never built.
 
     Args:
         local_features: Feature map.
@@ -66,7 +66,8 @@ def concat_conv_logits(
         raise ValueError(
             said(
                 "weights must be w1 (hidden, C + D), w2 (hidden, hidden) and w3 (1, hidden), got shapes "
-                f"{_checks.shape(w1)}, {_checks.shape(w2)} and {_checks.shape(w3)}. Drop a kernel's axes by a view."
+                f"{_checks.shape(w1)}, {_checks.shape(w2)} and {_checks.shape(w3)}. "
+                "Remove the axes of a kernel with flatten(1)."
             )
         )
     channels = local_features.shape[1]
@@ -74,7 +75,7 @@ def concat_conv_logits(
         raise ValueError(
             said(
                 f"the channels of local_features and global_features must add up to the {w1.shape[1]} columns of w1, "
-                f"got {channels} + {global_features.shape[1]}. Pass the features that w1 was made for."
+                f"got {channels} + {global_features.shape[1]}. Pass the features that w1 was built for."
             )
         )
     _checks.same_dtype("local_features", local_features, w1.dtype)
@@ -108,7 +109,7 @@ def check_pair(
     if global_features.shape[0] != local_features.shape[0]:
         raise ValueError(
             said(
-                "local_features and global_features must hold the same images, got batches of "
+                "local_features and global_features must contain the same images, got batches of "
                 f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector per map."
             )
         )
@@ -121,9 +122,9 @@ def contrast_way(
     layers: Sequence[Tensor],
     refusal: Callable[[], str],
 ) -> Way:
-    """Return the way of the loss of a concat-and-convolve critic; any but "reference" is :func:`contrast_mean`.
+    """Return how to compute the loss of a concat-and-convolve critic; all but "reference" use :func:`contrast_mean`.
 
-    "auto" takes it where a hidden layer of real and fake pairs fills the cache of a core, and ``refusal`` is empty.
+    "auto" does so where a hidden layer of real and fake pairs exceeds the cache of a core and ``refusal`` is empty.
     """
 
     def fills_cache() -> bool:
@@ -142,16 +143,16 @@ def contrast_mean(
     layers: Sequence[Tensor],
     count: float,
 ) -> Tensor:
-    """Return the sum of ``softplus(-real) + softplus(fake)`` over a count, in one pass that keeps no activation.
+    """Return the sum of ``softplus(-real) + softplus(fake)`` over ``count``, in one pass that stores no activations.
 
     Args:
         way: "blocked" or "triton".
         local_features: Maps (B, C, *S).
         global_features: Summaries (B, D).
-        indices: Whose summary (B,) makes each image's fake pairs.
+        indices: Index (B,) of the summary in each image's fake pairs.
         weights: Weights of the locations (B, *S), or None.
         layers: Weight and bias of each layer, as in :func:`concat_conv_logits`.
-        count: What the sum is divided by.
+        count: The divisor of the sum.
     """
     tensors = autocast(local_features, global_features, *layers)
     differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

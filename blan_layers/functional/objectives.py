@@ -1,8 +1,8 @@
-r"""Objectives over a critic's logits, and what each of them is.
+r"""Objectives of a critic's logits, and the properties of each.
 
-P is the joint distribution, Q the product of the marginals; p are logits of pairs from P, q of pairs from Q, E a mean
-over the pairs at hand. r = dP/dQ is the density ratio, I = E_P log r the mutual information, JS the Jensen-Shannon
-divergence of P and Q. Values are in nats, down to the line; below it, in the divergence's own unit.
+P is the joint distribution, Q the product of the marginals; p are logits of pairs from P, q are logits of pairs from Q,
+and E is the mean over the given pairs. r = dP/dQ is the density ratio, I = E_P log r the mutual information, JS the
+Jensen-Shannon divergence of P and Q. Values above the line are in nats, those below it in the unit of their divergence.
 
 ==================== ================================ ============================= ======================= ===========
 name                 formula                          for every critic              best critic             at most
@@ -14,7 +14,7 @@ dv_lower_bound       E p - log E e^q                  lower bound of I [2]      
 mine_objective       the same, gradient corrected     lower bound of I [2]          log r + any constant    none
 nwj_lower_bound      E p - E e^(q - 1)                lower bound of I              1 + log r               none
 tuba_lower_bound     1 + E(p - b) - E e^(q - b)       lower bound of I              b + log r               none
-infonce_lower_bound  log N + E log softmax(row)[own]  lower bound of I              log r + one a row       log N
+infonce_lower_bound  log N + E log softmax(row)[own]  lower bound of I              log r + c per row       log N
 alpha_lower_bound    tuba, its baseline mixed [3]     lower bound of I              b + log r               [3]
 smile_estimate       E p - log E clip(e^q)            an estimate, no bound         log r                   none
 club_upper_bound     ``E log p(y|x) - E log p(y'|x)`` upper bound of I [4]          the true conditional    none
@@ -30,9 +30,9 @@ wasserstein          E p - E q                        an objective, no bound [5]
 ==================== ================================ ============================= ======================= ===========
 
 [1] :func:`mutual_information_certificate`. [2] In the limit of many q: see its bias. [3] The baseline is (1 - a) e^b +
-a m, m the mean of e^logit over N - 1 candidates; at most 1 + log((N - 1) / a), and log(N - 1) for a = 1, where the best
-critic is log r + one constant a row. [4] For the true conditional alone. [5] For 1-Lipschitz critics a lower bound of
-the earth mover's distance between P and Q; for others it has no end.
+a m, where m is the mean of e^logit over N - 1 candidates. The maximum is 1 + log((N - 1) / a), or log(N - 1) for a = 1,
+where the best critic is log r + one constant per row. [4] Only for the true conditional. [5] For 1-Lipschitz critics it
+is a lower bound of the earth mover's distance between P and Q; for others it is unbounded.
 
 Bias and variance at the best critic, with N independent pairs in each mean (a row of N candidates for infonce):
 
@@ -50,8 +50,8 @@ club                 upwards, KL(Q, P)                                          
 E p                  none                                                            of log r under P, / N
 ==================== =============================================================== ===================================
 
-Half precision ends at the logits: everything is computed in float32 at least, by softplus, logsumexp, and exponentials
-that go on along their tangent once they would leave the floating range (from e^60 in float32).
+From the logits on, everything is computed in at least float32, with softplus, logsumexp, and exponentials that continue
+along their tangent where they would overflow (from e^60 in float32).
 """
 
 import math
@@ -80,24 +80,24 @@ def bce_loss(
     positive_weights: Tensor | None = None,
     negative_weights: Tensor | None = None,
 ) -> Tensor:
-    r"""Binary cross entropy of telling real pairs from fake ones, to be minimised.
+    r"""Binary cross entropy of distinguishing real from fake pairs, to be minimised.
 
     ``mean softplus(-positive_logits) + mean softplus(negative_logits)``
 
     It is 2 log 2 for an uninformative critic. Half-precision logits give a float32 loss.
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
+        TypeError: Logits are not floating-point tensors, or weights are neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have the wrong shape, a negative value or no finite sum above zero.
 
     Reference:
         Zheng et al., "BLAN", Pattern Recognition 100, 2020, Eq. 5 and the text below it.
@@ -124,20 +124,21 @@ def jsd_objective(
     ``2 log 2 - bce_loss(positive_logits, negative_logits)``
 
     For every critic it is a lower bound of twice the Jensen-Shannon divergence between the joint distribution and the
-    product of the marginals, hence at most 2 log 2 = 1.386 nats, and a lower bound of the mutual information.
+    product of the marginals. It is hence at most 2 log 2 = 1.386 nats, and also a lower bound of the mutual
+    information.
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, or weights have another shape, a negative value or no finite sum above zero.
+        TypeError: Logits are not floating-point tensors, or weights are neither boolean nor floating-point.
+        ValueError: Logits are empty, or weights have the wrong shape, a negative value or no finite sum above zero.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -145,7 +146,7 @@ def jsd_objective(
 
     Example:
         >>> import torch
-        >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # told apart for certain
+        >>> jsd_objective(torch.full((4,), 20.0), torch.full((4,), -20.0))  # perfectly separated
         tensor(1.3863)
     """
     positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
@@ -164,8 +165,8 @@ def f_divergence_objective(
 ) -> Tensor:
     r"""Variational lower bound of an f-divergence between real and fake pairs, to be maximised.
 
-    ``mean g(positive_logits) - mean f*(g(negative_logits))``, f* being the convex conjugate of f, and g the activation
-    that takes any logit to its domain:
+    ``mean g(positive_logits) - mean f*(g(negative_logits))``, where f* is the convex conjugate of f, and the activation
+    g maps any logit to the domain of f*:
 
     ==================  ====================================  ================  ================  ============
     divergence          f(u), of the ratio u of real to fake  g(v)              f*(g(v))          best logit v
@@ -178,23 +179,23 @@ def f_divergence_objective(
     squared_hellinger   (sqrt u - 1)^2                        1 - e^-v          e^v - 1           log(u) / 2
     ==================  ====================================  ================  ================  ============
 
-    "jsd" is :func:`jsd_objective`, twice the Jensen-Shannon divergence; "kl" is :func:`nwj_lower_bound`, whose
-    divergence is the mutual information. "wasserstein", ``mean positive_logits - mean negative_logits``, is no
-    f-divergence: it is bounded for a 1-Lipschitz critic alone, by the earth mover's distance.
+    "jsd" is :func:`jsd_objective`, twice the Jensen-Shannon divergence. "kl" is :func:`nwj_lower_bound`, whose
+    divergence is the mutual information. "wasserstein", ``mean positive_logits - mean negative_logits``, is not an
+    f-divergence: it is bounded only for a 1-Lipschitz critic, by the earth mover's distance.
 
     Args:
-        positive_logits: Scores of pairs drawn together.
-        negative_logits: Scores of pairs drawn apart.
-        divergence: A name of the table, or "wasserstein".
+        positive_logits: Scores of real pairs.
+        negative_logits: Scores of fake pairs.
+        divergence: A name from the table, or "wasserstein".
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
-        negative_weights: The same for the negative scores.
+        negative_weights: Likewise for the negative scores.
 
     Shape:
-        Any two shapes, each averaged by itself; weights like the scores -> scalar.
+        Any two shapes, averaged separately; weights of the shapes of their scores -> scalar.
 
     Raises:
-        TypeError: Logits are not a floating-point tensor, or weights neither boolean nor floating-point.
-        ValueError: Logits are empty, weights have another shape, a negative value or no finite sum above zero, or
+        TypeError: Logits are not floating-point tensors, or weights are neither boolean nor floating-point.
+        ValueError: Logits are empty, weights have the wrong shape, a negative value or no finite sum above zero, or
             ``divergence`` is unknown.
 
     Reference:
@@ -224,9 +225,9 @@ def _pearson(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a critic is trained to maximise, and what is known of it.
+    """What a critic is trained to maximise, and its properties.
 
-    The objective of :func:`f_divergence_objective` is the mean of the first term less that of the second.
+    The objective of :func:`f_divergence_objective` is the mean of the first term minus the mean of the second.
     """
 
     of_positive: Callable[[Tensor], Tensor] = at_least_float32
@@ -236,9 +237,9 @@ class Objective:
     divergence: Divergence | None = None
     """Its name among the divergences."""
     log_ratio_behind: float | None = None
-    """By how much its best critic is above the log density ratio, where it is that and a constant."""
+    """How far its best critic is above the log density ratio, if the two differ by a constant."""
     each: Literal["location", "candidates", "batch"] = "location"
-    """What a value of it belongs to: a pair's location, a location among all candidates, or all pairs together."""
+    """What a value belongs to: a location of a pair, a location among all candidates, or all pairs together."""
 
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
@@ -255,4 +256,4 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
     "dv": Objective(each="batch"),
     "mine": Objective(each="batch"),
 }
-"""Every objective of the losses; a new one is a record here, its twin in ``reference`` and a row of the table above."""
+"""Every objective of the losses. A new one needs a record here, a twin in ``reference`` and a row in the table."""

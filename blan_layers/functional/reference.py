@@ -1,7 +1,8 @@
-r"""The paper, literally: the readable specification, and the ground truth of tests and benchmarks.
+r"""Literal implementations of the papers: the readable specification, and the ground truth of tests and benchmarks.
 
-Nothing here is fast, checked, or used by the modules. Each function says one equation in as few lines as the equation
-has; every weight is an argument, so that a test can hand over those of the module it compares with.
+Nothing here is fast, checks its inputs, or is used by the modules. Each function writes one equation in about as many
+lines as the equation has. Every weight is an argument, so that a test can pass the weights of the module that it
+compares with.
 """
 
 import math
@@ -14,7 +15,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 Weights: TypeAlias = Sequence[tuple[Tensor, Tensor | None]]
-"""Weight and bias of layers, one after the other."""
+"""Weights and biases of consecutive layers."""
 
 
 def mlp(v: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
@@ -25,7 +26,7 @@ def mlp(v: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None)
 def channel_map(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, pools: Sequence[str] = ("avg", "max")
 ) -> Tensor:
-    """Return sigmoid(MLP(avg(x)) + MLP(max(x))), (B, C), over the named pools."""
+    """Return sigmoid(MLP(avg(x)) + MLP(max(x))), (B, C), for the named pools."""
     pooled = {"avg": reduce(x, "b c ... -> b c", "mean"), "max": reduce(x, "b c ... -> b c", "max")}
     return torch.sigmoid(sum((mlp(pooled[pool], w1, b1, w2, b2) for pool in pools), torch.zeros(())))
 
@@ -39,7 +40,7 @@ def channel_attention(
     pools: Sequence[str] = ("avg", "max"),
     form: str = "cbam",
 ) -> Tensor:
-    """Return Eq. 2 with the sigmoid around both branches ("cbam") or as it is printed ("printed")."""
+    """Return Eq. 2 with the sigmoid around both branches ("cbam"), or as printed ("printed")."""
     if form == "cbam":
         return torch.einsum("bc...,bc->bc...", x, channel_map(x, w1, b1, w2, b2, pools))
     added = mlp(reduce(x, "b c ... -> b c", "max"), w1, b1, w2, b2)
@@ -102,14 +103,14 @@ def residual_dual_attention(
 
 
 def efficient_channel_attention(x: Tensor, weight: Tensor) -> Tensor:
-    """Return ECA: omega = sigmoid(C1D_k(GAP(x))), which weighs the channels."""
+    """Return ECA: x times omega = sigmoid(C1D_k(GAP(x))), the weights of the channels."""
     descriptor = reduce(x, "b c ... -> b 1 c", "mean")
     omega = torch.sigmoid(F.conv1d(descriptor, weight, padding=weight.shape[2] // 2))
     return torch.einsum("bc...,bc->bc...", x, rearrange(omega, "b 1 c -> b c"))
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
-    """Return ECA's ``k = |log2(C) / gamma + b / gamma|_odd``, the larger of two odd numbers that are equally near."""
+    """Return ECA's ``k = |log2(C) / gamma + b / gamma|_odd``, the larger of two equally near odd numbers."""
     t = math.log2(channels) / gamma + b / gamma
     return min(range(1, channels + 3, 2), key=lambda k: (abs(t - k), -k))
 
@@ -144,7 +145,7 @@ def bottleneck_attention(
     norms: Sequence[Callable[[Tensor], Tensor]] | None = None,
     dilation: int = 4,
 ) -> Tensor:
-    """Return BAM: F + F * M with M = sigmoid(M_c + M_s); the norms are one of M_c and three of M_s."""
+    """Return BAM: F + F * M with M = sigmoid(M_c + M_s); the norms are one for M_c and three for M_s."""
     norm = norms or [lambda y: y] * 4
     w, b, w_out, b_out = channel_weights
     f0, b0, f1, b1, f2, b2, f3, b3 = spatial_weights
@@ -165,7 +166,7 @@ def coordinate_attention(
     axis_weights: Sequence[tuple[Tensor, Tensor]],
     norm: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Return coordinate attention: x times a gate along every axis; ``axis_weights`` are theirs, in their order."""
+    """Return coordinate attention: x times one gate per axis; ``axis_weights`` are in the order of the axes."""
     axes = ("d", "h", "w")[5 - x.ndim :]
     space = " ".join(axes)
     z = [reduce(x, f"b c {space} -> b c {axis}", "mean") for axis in axes]
@@ -187,7 +188,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1, 
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
-    """Return a map at the size of another one, by linear interpolation."""
+    """Return a map resized to another, by linear interpolation."""
     return F.interpolate(x, like.shape[2:], mode={1: "linear", 2: "bilinear", 3: "trilinear"}[x.ndim - 2])
 
 
@@ -200,7 +201,7 @@ def attention_gate(
     psi: Tensor,
     b_psi: Tensor | None,
 ) -> Tensor:
-    """Return Attention U-Net's Eqs. 1 and 2, added on the gating signal's grid: x alpha."""
+    """Return x alpha by Eqs. 1 and 2 of Attention U-Net, with the sum on the gating signal's grid."""
     added = resize(convolve(skip, w_x, None), gating) + convolve(gating, w_g, b_g)
     q_att = convolve(F.relu(added), psi, b_psi)
     return skip * torch.sigmoid(resize(q_att, skip))
@@ -222,7 +223,7 @@ def recurrent_attention_residual(
     shortcut: Weights,
     steps: int = 2,
 ) -> Tensor:
-    """Return RAR (Zhu et al. 2018): x = (1 + A) relu(R + x), a few times, A and R made of x and the other map."""
+    """Return RAR (Zhu et al. 2018): x = (1 + A) relu(R + x) in several steps, with A and R from x and the other map."""
     x, channels = encoder_features, encoder_features.shape[1]
     groups = math.gcd(channels, decoder_features.shape[1])
     for _ in range(steps):
@@ -241,7 +242,7 @@ def residual_unit(x: Tensor, layers: Weights) -> Tensor:
 
 
 def hourglass(x: Tensor, levels: Sequence[Sequence[Weights]]) -> Tensor:
-    """Pool, go deeper beside a skip connection, and come back to the size of x (Wang et al. 2017, Fig. 2)."""
+    """Pool, apply the deeper levels beside a skip connection, and upsample to x (Wang et al. 2017, Fig. 2)."""
     (down, up, *skip), *deeper = levels
     pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[x.ndim - 2]
     y = residual_unit(pool(x, kernel_size=3, stride=2, padding=1), down)
@@ -310,7 +311,7 @@ def residual_encoder(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, 
 def dot_product_logits(
     local_features: Tensor, global_features: Tensor, local_weights: Sequence[Tensor], global_weights: Sequence[Tensor]
 ) -> Tensor:
-    """Encode each location and normalise its code, encode the summary, and multiply the two."""
+    """Return the inner product of each location's normalised code and the summary's code."""
     *layers, gain, offset = local_weights
     summary = residual_encoder(global_features, *global_weights)
     logits = []
@@ -324,7 +325,7 @@ def dot_product_logits(
 def separable_logits(
     local_features: Tensor, global_features: Tensor, local_weights: Sequence[Tensor], global_weights: Sequence[Tensor]
 ) -> Tensor:
-    """Multiply what two perceptrons make of each location and of the summary."""
+    """Return the inner product of two perceptrons' outputs, for each location and for the summary."""
 
     def encode(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor) -> Tensor:
         return F.linear(F.relu(mlp(x, w1, b1, w2, b2)), w3, b3)
@@ -348,7 +349,7 @@ def cosine_logits(
     global_weights: Sequence[Tensor],
     temperature: Tensor | float,
 ) -> Tensor:
-    """Return the cosine of linear embeddings of each location and of the summary, over the temperature."""
+    """Return the cosine of linear embeddings of each location and of the summary, divided by the temperature."""
     summary = F.linear(global_features, *global_weights)
     logits = [
         F.cosine_similarity(F.linear(local, *local_weights), summary) / temperature
@@ -375,7 +376,7 @@ def dv_lower_bound(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
 
 
 def mine_gradient(positive_logits: Tensor, negative_logits: Tensor, running_mean: Tensor) -> Tensor:
-    """Return what has MINE's gradient: the log of the mean is replaced by the mean over a running one."""
+    """Return a value with MINE's gradient: the mean divided by a running mean replaces the log of the mean."""
     return positive_logits.mean() - negative_logits.exp().mean() / running_mean
 
 
@@ -413,7 +414,7 @@ def supervised_contrastive_loss(logits: Tensor, positives: Tensor, candidates: T
 
 
 def alpha_lower_bound(logits: Tensor, log_baseline: Tensor, alpha: float) -> Tensor:
-    """Return I_alpha (Poole et al. 2019), every candidate but the own one left out in turn."""
+    """Return I_alpha (Poole et al. 2019), leaving out every candidate but the item's own in turn."""
     scores, baseline, items = logits.exp(), log_baseline.exp(), range(len(logits))
     joint, marginal = [], []
     for i in items:
@@ -439,7 +440,7 @@ def club_upper_bound(positive_log_likelihood: Tensor, negative_log_likelihood: T
 def gaussian_club(
     x: Tensor, y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, w3: Tensor, b3: Tensor
 ) -> Tensor:
-    """Return CLUB with q(y | x) = N(mean(x), variance(x)), every y with every x but its own."""
+    """Return CLUB with q(y | x) = N(mean(x), variance(x)), and every y with every x but its own as fake pairs."""
     mean, raw = F.linear(F.relu(mlp(x, w1, b1, w2, b2)), w3, b3).chunk(2, 1)
     variance, rows = (10 * torch.tanh(raw / 10)).exp(), range(len(x))
 
@@ -474,11 +475,11 @@ def f_divergence_objective(positive_logits: Tensor, negative_logits: Tensor, div
 
 
 def mutual_information_certificate(mean_bce: float) -> float:
-    """Return -log(1 - t) at the t where the joint range of JS and KL has JS = log 2 - mean_bce, by bisection."""
+    """Return -log(1 - t) for the t at which the joint range of JS and KL has JS = log 2 - mean_bce, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(200):
         t = (low + high) / 2
-        if t == 1.0:  # no number is left between
+        if t == 1.0:  # there is no number in between
             break
         js = (-math.log(1 - t / 2) + (1 - t) * math.log((1 - t) / (1 - t / 2)) + t * math.log(2)) / 2
         low, high = (t, high) if js < math.log(2) - mean_bce else (low, t)
@@ -513,7 +514,7 @@ def prior_matching_loss(
     w3: Tensor,
     b3: Tensor,
 ) -> Tensor:
-    """Return the discriminator's cross entropy on held summaries, plus that of the summaries under a held one."""
+    """Return the discriminator's cross entropy on detached summaries, plus the summaries' under a frozen one."""
 
     def discriminator(x: Tensor, *layers: Tensor) -> Tensor:
         return F.linear(F.relu(mlp(x, *layers[:4])), *layers[4:])
@@ -525,6 +526,6 @@ def prior_matching_loss(
 
 
 def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
-    """Return Eq. 6 before its softmax: the K scores and their sum, concatenated, weighted and added up."""
+    """Return Eq. 6 before its softmax: the K scores and their sum, concatenated, weighted and summed."""
     joined = torch.cat([scores, reduce(scores, "k b n c -> 1 b n c", "sum")])
     return torch.einsum("kn,kbnc->bnc", weight, joined)

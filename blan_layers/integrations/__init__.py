@@ -1,1 +1,1 @@
-"""What other libraries take for attention of their own; none is imported before it is asked for."""
+"""Adapters for other libraries, none of which is imported here."""

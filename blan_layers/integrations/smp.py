@@ -1,4 +1,4 @@
-"""Attention at the skips of a segmentation_models_pytorch U-Net. That package is not imported."""
+"""Attention at the skips of a segmentation_models_pytorch U-Net, without importing that package."""
 
 import inspect
 from collections.abc import Callable
@@ -21,30 +21,30 @@ __all__ = ["attend_skips"]
 def attend_skips(
     unet: nn.Module, factory: Callable[..., nn.Module] = RDAM, *, start: Start = "identity", **options: Any
 ) -> Insertion:
-    """Put attention at every skip of a U-Net: what a decoder's block concatenates is first attended.
+    """Insert attention at every skip of a U-Net, before a decoder block concatenates it.
 
-    ``skip`` becomes ``attention(skip, features)``, of the decoder's features that are about to meet it. With
-    ``start="identity"`` it becomes ``skip + a (attention(skip, features) - skip)``, ``a`` learnt from zero on, so that
-    a trained network gives at first what it gave. No key of the old ``state_dict`` changes.
+    ``skip`` becomes ``attention(skip, features)`` with the decoder's features. With ``start="identity"`` it becomes
+    ``skip + a (attention(skip, features) - skip)`` with a learnt ``a`` that starts at zero, so that the outputs of a
+    trained network do not change at first. No key of the old ``state_dict`` changes.
 
-    The network is any whose ``encoder.out_channels`` are its levels' channels, and whose ``decoder.blocks`` take
-    features first and a skip by a name that begins with "skip": as the U-Nets of segmentation_models_pytorch.
+    The network must have ``encoder.out_channels`` with the channels of its levels, and ``decoder.blocks`` that take the
+    features first and a skip by a name that begins with "skip", like the U-Nets of segmentation_models_pytorch.
 
     Args:
         unet: The network, changed in place.
-        factory: :class:`~blan_layers.RDAM` or another attention of two maps, called as ``factory(skip_channels,
-            feature_channels, **options)`` or, where it takes that, with ``decoder_channels=``. The features that it is
-            given are coarser than the skip.
+        factory: :class:`~blan_layers.RDAM` or another attention module of two maps, called as
+            ``factory(skip_channels, feature_channels, **options)``, or with ``decoder_channels=`` if it has that
+            argument. The features that it receives are coarser than the skip.
         start: "identity" or "paper".
         **options: Passed to the factory. RDAM resizes by ``resize="nearest"`` unless told otherwise.
 
     Returns:
-        The names of the blocks with their attention; ``remove()`` takes it out again.
+        A mapping of block names to their attention; ``remove()`` takes it out again.
 
     Raises:
-        TypeError: ``factory`` makes no module.
-        ValueError: The network is of another form, its skips have attention already, or it is scripted, sharded or
-            wrapped for distributed training. Nothing is changed then.
+        TypeError: ``factory`` does not return a module.
+        ValueError: The network has a different structure, its skips already have attention, or it is scripted, sharded
+            or wrapped for distributed training. In these cases nothing is changed.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ def attend_skips(
         raise ValueError(
             said(
                 f"unet must have encoder.out_channels and decoder.blocks, got a {type(unet).__name__}. Pass a U-Net of "
-                "segmentation_models_pytorch, or call attention in a decoder of your own."
+                "segmentation_models_pytorch, or call attention in your own decoder."
             )
         )
     skips = list(channels)[::-1][1:-1]  # from the head down, without the head and without the image itself
@@ -69,7 +69,7 @@ def attend_skips(
         raise ValueError(
             said(
                 f"unet must have a decoder block for each skip and one more, got {len(blocks)} for {len(skips)} skips. "
-                "Call attention in a decoder of another form yourself."
+                "Call attention in the decoder yourself."
             )
         )
     built: list[tuple[str, nn.Module, nn.Module]] = []
@@ -85,7 +85,7 @@ def attend_skips(
 
 
 def skip_argument(block: nn.Module, name: str) -> tuple[int, str]:
-    """Return place and name of a block's skip among its arguments."""
+    """Return the position and the name of the skip among a block's arguments."""
     parameters = list(inspect.signature(block.forward).parameters)
     found = [(place, key) for place, key in enumerate(parameters) if key.startswith("skip")]
     if not found or found[0][0] == 0:
@@ -99,7 +99,7 @@ def skip_argument(block: nn.Module, name: str) -> tuple[int, str]:
 
 
 def _attend(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Be the forward hook: attend the skip among the block's arguments."""
+    """Forward pre-hook that replaces the skip among the block's arguments by the attended skip."""
     place, key = skip_argument(block, type(block).__name__)
     skip: Tensor | None = kwargs.get(key, args[place] if len(args) > place else None)
     if skip is None:
@@ -115,7 +115,9 @@ def _built(
     name: str, block: nn.Module, width: int, factory: Callable[..., nn.Module], options: dict[str, Any], start: Start
 ) -> nn.Module:
     if KEY in block._modules:
-        raise ValueError(said(f"{name} must not have attention at its skip already, got some. Remove it first."))
+        raise ValueError(
+            said(f"{name} must not already have attention at its skip, got one that has. Remove it first.")
+        )
     first = next((part for part in block.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)), None)
     if first is None or first.in_channels <= width:
         raise ValueError(
@@ -132,7 +134,7 @@ def _built(
     attention = factory(width, decoder_channels=features, **given) if by_name else factory(width, features, **given)
     if not isinstance(attention, nn.Module):
         raise TypeError(
-            said(f"factory must make a torch.nn.Module, got {type(attention).__name__}. Pass a class such as RDAM.")
+            said(f"factory must return a torch.nn.Module, got {type(attention).__name__}. Pass a class such as RDAM.")
         )
     placed = attention if start == "paper" else Blend(attention, first.weight.device, first.weight.dtype)
     return placed.train(block.training)

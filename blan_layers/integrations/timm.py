@@ -1,4 +1,4 @@
-"""Attention as timm's networks take it for ``attn_layer`` and ``se_layer``. timm is not imported."""
+"""Attention for the options ``attn_layer`` and ``se_layer`` of timm's networks, without importing timm."""
 
 import inspect
 from collections.abc import Callable
@@ -14,20 +14,21 @@ BOTTLENECK = {"reduction_ratio", "hidden_channels"}
 
 
 def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[..., nn.Module]:
-    """Return what timm takes for ``attn_layer`` or ``se_layer``: it is called with timm's argument names.
+    """Return a factory for timm's ``attn_layer`` or ``se_layer``, which accepts timm's argument names.
 
-    ``rd_ratio`` is a fraction of the channels and becomes ``reduction_ratio``, its inverse, or ``hidden_channels``
-    where that is no whole number; ``rd_channels`` becomes ``hidden_channels``; ``act_layer`` becomes ``activation``;
-    ``device`` and ``dtype`` are handed on. ``options`` win over what timm passes. What a factory does not take, such as
-    the width of a bottleneck that it has not, is left out.
+    ``rd_ratio``, a fraction of the channels, becomes its inverse ``reduction_ratio``, or ``hidden_channels`` where the
+    inverse is not an integer. ``rd_channels`` becomes ``hidden_channels``, and ``act_layer`` becomes ``activation``.
+    ``device`` and ``dtype`` are passed on. ``options`` override what timm passes. Of these arguments, those that the
+    factory does not have, such as the width of a bottleneck, are left out.
 
     Args:
-        factory: Such as :class:`~blan_layers.CBAM`; called as ``factory(channels, **options)``.
+        factory: A class such as :class:`~blan_layers.CBAM`, called as ``factory(channels, **options)``.
         **options: Passed to the factory.
 
     Raises:
-        TypeError: ``factory`` is not callable, or timm passes an argument that is known neither here nor there.
-        ValueError: timm passes a ratio that is not above 0 and at most 1.
+        TypeError: ``factory`` is not callable, or timm passes an argument that neither this adapter nor the factory
+            knows.
+        ValueError: timm passes a ratio that is not in (0, 1].
 
     Example:
         >>> from blan_layers import CBAM
@@ -44,7 +45,7 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         *,
         rd_ratio: float | None = None,
         rd_channels: int | None = None,
-        rd_divisor: int | None = None,  # rounding of a width that it has computed from the ratio itself
+        rd_divisor: int | None = None,  # how timm rounds a width that it computed from the ratio
         act_layer: Callable[..., nn.Module] | None = None,
         **further: Any,
     ) -> nn.Module:
@@ -53,10 +54,12 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         if unknown and not takes_all:
             raise TypeError(
                 f"attention: {factory!r} must take what timm passes, got {unknown[0]}={further[unknown[0]]!r}. "
-                "Wrap the factory in a function that takes it."
+                "Wrap the factory in a function that accepts it."
             )
         if rd_ratio is not None and not 0 < rd_ratio <= 1:
-            raise ValueError(f"attention: rd_ratio must be above 0 and at most 1, got {rd_ratio!r}. Pass 1 / 16, say.")
+            raise ValueError(
+                f"attention: rd_ratio must be above 0 and at most 1, got {rd_ratio!r}. Pass 1 / 16, for example."
+            )
         translated = {"hidden_channels": rd_channels, "activation": act_layer, **further}
         if rd_ratio is not None and not rd_channels:
             ratio = 1 / rd_ratio

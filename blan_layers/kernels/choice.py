@@ -1,6 +1,6 @@
-"""Which way a computation takes: the plain operations, the blocked ones of the CPU, or the Triton ones of a GPU.
+"""The choice of backend: plain operations, blocked ones on the CPU, or Triton kernels on a GPU.
 
-Predicates answer with what speaks against a way, "" if nothing does: a user who forced the way reads it.
+Predicates return what prevents a backend, or "". Users who asked for that backend see this in the error.
 """
 
 import os
@@ -27,17 +27,17 @@ from blan_layers.kernels.cpu.mutual_information import contrast_loss
 from blan_layers.kernels.passes import PlainPasses
 
 Way: TypeAlias = Literal["reference", "blocked", "triton"]
-"""What a backend comes down to, for the tensors at hand."""
+"""The backend that is used for the given tensors."""
 
 PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
 AUTOMATIC: tuple[Way, ...] = ("blocked",)
-"""The ways that "auto" takes, in this order. "triton" is not among them because no GPU has measured it yet."""
+"""The backends that "auto" tries, in order. "triton" is not included, because it has not been measured on a GPU."""
 
 COMPILED = "a compiler traces the call and fuses the plain operations itself"
 
 CAPABILITY = (8, 0)
-"""The oldest GPUs that the kernels are compiled for in the tests; earlier ones have no bfloat16."""
+"""The oldest compute capability that the tests compile the kernels for; earlier GPUs lack bfloat16."""
 
 
 def chosen_way(
@@ -48,17 +48,17 @@ def chosen_way(
     *,
     compiles: bool = False,
 ) -> Way:
-    """Return the way to take; refuse a forced one that is not supported.
+    """Return the backend to use, or raise if the requested one is not available.
 
     Args:
         backend: What the user asked for.
-        tensors: What the computation reads; None stands for what is not given.
-        worthwhile: Tells whether "auto" leaves the plain operations where it may.
-        refusal: Says what else speaks against every way but "reference", "" if nothing does.
-        compiles: Whether "blocked" is an operation that compilers call.
+        tensors: Inputs of the computation; None for those not given.
+        worthwhile: Returns whether "auto" should use a faster backend where possible.
+        refusal: Returns what else prevents all backends except "reference", or "".
+        compiles: Whether "blocked" is an operation that compilers can call.
 
     Raises:
-        ValueError: ``backend`` names a way that is not supported.
+        ValueError: The requested backend is not available.
     """
     if backend == "reference":
         return backend
@@ -70,13 +70,13 @@ def chosen_way(
         return "reference"
     if reason := against[backend](*tensors) or refusal():
         raise ValueError(
-            said(f"backend={backend!r} cannot be taken here, {reason}. Use backend='auto' or backend='reference'.")
+            said(f"backend={backend!r} is not available here: {reason}. Use backend='auto' or backend='reference'.")
         )
     return backend
 
 
 def passes_of(way: Way) -> type[PlainPasses]:
-    """Return the passes over a map of a way; Triton is imported when its are asked for."""
+    """Return the passes over a map for a backend; Triton is imported only when needed."""
     if way == "triton":
         from blan_layers.kernels.gpu.attention import TritonPasses
 
@@ -85,9 +85,9 @@ def passes_of(way: Way) -> type[PlainPasses]:
 
 
 def contrast_mean_of(way: Way) -> Callable[..., Tensor]:
-    """Return :func:`~blan_layers.kernels.contrast.plain_contrast_mean` of a way that is not the plain one.
+    """Return the version of :func:`~blan_layers.kernels.contrast.plain_contrast_mean` of a faster backend.
 
-    It takes one more argument, whether gradients are asked for.
+    It takes one more argument: whether gradients are needed.
     """
     if way == "triton":
         from blan_layers.kernels.gpu import mutual_information as triton
@@ -97,9 +97,9 @@ def contrast_mean_of(way: Way) -> Callable[..., Tensor]:
 
 
 def against_blocks(*tensors: Tensor | None, compiles: bool = False) -> str:
-    """Say what speaks against autograd functions that read these tensors' memory on the CPU.
+    """Return what prevents autograd functions that read these tensors' memory on the CPU.
 
-    A compiler does not if it ``compiles`` them, that is, calls them as operations.
+    A compiler does not prevent them if it ``compiles`` them, that is, calls them as operations.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     if reason := _against_state(given, compiles):
@@ -117,9 +117,9 @@ def against_blocks(*tensors: Tensor | None, compiles: bool = False) -> str:
 
 
 def against_triton(*tensors: Tensor | None) -> str:
-    """Say what speaks against Triton's kernels for these tensors.
+    """Return what prevents Triton's kernels for these tensors.
 
-    Autocast does not: it brings all operands of a product to one dtype, and gates act in the map's.
+    Autocast does not prevent them: all operands of a product then have one dtype, and gates are applied in the map's.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     if not _has_triton():
@@ -141,7 +141,7 @@ def against_triton(*tensors: Tensor | None) -> str:
 
 
 def capability_refusal(capability: tuple[int, int]) -> str:
-    """Say what speaks against a GPU of this compute capability."""
+    """Return why a GPU of this compute capability is not supported, or ""."""
     if capability >= CAPABILITY:
         return ""
     asked, got = (".".join(map(str, version)) for version in (CAPABILITY, capability))
@@ -152,15 +152,15 @@ PREDICATES: dict[Way, Callable[..., str]] = {"blocked": against_blocks, "triton"
 
 
 def _against_state(tensors: Sequence[Tensor], compiles: bool = False) -> str:
-    """Say what watches or rewrites the plain operations, so that these have to run."""
+    """Return what watches or rewrites the plain operations, so that they must run, or ""."""
     traced = is_compiled_or_traced()
     if traced and not (compiles and is_compiled()):
         return COMPILED
     if transforms_active():
         return "a torch.func transform needs the plain operations"
-    if forward_mode_active():  # the weights, which are not seen here, may carry tangents too
+    if forward_mode_active():  # the weights, which are not checked here, may carry tangents too
         return "forward-mode differentiation needs the plain operations"
-    if not traced:  # a compiler sees to modes itself
+    if not traced:  # a compiler handles modes itself
         if dispatch_mode_active():
             return "a dispatch mode sees every operation and needs the plain ones"
         if function_mode_active():
@@ -181,7 +181,7 @@ def _has_triton() -> bool:
 
 
 def _interprets() -> bool:
-    """Tell whether Triton's kernels run on the CPU, one operation at a time."""
+    """Return whether Triton's kernels run on the CPU, one operation at a time."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

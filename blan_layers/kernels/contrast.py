@@ -1,15 +1,15 @@
-"""The concat-and-convolve loss of real and fake pairs by plain operations, the meaning of the passes over it."""
+"""The concat-and-convolve loss of real and fake pairs by plain operations, which defines the faster versions."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LINEAR = 40.0
-"""From here on the softplus of a number is the number to the last digit, in float64 too."""
+"""From here on, the softplus of a number equals the number to the last digit, in float64 too."""
 
 
 def softplus(x: Tensor) -> Tensor:
-    """Return log(1 + exp(x)), exact for every finite number, in exported graphs too."""
+    """Return log(1 + exp(x)), accurate for every finite number, in exported graphs too."""
     return F.softplus(x, threshold=LINEAR)
 
 
@@ -26,7 +26,8 @@ def plain_contrast_sum(
 ) -> Tensor:
     """Return the sum over images b and locations u of ``weights[b, u] (softplus(-real) + softplus(fake))``.
 
-    The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``, of fake pairs with ``other`` for ``own``.
+    The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``; fake pairs have ``other`` instead of
+    ``own``.
 
     Shape:
         local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
@@ -52,9 +53,9 @@ def plain_contrast_mean(
     b3: Tensor,
     count: float,
 ) -> Tensor:
-    """Return :func:`plain_contrast_sum` over a ``count``, of summaries (B, D), of fake pairs those of ``indices`` (B,).
+    """Return :func:`plain_contrast_sum` over ``count``, for summaries (B, D) and the ``indices`` (B,) of fake pairs.
 
-    w1 (hidden, C + D) is the whole first layer's.
+    w1 (hidden, C + D) is the weight of the whole first layer.
     """
     channels = local.shape[1]
     own = F.linear(summaries, w1[:, channels:], b1)

@@ -1,7 +1,7 @@
 """Derivatives of any order of operations whose backward is written by hand.
 
-The hand-written backward gives one gradient, without a graph. Where a graph of the gradients is asked for, or many
-gradients at once, the operation is computed again by plain operations, and torch differentiates those.
+The hand-written backward computes one gradient, without a graph. Where a graph of the gradients or many gradients at
+once are needed, the operation is recomputed by plain operations, which torch differentiates.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Plain: TypeAlias = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 def needs_plain(*gradients: Tensor | None) -> bool:
-    """Tell whether a backward pass is to be differentiated itself, takes a batch of gradients, or is seen by a mode."""
+    """Return whether a backward pass will itself be differentiated, is batched, or is seen by a mode."""
     if torch.is_grad_enabled() or dispatch_mode_active() or forward_mode_active():
         return True
     return any(gradient is not None and is_batched(gradient) for gradient in gradients)
@@ -29,7 +29,7 @@ def plain_gradients(
 ) -> Gradients:
     """Return the gradients of ``plain(*inputs)``, one for each input, None for those that are not ``needed``.
 
-    Inputs may depend on one another, so that each is differentiated to an alias of its own.
+    Inputs may depend on each other, so that the gradient of each is taken with respect to its own alias.
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -54,8 +54,8 @@ def plain_gradients(
 def any_order(plain: Plain) -> Callable[[Callable[..., Gradients]], Callable[..., Gradients]]:
     """Let a backward ``(ctx, saved, *gradients)`` of an autograd function be differentiated any number of times.
 
-    The function's tensor arguments are saved first, in their order, and ``plain`` takes them. What was saved is read
-    once, as checkpointing asks.
+    The tensor arguments of the function must be saved first, in order; ``plain`` takes them. Saved tensors are read
+    once, as checkpointing requires.
     """
 
     def decorate(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:

@@ -1,4 +1,4 @@
-"""The passes over a large map that an attention gate is made of, by plain operations."""
+"""The passes of an attention gate over a large map, by plain operations."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class PlainPasses:
-    """Pools of one map (B, C, *S), and the gating that ends them; the faster ways derive from it.
+    """Pools of one map (B, C, *S) and the final gating; the base class of faster passes.
 
     Channel gates and shifts are (B, C, 1, ...), spatial gates (B, 1, *S). A pass that is given gates pools the gated
     map, and the gating is then given the same ones.
     """
 
     plain = True
-    """Whether a pass is nothing but the operations that it stands for."""
+    """Whether a pass consists of the plain operations."""
 
     def __init__(self, x: Tensor, pools: Sequence[str] = (), residual: Tensor | None = None) -> None:
         self.x, self.pools, self.residual = x, pools, residual
@@ -36,13 +36,13 @@ class PlainPasses:
         return torch.cat([self.x.mean(1, keepdim=True), self.x.amax(1, keepdim=True)], 1)
 
     def for_convolution(self, maps: Tensor) -> Tensor:
-        """Return pooled maps as a convolution that nothing watches is best given them."""
+        """Return pooled maps in the best layout for a convolution that nothing watches."""
         return maps
 
     def gate(
         self, channel_gate: Tensor | None = None, shift: Tensor | None = None, spatial_gate: Tensor | None = None
     ) -> Tensor:
-        """Return ``(x * channel_gate + shift) * spatial_gate + residual``, whatever of these is given."""
+        """Return ``(x * channel_gate + shift) * spatial_gate + residual``, without the terms that are not given."""
         y = self.x
         if channel_gate is not None and not self.by_channel:
             y = _times(y, channel_gate, shift)
@@ -57,7 +57,7 @@ class PlainPasses:
 
     def fit(self, channel_gate: Tensor | None = None, shift: Tensor | None = None,
             spatial_gate: Tensor | None = None) -> bool:  # fmt: skip
-        """Tell whether gates are what a faster way reads: plain tensors in the map's dtype, one number a place."""
+        """Return whether gates suit the faster passes: plain tensors in the map's dtype, one number per place."""
         if self.gated:
             return False
         batch, channels, *space = self.x.shape

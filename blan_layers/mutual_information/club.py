@@ -1,4 +1,4 @@
-"""The contrastive log-ratio upper bound, and the conditional network that it needs."""
+"""The contrastive log-ratio upper bound and its conditional network."""
 
 import math
 from typing import TYPE_CHECKING
@@ -15,32 +15,33 @@ from blan_layers.functional._tracing import whole
 from blan_layers.mutual_information.encoders import Perceptron
 
 START = 1 / 16
-"""What the last layer is multiplied by, so that the first conditional is near the standard normal one."""
+"""Factor on the initial last layer, so that the first conditional is near the standard normal distribution."""
 
 WIDEST = 10.0
-"""The log variance is between minus this and this."""
+"""Bound of the absolute log variance."""
 
 
 class CLUB(Module):
     r"""Contrastive log-ratio upper bound of the mutual information of vectors x and y in nats, to be minimised.
 
-    ``mean_i log q(y_i | x_i) - mean_{i, j != i} log q(y_j | x_i)``, q(y | x) being the normal distribution with mean
-    and diagonal variance from a perceptron held here, ``conditional``.
+    ``mean_i log q(y_i | x_i) - mean_{i, j != i} log q(y_j | x_i)``, where q(y | x) is a normal distribution whose mean
+    and diagonal variance come from a perceptron in this module, ``conditional``.
 
-    **It is an upper bound where q is the true conditional distribution**, or near enough: while KL(joint, q(y | x)
-    p(x)) is at most KL(product of the marginals, q(y | x) p(x)). Then it is above the information by as much as
-    KL(product, joint); for normal x and y of correlation rho it is rho^2 / (1 - rho^2) for an information of -log(1 -
-    rho^2) / 2. Before the network is fitted it is near zero, and bounds nothing.
+    **It is an upper bound only if q is the true conditional distribution**, or close enough to it: while KL(joint, q(y
+    | x) p(x)) is at most KL(product of the marginals, q(y | x) p(x)). With the true q it exceeds the information by
+    KL(product, joint). For normal x and y with correlation rho it is rho^2 / (1 - rho^2), where the information is
+    -log(1 - rho^2) / 2. Before the network is fitted it is near zero and not a bound.
 
-    So there are two optimisers that take turns. One holds this module's parameters and minimises ``learning_loss``,
-    minus the mean log-likelihood of real pairs, whose gradient reaches the network alone. The other holds all else and
-    minimises what is returned here, **never with this module's parameters**: a network that is trained to make the
-    bound small makes it wrong.
+    Training therefore alternates between two optimisers. One has this module's parameters and minimises
+    ``learning_loss``, the negative mean log-likelihood of real pairs, whose gradient reaches only the network. The
+    other has all other parameters and minimises the returned bound, **never with this module's parameters**: a network
+    trained to make the bound small invalidates it.
 
-    The second mean takes all other y of the batch, in time that is linear in it; the paper's sum also has each y with
-    its own x, and is smaller by (B - 1) / B. From the network's output on everything is computed in float32 at least;
-    the log variance is kept between -10 and 10 by ``10 tanh(. / 10)``. Weights start by He's rule, biases at zero, and
-    the last layer is then divided by 16, so that q starts near the standard normal distribution.
+    The second mean is over all other y of the batch, in time linear in the batch size. The paper's sum also includes
+    each y with its own x, which makes the bound smaller by the factor (B - 1) / B. From the output of the network on,
+    everything is computed in at least float32. The log variance is kept between -10 and 10 by ``10 tanh(. / 10)``.
+    Weights start by He's rule, biases at zero, and the last layer is then divided by 16, so that q starts near the
+    standard normal distribution.
 
     Args:
         x_channels: Width C of x.
@@ -50,7 +51,7 @@ class CLUB(Module):
         dtype: Floating dtype of the parameters.
 
     Shape:
-        x (B, C), y (B, D) -> scalar; B >= 2, for ``learning_loss`` B >= 1.
+        x (B, C), y (B, D) -> scalar, in nats; B >= 2, or B >= 1 for ``learning_loss``.
 
     Raises:
         TypeError: A number is not an int, or an input is not a floating-point tensor of the weights' dtype.
@@ -98,20 +99,20 @@ class CLUB(Module):
         shrink_(self.conditional.last_layers(), START)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Reinitialise the weights."""
         reset(self.conditional)
         shrink_(self.conditional.last_layers(), START)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the bound, with gradients for x, y and the network."""
+        """Return the bound in nats, with gradients for x, y and the network."""
         self._check(x, y, least=2)
         return _log_ratio(*self._moments(x), y)
 
     @runs_forward
     def learning_loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return minus the mean log-likelihood of y given x in nats, with gradients for the network alone.
+        """Return the negative mean log-likelihood of y given x in nats, with gradients only for the network.
 
-        At its best it is the conditional entropy of y given x.
+        Its minimum is the conditional entropy of y given x.
         """
         self._check(x, y, least=1)
         return _negative_log_likelihood(*self._moments(x.detach()), y.detach())
@@ -145,9 +146,7 @@ class CLUB(Module):
             return
         if x.shape[0] != y.shape[0]:
             raise ValueError(
-                said(
-                    f"x and y must hold the same pairs, got {x.shape[0]} and {y.shape[0]} rows. Pass one y for each x."
-                )
+                said(f"x and y must contain the same pairs, got {x.shape[0]} and {y.shape[0]} rows. Pass one y per x.")
             )
         if x.shape[0] < least:
             noun = "pair" if least == 1 else "pairs"
@@ -162,12 +161,12 @@ class CLUB(Module):
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 @whole
 def _log_ratio(mean: Tensor, log_variance: Tensor, y: Tensor) -> Tensor:
-    """Return the mean log-likelihood of each x's own y, less that of all others, which needs their moments alone."""
+    """Return the mean log-likelihood of each x's own y, minus that of all others, computed from their moments."""
     y = at_least_float32(y)
     own = (y - mean).square()
     everyone = y.var(0, correction=0) + (y.mean(0) - mean).square()

@@ -1,4 +1,4 @@
-"""Critics: modules that score how well a local feature vector and a global one belong together."""
+"""Critics: modules that score whether a local and a global feature vector belong to the same image."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,33 +19,33 @@ from blan_layers.functional.mutual_information import check_pair
 from blan_layers.mutual_information.encoders import PairLinear
 
 Partners: TypeAlias = Literal["own", "all"] | Tensor
-"""Whose summaries a map is scored with: its own, every one, or those at indices."""
+"""The summaries that a map is scored with: its own, all, or those at indices."""
 
 PAIRS_AT_ONCE = 2**14
-"""How many pairs all_pairs scores at once, if one summary does not already make more."""
+"""Number of pairs that all_pairs scores at once, unless a single summary gives more."""
 
 
 class Critic(Module, ABC):
-    r"""What scores pairs of a local and a global vector: an encoder of each, and a score of two codes.
+    r"""Base class of critics, which encode local and global vectors and score pairs of codes.
 
-    A subclass says ``encode`` and ``score``; the ways of asking for logits follow. Each is one call of the module, so
-    that hooks, compilers and sharding see it, and encodes every map and every summary once:
+    A subclass defines ``encode`` and ``score``. Logits can then be computed in four ways. Each is a single call of the
+    module, so that hooks, compilers and sharding see it, and encodes every map and every summary once:
 
-    - ``critic(local, global)``: every location with its own image's summary;
+    - ``critic(local, global)``: every location with the summary of its own image;
     - ``critic(local, global, indices)``: every location with the summaries at ``indices``, (B, K) or (B, K, \*S);
     - ``critic(local, global, "all")``, or ``critic.all_pairs(local, global)``: every location with every summary;
     - ``critic.contrast(local, global, indices)``: the first two at once.
 
-    All but the first take N >= B summaries, of which the first B belong to the maps, the rest being further candidates.
-    A vector (B, C) stands for a map without spatial axes.
+    All but the first accept N >= B summaries, of which the first B belong to the maps and the others are further
+    candidates. A vector (B, C) is a map without spatial axes.
 
     Args:
         local_channels: Channels C of the map.
         global_channels: Width D of the summary.
 
     Shape:
-        local_features (B, C, \*S), global_features (B, D) -> logits (B, \*S); (N, D) -> (B, K, \*S) for K partners,
-        (B, N, \*S) for all.
+        local_features (B, C, \*S), global_features (B, D) -> logits (B, \*S). With global_features (N, D): (B, K, \*S)
+        for K partners, (B, N, \*S) for all.
 
     Raises:
         TypeError: A number is not an int, or an input is not a dense floating-point tensor of the weights' dtype.
@@ -65,7 +65,7 @@ class Critic(Module, ABC):
     """
 
     takes_vectors = True
-    """Whether a vector (B, C) may stand for a map."""
+    """Whether a vector (B, C) is accepted as a map."""
 
     def __init__(self, local_channels: int, global_channels: int) -> None:
         super().__init__()
@@ -74,33 +74,33 @@ class Critic(Module, ABC):
 
     @abstractmethod
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Encode maps (B, C, \*S) as (B, U, E), U their number of locations, and summaries (N, D) as (N, E')."""
+        r"""Encode maps (B, C, \*S) with U locations as (B, U, E), and summaries (N, D) as (N, E')."""
 
     @abstractmethod
     def score(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
-        """Score codes (B, U, E) with K summaries' (B, K, E'), or at each location others' (B, K, U, E'): (B, K, U)."""
+        """Score codes (B, U, E) with those of K summaries, (B, K, E') or, per location, (B, K, U, E'): (B, K, U)."""
 
     def score_at(self, local_codes: Tensor, global_codes: Tensor, indices: Tensor) -> Tensor:
         """Score codes (B, U, E) with the summaries (N, E') at ``indices``, (B, K) or (B, K, *S): (B, K, U)."""
         return self.score(local_codes, _picked(global_codes, indices))
 
     def score_all(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
-        """Score codes (B, U, E) with every summary (N, E'): (B, N, U), keeping the activations of no pair."""
+        """Score codes (B, U, E) with every summary (N, E'): (B, N, U), without storing activations of pairs."""
         batch = local_codes.shape[0]
 
         def score(chunk: Tensor) -> Tensor:
             return self.score(local_codes, chunk.expand(batch, -1, -1))
 
-        tracing = torch.compiler.is_compiling() or _checks.traced(local_codes)  # a loop would fix the batch's size
+        tracing = torch.compiler.is_compiling() or _checks.traced(local_codes)  # a loop would fix the batch size
         if tracing or any(watch(module) for module in self.modules() if module is not self):
             return score(global_codes)
         chunks = global_codes.split(max(1, PAIRS_AT_ONCE // max(1, batch * local_codes.shape[1])))
-        if len(chunks) == 1 or not torch.is_grad_enabled() or transforms_active():  # no hook on what is kept
+        if len(chunks) == 1 or not torch.is_grad_enabled() or transforms_active():  # no hooks on saved tensors
             return torch.cat([score(chunk) for chunk in chunks], 1)
         return torch.cat([cast(Tensor, checkpoint(score, chunk, use_reentrant=False)) for chunk in chunks], 1)
 
     def forward(self, local_features: Tensor, global_features: Tensor, partners: Partners = "own") -> Tensor:
-        """Score every location of each map with the map's own summary, or with those of its ``partners``."""
+        """Score every location of each map with the map's own summary, or with the summaries of its ``partners``."""
         named = isinstance(partners, str)
         if named:
             _checks.choice("partners", partners, ("own", "all"))
@@ -118,29 +118,29 @@ class Critic(Module, ABC):
         return _located(logits, local_features, partners)
 
     def contrast(self, local_features: Tensor, global_features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Score every location with the map's own summary, and with those at ``indices``.
+        r"""Score every location with the map's own summary, and with the summaries at ``indices``.
 
         Args:
             local_features: Maps.
-            global_features: Summaries, those of the maps first.
-            indices: Whose summaries make each map's fake pairs: one, K of them, or K at each location.
+            global_features: Summaries; those of the maps come first.
+            indices: Indices of the summaries in each map's fake pairs: one, K, or K per location.
 
         Shape:
-            local_features (B, C, \*S), global_features (N, D), indices (B,), (B, K) or (B, K, \*S)
-            -> logits (B, \*S) of real pairs, and of fake ones (B, \*S) for indices (B,), (B, K, \*S) for others.
+            local_features (B, C, \*S), global_features (N, D), indices (B,), (B, K) or (B, K, \*S) -> logits (B, \*S)
+            of real pairs, and logits of fake pairs: (B, \*S) for indices (B,), otherwise (B, K, \*S).
         """
         return contrast(self, local_features, global_features, indices)
 
     def all_pairs(self, local_features: Tensor, global_features: Tensor) -> Tensor:
-        r"""Score every location with every summary: at [b, n], map b with summary n, real pairs on the diagonal.
+        r"""Score every location with every summary: entry [b, n] is map b with summary n, real pairs on the diagonal.
 
-        Pairs are scored a few summaries at a time, and what a chunk computed is not kept but computed again in the
-        backward: beyond the logits, memory grows with B alone. Compilers, which plan memory themselves, ``torch.func``
-        and critics whose layers are watched by hooks get one plain pass.
+        A few summaries are scored at a time, and the activations of each chunk are recomputed in the backward pass:
+        apart from the logits, memory grows only with B. One plain pass is used under compilers, which plan memory
+        themselves, under ``torch.func``, and for critics with hooks on their layers.
 
         Args:
             local_features: Maps.
-            global_features: Summaries, those of the maps first.
+            global_features: Summaries; those of the maps come first.
 
         Shape:
             local_features (B, C, \*S), global_features (N, D) -> logits (B, N, \*S).
@@ -148,11 +148,11 @@ class Critic(Module, ABC):
         return self(local_features, global_features, "all")
 
     def widths(self) -> tuple[int | None, int | None]:
-        """Return the channels of maps and summaries that the weights take, None where they do not show them."""
+        """Return the channels of maps and summaries, read from the weights, or None where that is impossible."""
         return self.local_channels, self.global_channels
 
     def first_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers that meet the features: one, or one for the maps and one for the summaries."""
+        """Return the layers that take the features: one, or one for the maps and one for the summaries."""
         return ()
 
     def check(self, local_features: Tensor, global_features: Tensor) -> None:
@@ -177,7 +177,7 @@ class Critic(Module, ABC):
                 check_layer(self, layer, name, features)
 
     def check_candidates(self, local_features: Tensor, global_features: Tensor) -> None:
-        """Refuse features that the critic was not built for; there may be more summaries than maps."""
+        """Refuse features that the critic was not built for; more summaries than maps are allowed."""
         further = isinstance(local_features, Tensor) and isinstance(global_features, Tensor) and global_features.ndim
         self.check(local_features, global_features[: local_features.shape[0]] if further else global_features)
 
@@ -188,13 +188,13 @@ class Critic(Module, ABC):
     if TYPE_CHECKING:
 
         def __call__(self, local_features: Tensor, global_features: Tensor, partners: Partners = "own") -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 def contrast(
     critic: nn.Module, local_features: Tensor, global_features: Tensor, indices: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Ask a critic, or what wraps one, for real and fake logits in one call: see :meth:`Critic.contrast`."""
+    """Return real and fake logits of a critic, or of its wrapper, in one call: see :meth:`Critic.contrast`."""
     logits: Tensor = critic(local_features, global_features, _with_own(indices))
     return _split(logits, indices)
 
@@ -205,9 +205,10 @@ class ConcatConvCritic(Critic):
     ``fc3(relu(fc2(relu(fc1([local_u; global])))))`` at every location u: three pointwise layers of widths
     ``hidden_channels``, ``hidden_channels`` and 1.
 
-    The first layer is linear in the concatenation, so that its halves are applied apart, the global one once per image,
-    and the replicated tensor of width C + D never exists. Its columns stand in the order [local; global]: weights of
-    the literal 1x1 convolutions fit by a view. Weights start by He's rule, biases at zero.
+    The first layer is linear in the concatenation. Its two halves are therefore applied separately, the global one once
+    per image, and the replicated tensor of width C + D is never built. Its columns are in the order [local; global]:
+    weights of the literal 1x1 convolutions fit once their kernel axes are removed. Weights start by He's rule, biases
+    at zero.
 
     Args:
         local_channels: Channels C of the map.
@@ -254,12 +255,12 @@ class ConcatConvCritic(Critic):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Reinitialise the weights."""
         for layer in (self.fc1, self.fc2, self.fc3):
             he_normal_(layer)
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the halves of the first layer, where it can be asked for them."""
+        """Apply the halves of the first layer, where it can be split."""
         vectors = at_locations(local_features)
         if self._splits:
             halves: tuple[Tensor, Tensor] = self.fc1(vectors, global_features)
@@ -267,20 +268,20 @@ class ConcatConvCritic(Critic):
         return vectors, global_features
 
     def score(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
-        """Add the halves of the first layer, or apply it to the pairs, and then the layers that follow."""
+        """Add the halves of the first layer, or apply it to the pairs, and then apply the other layers."""
         first = _sums(local_codes, global_codes) if self._splits else self.fc1(_pairs(local_codes, global_codes))
         logits: Tensor = self.fc3(torch.relu(self.fc2(torch.relu(first))))
         return logits.squeeze(-1)
 
     @property
     def _splits(self) -> bool:
-        """Whether the first layer takes halves, and nothing watches it or holds its weight that expects one input."""
+        """Whether the first layer can be split, and nothing that expects a single input watches or wraps it."""
         layer, kind = self.fc1, type(self.fc1)
         ours = issubclass(kind, PairLinear) and kind.forward is PairLinear.forward
         return ours and not watch(layer, everywhere=False) and not foreign_weight(layer)
 
     def check(self, local_features: Tensor, global_features: Tensor) -> None:
-        """Refuse features that the critic was not built for, or that its first layer was not cut to."""
+        """Refuse features that do not fit the critic, or its first layer after pruning."""
         super().check(local_features, global_features)
         columns = width_of(self.fc1)
         if columns is None or _checks.traced(local_features, global_features):
@@ -290,21 +291,21 @@ class ConcatConvCritic(Critic):
             raise ValueError(
                 said(
                     f"the channels of local_features and global_features must add up to the {columns} columns of fc1, "
-                    f"got {given[0]} + {given[1]}. Pass the features that it was cut to."
+                    f"got {given[0]} + {given[1]}. Pass the features that it was pruned to."
                 )
             )
 
     def widths(self) -> tuple[int | None, int | None]:
-        """Return the widths that it was built for, while the first layer's weight has both."""
+        """Return the widths that it was built for, as long as the first layer has as many columns."""
         both = self.local_channels, self.global_channels
         return both if width_of(self.fc1) == sum(both) else (None, None)
 
     def first_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layer of pairs."""
+        """Return the first layer, which takes pairs."""
         return (self.fc1,)
 
     def plain_layers(self) -> tuple[tuple[Tensor, ...], str]:
-        """Return weight and bias of each layer, or what speaks against reading them: a layer replaced or watched."""
+        """Return weight and bias of each layer, or why they cannot be used: a layer is replaced or watched."""
         if odd := oddity(self, PERCEPTRON):
             return (), odd
         names = [(layer, name) for layer in ("fc1", "fc2", "fc3") for name in ("weight", "bias")]
@@ -313,37 +314,37 @@ class ConcatConvCritic(Critic):
             if tensor is None:
                 return (), f"{layer} has no parameter {name}"
         if nn.functional.linear is not TORCH_LINEAR:
-            return (), "fc1 is applied by another function than torch's"
+            return (), "fc1 is not applied by torch's own function"
         return tuple(cast("list[Tensor]", tensors)), ""
 
 
 TORCH_LINEAR = nn.functional.linear
 
 PERCEPTRON = {"fc1": known(PairLinear), "fc2": known(nn.Linear), "fc3": known(nn.Linear)}
-"""The layers that the fused loss knows."""
+"""The layers that the fused loss can replace."""
 
 
 class GlobalCritic(ConcatConvCritic):
-    r"""Critic of global Deep InfoMax: the whole input, flattened and concatenated with the summary, in a perceptron.
+    r"""Critic of global Deep InfoMax: a perceptron of the flattened input, concatenated with the summary.
 
-    ``fc3(relu(fc2(relu(fc1([flatten(input); global])))))``: a number for each pair of an image and a summary.
+    ``fc3(relu(fc2(relu(fc1([flatten(input); global])))))``: one logit per pair of an image and a summary.
 
-    The input is a vector, or a map, flattened channel by channel, so that its size is fixed. It is the map-vector and
-    the vector-vector twin of :class:`ConcatConvCritic`, with the same layers and the same split of the first.
+    The input is a vector, or a map of fixed size, which is flattened channel by channel. The layers, and the split of
+    the first layer, are those of :class:`ConcatConvCritic`.
 
     Args:
-        input_features: Numbers F in an input: its width, or C times its locations.
+        input_features: Number F of values per input: its width, or C times its number of locations.
         global_channels: Width D of the summary.
         hidden_channels: Width of both hidden layers.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
     Shape:
-        input_features (B, F) or (B, C, \*S) of C times its locations = F, global_features (B, D) -> logits (B,).
+        local_features (B, F), or (B, C, \*S) with F values per image; global_features (B, D) -> logits (B,).
 
     Raises:
         TypeError: A number is not an int, or an input is not a floating-point tensor.
-        ValueError: A number is below 1, or the inputs are not of F numbers each and (B, D).
+        ValueError: A number is below 1, or the inputs do not have F values per image and shape (B, D).
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -384,7 +385,7 @@ class GlobalCritic(ConcatConvCritic):
         if local_features.ndim < 2 or (features is not None and features != math.prod(local_features.shape[1:])):
             raise ValueError(
                 said(
-                    f"local_features must hold {features} numbers per image, got, flattened, shape "
+                    f"local_features must have {features} values per image, got flattened shape "
                     f"{_checks.shape(local_features)}. Build the critic for the flattened size of the input."
                 )
             )
@@ -404,7 +405,7 @@ def at_locations(local_features: Tensor) -> Tensor:
 
 @whole
 def _located(logits: Tensor, local_features: Tensor, partners: Partners) -> Tensor:
-    """Return logits (B, K, U) with the spatial axes of the maps, in memory of their own; the own ones without K."""
+    """Return logits (B, K, U) with the spatial axes of the maps, in their own memory; own pairs lose the axis K."""
     if isinstance(partners, str) and partners == "own":
         logits = logits.squeeze(1)
     return logits.reshape(*logits.shape[:-1], *local_features.shape[2:]).clone()
@@ -420,7 +421,7 @@ def _picked(global_codes: Tensor, partners: Partners) -> Tensor:
 
 @whole
 def _per_location(global_codes: Tensor) -> Tensor:
-    """Return codes (B, K, E) or (B, K, U, E) with an axis of locations."""
+    """Return codes (B, K, E) or (B, K, U, E) with a location axis."""
     return global_codes if global_codes.ndim == 4 else global_codes.unsqueeze(2)
 
 
@@ -439,7 +440,7 @@ def _pairs(local_codes: Tensor, global_codes: Tensor) -> Tensor:
 
 @whole
 def _with_own(indices: Tensor) -> Tensor:
-    """Return indices (B,), (B, K) or (B, K, *S) with each map's own put first, (B, 1 + K) or (B, 1 + K, *S)."""
+    """Prepend each map's own index to indices (B,), (B, K) or (B, K, *S): (B, 1 + K) or (B, 1 + K, *S)."""
     indices = indices.unsqueeze(1) if indices.ndim == 1 else indices
     own = torch.arange(indices.shape[0], device=indices.device)
     own = own.reshape(-1, *(1 for _ in indices.shape[1:])).expand(-1, 1, *indices.shape[2:])
@@ -447,7 +448,7 @@ def _with_own(indices: Tensor) -> Tensor:
 
 
 def _split(logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of real pairs and those of fake ones, with the axes of their indices, in their own memory."""
+    """Return the logits of real and of fake pairs, the latter with the axes of their indices, in their own memory."""
     return logits[:, 0].clone(), _fake(logits, indices)
 
 

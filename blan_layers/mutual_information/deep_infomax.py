@@ -1,4 +1,4 @@
-"""Deep InfoMax: global and local mutual information, and a prior, in one loss."""
+"""Deep InfoMax: global and local mutual information and prior matching in one loss."""
 
 import math
 from collections.abc import Sequence
@@ -26,22 +26,22 @@ class DeepInfoMaxLoss(Module):
     ``alpha global_loss(map, summary) + beta local_loss(map, summary) + gamma prior_loss(summary)``
 
     The three are :class:`~blan_layers.GlobalInfoMaxLoss` on the flattened map, :class:`~blan_layers.LMIMLoss` and
-    :class:`~blan_layers.PriorMatchingLoss`; those of weight zero are not built. A local information is a mean over
-    locations, so that beta is divided by their number already. The defaults are the paper's local model; its global one
-    is alpha 1, beta 0, gamma 1. What is held here learns with the encoder, by the same minimisation: **give this
-    module's parameters to the optimiser**.
+    :class:`~blan_layers.PriorMatchingLoss`; those with weight zero are not built. The local information is a mean over
+    locations, which replaces the paper's division of beta by their number. The defaults are the paper's local model;
+    its global model is alpha 1, beta 0, gamma 1. The critics and the discriminator are part of this module and are
+    trained with the encoder by the same minimisation: **pass this module's parameters to the optimiser**.
 
     Args:
         local_channels: Channels C of the maps.
         global_channels: Width D of the summaries.
-        map_size: Spatial sizes of the maps, which the global critic needs: for alpha above zero.
+        map_size: Spatial sizes of the maps, which the global critic needs. Only for alpha above zero.
         alpha: Weight of the global information.
         beta: Weight of the local information.
         gamma: Weight of prior matching.
-        objective: One of those of :class:`~blan_layers.LMIMLoss`, for both informations.
-        negatives: One of those of :class:`~blan_layers.LMIMLoss` that need no more options, for both informations.
-        local_critic: Critic of locations; None means :class:`~blan_layers.DotProductCritic`. For beta above zero.
-        prior: "uniform" or "gaussian"; None means "uniform". For gamma above zero.
+        objective: An objective of :class:`~blan_layers.LMIMLoss`, used for global and local information.
+        negatives: Negatives of :class:`~blan_layers.LMIMLoss` that need no further options, used for both.
+        local_critic: Critic of locations; None means :class:`~blan_layers.DotProductCritic`. Only for beta above zero.
+        prior: "uniform" or "gaussian"; None means "uniform". Only for gamma above zero.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -49,9 +49,9 @@ class DeepInfoMaxLoss(Module):
         local_features (B, C, \*S), global_features (B, D), mask (B, \*S), prior_samples (B', D) -> scalar; B >= 2.
 
     Raises:
-        TypeError: As the three losses do, a weight is no number, or ``map_size`` is no sequence.
-        ValueError: As the three losses do, or a weight is negative or not finite, all are zero, or an option belongs to
-            a loss of weight zero, or ``map_size`` is missing.
+        TypeError: One of the three losses raises it, a weight is not a number, or ``map_size`` is not a sequence.
+        ValueError: One of the three losses raises it, a weight is negative or not finite, all weights are zero, an
+            option belongs to a loss with weight zero, or ``map_size`` is missing.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -90,7 +90,7 @@ class DeepInfoMaxLoss(Module):
             raise ValueError(
                 said(
                     "negatives must need no further features, got 'given'. "
-                    "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss by themselves."
+                    "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss separately."
                 )
             )
         for weight, name, option in (
@@ -99,7 +99,7 @@ class DeepInfoMaxLoss(Module):
             ("gamma", "prior", prior),
         ):
             if option is not None and getattr(self, weight) == 0:
-                raise ValueError(said(f"{name} is for {weight} above zero, got {weight}=0. Drop {name}."))
+                raise ValueError(said(f"{name} needs {weight} above zero, got {weight}=0. Drop {name}."))
         self.global_loss: GlobalInfoMaxLoss | None = None
         self.local_loss: LMIMLoss | None = None
         self.prior_loss: PriorMatchingLoss | None = None
@@ -124,7 +124,7 @@ class DeepInfoMaxLoss(Module):
             self.prior_loss = PriorMatchingLoss(global_channels, prior=prior, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew."""
+        """Reinitialise all weights."""
         for part in self.children():
             reset(part)
 
@@ -139,8 +139,8 @@ class DeepInfoMaxLoss(Module):
     ) -> Tensor:
         """Return the weighted sum.
 
-        ``prior_samples`` take the place of draws from the prior, ``mask`` weighs the locations of the local
-        information, and ``groups`` keeps images of one number from making fake pairs.
+        ``prior_samples`` replace draws from the prior, ``mask`` weights the locations of the local information, and
+        images with the same number in ``groups`` form no fake pairs with each other.
         """
         self._refuse("prior_samples", prior_samples, "gamma", self.gamma)
         self._refuse("mask", mask, "beta", self.beta)
@@ -156,7 +156,7 @@ class DeepInfoMaxLoss(Module):
 
     def _refuse(self, name: str, option: Tensor | None, weight: str, value: float) -> None:
         if option is not None and value == 0:
-            raise ValueError(said(f"{name} is for {weight} above zero, got 0. Drop {name}."))
+            raise ValueError(said(f"{name} needs {weight} above zero, got 0. Drop {name}."))
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
@@ -173,7 +173,7 @@ class DeepInfoMaxLoss(Module):
             mask: Tensor | None = None,
             groups: Tensor | None = None,
         ) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 def _weight(name: str, value: float) -> float:

@@ -1,4 +1,4 @@
-"""Layers of critics: what a local or a global vector becomes before it is scored."""
+"""Layers of critics, which encode local and global vectors before they are scored."""
 
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ from blan_layers._module import Module
 
 
 class PairLinear(Module, nn.Linear):
-    r"""Linear layer of concatenated pairs [local; global], which also takes the two halves apart.
+    r"""Linear layer of concatenated pairs [local; global], which also accepts the two halves separately.
 
-    ``layer(pairs)`` is that of any ``nn.Linear``. ``layer(local, summaries)`` is ``weight[:, :C] local`` and
-    ``weight[:, C:] summaries + bias``, whose sum is the same for a pair, so that the concatenation need not exist.
+    ``layer(pairs)`` is the same as for any ``nn.Linear``. ``layer(local, summaries)`` returns ``weight[:, :C] local``
+    and ``weight[:, C:] summaries + bias``. Their sum is the result for the pair, so that the concatenation need not be
+    built.
 
     Shape:
         (..., C + D) -> (..., out), or (..., C) and (..., D) -> two of (..., out).
@@ -34,8 +35,9 @@ class PairLinear(Module, nn.Linear):
 class ResidualEncoder(Module):
     r"""Deep InfoMax's encoder of vectors (..., C): ``fc2(relu(fc1(x))) + shortcut(x)``, then a LayerNorm if ``norm``.
 
-    Applied at every location of a map (B, U, C) it is the 1x1 convolutional network, applied to summaries its
-    perceptron twin. The shortcut starts as the identity with a little noise, the first channels of a narrower code.
+    Applied to every location of a map (B, U, C) it is the paper's network of 1x1 convolutions; applied to summaries it
+    is the corresponding perceptron. The shortcut starts as the identity with slight noise; for a narrower code it keeps
+    the first channels.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class ResidualEncoder(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Reinitialise the weights."""
         he_normal_(self.fc1)
         he_normal_(self.fc2)
         with torch.no_grad():
@@ -69,13 +71,13 @@ class ResidualEncoder(Module):
         return encoded
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers whose sum the code is."""
+        """Return the layers whose outputs are summed to the code."""
         return self.fc2, self.shortcut
 
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 class Perceptron(Module):
@@ -98,7 +100,7 @@ class Perceptron(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Reinitialise the weights."""
         for layer in (self.fc1, self.fc2, self.fc3):
             he_normal_(layer)
 
@@ -108,10 +110,10 @@ class Perceptron(Module):
         return encoded
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layer whose output the code is."""
+        """Return the layer whose output is the code."""
         return (self.fc3,)
 
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

@@ -1,4 +1,4 @@
-"""Summaries of all processes, with gradients."""
+"""Gathering the summaries of all processes, with gradients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch.autograd import Function
 
 
 class _Gathered(Function):
-    """The rows of all processes, in the order of their ranks; each row's gradient is the sum over all processes."""
+    """The rows of all processes, ordered by rank; the gradient of each row is summed over all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -24,9 +24,9 @@ class _Gathered(Function):
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """Return the rows (B, ...) of all processes, this process's first; without a group, the rows.
+    """Return the rows (B, ...) of all processes, this process's first; without a process group, return the rows.
 
-    Batches may differ in size between processes, which tell one another theirs first.
+    Batch sizes may differ between processes, which exchange them first.
     """
     if world_size() == 1:
         return rows
@@ -36,10 +36,11 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def exchanged(rows: Tensor, batch: int) -> Tensor:
-    """Return what each of P processes has of this one's batch, (P, B, ...), with gradients.
+    """Return what each of P processes has computed for this process's batch, (P, B, ...), with gradients.
 
     Args:
-        rows: What this process has of all processes' batches (N, ...), in the order of :func:`gathered`.
+        rows: What this process has computed for the batches of all processes (N, ...), in the order of
+            :func:`gathered`.
         batch: Size B of this process's batch.
     """
     if world_size() == 1:
@@ -51,17 +52,17 @@ def exchanged(rows: Tensor, batch: int) -> Tensor:
 
 
 def world_size() -> int:
-    """Return the number of processes, one without a group."""
+    """Return the number of processes, 1 without a process group."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process, 0 without a group."""
+    """Return the rank of this process, 0 without a process group."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 def _counts(rows: Tensor) -> Sequence[int]:
-    """Return how many rows each process has."""
+    """Return the number of rows of each process."""
     own = torch.tensor([rows.shape[0]], device=rows.device)
     found = [torch.empty_like(own) for _ in range(world_size())]
     distributed.all_gather(found, own)
@@ -71,7 +72,7 @@ def _counts(rows: Tensor) -> Sequence[int]:
 
 def _all_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     rows, missing = rows.contiguous(), max(counts) - rows.shape[0]
-    if missing:  # what travels is of one size
+    if missing:  # all processes send the same size
         rows = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
     parts = [torch.empty_like(rows) for _ in counts]
     distributed.all_gather(parts, rows)

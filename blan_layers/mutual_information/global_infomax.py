@@ -17,33 +17,34 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
 
     ``mean_b softplus(-critic(input[b], global[b])) + mean_b softplus(critic(input[b], global[b']))``
 
-    It is :class:`~blan_layers.LMIMLoss` of an input without locations: a vector, or a map that is flattened.
-    Objectives, negatives, positives, groups, ``gather`` and ``estimate`` are told there. The critic is held here:
-    **give this module's parameters to the optimiser**.
+    It is :class:`~blan_layers.LMIMLoss` for inputs without locations: vectors, or maps that are flattened. Objectives,
+    negatives, positives, groups, ``gather`` and ``estimate`` are described there. The critic is part of this module:
+    **pass this module's parameters to the optimiser**.
 
     Args:
-        input_features: Numbers F in an input: its width, or C times its locations.
+        input_features: Number F of values per input: its width, or C times its number of locations.
         global_channels: Width D of the summaries.
-        hidden_channels: Width of the critic's hidden layers; None means 512. Refused together with ``critic``.
-        objective: One of those of :class:`~blan_layers.LMIMLoss`.
-        negatives: One of those of :class:`~blan_layers.LMIMLoss` but "per-location".
-        num_negatives: Fake pairs K of each input; None means 1. Below the batch; for negatives that are drawn.
-        queue_size: Summaries that the queue holds; for "queue" alone, which needs it.
-        gather: Whether the summaries of all processes are candidates; for "all" and "queue".
-        symmetric: Whether summaries tell their inputs, too; for "infonce" with negatives "all".
-        positives: "own", or "groups": all summaries of an image's group; for "infonce" with "all" and "queue".
+        hidden_channels: Width of the critic's hidden layers; None means 512. Cannot be combined with ``critic``.
+        objective: An objective of :class:`~blan_layers.LMIMLoss`.
+        negatives: Negatives of :class:`~blan_layers.LMIMLoss`, except "per-location".
+        num_negatives: Number K of fake pairs per input; None means 1. Must be below the batch size. Only for negatives
+            that are drawn.
+        queue_size: Number of summaries in the queue. Required for "queue", and only allowed there.
+        gather: Whether the summaries of all processes are candidates. Only for "all" and "queue".
+        symmetric: Whether summaries also identify their inputs. Only for "infonce" with negatives "all".
+        positives: "own", or "groups" for all summaries of an image's group. Only for "infonce" with "all" or "queue".
         critic: A critic of vectors (B, F) and (B, D) to use instead of :class:`~blan_layers.GlobalCritic`.
-        reduction: "mean" and "sum" give a scalar, "none" the loss of each input (B,).
+        reduction: "mean" or "sum" for a scalar, "none" for the loss of each input (B,).
         device: Device of the critic's parameters.
         dtype: Floating dtype of the critic's parameters.
 
     Shape:
         local_features (B, F) or (B, C, \*S), global_features (B, D), mask and groups (B,), negative_features (B, K, D)
-        -> scalar, (B,) for "none".
+        -> scalar, or (B,) for ``reduction="none"``.
 
     Raises:
-        TypeError: As :class:`~blan_layers.LMIMLoss` does.
-        ValueError: As :class:`~blan_layers.LMIMLoss` does, or ``negatives`` is "per-location".
+        TypeError: In the cases of :class:`~blan_layers.LMIMLoss`.
+        ValueError: In the cases of :class:`~blan_layers.LMIMLoss`, or ``negatives`` is "per-location".
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -111,10 +112,10 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         groups: Tensor | None = None,
         negative_features: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss, the inputs weighted by ``mask`` (boolean or non-negative weights) if there is one.
+        """Return the loss, the inputs weighted by ``mask`` (boolean or non-negative weights) if given.
 
-        No input is paired with one of its own number in ``groups``, if they are given, or these are its positives.
-        ``negative_features`` are the summaries that make the fake pairs, for negatives "given".
+        If ``groups`` are given, no input forms a fake pair with one of the same number; with ``positives="groups"``
+        these form real pairs. ``negative_features`` are the summaries of the fake pairs, for negatives "given".
         """
         inputs, pairs = self._prepared(
             local_features, global_features, mask, groups, negative_features, random=self.training
@@ -140,7 +141,7 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         critic = self.critic
         widths: tuple[int | None, int | None] = self.input_features, self.global_channels
         if has_hooks(critic):
-            widths = None, None  # a hook may change what it is given
+            widths = None, None  # a hook may change the inputs
         elif isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
             widths = critic.widths()
         for name, vectors, width in (
@@ -153,14 +154,14 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
             if vectors.ndim != 2 or (width is not None and width != vectors.shape[1]):
                 raise ValueError(
                     said(
-                        f"{name} must hold {width} numbers per image, got, flattened, shape "
+                        f"{name} must have {width} values per image, got flattened shape "
                         f"{_checks.shape(vectors)}. Build the loss for the size of {name}."
                     )
                 )
         if local_features.shape[0] != global_features.shape[0]:
             raise ValueError(
                 said(
-                    "local_features and global_features must hold the same images, got batches of "
+                    "local_features and global_features must contain the same images, got batches of "
                     f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector per input."
                 )
             )

@@ -1,4 +1,4 @@
-"""What the local and the global loss share: pairs, their logits, and what is made of them."""
+"""The common base of the local and the global loss: pairs, their logits, and losses and estimates from them."""
 
 import inspect
 import math
@@ -56,12 +56,12 @@ OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)
 
 
 class Pairs(NamedTuple):
-    r"""Who is scored with whom.
+    r"""Which maps are scored with which summaries.
 
     Attributes:
-        summaries: The batch's own (B, D), then further candidates: (N, D).
-        indices: Whose summaries make the fake pairs, as a critic's ``contrast`` takes them, or None for all.
-        valid: Which of all candidates make fake pairs with each map, (B, N), or None.
+        summaries: Those of the batch (B, D), followed by further candidates: (N, D).
+        indices: Indices of the summaries in the fake pairs, as for a critic's ``contrast``, or None for all.
+        valid: Which candidates form fake pairs with each map, (B, N), or None.
         groups: Group of each candidate, (N,), or None.
         seen: Which locations have weight, (B, \*S), or None for all.
     """
@@ -74,7 +74,7 @@ class Pairs(NamedTuple):
 
 
 class InfoMaxLoss(Module, ABC):
-    """Loss over a critic's logits of real and of fake pairs; a subclass says what it takes for features."""
+    """Loss of a critic's logits of real and fake pairs; a subclass defines which features it accepts."""
 
     objective = Option(tuple(OBJECTIVES))
     negatives = Option(NEGATIVES)
@@ -117,13 +117,13 @@ class InfoMaxLoss(Module, ABC):
         self._check_options()
 
     def _check_options(self) -> None:
-        """Refuse options that contradict one another, whenever they were set."""
+        """Refuse options that contradict each other, whenever they were set."""
         for option, value, part in (("objective", "mine", "mine"), ("negatives", "queue", "queue")):
             if self._built and getattr(self, option) == value and part not in self._modules:
                 raise ValueError(
                     said(
-                        f"{option}={value!r} needs a state that the constructor makes, got none. "
-                        "Build the loss with it."
+                        f"{option}={value!r} needs state that the constructor creates, got none. "
+                        "Pass it to the constructor."
                     )
                 )
         if self.gather:
@@ -142,7 +142,7 @@ class InfoMaxLoss(Module, ABC):
         if each == "batch" and self.reduction != "mean":
             raise ValueError(
                 said(
-                    f"objective={self.objective!r} is no sum over locations, got reduction={self.reduction!r}. "
+                    f"objective={self.objective!r} is not a sum over locations, got reduction={self.reduction!r}. "
                     "Use reduction='mean', or another objective."
                 )
             )
@@ -162,7 +162,7 @@ class InfoMaxLoss(Module, ABC):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        """Take in the critic, and what else has a state."""
+        """Store the critic and all other state."""
         if not isinstance(critic, nn.Module):
             raise TypeError(
                 said(
@@ -179,19 +179,19 @@ class InfoMaxLoss(Module, ABC):
         self._built = True
 
     def _check_critic(self, critic: nn.Module) -> None:
-        """Refuse a critic that cannot be asked for the logits that the negatives need."""
+        """Refuse a critic that cannot compute the logits that the negatives need."""
         one_permutation = self.negatives in ("shift", "derangement") and self.num_negatives == 1
         if not (one_permutation or takes_partners(critic)):
             raise ValueError(
                 said(
                     f"negatives={self.negatives!r} with num_negatives={self.num_negatives} needs a "
-                    f"blan_layers.mutual_information.Critic, got {type(critic).__name__}. Subclass it, or use one "
-                    "negative of 'shift' or 'derangement'."
+                    f"blan_layers.mutual_information.Critic, got {type(critic).__name__}. Subclass it, or use a "
+                    "single negative of 'shift' or 'derangement'."
                 )
             )
 
     def reset_parameters(self) -> None:
-        """Draw the critic's weights anew, where it knows how, and forget earlier batches."""
+        """Reinitialise the critic, if it has ``reset_parameters``, and forget earlier batches."""
         for part in self.children():
             reset(part)
 
@@ -209,7 +209,7 @@ class InfoMaxLoss(Module, ABC):
         *,
         random: bool,
     ) -> tuple[Tensor, Pairs]:
-        """Return the features, zero where the mask is, and who is scored with whom."""
+        """Return the features, zero where the mask is zero, and the pairs to score."""
         self._check_options()
         self._check_features(local_features, global_features)
         if self.negatives == "given":
@@ -249,7 +249,7 @@ class InfoMaxLoss(Module, ABC):
         return Pairs(candidates, None, valid_candidates(local_features, summaries, groups, filled), groups)
 
     def _logits(self, local_features: Tensor, pairs: Pairs) -> PairLogits:
-        """Return the critic's logits of the real pairs and of the fake ones."""
+        """Return the critic's logits of the real and the fake pairs."""
         critic, summaries, indices = self.critic, pairs.summaries, pairs.indices
         self._check_critic(critic)
         if indices is None:
@@ -278,7 +278,7 @@ class InfoMaxLoss(Module, ABC):
         return PairLogits(positive, negative, None)
 
     def _all_logits(self, logits: Tensor, local_features: Tensor, pairs: Pairs) -> PairLogits:
-        """Return the logits of all pairs as real and fake ones."""
+        """Split the logits of all pairs into real and fake ones."""
         valid = cast(Tensor, pairs.valid)
         positives = of_summaries = None
         if self.positives == "groups":
@@ -301,7 +301,7 @@ class InfoMaxLoss(Module, ABC):
             raise ValueError(
                 said(
                     f"the critic must return logits {axes} = {wanted}, got shape {_checks.shape(logits)}. "
-                    "Score every location once."
+                    "Return one logit per location."
                 )
             )
 
@@ -335,43 +335,45 @@ class InfoMaxLoss(Module, ABC):
         estimator: EstimatorName = "jsd",
         reduction: Literal["mean", "none"] = "mean",
     ) -> Tensor:
-        r"""Estimate the mutual information per location in nats, without gradient, on negatives as in evaluation.
+        r"""Estimate the mutual information per location in nats, without gradient, with negatives as in evaluation.
 
-        A critic of your own with dropout or batch norm is run in the mode it is in: call ``eval()`` first. What a bound
-        promises holds in the mean over batches, of images that the critic was not fitted to, in an order that tells
-        nothing: among images sorted by class a shift by one makes fake pairs of one class, which hides information.
-        Shuffle them, or take negatives "all". The estimators:
+        A custom critic with dropout or batch norm runs in its current mode: call ``eval()`` first. A bound holds for
+        the mean over batches of images that the critic was not fitted to, in random order. For images sorted by class,
+        a shift by one forms fake pairs within a class, which hides information: shuffle the images, or use negatives
+        "all". The estimators are:
 
-        - "jsd", ``2 log 2 - bce``, a lower bound for every critic, which never passes 2 log 2 = 1.386;
-        - "certificate", what the binary cross entropy alone certifies: a lower bound for every critic, without that
-          cap, see :func:`~blan_layers.functional.mutual_information_certificate`. It is convex, so that for many
-          batches it is to be taken once, of the mean of their cross entropies: (2 log 2 - the mean "jsd") / 2;
-        - "nwj", a lower bound for every critic, of high variance; "dv", the same in the limit of many fake pairs;
+        - "jsd", ``2 log 2 - bce``, a lower bound for every critic, which never exceeds 2 log 2 = 1.386;
+        - "certificate", a lower bound for every critic, without that maximum, from the binary cross entropy, see
+          :func:`~blan_layers.functional.mutual_information_certificate`. It is convex: for many batches, compute it
+          once from the mean of their cross entropies, (2 log 2 - the mean "jsd") / 2;
+        - "nwj", a lower bound for every critic, with high variance; "dv", the same in the limit of many fake pairs;
         - "infonce", a lower bound for every critic, at most the log of the number of candidates; it needs negatives
-          "all", "queue" or "given", and is minus the loss of that objective, in both directions for a symmetric one;
-        - "positive_logit", the mean logit of real pairs, and "smile", Donsker-Varadhan with clipped negatives: the
-          mutual information for an optimal critic, and no bounds. They need a critic that an objective trains towards
-          the log density ratio: "bce", "jsd", "nwj" or "rkl".
+          "all", "queue" or "given", and is the negative loss of that objective, in both directions for a symmetric
+          loss;
+        - "positive_logit", the mean logit of real pairs, and "smile", Donsker-Varadhan with clipped negatives: equal to
+          the mutual information for an optimal critic, but not bounds. They need a critic trained towards the log
+          density ratio, by the objective "bce", "jsd", "nwj" or "rkl".
 
-        With ``groups``, a queue of summaries that have since changed, or given negatives that were chosen, fake pairs
-        are no draws from the product of the marginals, and every estimate can pass the mutual information.
+        With ``groups``, a queue of outdated summaries, or negatives of your choice, fake pairs are not drawn from the
+        product of the marginals, and every estimate can exceed the mutual information.
 
         Args:
             local_features: Maps.
             global_features: Summaries.
             mask: Boolean or non-negative weights of the locations.
-            groups: Group of each image (B,), integers, none of which is paired with its own.
-            negative_features: Summaries (B, K, D) that make the fake pairs, for negatives "given".
-            estimator: One of those above.
-            reduction: "mean" over all pairs, or "none" for each location by itself, over the images; where no image has
-                weight that is NaN.
+            groups: Group of each image (B,), integers; images of the same group form no fake pairs.
+            negative_features: Summaries (B, K, D) of the fake pairs, for negatives "given".
+            estimator: The name of an estimator above.
+            reduction: "mean" over all pairs, or "none" for an estimate per location, over the images. Locations where
+                no image has weight are NaN.
 
         Shape:
-            local_features (B, C, \*S), global_features (B, D), mask (B, \*S), groups (B,) -> scalar, (\*S) for "none".
+            local_features (B, C, \*S), global_features (B, D), mask (B, \*S), groups (B,) -> scalar, or (\*S) for
+            ``reduction="none"``.
 
         Raises:
-            TypeError: As in ``forward``.
-            ValueError: As in ``forward``, or a name is unknown, or the estimator does not go with the loss.
+            TypeError: In the cases of ``forward``.
+            ValueError: In the cases of ``forward``, or a name is unknown, or the estimator does not fit the loss.
         """
         _checks.choice("estimator", estimator, tuple(ESTIMATORS))
         _checks.choice("reduction", reduction, ("mean", "none"))
@@ -405,7 +407,7 @@ class InfoMaxLoss(Module, ABC):
         return record.measure(logits, weights.masked_fill(unseen, 1), 0).masked_fill(unseen, math.nan)
 
     def _weights(self, mask: Tensor | None, logits: Tensor, *, divides: bool) -> Tensor | None:
-        """Return the mask as weights in the precision of the loss, after checking their values."""
+        """Return the mask as weights in the precision of the loss, with checked values."""
         return None if mask is None else _checked_weights(mask, logits, divides)
 
     def extra_repr(self) -> str:
@@ -426,26 +428,28 @@ class InfoMaxLoss(Module, ABC):
             groups: Tensor | None = None,
             negative_features: Tensor | None = None,
         ) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 def refuse_beside_critic(options: Mapping[str, object]) -> None:
-    """Refuse options of the critic that a loss would build, where it is given one."""
+    """Refuse options for building a critic where a critic is given."""
     for name, value in options.items():
         if value is not None:
             raise ValueError(
                 said(
-                    f"{name} belongs to the critic that the loss would build, got {name}={value!r} beside critic=. "
-                    "Give it to the critic's own constructor."
+                    f"{name} is for the critic that the loss builds, got {name}={value!r} together with critic=. "
+                    "Pass it to the critic's constructor."
                 )
             )
 
 
 def takes_partners(critic: nn.Module) -> bool:
-    """Tell whether a critic is a :class:`Critic`, or wraps one and hands on all that it is called with."""
+    """Return whether a critic is a :class:`Critic`, or wraps one and passes on all its arguments."""
     if isinstance(critic, Critic):
         return True
-    inner = critic._modules.get("_orig_mod", critic._modules.get("module"))  # of compilers and of data parallelism
+    inner = critic._modules.get(
+        "_orig_mod", critic._modules.get("module")
+    )  # the wrappers of compilers and data parallelism
     if inner is None:
         return False
     try:
@@ -457,7 +461,7 @@ def takes_partners(critic: nn.Module) -> bool:
 
 @whole
 def _masked(local_features: Tensor, mask: Tensor | None) -> Tensor:
-    """Return maps with zeros where the mask has them, whatever stands there, NaN too."""
+    """Return maps with zeros where the mask is zero, even in place of NaN."""
     if mask is None:
         return local_features
     if not isinstance(mask, Tensor) or not (mask.dtype == torch.bool or mask.is_floating_point()):
@@ -487,7 +491,7 @@ def _seen(mask: Tensor | None) -> Tensor | None:
 
 @whole
 def _without_unseen(summaries: OptionalTensor, mask: Tensor | None) -> OptionalTensor:
-    """Return summaries with zeros for what is not finite in those of images of which the mask leaves nothing."""
+    """Return summaries with zeros for non-finite values of images that the mask excludes entirely."""
     if mask is None or summaries is None:
         return summaries
     unseen = (mask == 0).reshape(mask.shape[0], -1).all(1)
@@ -496,7 +500,7 @@ def _without_unseen(summaries: OptionalTensor, mask: Tensor | None) -> OptionalT
 
 @whole
 def _checked_weights(mask: Tensor | None, logits: Tensor, divides: bool) -> Tensor | None:
-    """Return a mask as weights in the precision of the loss, of which a mean ``divides`` by the sum."""
+    """Return a mask as checked weights in the precision of the loss; a mean ``divides`` by their sum."""
     if mask is None:
         return None
     weights = mask.to(at_least_float32(logits).dtype)
@@ -505,7 +509,7 @@ def _checked_weights(mask: Tensor | None, logits: Tensor, divides: bool) -> Tens
     if not bool(((weights >= 0) & weights.isfinite()).all()):
         raise ValueError(
             said(
-                f"mask must hold finite weights of at least 0, got values from {weights.min().item():g} "
+                f"mask must contain finite weights of at least 0, got values from {weights.min().item():g} "
                 f"to {weights.max().item():g}. Clamp it, or pass a boolean mask."
             )
         )
@@ -522,6 +526,6 @@ def _checked_weights(mask: Tensor | None, logits: Tensor, divides: bool) -> Tens
 
 @whole
 def _own(logits: Tensor) -> Tensor:
-    """Return the logits (B, *S) of real pairs among those of all (B, N, *S)."""
-    own = logits[:, : logits.shape[0]]  # square, so that compilers know its size
+    """Return the logits (B, *S) of the real pairs from those of all pairs (B, N, *S)."""
+    own = logits[:, : logits.shape[0]]  # square, so that compilers know the size
     return own.diagonal().movedim(-1, 0)

@@ -17,7 +17,7 @@ from blan_layers.mutual_information.infomax import InfoMaxLoss, Positives, Reduc
 from blan_layers.mutual_information.negatives import Negatives
 
 CRITIC = {"critic": known(ConcatConvCritic, methods=("forward", "contrast", "encode", "score", "score_at"))}
-"""The critic whose loss is one pass."""
+"""The critic whose loss can be computed in one pass."""
 
 
 class LMIMLoss(InfoMaxLoss):
@@ -25,33 +25,34 @@ class LMIMLoss(InfoMaxLoss):
 
     ``mean_{b,u} softplus(-critic(local_u[b], global[b])) + mean_{b,u} softplus(critic(local_u[b], global[b']))``
 
-    Every map is scored at each of its locations u with its own summary and with another image's, b' being never b: the
-    summaries are shifted cyclically, in training by a random number drawn from torch's default generator, in evaluation
-    by one. Gradients reach the critic, the map and the summary. The critic is held here: **give this module's
-    parameters to the optimiser**, and move it to the device of the features.
+    Every map is scored, at each of its locations u, with its own summary and with the summary of another image b',
+    never b itself. By default the summaries are shifted cyclically: in training by a random number drawn from torch's
+    default generator, in evaluation by one. Gradients reach the critic, the map and the summary. The critic is part of
+    this module: **pass this module's parameters to the optimiser**, and move it to the device of the features.
 
-    ``objective="bce"`` is the paper's binary cross entropy, 2 log 2 for an uninformative critic; ``"jsd"`` is the
-    same minus 2 log 2, so that minus the loss is Deep InfoMax's Jensen-Shannon bound. Their gradients are equal.
+    ``objective="bce"`` is the paper's binary cross entropy, 2 log 2 for an uninformative critic. ``"jsd"`` is the same
+    minus 2 log 2, so that the negative loss is Deep InfoMax's Jensen-Shannon bound. Their gradients are equal.
 
-    From the logits on everything is computed in float32 at least. Under ``reduction="mean"`` and a mask, both terms are
-    weighted means: the mask's weights at the map's locations, divided by their sum. What stands in the map where the
-    mask is zero is never looked at, so that it may even be NaN.
+    From the logits on, everything is computed in at least float32. With ``reduction="mean"`` and a mask, both terms are
+    weighted means over the locations of the map. Values of the map where the mask is zero are ignored, even if they are
+    NaN.
 
-    Fake pairs, ``negatives``, by which each map is paired:
+    ``negatives`` selects the fake pairs of each map:
 
     - "shift": with the images K cyclic shifts away;
-    - "derangement": by K permutations without fixed point, each of them equally likely; in evaluation by shifts;
-    - "per-location": by K such permutations at every location, as the authors of Deep InfoMax shuffle;
+    - "derangement": by K permutations without fixed points, all equally likely; in evaluation by shifts;
+    - "per-location": by K such permutations per location, as in the code of Deep InfoMax;
     - "all": with every other image of the batch;
-    - "queue": with these and the last ``queue_size`` summaries of earlier training batches, without gradient. In
-      evaluation the queue is read and stays as it is. Keep it well below the data set, lest an image meet itself;
-    - "given": with ``negative_features`` (B, K, D), K summaries of your choice for each map, hard ones for example.
+    - "queue": with every other image of the batch and the last ``queue_size`` summaries of earlier training batches,
+      without gradient. In evaluation the queue is read but not updated. Keep it much smaller than the data set, so that
+      an image is not paired with an earlier summary of itself;
+    - "given": with ``negative_features`` (B, K, D), K summaries of your choice per map, for example hard ones.
 
-    ``groups`` numbers the images' identities or classes: none is then paired with its own ("derangement",
-    "per-location", "all", "queue", which keeps the groups of its summaries). Each map's fake pairs weigh together as
-    much as its real one.
+    ``groups`` numbers the identities or classes of the images. Images of the same group then form no fake pairs
+    ("derangement", "per-location", "all" and "queue", which also stores the groups of its summaries). The fake pairs of
+    each map have the same total weight as its real pair.
 
-    Objectives, ``objective``, with p a real and q a fake logit, E a mean, I the information in nats:
+    The values of ``objective``, where p is a real logit, q a fake logit, E a mean and I the information in nats:
 
     =================  ===================================  ======================  =============================
     objective          loss                                 its best critic         minus the loss
@@ -59,7 +60,7 @@ class LMIMLoss(InfoMaxLoss):
     bce                E softplus(-p) + E softplus(q)       log r                   lower bound of 2 JS - 2 log 2
     jsd                the same - 2 log 2                   log r                   lower bound of 2 JS, and of I
     nwj                -E p + E exp(q - 1)                  1 + log r               lower bound of I
-    infonce            -log N - E log softmax(all)[own]     log r + one a location  lower bound of I
+    infonce            -log N - E log softmax(all)[own]     log r + c per location  lower bound of I
     dv                 -E p + log E exp(q)                  log r + any constant    of I, for many fake pairs
     mine               the same, a running mean's gradient  log r + any constant    of I, for many fake pairs
     rkl                E exp(-p) + E (q - 1)                log r                   lower bound of KL(Q, P)
@@ -68,64 +69,66 @@ class LMIMLoss(InfoMaxLoss):
     wasserstein        -E p + E q                           the steepest allowed    no bound
     =================  ===================================  ======================  =============================
 
-    r is the density ratio of real to fake pairs, P the distribution of the ones, Q of the others, JS their
-    Jensen-Shannon divergence. The f-divergences "gan" and "kl" are "bce" and "nwj". Bias and variance are told in
-    :mod:`blan_layers.functional.objectives`; what takes more than logits (TUBA, alpha, SMILE, CLUB) is a function of
-    :mod:`blan_layers.functional`, for the logits of a critic's ``contrast`` or ``all_pairs``.
+    r is the density ratio of real to fake pairs, P is the distribution of real pairs, Q that of fake pairs, and JS
+    their Jensen-Shannon divergence. The f-divergences "gan" and "kl" are "bce" and "nwj". Bias and variance are
+    described in :mod:`blan_layers.functional.objectives`. Objectives that need more than logits (TUBA, alpha, SMILE,
+    CLUB) are functions in :mod:`blan_layers.functional`, for the logits of a critic's ``contrast`` or ``all_pairs``.
 
-    "infonce" tells each location's own summary among N candidates, so that it needs negatives "all", "queue" or
-    "given". ``symmetric`` makes its loss the mean of that and of the other direction, in which each summary tells its
-    own map among all maps, location by location: the loss of CLIP, less log N. ``positives="groups"`` makes every
-    summary of a map's group a real pair of it, as in supervised contrastive learning: the loss is then the mean over
-    these positives, outside the log, among all candidates. NT-Xent is the loss of both views stacked, ``z = cat([a,
-    b])``, with the other view for a summary, ``cat([b, a])``, and ``groups`` that number the images, so that no view
-    meets itself.
+    "infonce" identifies each location's own summary among N candidates and therefore needs negatives "all", "queue" or
+    "given". With ``symmetric`` its loss is the mean of both directions: in the second, each summary identifies its own
+    map among all maps, location by location. This is the loss of CLIP minus log N. With ``positives="groups"`` every
+    summary of a map's group forms a real pair with it, as in supervised contrastive learning: the loss is then the mean
+    over these positives, outside the log, among all candidates. For NT-Xent, stack both views, ``z = cat([a, b])``, use
+    the other view as the summary, ``cat([b, a])``, and pass ``groups`` that number the images, so that no view is
+    paired with itself.
 
-    The exponentials go on as lines where they would leave the floating range. "dv" and "mine" know the mean alone.
+    Exponentials continue along their tangent where they would overflow. "dv" and "mine" support only
+    ``reduction="mean"``.
 
-    In several processes each has its own maps. ``gather`` makes the summaries of all of them candidates, with
-    gradients; for a symmetric loss a few numbers for each summary and location travel too, never a map.
-    DistributedDataParallel averages gradients over processes, and for batches of one size the mean loss then has those
-    of one process on the joined batch; a mean over a smaller batch, or over a mask, is each process's own, and
-    ``reduction="sum"`` has gradients divided by the number of processes. Without that wrapper average the gradients
-    yourself.
+    With several processes, each has its own maps. ``gather`` makes the summaries of all processes candidates, with
+    gradients. For a symmetric loss, a few numbers per summary and location are exchanged as well, but never maps.
+    DistributedDataParallel averages gradients over processes. For batches of equal size, the gradients of the mean loss
+    are then those of a single process on the joined batch. With batches of different sizes or a mask, each process
+    takes its own mean. With ``reduction="sum"`` the gradients are divided by the number of processes. Without
+    DistributedDataParallel, average the gradients yourself.
 
     Args:
         local_channels: Channels C of the maps.
         global_channels: Width D of the summaries.
-        hidden_channels: Width of the critic's hidden layers; None means 512. Refused together with ``critic``.
-        objective: A name of the table above.
-        negatives: A name of the list above.
-        num_negatives: Fake pairs K of each location; None means 1. Below the batch; for negatives that are drawn.
-        queue_size: Summaries that the queue holds; for "queue" alone, which needs it.
-        gather: Whether the summaries of all processes are candidates; for "all" and "queue".
-        symmetric: Whether summaries tell their maps, too; for "infonce" with negatives "all".
-        positives: "own", or "groups": all summaries of an image's group; for "infonce" with "all" and "queue".
+        hidden_channels: Width of the critic's hidden layers; None means 512. Cannot be combined with ``critic``.
+        objective: A name from the table above.
+        negatives: A name from the list above.
+        num_negatives: Number K of fake pairs per location; None means 1. Must be below the batch size. Only for
+            negatives that are drawn.
+        queue_size: Number of summaries in the queue. Required for "queue", and only allowed there.
+        gather: Whether the summaries of all processes are candidates. Only for "all" and "queue".
+        symmetric: Whether summaries also identify their maps. Only for "infonce" with negatives "all".
+        positives: "own", or "groups" for all summaries of an image's group. Only for "infonce" with "all" or "queue".
         critic: A module (local_features (B, C, \*S), global_features (B, D)) -> logits (B, \*S) to use instead of
-            :class:`ConcatConvCritic`. One that also has ``contrast(local_features, global_features, indices)`` is asked
-            for real and fake logits together. Other negatives than one of "shift" or "derangement" need a
-            :class:`~blan_layers.mutual_information.Critic`.
-        reduction: "mean" and "sum" give a scalar, "none" the loss at each location (B, \*S).
-        backend: "auto", "reference" (plain operations), "blocked" (one pass over blocks of locations that keeps no
-            activation, for :class:`ConcatConvCritic` whose layers nothing watches or replaces, and a scalar loss) or
+            :class:`ConcatConvCritic`. If it has ``contrast(local_features, global_features, indices)``, this computes
+            real and fake logits together. All negatives except "shift" and "derangement" with ``num_negatives=1`` need
+            a :class:`~blan_layers.mutual_information.Critic`.
+        reduction: "mean" or "sum" for a scalar, "none" for the loss at each location (B, \*S).
+        backend: "auto", "reference" (plain operations), "blocked" (one pass over blocks of locations that stores no
+            activations, for a scalar loss with a :class:`ConcatConvCritic` whose layers nothing watches or replaces) or
             "triton" (the same on a GPU); all give the same results.
         device: Device of the critic's parameters.
         dtype: Floating dtype of the critic's parameters.
 
     Shape:
-        local_features (B, C, \*S), global_features (B, D), mask (B, \*S), groups (B,), negative_features (B, K, D)
-        -> scalar, or (B, \*S) for "none". B >= 2, over all processes for ``gather``, or 1 beside a queue that is not
-        empty and for "given".
+        local_features (B, C, \*S), global_features (B, D), mask (B, \*S), groups (B,), negative_features (B, K, D) ->
+        scalar, or (B, \*S) for ``reduction="none"``. B >= 2, counted over all processes with ``gather``; B = 1 is
+        enough with a non-empty queue or negatives "given".
 
     Raises:
-        TypeError: A number is not an int, ``critic`` is not a module, an input is not a floating-point tensor, the
-            mask is neither boolean nor floating-point, or ``groups`` are no integers.
-        ValueError: A number is below 1, a name is unknown, options do not go together, ``critic`` comes with
-            ``hidden_channels``, ``device`` or ``dtype``, the inputs are not (B, C, \*S) and (B, D), the batch is of
-            fewer than 2 images or no more than ``num_negatives``, the mask has another shape, negative or non-finite
-            weights, or, where it divides, no finite sum above zero, ``groups`` have another shape or leave an image
-            without a partner, ``groups`` or ``negative_features`` are missing where an option needs them or given where
-            none does, or ``backend`` cannot be taken. Values of mask and groups are looked at in eager mode alone.
+        TypeError: A number is not an int, ``critic`` is not a module, an input is not a floating-point tensor, the mask
+            is neither boolean nor floating-point, or ``groups`` are not integers.
+        ValueError: A number is below 1, a name is unknown, options are incompatible, ``critic`` is combined with
+            ``hidden_channels``, ``device`` or ``dtype``, the inputs are not (B, C, \*S) and (B, D), the batch has fewer
+            than 2 images or no more than ``num_negatives``, the mask has the wrong shape, negative or non-finite
+            weights or, for a mean, no finite sum above zero, ``groups`` have the wrong shape or leave an image without
+            a partner, ``groups`` or ``negative_features`` are missing where an option needs them or given where none
+            does, or ``backend`` is not available here. Values of mask and groups are checked only in eager mode.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -196,10 +199,10 @@ class LMIMLoss(InfoMaxLoss):
         groups: Tensor | None = None,
         negative_features: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss, weighted by ``mask`` (boolean or non-negative weights) if there is one.
+        """Return the loss, weighted by ``mask`` (boolean or non-negative weights) if given.
 
-        No image is paired with one of its own number in ``groups``, if they are given, or these are its positives.
-        ``negative_features`` are the summaries that make the fake pairs, for negatives "given".
+        If ``groups`` are given, no image forms a fake pair with one of the same number; with ``positives="groups"``
+        these form real pairs. ``negative_features`` are the summaries of the fake pairs, for negatives "given".
         """
         local_features, pairs = self._prepared(
             local_features, global_features, mask, groups, negative_features, random=self.training
@@ -220,15 +223,15 @@ class LMIMLoss(InfoMaxLoss):
         return contrast_mean(way, local_features, pairs.summaries, pairs.indices, weights, layers, locations) - offset
 
     def _layers(self, mask: Tensor | None) -> tuple[tuple[Tensor, ...], str]:
-        """Return the critic's layers for a loss in one pass over all of them, or what speaks against one."""
+        """Return the critic's layers for a loss in one pass, or why one pass is impossible."""
         if not self._one_each or self.objective not in ("bce", "jsd"):
-            return (), "it knows 'bce' and 'jsd' with one negative per map alone"
+            return (), "it supports only 'bce' and 'jsd' with one negative per map"
         if self.reduction == "none":
-            return (), "it forms gradients of a scalar and got reduction='none'"
+            return (), "it needs a scalar loss and got reduction='none'"
         if isinstance(mask, Tensor) and mask.requires_grad:
             return (), "it has no gradient for the mask"
         if odd := oddity(self, CRITIC):
-            return (), f"it knows ConcatConvCritic alone, and {odd}"
+            return (), f"it supports only ConcatConvCritic, and {odd}"
         layers, odd = cast(ConcatConvCritic, self.critic).plain_layers()
         return layers, f"critic.{odd}" if odd else ""
 
@@ -236,7 +239,7 @@ class LMIMLoss(InfoMaxLoss):
         critic = self.critic
         widths: tuple[int | None, int | None] = self.local_channels, self.global_channels
         if has_hooks(critic):
-            widths = None, None  # a hook may change what it is given
+            widths = None, None  # a hook may change the inputs
         elif isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
             widths = critic.widths()
         check_pair(local_features, global_features, *widths)

@@ -10,16 +10,16 @@ from blan_layers._module import Module
 from blan_layers.functional._tracing import whole
 
 NO_GROUP = torch.iinfo(torch.int64).min
-"""The group of a summary that came in without one, which is nobody's."""
+"""The group of a summary stored without one, which matches no other group."""
 
 
 class Remembered(NamedTuple):
     """Candidates.
 
     Attributes:
-        summaries: Those that were asked with, then the queue's: (N + size, channels).
-        filled: Which places of the queue hold one, (size,).
-        groups: Group of each candidate, or None if it was asked without.
+        summaries: Those of the call, then those of the queue: (N + size, channels).
+        filled: Which entries of the queue contain a summary, (size,).
+        groups: Group of each candidate, or None if the call had none.
     """
 
     summaries: Tensor
@@ -28,11 +28,11 @@ class Remembered(NamedTuple):
 
 
 class SummaryQueue(Module):
-    """The last ``size`` summaries that came in, without gradient, and their groups; the oldest go first.
+    """The last ``size`` stored summaries, without gradient, and their groups; the oldest are replaced first.
 
-    Its state is three buffers of fixed shape: ``stored`` (size, channels), ``seen``, how many ever came in, and
-    ``groups`` (size,). It is read and written by calls, so that who moves its buffers about is told. A state without
-    groups, from before there were any, loads as one whose summaries are of no group.
+    Its state is three buffers of fixed shape: ``stored`` (size, channels), ``seen``, the number of summaries ever
+    stored, and ``groups`` (size,). It is read and written by calls, so that hooks which move its buffers run. An old
+    state without groups loads with summaries that belong to no group.
     """
 
     stored: Tensor
@@ -48,15 +48,16 @@ class SummaryQueue(Module):
         self.register_buffer("groups", torch.full((size,), NO_GROUP, device=device, dtype=torch.int64))
 
     def reset_parameters(self) -> None:
-        """Forget all."""
+        """Empty the queue."""
         self.stored.zero_()
         self.seen.zero_()
         self.groups.fill_(NO_GROUP)
 
     def forward(self, summaries: Tensor, groups: Tensor | None = None, *, store: bool = False) -> Remembered:
-        """Return summaries (N, channels) and their groups (N,), with those of the queue behind them.
+        """Return summaries (N, channels) and their groups (N,), followed by those of the queue.
 
-        With ``store`` they are taken in, the last of more than there is room for, and returned alone.
+        With ``store`` they are stored (only the last ``size`` if there are more) and returned without those of the
+        queue.
         """
         candidates, all_groups = summaries, groups
         if store:
@@ -88,7 +89,7 @@ class SummaryQueue(Module):
 
 @whole
 def all_but_last(groups: Tensor | None, count: int) -> Tensor | None:
-    """Return groups without the last of them, if there are any."""
+    """Return groups without the last ``count``, or None without groups."""
     return None if groups is None else groups[:-count]
 
 
@@ -99,7 +100,7 @@ def _joined(groups: Tensor | None, stored: Tensor) -> Tensor | None:
 
 @whole
 def _numbers(groups: Tensor | None, summaries: Tensor) -> Tensor:
-    """Return the group of each summary as it is stored."""
+    """Return the group of each summary in the form in which it is stored."""
     if groups is None:
         return torch.full(summaries.shape[:1], NO_GROUP, device=summaries.device)
     return groups.to(torch.int64)

@@ -17,24 +17,24 @@ class MINEObjective(Module):
 
     ``mean positive_logits - log mean exp(negative_logits)``
 
-    In training the gradient of the second term divides by a running mean of exp(negative_logits) in place of the
-    batch's own, which biases it; that mean is kept here, as its log. In evaluation it stays as it is, and the gradient
-    is that of the value. There are no parameters, and an object serves one critic. The running mean keeps its dtype
-    where the module is cast to half precision. Under DistributedDataParallel each process divides by a running mean
-    that has its own batch in it, and all of them go on from that of the first process.
+    In training, the gradient of the second term divides by a running mean of exp(negative_logits) instead of the mean
+    of the batch, which would bias it. The module stores the log of the running mean. In evaluation it is not updated,
+    and the gradient is that of the value. There are no parameters; use one object per critic. The running mean keeps
+    its dtype when the module is cast to half precision. Under DistributedDataParallel each process divides by a running
+    mean that includes its own batch, and all processes continue with the running mean of the first process.
 
     Args:
-        momentum: Weight of a batch in the running mean, above 0 and at most 1, which gives the gradient of the value.
+        momentum: Weight of a batch in the running mean, above 0 and at most 1; 1 gives the gradient of the value.
         device: Device of the running mean.
-        dtype: Floating dtype of the running mean, float32 in place of half precision.
+        dtype: Floating dtype of the running mean; half precision becomes float32.
 
     Shape:
-        positive_logits and negative_logits of any two shapes, weights like them -> scalar.
+        positive_logits and negative_logits of any two shapes, weights of the shapes of their logits -> scalar.
 
     Raises:
-        TypeError: ``momentum`` is no number, logits are not a floating-point tensor, or weights neither boolean nor
-            floating-point.
-        ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have another shape, a
+        TypeError: ``momentum`` is not a number, logits are not floating-point tensors, or weights are neither boolean
+            nor floating-point.
+        ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have the wrong shape, a
             negative value or no finite sum above zero.
 
     Reference:
@@ -66,7 +66,7 @@ class MINEObjective(Module):
         self.register_buffer("running_log_mean", torch.full((), -math.inf, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
-        """Forget the batches seen."""
+        """Reset the running mean."""
         self.running_log_mean.fill_(-math.inf)
 
     def forward(
@@ -77,7 +77,7 @@ class MINEObjective(Module):
         positive_weights: Tensor | None = None,
         negative_weights: Tensor | None = None,
     ) -> Tensor:
-        """Return the bound, of weighted means where there are weights."""
+        """Return the bound in nats, with weighted means if weights are given."""
         if not self.training:
             return functional.dv_lower_bound(
                 positive_logits, negative_logits, positive_weights=positive_weights, negative_weights=negative_weights
@@ -94,7 +94,7 @@ class MINEObjective(Module):
         return step.value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MINEObjective":
-        """Follow to another device or a wider dtype, never to half precision, where the mean would stop moving."""
+        """Apply device moves and wider dtypes, but not half precision, where the running mean would stop changing."""
         exact = self.running_log_mean
         nn.Module._apply(self, fn, recurse)
         if torch.finfo(self.running_log_mean.dtype).bits < 32:
@@ -115,4 +115,4 @@ class MINEObjective(Module):
             positive_weights: Tensor | None = None,
             negative_weights: Tensor | None = None,
         ) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

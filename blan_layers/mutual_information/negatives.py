@@ -1,6 +1,6 @@
-"""Which image's summary each map is paired with to make a fake pair.
+"""Which summaries form fake pairs with each map.
 
-All of it stays on the device, without a loop whose length is drawn: the device is never waited for.
+Everything stays on the device, without loops of random length, so that nothing waits for the device.
 """
 
 from typing import Literal, TypeAlias
@@ -17,17 +17,17 @@ Negatives: TypeAlias = Literal["shift", "derangement", "per-location", "all", "q
 NEGATIVES: tuple[Negatives, ...] = ("shift", "derangement", "per-location", "all", "queue", "given")
 
 DRAWN = ("shift", "derangement", "per-location")
-"""Those that give each map as many fake pairs as are asked for."""
+"""Negatives with a chosen number of fake pairs per map."""
 
 OF_ALL = ("all", "queue")
-"""Those that take every candidate."""
+"""Negatives that use every candidate."""
 
 
 def shifted_indices(batch: int, device: torch.device, *, random: bool) -> Tensor:
-    """Return a cyclic shift of 0 .. batch - 1 that leaves none of them in place.
+    """Return a cyclic shift of 0 .. batch - 1 without fixed points.
 
-    The shift is one, or, if ``random``, drawn uniformly from 1 .. batch - 1 by the device's default generator. It
-    stays a tensor, so that the device is never waited for.
+    The shift is one, or, if ``random``, drawn uniformly from 1 .. batch - 1 with the device's default generator. It
+    stays a tensor, so that nothing waits for the device.
     """
     images = torch.arange(batch, device=device)
     if not random:
@@ -36,21 +36,21 @@ def shifted_indices(batch: int, device: torch.device, *, random: bool) -> Tensor
 
 
 def distinct_shifts(batch: int, count: int, device: torch.device, *, random: bool) -> Tensor:
-    """Return ``count`` cyclic shifts (count, batch) by 1, 2, ... or drawn without repetition, then fewer than batch."""
+    """Return ``count`` < batch cyclic shifts (count, batch), by 1, 2, ... or drawn without repetition."""
     steps = torch.randperm(batch - 1, device=device)[:count] if random else torch.arange(count, device=device)
     return _around(torch.arange(batch, device=device) + 1 + steps.unsqueeze(1) % (batch - 1), batch)
 
 
 def _around(images: Tensor, batch: int) -> Tensor:
-    """Return numbers below twice the batch, counted on from its start where they pass its end."""
+    """Return numbers below twice the batch size modulo the batch size."""
     return torch.where(images >= batch, images - batch, images)
 
 
 def derangements(batch: int, count: int, device: torch.device) -> Tensor:
-    """Draw ``count`` permutations (count, batch) without fixed point, each of them equally likely.
+    """Draw ``count`` permutations (count, batch) without fixed points, all equally likely.
 
-    Permutations are drawn at once and those with a fixed point left out. At least a third has none, so that fewer than
-    ``count`` remain once in 1e11 calls; a shift by one then fills the place.
+    Permutations are drawn all at once, and those with fixed points are discarded. At least a third have none, so that
+    fewer than ``count`` remain only once in 1e11 calls; shifts by one then fill the gaps.
     """
     permutations = torch.rand(4 * count + 64, batch, device=device).argsort(1)
     images = torch.arange(batch, device=device)
@@ -62,15 +62,14 @@ def derangements(batch: int, count: int, device: torch.device) -> Tensor:
 def partners_apart(groups: Tensor, count: int, *, random: bool) -> Tensor:
     """Return ``count`` partners of each image (count, batch), none of its own group.
 
-    The images are lined up group by group. From an image on, the images of other groups are as many as the batch less
-    its group, and lie ``after`` it at distances from its group's end on; the first partner is as far as the largest
-    group is wide, each further one the next of them. While these distances are the same for all, a row is a
-    permutation, and where all groups are of one size, every row is. Drawn are the order of groups and of their images,
-    anew for each row, and a distance that is the same for all.
+    The images are ordered by group on a circle, in which those of other groups follow each image ``after`` the end of
+    its own group. The first partner is at a distance of the largest group's size, and further partners follow it. A row
+    whose distances are equal for all images is a permutation; if all groups have the same size, every row is one. With
+    ``random``, the order of the groups and of their images is drawn for each row, as is a distance common to all.
     """
     batch, device = groups.shape[0], groups.device
     same = same_group(groups)
-    first = same.byte().argmax(1)  # the first image of a group stands for it
+    first = same.byte().argmax(1)  # the first image of a group represents it
     sizes = same.sum(1)
     largest = sizes.max()
     places = torch.arange(batch, device=device)
@@ -92,23 +91,23 @@ def partners_apart(groups: Tensor, count: int, *, random: bool) -> Tensor:
 
 
 def same_group(groups: Tensor) -> Tensor:
-    """Tell of every two images whether they are of one group, (batch, batch)."""
+    """Return whether each two images are of the same group, (batch, batch)."""
     return groups.unsqueeze(1) == groups
 
 
 @whole
 def drawn_indices(kind: Negatives, local_features: Tensor, count: int, groups: Tensor | None, random: bool) -> Tensor:
-    r"""Return whose summaries make the fake pairs of maps (B, C, \*S).
+    r"""Return the indices of the summaries in the fake pairs of maps (B, C, \*S).
 
     Args:
-        kind: One of those that are drawn.
+        kind: Negatives that are drawn.
         local_features: The maps.
-        count: Fake pairs K of each location.
-        groups: Group of each image (B,), none of which is paired with its own, or None.
-        random: Whether to draw; if not, the pairs are the same at every call.
+        count: Number K of fake pairs per location.
+        groups: Group of each image (B,), within which no fake pairs are formed, or None.
+        random: Whether to draw; otherwise every call returns the same pairs.
 
     Shape:
-        -> (B,) for one permutation of all, (B, K) for several, (B, K, \*S) for "per-location".
+        -> (B,) for one permutation, (B, K) for several, (B, K, \*S) for "per-location".
     """
     batch, _, *space = local_features.shape
     device = local_features.device
@@ -135,13 +134,13 @@ def drawn_indices(kind: Negatives, local_features: Tensor, count: int, groups: T
 
 @whole
 def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor | None, filled: Tensor | None) -> Tensor:
-    """Tell which of all candidates make fake pairs with each map, (B, N).
+    """Return which candidates form fake pairs with each map, (B, N).
 
     Args:
         local_features: The maps (B, ...).
-        summaries: The batch's own and what other processes gathered.
-        groups: Group of each candidate, none of which is paired with its own, or None.
-        filled: Which places of a queue, that is put behind the summaries, hold one.
+        summaries: Those of the batch and those gathered from other processes.
+        groups: Group of each candidate, within which no fake pairs are formed, or None.
+        filled: Which entries of a queue, which follows the summaries, contain a summary.
     """
     batch, count = local_features.shape[0], summaries.shape[0]
     if filled is None:
@@ -161,7 +160,7 @@ def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor |
 
 @whole
 def of_own_group(local_features: Tensor, groups: Tensor | None) -> Tensor:
-    """Tell which of all candidates are of each map's group, (B, N)."""
+    """Return which candidates belong to the group of each map, (B, N)."""
     if groups is None:
         raise ValueError(said("positives='groups' needs groups, got none. Pass the group of each image."))
     return groups[: local_features.shape[0]].unsqueeze(1) == groups
@@ -169,7 +168,7 @@ def of_own_group(local_features: Tensor, groups: Tensor | None) -> Tensor:
 
 @whole
 def with_given(global_features: Tensor, negative_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return summaries (B, D) with further ones (B, K, D) behind them, and at which places each map's are, (B, K)."""
+    """Return summaries (B, D) followed by further ones (B, K, D), and the indices of each map's own, (B, K)."""
     batch, count = negative_features.shape[:2]
     places = torch.arange(batch, batch + batch * count, device=global_features.device)
     return torch.cat([global_features, negative_features.flatten(0, 1)]), places.unflatten(0, (batch, count))
@@ -177,7 +176,7 @@ def with_given(global_features: Tensor, negative_features: Tensor) -> tuple[Tens
 
 @whole
 def without_given(kind: Negatives, negative_features: Tensor | None, global_features: Tensor) -> Tensor:
-    """Return summaries, beside which no negatives are given."""
+    """Return the summaries, or raise if negatives are given as well."""
     if negative_features is not None:
         raise ValueError(
             said(f"negative_features needs negatives 'given', got negatives={kind!r}. Pass that, or drop it.")
@@ -187,7 +186,7 @@ def without_given(kind: Negatives, negative_features: Tensor | None, global_feat
 
 @whole
 def checked_given(negative_features: Tensor | None, global_features: Tensor) -> Tensor:
-    """Return negatives (B, K, D) that go with summaries (B, D)."""
+    """Return negatives (B, K, D) after checking that they fit the summaries (B, D)."""
     name = "negative_features"
     if negative_features is None:
         raise ValueError(
@@ -211,7 +210,7 @@ def checked_given(negative_features: Tensor | None, global_features: Tensor) -> 
     if negative_features.device != global_features.device:
         raise ValueError(
             said(
-                f"{name} must be where global_features are, on {global_features.device}, got them on "
+                f"{name} must be on the device of global_features, {global_features.device}, got them on "
                 f"{negative_features.device}. Move them there."
             )
         )
@@ -231,12 +230,12 @@ def _check_batch(batch: int, candidates: int) -> None:
 
 
 def _check_queue(filled: Tensor) -> None:
-    """Refuse a single image beside a queue that holds none yet, where values may be read."""
+    """Refuse a single image with an empty queue, where values may be read."""
     if _checks.reads_values(filled) and not bool(filled.any()):
         raise ValueError(
             said(
-                "needs at least 2 images, or a queue that holds some, to form negative pairs, got a batch of 1 and an "
-                "empty queue. Begin with a larger batch."
+                "needs at least 2 images, or a non-empty queue, to form negative pairs, got a batch of 1 and an "
+                "empty queue. Start with a larger batch."
             )
         )
 
@@ -246,7 +245,7 @@ def _check_left(valid: Tensor) -> None:
     if _checks.reads_values(valid) and not bool((found := valid.any(1)).all()):
         raise ValueError(
             said(
-                "groups must leave each image one of another group in the batch or the queue, got none for image "
+                "groups must leave each image a partner of another group in the batch or the queue, got none for image "
                 f"{int(found.byte().argmin())}. Draw batches from several groups."
             )
         )
@@ -254,7 +253,7 @@ def _check_left(valid: Tensor) -> None:
 
 @whole
 def checked_groups(kind: Negatives, local_features: Tensor, groups: Tensor | None) -> Tensor | None:
-    """Return groups that are integers (B,), for negatives that can keep them apart."""
+    """Return groups after checking that they are integers (B,) and that the negatives support groups."""
     if groups is not None:
         _check_groups(kind, groups, local_features.shape[0])
     return groups
@@ -262,14 +261,14 @@ def checked_groups(kind: Negatives, local_features: Tensor, groups: Tensor | Non
 
 @whole
 def with_partners(kind: Negatives, groups: Tensor | None) -> Tensor | None:
-    """Return groups, of all processes where these are gathered, that leave each image a partner."""
+    """Return the groups, gathered or not, after checking that they leave each image a partner."""
     if groups is not None:
         _check_partners(kind, groups)
     return groups
 
 
 def _check_groups(kind: Negatives, groups: object, batch: int) -> None:
-    """Refuse groups that are no integers (B,), or negatives that cannot keep them apart."""
+    """Refuse groups that are not integers (B,), or negatives that do not support groups."""
     if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
         got = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
         raise TypeError(said(f"groups must be an integer tensor, got {got}. Number the groups."))
@@ -283,7 +282,7 @@ def _check_groups(kind: Negatives, groups: object, batch: int) -> None:
     if kind in ("shift", "given"):
         raise ValueError(
             said(
-                f"groups needs negatives that can keep them apart, got negatives={kind!r}. "
+                f"groups needs negatives that support groups, got negatives={kind!r}. "
                 "Use 'derangement', 'per-location', 'all' or 'queue'."
             )
         )
@@ -291,17 +290,17 @@ def _check_groups(kind: Negatives, groups: object, batch: int) -> None:
 
 def _check_partners(kind: Negatives, groups: Tensor) -> None:
     """Refuse groups that leave an image without a partner, where values may be read."""
-    if kind == "queue" or not _checks.reads_values(groups):  # which may hold partners
+    if kind == "queue" or not _checks.reads_values(groups):  # the queue may contain partners
         return
     batch, largest = groups.shape[0], int(same_group(groups).sum(1).max())
     if largest == batch:
         raise ValueError(
-            said(f"groups must be at least 2, got one of all {batch} images. Draw batches from several groups.")
+            said(f"needs at least 2 groups, got one group of all {batch} images. Draw batches from several groups.")
         )
     if kind != "all" and 2 * largest > batch:
         raise ValueError(
             said(
-                f"groups of more than half the batch cannot be paired with others, got one of {largest} "
+                f"groups must be at most half of the batch to be paired with others, got one of {largest} "
                 f"in a batch of {batch}. Use negatives='all', or draw batches from more groups."
             )
         )

@@ -1,4 +1,4 @@
-"""What a loss makes of its pairs' logits."""
+"""Losses and estimates from the logits of pairs."""
 
 import math
 from collections.abc import Callable
@@ -21,14 +21,15 @@ EstimatorName: TypeAlias = Literal["jsd", "positive_logit", "certificate", "nwj"
 
 
 class PairLogits(NamedTuple):
-    r"""The logits of real and of fake pairs.
+    r"""The logits of real and fake pairs.
 
     Attributes:
-        positive: Of each location with its own summary, (B, \*S).
-        negative: Of each location with K others, (B, K, \*S).
-        valid: Which of the K are another's indeed, (B, K), or None for all.
-        positives: Which of the K, then all candidates, count as real pairs, (B, K), or None for the own summary alone.
-        of_summaries: How much more than by chance each summary tells its own map, (B, \*S), for a symmetric loss.
+        positive: Logits of each location with its own summary, (B, \*S).
+        negative: Logits of each location with K other summaries, (B, K, \*S).
+        valid: Which of the K form fake pairs, (B, K), or None for all.
+        positives: Which of the K, then all candidates, form real pairs, (B, K), or None for the own summary only.
+        of_summaries: For a symmetric loss, the log ratio of each summary's probability of its own map to chance, (B,
+            \*S).
     """
 
     positive: Tensor
@@ -42,13 +43,13 @@ class PairLogits(NamedTuple):
         return self._replace(positive=self.positive + constant, negative=self.negative + constant)
 
     def weights(self, mask: Tensor | None) -> dict[str, Tensor | None]:
-        """Return the weights of every score: a location's own, and a K-th of it, or its share, for each fake pair."""
+        """Return the weights of all scores: that of the location, shared equally among its fake pairs."""
         return {"positive_weights": mask, "negative_weights": _of_fakes(self.negative, self.valid, mask)}
 
 
 @whole
 def _of_fakes(negative: Tensor, valid: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Return the weights (B, K, *S) of fake pairs, which weigh together as much as the real one."""
+    """Return the weights (B, K, *S) of fake pairs, whose total is the weight of the real pair."""
     if valid is None:
         return None if mask is None else mask.unsqueeze(1).expand_as(negative)
     share = over_locations(valid, negative).to(at_least_float32(negative).dtype)
@@ -58,12 +59,12 @@ def _of_fakes(negative: Tensor, valid: Tensor | None, mask: Tensor | None) -> Te
 
 @whole
 def over_locations(valid: Tensor, negative: Tensor) -> Tensor:
-    """Return (B, K) as (B, K, 1, ...), to go with (B, K, *S)."""
+    """Return (B, K) as (B, K, 1, ...), which broadcasts to (B, K, *S)."""
     return valid.reshape(*valid.shape, *(1 for _ in negative.shape[2:]))
 
 
 def location_losses(name: ObjectiveName, logits: PairLogits) -> Tensor:
-    r"""Return the loss (B, \*S) of each location, for an objective that has one there."""
+    r"""Return the loss (B, \*S) of each location, for an objective that is a sum over locations."""
     objective = OBJECTIVES[name]
     if objective.each == "candidates":
         return -_infonce(logits)
@@ -76,9 +77,9 @@ def location_losses(name: ObjectiveName, logits: PairLogits) -> Tensor:
 
 
 def _infonce(logits: PairLogits) -> Tensor:
-    """Return the log of how much more than by chance each location tells its own summary among all candidates.
+    """Return the log ratio to chance of each location's probability of its own summary among all candidates.
 
-    Where the loss is symmetric it is the mean of that and of how much each summary tells its own map.
+    For a symmetric loss, average this with the log ratio of each summary's probability of its own map.
     """
     told = _of_locations(logits)
     return told if logits.of_summaries is None else (told + logits.of_summaries) / 2
@@ -102,16 +103,16 @@ def _of_locations(logits: PairLogits) -> Tensor:
 def told_by_summaries(
     logits: Tensor, valid: Tensor, positives: Tensor | None, seen: Tensor | None, gather: bool
 ) -> Tensor:
-    r"""Return the log of how much more than by chance each summary tells its own map among all maps, (B, \*S).
+    r"""Return the log ratio to chance of each summary's probability of its own map among all maps, (B, \*S).
 
-    It is told at every location by itself, among what the maps hold there.
+    It is computed separately at every location.
 
     Args:
-        logits: Of maps with summaries (B, N, \*S), the maps' own summaries first.
+        logits: Logits of maps with summaries (B, N, \*S), the maps' own summaries first.
         valid: Which are fake pairs, (B, N).
-        positives: Which count as real pairs, (B, N), or None for the own ones alone.
-        seen: Which locations are to be looked at, (B, \*S), or None for all.
-        gather: Whether summaries meet the maps of all processes. What travels is a few numbers for each of N.
+        positives: Which are real pairs, (B, N), or None for the own summaries only.
+        seen: Which locations have weight, (B, \*S), or None for all.
+        gather: Whether summaries are scored with the maps of all processes, which exchange a few numbers per summary.
     """
     logits, batch = at_least_float32(logits), logits.shape[0]
     own = torch.arange(logits.shape[1], device=logits.device) == torch.arange(batch, device=logits.device).unsqueeze(1)
@@ -121,7 +122,7 @@ def told_by_summaries(
         among = among & (seen.unsqueeze(1) | over_locations(own, logits))
         real = real & among
     terms = (
-        logits.masked_fill(~among, torch.finfo(logits.dtype).min / 2).logsumexp(0),  # finite, where there are none
+        logits.masked_fill(~among, torch.finfo(logits.dtype).min / 2).logsumexp(0),  # finite where there are none
         logits.masked_fill(~real, 0).sum(0),
         real.sum(0),
         among.sum(0),
@@ -134,12 +135,12 @@ def told_by_summaries(
 
 @dataclass(frozen=True)
 class Estimator:
-    """How information is read off logits that are the log density ratio at their best."""
+    """How to estimate information from logits whose optimum is the log density ratio."""
 
     measure: Callable[[PairLogits, Tensor | None, int | None], Tensor]
-    """Takes logits, the weights of locations and the axis of images, None for all axes, to nats."""
+    """Maps logits, the weights of locations and the axis of images (None for all axes) to nats."""
     of_ratio: bool = False
-    """Whether the critic has to be trained towards the log density ratio."""
+    """Whether the critic must be trained towards the log density ratio."""
     of_candidates: bool = False
     """Whether it needs all candidates."""
 

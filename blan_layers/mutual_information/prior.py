@@ -18,15 +18,16 @@ Prior: TypeAlias = Literal["uniform", "gaussian"]
 PRIORS: tuple[Prior, ...] = ("uniform", "gaussian")
 
 DISCRIMINATOR = {name: known(nn.Linear) for name in ("fc1", "fc2", "fc3")}
-"""Of a discriminator whose weights are read, so that they can be held."""
+"""Layers of a discriminator whose weights can be read and frozen."""
 
 
 class PriorTerms(NamedTuple):
-    """The two terms of prior matching, each to be minimised; neither has a gradient for the other's side.
+    """The two terms of prior matching, both to be minimised; each has gradients only for its own side.
 
     Attributes:
-        discriminator: Of telling draws from the prior from summaries; its gradient is the discriminator's.
-        encoder: Of summaries that the discriminator tells from the prior; its gradient is the summaries'.
+        discriminator: Cross entropy of distinguishing prior draws from summaries, with gradients only for the
+            discriminator.
+        encoder: Cross entropy of summaries being classified as prior draws, with gradients only for the summaries.
     """
 
     discriminator: Tensor
@@ -34,19 +35,21 @@ class PriorTerms(NamedTuple):
 
 
 class PriorMatchingLoss(Module):
-    r"""Loss that makes the distribution of summaries that of a prior, by a discriminator held here.
+    r"""Loss that matches the distribution of summaries to a prior, by a discriminator in this module.
 
     ``mean softplus(-d(prior)) + mean softplus(d(summary))``, minimised by the discriminator d alone, plus
     ``mean softplus(-d(summary))``, minimised by the summaries alone. The encoder's term is the non-saturating one, as
-    in the authors' code: the paper's Eq. 7 pulls the same way, with hardly a gradient where the discriminator wins.
+    in the authors' code. Eq. 7 of the paper has the same direction, but almost no gradient where the discriminator
+    wins.
 
-    The two sides pull against one another, so that their terms are apart: the first never sees the encoder, the second
-    never the discriminator's weights. One backward of their sum, and one optimiser that minimises, are right for both:
-    **give this module's parameters to it**. No sign is to be turned. At the best that both can do the terms are 2 log 2
-    and log 2; the sum says little about progress.
+    The two sides work against each other, so that their gradients are separated: the first term has none for the
+    encoder, the second none for the discriminator's weights. One backward pass of the sum and one minimising optimiser
+    therefore serve both: **pass this module's parameters to the optimiser**. No gradient needs to be reversed. At the
+    equilibrium the terms are 2 log 2 and log 2; the sum says little about progress.
 
-    A uniform prior is that of the unit cube, and the summaries pass a sigmoid first, as in the authors' code; a
-    Gaussian one is the standard normal. Draws come from torch's default generator in training and in evaluation.
+    The uniform prior is that on the unit cube, and the summaries first pass a sigmoid, as in the authors' code. The
+    Gaussian prior is the standard normal distribution. Draws come from torch's default generator, in training and in
+    evaluation.
 
     Args:
         channels: Width D of the summaries.
@@ -101,18 +104,18 @@ class PriorMatchingLoss(Module):
 
     @property
     def channels(self) -> int:
-        """Width of the summaries, read off the weights where they show it."""
+        """Width of the summaries, read from the weights where possible."""
         width = width_of(getattr(self.discriminator, "fc1", self.discriminator))
         return self._channels if width is None else width
 
     def reset_parameters(self) -> None:
-        """Draw the discriminator's weights anew."""
+        """Reinitialise the discriminator's weights."""
         self.discriminator.reset_parameters()
 
     def forward(self, global_features: Tensor, prior_samples: Tensor | None = None) -> Tensor:
-        """Return the sum of both terms, each with the gradients of its own side alone.
+        """Return the sum of both terms, each with gradients only for its own side.
 
-        ``prior_samples`` take the place of draws from the prior: any prior that you can draw from, for a uniform one in
+        ``prior_samples`` replace draws from the prior, for any prior that you can draw from; for "uniform" they lie in
         [0, 1].
         """
         discriminator, encoder = self.terms(global_features, prior_samples)
@@ -120,7 +123,7 @@ class PriorMatchingLoss(Module):
 
     @runs_forward
     def terms(self, global_features: Tensor, prior_samples: Tensor | None = None) -> PriorTerms:
-        """Return the discriminator's term and the encoder's, to weight or to optimise apart."""
+        """Return the terms of discriminator and encoder, to weight or optimise them separately."""
         self._check("global_features", global_features)
         summaries = global_features.sigmoid() if self.prior == "uniform" else global_features
         if prior_samples is None:
@@ -132,10 +135,10 @@ class PriorMatchingLoss(Module):
         return PriorTerms(discriminator, softplus(-self._held(summaries)).mean())
 
     def _held(self, summaries: Tensor) -> Tensor:
-        """Return the discriminator's logits, with no gradient for its weights."""
+        """Return the discriminator's logits, without gradient for its weights."""
         net = self.discriminator
         odd = oddity(self, {"discriminator": known(Perceptron)}) or oddity(net, DISCRIMINATOR)
-        if not odd:  # what calling it means, in a form that tracers can follow
+        if not odd:  # the same as calling it, in a form that tracers can follow
             x = summaries
             for layer in (net.fc1, net.fc2, net.fc3):
                 x = torch.relu(x) if layer is not net.fc1 else x
@@ -144,8 +147,8 @@ class PriorMatchingLoss(Module):
         if _checks.traced(summaries):
             raise TypeError(
                 said(
-                    f"a tracer cannot hold the weights of a discriminator that is watched or replaced, got: {odd}. "
-                    "Trace it without, or use torch.export."
+                    f"a tracer cannot freeze the weights of a discriminator that is watched or replaced, got: {odd}. "
+                    "Undo that before tracing, or use torch.export."
                 )
             )
         held = {
@@ -157,7 +160,7 @@ class PriorMatchingLoss(Module):
         if sharded:
             raise TypeError(
                 said(
-                    f"the encoder's term needs discriminator weights that it can hold, got {sharded[0]} in shards. "
+                    f"the encoder's term needs discriminator weights that it can freeze, got {sharded[0]} in shards. "
                     "Leave the discriminator out of fully_shard, or shard this loss as a whole."
                 )
             )
@@ -184,4 +187,4 @@ class PriorMatchingLoss(Module):
     if TYPE_CHECKING:
 
         def __call__(self, global_features: Tensor, prior_samples: Tensor | None = None) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""

@@ -17,34 +17,34 @@ from blan_layers.mutual_information.critics import Critic, at_locations
 from blan_layers.mutual_information.encoders import Perceptron, ResidualEncoder
 
 START = 1 / 16
-"""The factor, beside the root of the codes' width, that takes the first logits to a standard deviation near 0.1."""
+"""Divisor, with the root of the codes' width, that gives the first logits a standard deviation near 0.1."""
 
 
 class ProductCritic(Critic):
-    """A critic whose logit is the inner product of what its two encoders make of a local and of a global vector.
+    """A critic whose logit is the inner product of its two encoders' codes of a local and a global vector.
 
-    The product, and so the logit, is in float32 at least. The codes of the summaries start small, so that the first
-    logits of standardised features are near zero, whatever the width: of order 10 otherwise, of which an exponential
-    is taken, they keep a critic from learning.
+    The product, and so the logit, is in at least float32. The codes of the summaries start small, so that the first
+    logits of standardised features are near zero for any width. Otherwise they would be of order 10, and objectives
+    with exponentials would keep the critic from learning.
     """
 
     local_encoder: nn.Module
     global_encoder: nn.Module
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Reinitialise the weights."""
         reset(self.local_encoder)
         reset(self.global_encoder)
         self._start_near_zero()
 
     def _start_near_zero(self) -> None:
-        """Make the codes of the summaries small."""
+        """Scale the initial codes of the summaries down."""
         if isinstance(self.global_encoder, Perceptron | ResidualEncoder):
             last = self.global_encoder.last_layers()
             shrink_(last, START / math.sqrt(last[0].get_parameter("weight").shape[0]))
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the map location by location, and the summaries."""
+        """Encode every location of the maps, and the summaries."""
         return self.local_encoder(at_locations(local_features)), self.global_encoder(global_features)
 
     def score(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
@@ -52,15 +52,15 @@ class ProductCritic(Critic):
         return _products(local_codes, global_codes)
 
     def score_at(self, local_codes: Tensor, global_codes: Tensor, indices: Tensor) -> Tensor:
-        """Multiply the codes; where each location has partners of its own, pick them from the logits of all pairs."""
+        """Multiply the codes; if partners differ by location, pick them from the logits of all pairs."""
         if _checks.traced(indices) or indices.ndim == 2:
             return super().score_at(local_codes, global_codes, indices)
         logits = self.score_all(local_codes, global_codes)
         return logits.gather(1, rearrange(indices, "b k ... -> b k (...)"))
 
     def score_all(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
-        """Multiply all codes at once: there is no activation beside the logits."""
-        if type(self).score is not ProductCritic.score or "score" in self.__dict__:  # another score than the product
+        """Multiply all codes at once, since there are no activations besides the logits."""
+        if type(self).score is not ProductCritic.score or "score" in self.__dict__:  # a subclass with another score
             return super().score_all(local_codes, global_codes)
         return _all_products(local_codes, global_codes)
 
@@ -71,7 +71,7 @@ class ProductCritic(Critic):
         )
 
     def widths(self) -> tuple[int | None, int | None]:
-        """Return the widths of the encoders' first layers."""
+        """Return the input widths of the encoders' first layers."""
         local, summary = self.first_layers()
         return width_of(local), width_of(summary)
 
@@ -90,7 +90,7 @@ def _all_products(local_codes: Tensor, global_codes: Tensor) -> Tensor:
 
 
 def _precise_product(axes: str, local_codes: Tensor, global_codes: Tensor) -> Tensor:
-    """Multiply codes in float32 at least, since the products of halves that are large pass their range."""
+    """Multiply codes in at least float32, since products in half precision could overflow."""
     device = local_codes.device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
@@ -102,13 +102,13 @@ class DotProductCritic(ProductCritic):
     r"""Encode-and-dot-product critic of Deep InfoMax.
 
     ``<local_encoder(local_u), global_encoder(global)>``, where
-    ``local_encoder(x) = layer_norm(fc2(relu(fc1(x))) + shortcut(x))`` acts at every location, a residual network of 1x1
-    convolutions, and ``global_encoder`` is the same perceptron without the norm.
+    ``local_encoder(x) = layer_norm(fc2(relu(fc1(x))) + shortcut(x))`` is applied at every location (a residual network
+    of 1x1 convolutions), and ``global_encoder`` is the same network without the norm.
 
-    The shortcuts start as the identity with noise of 0.01, the other weights by He's rule, and the layers that make the
-    summary's code are then divided by 16 times the root of its width: the first logits of standardised features have a
-    standard deviation near 0.1. The authors' code has batch norm inside the encoders too, which lets a logit depend on
-    the other images of the batch; it is left out.
+    The shortcuts start as the identity with noise of standard deviation 0.01, the other weights by He's rule. The last
+    layers of the summary's encoder are then divided by 16 times the square root of the code width, which gives the
+    first logits of standardised features a standard deviation near 0.1. The authors' code also has batch norm inside
+    the encoders, which makes a logit depend on the other images of the batch; it is left out here.
 
     Args:
         local_channels: Channels C of the map.
@@ -153,11 +153,12 @@ class DotProductCritic(ProductCritic):
 
 
 class SeparableCritic(ProductCritic):
-    r"""Separable critic: the inner product of what two perceptrons make of the local and of the global vector.
+    r"""Separable critic: the inner product of two perceptrons' outputs for the local and the global vector.
 
-    ``<local_encoder(local_u), global_encoder(global)>``, each encoder a perceptron with two hidden layers and ReLU.
-    Weights start by He's rule, biases at zero, and the last layer of the summary's encoder is then divided by 16 times
-    the root of its width: the first logits of standardised features have a standard deviation near 0.1.
+    ``<local_encoder(local_u), global_encoder(global)>``, where each encoder is a perceptron with two hidden layers and
+    ReLU. Weights start by He's rule, biases at zero. The last layer of the summary's encoder is then divided by 16
+    times the square root of its width, which gives the first logits of standardised features a standard deviation near
+    0.1.
 
     Args:
         local_channels: Channels C of the map.
@@ -206,8 +207,8 @@ class SeparableCritic(ProductCritic):
 class BilinearCritic(ProductCritic):
     r"""Bilinear critic.
 
-    ``<local_u, W global>``, W (C, D) the weight of ``global_encoder``. It starts by He's rule, divided by 16 times the
-    root of C: the first logits of standardised features have a standard deviation near 0.1.
+    ``<local_u, W global>``, where W (C, D) is the weight of ``global_encoder``. It starts by He's rule, divided by 16
+    times the square root of C, which gives the first logits of standardised features a standard deviation near 0.1.
 
     Args:
         local_channels: Channels C of the map.
@@ -247,38 +248,38 @@ class BilinearCritic(ProductCritic):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight anew."""
+        """Reinitialise the weight."""
         he_normal_(self.global_encoder)
         shrink_([self.global_encoder], START / math.sqrt(self.local_channels))
 
     def widths(self) -> tuple[int | None, int | None]:
-        """Return the sides of the weight."""
+        """Return the shape of the weight."""
         weight = weight_of(self.global_encoder)
         return (None, None) if weight is None else (weight.shape[0], weight.shape[1])
 
 
 COLDEST = 0.01
-"""The lowest temperature that a critic can learn, as in CLIP."""
+"""The lowest temperature that can be learnt, as in CLIP."""
 
 
 class CosineCritic(ProductCritic):
-    r"""Cosine critic: the cosine of linear embeddings of the local and of the global vector, over a temperature.
+    r"""Cosine critic: the cosine of linear embeddings of both vectors, divided by a temperature.
 
     ``cos(local_encoder(local_u), global_encoder(global)) / temperature``, the logits of NT-Xent and CLIP.
 
-    A vector of which an encoder makes zero scores 0, and passes a finite gradient on. A learnt temperature is held as
-    the parameter ``logit_scale`` (1,), minus its log, as CLIP holds it, and the scale is at most 100: a parameter above
-    log 100 counts as one as far below, so that it has a gradient that leads back.
+    A vector whose embedding is zero scores 0, with a finite gradient. A learnt temperature is stored as the parameter
+    ``logit_scale`` (1,), the negative log of the temperature, as in CLIP. The scale is at most 100: a parameter above
+    log 100 is reflected to the same distance below, so that its gradient leads back.
 
-    Weights start by He's rule, biases at zero. Then the second half of the local code and the first half of the global
-    one are made small, so that each vector is long where the other is short: the first logits of standardised features
-    have a standard deviation of 0.1 or less, while the short halves learn from features of full size.
+    Weights start by He's rule, biases at zero. Then the second half of the local embedding and the first half of the
+    global one are scaled down, so that each is large where the other is small. The first logits of standardised
+    features then have a standard deviation of 0.1 or less, while the small halves receive gradients of full size.
 
     Args:
         local_channels: Channels C of the map.
         global_channels: Width D of the summary.
         embedding_channels: Width E of the embeddings, 2 or more.
-        temperature: What the cosine is divided by, above zero; where it is learnt, its start, and at least 0.01.
+        temperature: Divisor of the cosine, above zero. If it is learnt, this is the initial value, at least 0.01.
         learnt_temperature: Whether the temperature is a parameter.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
@@ -287,10 +288,10 @@ class CosineCritic(ProductCritic):
         local_features (B, C, \*S) or (B, C), global_features (B, D) -> logits (B, \*S).
 
     Raises:
-        TypeError: A number is not an int, ``temperature`` is no number or ``learnt_temperature`` no bool, or an input
-            is not a floating-point tensor.
-        ValueError: A number is below 1, ``embedding_channels`` below 2, ``temperature`` out of range, or the inputs are
-            not (B, C, \*S) and (B, D).
+        TypeError: A number is not an int, ``temperature`` is not a number, ``learnt_temperature`` is not a bool, or an
+            input is not a floating-point tensor.
+        ValueError: A number is below 1, ``embedding_channels`` is below 2, ``temperature`` is out of range, or the
+            inputs are not (B, C, \*S) and (B, D).
 
     Reference:
         Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020, Eq. 1
@@ -336,7 +337,7 @@ class CosineCritic(ProductCritic):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and start the temperature anew if it is learnt."""
+        """Reinitialise the weights, and the temperature if it is learnt."""
         he_normal_(self.local_encoder)
         he_normal_(self.global_encoder)
         weights = [encoder.get_parameter("weight") for encoder in (self.local_encoder, self.global_encoder)]
@@ -349,7 +350,7 @@ class CosineCritic(ProductCritic):
                 self.logit_scale.fill_(-math.log(self.temperature))
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed the map location by location, and the summaries; unit vectors, those of summaries scaled."""
+        """Embed every location and the summaries as unit vectors, those of summaries divided by the temperature."""
         local, summaries = super().encode(local_features, global_features)
         if not self.learnt_temperature:
             return _unit(local), _unit(summaries) / self.temperature
@@ -363,7 +364,7 @@ class CosineCritic(ProductCritic):
 
 @whole
 def _unit(codes: Tensor) -> Tensor:
-    """Return codes (..., E) divided by their length, in float32 at least; zeros stay zeros."""
+    """Return codes (..., E) divided by their norm, in at least float32; zero vectors stay zero."""
     codes = at_least_float32(codes)
     square = codes.square().sum(-1, keepdim=True)
     return codes * square.masked_fill(square == 0, 1).rsqrt()
@@ -371,6 +372,6 @@ def _unit(codes: Tensor) -> Tensor:
 
 @whole
 def _bounded_exp(logit_scale: Tensor) -> Tensor:
-    """Return exp of the parameter, in float32 at least, folded at the bound."""
+    """Return exp of the parameter, in at least float32, reflected at the bound."""
     log_scale, bound = at_least_float32(logit_scale), -math.log(COLDEST)
     return torch.where(log_scale > bound, 2 * bound - log_scale, log_scale).exp()

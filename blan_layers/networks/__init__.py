@@ -1,4 +1,4 @@
-"""Attention put into existing networks, and its maps seen there."""
+"""Inserting attention into existing networks, and capturing its maps."""
 
 from blan_layers.networks.capture import capture_maps
 from blan_layers.networks.insertion import Insertion, insert_attention

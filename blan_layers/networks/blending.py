@@ -1,4 +1,4 @@
-"""Attention that starts as the identity: how much of it is taken is learnt, from nothing on."""
+"""Attention that starts as the identity: its share is learnt and starts at zero."""
 
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,12 @@ from blan_layers.attention import ECA, ChannelAttention, SpatialAttention
 
 
 class BlendedGate(Module):
-    """A gate ``1 + a (gate(logits) - 1)``, ``a`` learnt from zero on: of a map times it, the same blend of the map."""
+    """A gate ``1 + a (gate(logits) - 1)`` with a learnt ``a`` that starts at zero; it blends the gated map likewise."""
 
     def __init__(self, gate: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.gate = gate
-        self.a = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))  # no scalar: FSDP shards none
+        self.a = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))  # not a scalar, which FSDP cannot shard
 
     def reset_parameters(self) -> None:
         """Start as the identity."""
@@ -29,35 +29,35 @@ class BlendedGate(Module):
     if TYPE_CHECKING:
 
         def __call__(self, logits: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 class Blend(Module):
-    """``x + a (attention(x, ...) - x)``, ``a`` learnt from zero on."""
+    """``x + a (attention(x, ...) - x)`` with a learnt ``a`` that starts at zero."""
 
     def __init__(
         self, attention: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self.attention = attention
-        self.a = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))  # no scalar: FSDP shards none
+        self.a = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))  # not a scalar, which FSDP cannot shard
 
     def reset_parameters(self) -> None:
         """Start as the identity."""
         nn.init.zeros_(self.a)
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        """Blend the map with what attention makes of it, and of others."""
+        """Blend the map with the output of attention for it and the other inputs."""
         return torch.lerp(x, self.attention(x, *others).to(x.dtype), self.a.to(x.dtype))
 
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
-            """Call ``forward``, and the hooks around it."""
+            """Call ``forward`` and its hooks."""
 
 
 def starting_as_identity(attention: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> nn.Module:
-    """Return attention that changes nothing at first; where a map is times one gate, blended there."""
+    """Return attention that changes nothing at first; where a map is multiplied by one gate, the gate is blended."""
     one_gate = type(attention).forward in (ChannelAttention.forward, SpatialAttention.forward, ECA.forward)
     if one_gate and getattr(attention, "form", "cbam") == "cbam":
         attention.gate = BlendedGate(attention.get_submodule("gate"), device, dtype)

@@ -1,4 +1,4 @@
-"""The maps of attention inside a network."""
+"""Capturing the attention maps inside a network."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +17,12 @@ from blan_layers.networks.compiled import eagerly
 
 
 class Maps(dict[str, dict[str, Tensor]]):
-    """Maps by the name of the attention module, then by their own: ``maps["layer1.0.cbam"]["spatial_map"]``."""
+    """Maps by module name and map name: ``maps["layer1.0.cbam"]["spatial_map"]``."""
 
     def __missing__(self, name: str) -> dict[str, Tensor]:
         raise KeyError(
             f"capture_maps: a captured module must be named, got {name!r}. "
-            + (f"There are {', '.join(self)}." if self else "None was called yet: run the model inside the block.")
+            + (f"There are {', '.join(self)}." if self else "None has been called yet: run the model inside the block.")
         )
 
 
@@ -30,21 +30,21 @@ class Maps(dict[str, dict[str, Tensor]]):
 def capture_maps(model: nn.Module) -> Iterator[Maps]:
     r"""Capture the gates of every attention module in a network.
 
-    Inside the block every forward pass of the model puts them into what is yielded, detached, in place of those of the
-    pass before: by the name of the outermost attention module in the model ("" for the model itself), then by the
-    names that its ``forward_with_maps`` has. Of attention that was inserted it is the gate itself, before the blend.
-    Calls in the thread of the block are heard, and compiled code runs uncompiled there.
+    Inside the block, every forward pass of the model stores its gates, detached, in the yielded mapping, replacing
+    those of the previous pass. Keys are the name of the outermost attention module in the model ("" for the model
+    itself), then the field names of its ``forward_with_maps``. For inserted attention, the gate before blending is
+    stored. Only calls in the thread of the block are captured, and compiled code runs uncompiled there.
 
     Args:
-        model: A network with modules of this library in it.
+        model: A network that contains attention modules of this library.
 
     Shape:
-        channel_map (B, C, 1, ...), spatial_map (B, 1, \*S), in [0, 1]; others as their modules tell.
+        channel_map (B, C, 1, ...), spatial_map (B, 1, \*S), in [0, 1]; for other maps see their modules.
 
     Raises:
         ValueError: There is no attention in the model.
-        RuntimeError: A module is called twice in one pass, so that it has no one map.
-        KeyError: A name is asked for that was not captured.
+        RuntimeError: A module is called twice in one pass, so that its map is ambiguous.
+        KeyError: A requested name was not captured.
 
     Example:
         >>> import torch
@@ -60,7 +60,7 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     capture = _Capture()
     hooks = [hook for name, module in attention_in(model) for hook in capture.hooks(name, module)]
     if not hooks:
-        raise ValueError(said("model must hold attention modules of blan_layers, got none. Insert some first."))
+        raise ValueError(said("model must contain attention modules of blan_layers, got none. Insert some first."))
     handles = [
         model.register_forward_pre_hook(capture.enter),
         model.register_forward_hook(capture.leave, always_call=True),
@@ -76,7 +76,7 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
 
 
 class _Capture:
-    """What hears the gates of a network, in the thread that it is made in; a copy of it, with a network's, is deaf."""
+    """Records the gates of a network in the thread that created it; copies made along with a network record nothing."""
 
     def __init__(self, thread: int | None = None) -> None:
         self.thread = threading.get_ident() if thread is None else thread
@@ -88,18 +88,18 @@ class _Capture:
         return _Capture, (-1,)
 
     def hooks(self, name: str, module: Module) -> Iterator[tuple[nn.Module, bool, Callable[..., None]]]:
-        """Yield modules with hooks that go before or behind them: on a module of attention and the gates it has."""
+        """Yield modules with their forward pre-hooks or hooks: an attention module and its gates."""
         yield module, True, partial(self.begin, name)
         for path in dict.fromkeys(module.gates.values()):
             try:
                 gate = module.get_submodule(path)
             except AttributeError:
-                continue  # its half was replaced by one without
+                continue  # the half was replaced by one without a gate
             keys = [key for key, place in module.gates.items() if place == path]
             yield gate.gate if isinstance(gate, BlendedGate) else gate, False, partial(self.keep, name, keys)
 
     def hears(self) -> bool:
-        """Tell whether a call counts: not of another thread, nor by a checkpoint that computes again."""
+        """Return whether a call counts: not from another thread, nor a recomputation by checkpointing."""
         return threading.get_ident() == self.thread and not backward_runs()
 
     def enter(self, *_: object) -> None:
@@ -114,7 +114,7 @@ class _Capture:
             self.running = False
 
     def begin(self, name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
-        """Begin a call of an attention module; outside the whole model a second call begins a pass."""
+        """Begin a call of an attention module; outside a call of the whole model, a second call begins a new pass."""
         if not self.hears():
             return
         if name in self.maps:
@@ -125,7 +125,7 @@ class _Capture:
         self.dtypes[name] = args[0].dtype if args and isinstance(args[0], Tensor) else torch.get_default_dtype()
 
     def keep(self, name: str, keys: Sequence[str], _: nn.Module, __: Any, gate: Tensor) -> None:
-        """Keep a map under the first free one of its gate's names; a name in the plural takes those of all calls."""
+        """Store a map under the first free name of its gate; a plural name takes the maps of all calls."""
         if not self.hears():
             return
         found = self.maps.setdefault(name, {})
@@ -142,6 +142,6 @@ class _Capture:
 
 def _called_again(name: str) -> RuntimeError:
     return RuntimeError(
-        f"capture_maps: a module must be called once in a pass to have one map, got a second call of {name!r}. "
-        "Capture it apart, or call forward_with_maps where it is called."
+        f"capture_maps: a module must be called only once per pass, got a second call of {name!r}. "
+        "Capture it separately, or call its forward_with_maps instead."
     )

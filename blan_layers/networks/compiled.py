@@ -1,4 +1,4 @@
-"""What ``torch.compile`` made of a network does not see hooks that come later."""
+"""Handling of compiled code, which does not see hooks that are registered later."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -7,12 +7,12 @@ import torch
 
 
 def eagerly() -> AbstractContextManager[object]:
-    """Have compiled code run uncompiled for a while, if there can be any."""
+    """Run compiled code uncompiled inside the block, if there can be any."""
     return torch.compiler.set_stance("force_eager") if _loaded() else nullcontext()
 
 
 def forget() -> None:
-    """Drop compiled code, if there can be any, so that the next call compiles what there is now."""
+    """Drop compiled code, if there can be any, so that the next call compiles the current modules."""
     if _loaded():
         torch.compiler.reset()
 

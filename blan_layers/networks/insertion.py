@@ -1,4 +1,4 @@
-"""Attention behind modules of an existing network."""
+"""Inserting attention after modules of an existing network."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ Start: TypeAlias = Literal["identity", "paper"]
 
 
 class Insertion(Mapping[str, nn.Module]):
-    """What was inserted: the name of each module in the network, with the attention that now stands behind it."""
+    """Inserted attention by the name of the module that it follows."""
 
     def __init__(self, model: nn.Module, placed: Mapping[str, nn.Module], guard: RemovableHandle | None = None) -> None:
         self._model, self._placed, self._guard = model, dict(placed), guard
@@ -39,7 +39,7 @@ class Insertion(Mapping[str, nn.Module]):
         return f"Insertion({', '.join(self._placed)})"
 
     def remove(self) -> None:
-        """Take all of it out again; a second time there is nothing to take out."""
+        """Remove the inserted attention; calling this again has no effect."""
         if self._guard is not None:
             self._guard.remove()
         for name, attention in self._placed.items():
@@ -54,8 +54,8 @@ class Insertion(Mapping[str, nn.Module]):
 def place(target: nn.Module, attention: nn.Module, handle: RemovableHandle) -> None:
     """Put attention into a module whose hook calls it.
 
-    The attention keeps the hook's handle: hooks are numbered by process, and in another one, which unpickles them, the
-    next hook would take the place of one whose number nobody holds.
+    The attention keeps the handle of the hook. Hooks are numbered per process: after unpickling in another process, the
+    next hook would otherwise reuse the number and replace this one.
     """
     target.add_module(KEY, attention)
     attention.__dict__[HANDLE] = handle
@@ -65,36 +65,38 @@ def insert_attention(
     model: nn.Module, factory: Callable[..., nn.Module], where: Where = "residual", *, start: Start = "identity",
     **options: Any,
 ) -> Insertion:  # fmt: skip
-    r"""Put attention behind modules of a network and leave every key of its ``state_dict`` as it was.
+    r"""Insert attention after modules of a network, leaving every key of its ``state_dict`` unchanged.
 
-    ``y = module(x)`` becomes ``y + a (attention(y) - y)`` with a learnt number ``a`` that starts at zero, so that the
-    network's outputs are the same bit by bit at first, as long as the attention is finite, and pretrained weights stay
-    worth what they were; ``start="paper"`` makes it ``attention(y)``. Where a map is multiplied by one gate the blend
-    happens in the gate.
+    ``y = module(x)`` becomes ``y + a (attention(y) - y)`` with a learnt scalar ``a`` that starts at zero. At first, the
+    outputs of the network are therefore bit for bit the same, as long as the attention is finite, and pretrained
+    weights keep their value. With ``start="paper"`` it becomes ``attention(y)``. Where a map is multiplied by one gate,
+    the gate is blended.
 
     The attention is ``factory(channels, **options)``, a submodule "attention" of the module, called by a forward hook.
-    An old checkpoint loads with ``strict=False``, the inserted keys alone being missing. Give the new parameters to the
-    optimiser: they are trained where those of the network are frozen, too. Channels, the number of spatial axes, device
-    and dtype are read off the module. What ``torch.compile`` has compiled is compiled anew.
+    An old checkpoint loads with ``strict=False``; only the inserted keys are missing. Pass the new parameters to the
+    optimiser; they require gradients even if those of the network are frozen. Channels, number of spatial axes, device
+    and dtype are read from the module. Code compiled by ``torch.compile`` is recompiled.
 
     Args:
         model: The network, changed in place.
-        factory: Makes attention, such as :class:`~blan_layers.CBAM`; called as ``factory(channels, **options)``.
-        where: "residual": behind the last norm of every residual branch, as in the CBAM paper, or behind its last
-            convolution if that comes later; a regular expression that a module's whole name matches; names of modules;
-            or a predicate of name and module. A sequence stands for its last part.
+        factory: A class such as :class:`~blan_layers.CBAM`, called as ``factory(channels, **options)``.
+        where: "residual" for the position after the last norm of every residual branch, as in the CBAM paper, or after
+            its last convolution if that comes later; a regular expression that must match the full name of a module; a
+            sequence of module names; or a predicate of name and module. A ``Sequential`` means its last module.
         start: "identity" or "paper".
         **options: Passed to the factory.
 
     Returns:
-        The names of the modules with what stands behind them now; ``remove()`` takes it out again.
+        A mapping of module names to the inserted attention; ``remove()`` takes it out again.
 
     Raises:
-        TypeError: ``factory`` makes no module, or one of several inputs, or ``where`` is none of these.
-        ValueError: Nothing matches ``where``, a name is not there, a module's channels cannot be read, it is not called
-            by the network, has attention behind it already or an attribute of that name, a sequence ends with a module
-            that stands elsewhere too, ``factory`` returns one module twice, or the network or a part of it that holds
-            the module is scripted, sharded or wrapped for distributed training. Nothing is changed then.
+        TypeError: ``factory`` does not return a module, or returns one of several inputs, or ``where`` is none of the
+            above.
+        ValueError: Nothing matches ``where``, a name does not exist, the channels of a module cannot be read, a module
+            is not called by the network, is already followed by attention or has an attribute of that name, a
+            ``Sequential`` ends with a module that is also used elsewhere, ``factory`` returns the same module twice, or
+            the network or a part of it around the module is scripted, sharded or wrapped for distributed training. In
+            these cases nothing is changed.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, figure 3.
@@ -116,7 +118,7 @@ def insert_attention(
     for name, target in targets.items():
         last = last_part(target)
         if last in seen:
-            continue  # it has other names as well
+            continue  # it has several names
         seen.add(last)
         check_open(model, name)
         check_end(model, name, target)
@@ -125,7 +127,7 @@ def insert_attention(
         if attention in known:
             raise ValueError(
                 said(
-                    f"factory must make a new module for each place, got one {type(attention).__name__} twice. "
+                    f"factory must return a new module for each place, got the same {type(attention).__name__} twice. "
                     "Pass a class, or a function that builds one."
                 )
             )
@@ -145,7 +147,7 @@ def insert_attention(
 
 
 class _Attend:
-    """The forward hook; it asks the module for its attention, so that a copy of a network uses its own."""
+    """The forward hook; it looks up the attention in the module, so that a copy of a network uses its own."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -157,7 +159,7 @@ class _Attend:
         if not isinstance(output, Tensor | Proxy):
             raise TypeError(
                 f"insert_attention: {self.name!r} must return one map, got {type(output).__name__}. "
-                "Insert behind a module inside of it."
+                "Insert after a module inside it."
             )
         attended: Tensor = attention(output)
         return attended
@@ -175,7 +177,7 @@ class _Guard:
         for name in self.names:
             target = _at(model, name)
             if target is None:
-                continue  # that part of the network is gone
+                continue  # that part of the network was removed
             attention = target._modules.get(KEY)
             if attention is None:
                 raise _lost(name, target)
@@ -185,8 +187,8 @@ class _Guard:
 
 def _lost(name: str, target: nn.Module) -> RuntimeError:
     return RuntimeError(
-        f"insert_attention: {name!r} must hold the attention that was inserted behind it, got a "
-        f"{type(target).__name__} without. Fuse or convert modules before the insertion, or call its remove()."
+        f"insert_attention: {name!r} must contain the attention that was inserted after it, got a "
+        f"{type(target).__name__} without it. Fuse or convert modules before the insertion, or call its remove()."
     )
 
 
@@ -209,7 +211,7 @@ def _built(
     attention = factory(channels_of(name, target), **given)
     if not isinstance(attention, nn.Module):
         raise TypeError(
-            said(f"factory must make a torch.nn.Module, got {type(attention).__name__}. Pass a class such as CBAM.")
+            said(f"factory must return a torch.nn.Module, got {type(attention).__name__}. Pass a class such as CBAM.")
         )
     try:
         inspect.signature(attention.forward).bind(None)
@@ -217,7 +219,7 @@ def _built(
         taken = ", ".join(inspect.signature(attention.forward).parameters)
         raise TypeError(
             said(
-                f"factory must make attention of one map, got {type(attention).__name__}, whose forward takes "
+                f"factory must return attention of one map, got {type(attention).__name__}, whose forward takes "
                 f"({taken}). Call it in the network yourself."
             )
         ) from None

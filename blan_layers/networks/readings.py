@@ -1,4 +1,4 @@
-"""What a module tells of the map that it gives: channels, spatial axes, device and dtype."""
+"""Reading channels, spatial axes, device and dtype of a module's output from the module."""
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ KEEPING = (
     nn.AvgPool3d,
     nn.Upsample,
 )
-"""What stands last in a sequence and keeps its channels."""
+"""Modules that may end a sequence and do not change its channels."""
 
 CONVOLUTIONS: dict[type[nn.Module], int] = {
     nn.Conv1d: 1,
@@ -43,7 +43,7 @@ CONVOLUTIONS: dict[type[nn.Module], int] = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
-"""Spatial axes of what they take."""
+"""Number of spatial axes of their inputs."""
 
 AXES: dict[type[nn.Module], int] = CONVOLUTIONS | {
     nn.BatchNorm2d: 2,
@@ -52,11 +52,11 @@ AXES: dict[type[nn.Module], int] = CONVOLUTIONS | {
     nn.InstanceNorm2d: 2,
     nn.InstanceNorm3d: 3,
 }
-"""Spatial axes of what a module takes, where its class tells."""
+"""Number of spatial axes of a module's input, by its class."""
 
 
 def kind_of(target: nn.Module, model: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
-    """Return device and dtype of what a module computes, of the network where it tells of none."""
+    """Return device and dtype of a module's output, or those of the network if the module has none."""
     for module in (target, model):
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
@@ -65,7 +65,7 @@ def kind_of(target: nn.Module, model: nn.Module) -> tuple[torch.device | None, t
 
 
 def channels_of(name: str, target: nn.Module) -> int:
-    """Return the channels of what a module gives: its own, or those of the part of a sequence that sets them."""
+    """Return the output channels of a module; in a sequence, the last part that sets them decides."""
     last = target
     while isinstance(last, nn.Sequential) and len(last):
         last = next((part for part in reversed(last) if not isinstance(part, KEEPING)), last[-1])
@@ -76,14 +76,14 @@ def channels_of(name: str, target: nn.Module) -> int:
         return len(statistics)
     raise ValueError(
         said(
-            f"channels of {name!r} must be read off it, got {type(last).__name__} without any of {', '.join(WIDTHS)}. "
-            "Name its last norm or convolution in place of it."
+            f"channels of {name!r} must be readable, got {type(last).__name__} without any of {', '.join(WIDTHS)}. "
+            "Name its last norm or convolution instead."
         )
     )
 
 
 def axes_of(name: str, target: nn.Module, model: nn.Module) -> int | None:
-    """Return the number of spatial axes, from the module or from what stands in the same parent, None if none tells."""
+    """Return the number of spatial axes, from the module or its siblings, or None if it cannot be read."""
     parents = [model.get_submodule(name.rpartition(".")[0]), model]
     for module in (target, *target.modules(), *(part for parent in parents for part in parent.modules())):
         for kind, axes in AXES.items():

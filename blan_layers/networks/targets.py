@@ -1,4 +1,4 @@
-"""Where attention goes in a network: behind which modules, and behind which it cannot."""
+"""Which modules of a network attention is inserted after, and which it cannot follow."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,16 +13,16 @@ from blan_layers.networks.readings import CONVOLUTIONS
 Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 KEY = "attention"
-"""What attention is called inside the module that it stands behind."""
+"""Name of the attention inside the module that it follows."""
 
 HANDLE = "_handle_of_its_hook"
-"""Where attention keeps the handle of the hook that calls it."""
+"""Attribute in which attention keeps the handle of the hook that calls it."""
 
 SHORTCUTS = "downsample", "shortcut", "skip", "conv_skip", "identity"
-"""What residual blocks call the way around their branch; None where that is the map itself."""
+"""Attributes of residual blocks for the shortcut around their branch, which may be None."""
 
 FLAGS = "has_skip", "use_res_connect", "has_residual"
-"""What they call it where it is a yes or no."""
+"""Attributes that say by a bool whether there is a shortcut."""
 
 NORMS = (
     nn.BatchNorm1d,
@@ -36,11 +36,11 @@ NORMS = (
 )
 
 ATTENTION = "se", "attn", "attn_last", "cbam", "eca", "attention"
-"""What residual blocks call attention of their own."""
+"""Attributes of residual blocks for their own attention."""
 
 
 def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
-    """Return the modules of a network that ``where`` tells, by their names."""
+    """Return the modules of a network that ``where`` selects, by name."""
     if not isinstance(model, nn.Module):
         raise TypeError(said(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass the network."))
     check_open(model)
@@ -53,7 +53,7 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
     if where == "residual":
         found = dict(_ends_of_branches(model, modules))
         remedy = (
-            "A residual block is known by an attribute such as 'downsample' or 'shortcut', which may be None. "
+            "A residual block is recognised by an attribute such as 'downsample' or 'shortcut', which may be None. "
             "Pass names or a regular expression as where"
         )
     elif isinstance(where, str):
@@ -64,15 +64,15 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
                 said(f"where must be a regular expression, got {where!r}: {error}. Write, for example, '.*bn2'.")
             ) from None
         found = {name: module for name, module in modules.items() if pattern.fullmatch(name)}
-        remedy = f"Modules are called {_some(modules)}"
+        remedy = f"The modules are {_some(modules)}"
     elif callable(where):
         found = {name: module for name, module in modules.items() if where(name, module)}
-        remedy = f"Modules are called {_some(modules)}"
+        remedy = f"The modules are {_some(modules)}"
     elif isinstance(where, Sequence):
         missing = [name for name in where if name not in modules]
         if missing:
             raise ValueError(
-                said(f"where must name modules of the network, got {missing[0]!r}. They are {_some(modules)}.")
+                said(f"where must name modules of the network, got {missing[0]!r}. The modules are {_some(modules)}.")
             )
         found = {name: modules[name] for name in where}
         remedy = "Name at least one module"
@@ -98,7 +98,7 @@ def _attended(module: nn.Module) -> bool:
 
 
 def _ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what ends the branch of each innermost residual block: its last norm, or convolution, with its name."""
+    """Yield name and module of the last norm or convolution of the branch of each innermost residual block."""
     blocks = [name for name, module in (("", model), *modules.items()) if _is_residual(module)]
     for block in blocks:
         inside = f"{block}." if block else ""
@@ -129,20 +129,20 @@ def _is_residual(block: nn.Module) -> bool:
 
 
 def last_part(target: nn.Module) -> nn.Module:
-    """Return the part of a sequence that gives its output, the module itself if it is none."""
+    """Return the part of a sequence that computes its output, or the module itself if it is not a sequence."""
     while isinstance(target, nn.Sequential) and len(target):
         target = target[-1]
     return target
 
 
 def check_end(model: nn.Module, name: str, target: nn.Module) -> None:
-    """Refuse a sequence that ends with a module which stands elsewhere too, and would be attended there as well."""
+    """Refuse a sequence whose last module is also used elsewhere, where attention would apply too."""
     last = last_part(target)
     if last is not target and sum(part is last for m in model.modules() for part in m._modules.values()) > 1:
         raise ValueError(
             said(
-                f"{name!r} must end with a module of its own, got a {type(last).__name__} that stands in several "
-                "places. Name a module inside of it."
+                f"{name!r} must end with a module of its own, got a {type(last).__name__} that is used in several "
+                "places. Name a module inside it."
             )
         )
 
@@ -152,21 +152,21 @@ def check_target(name: str, target: nn.Module) -> None:
     if _attended(target):
         raise ValueError(
             said(
-                f"{name!r} must not have attention behind it already, got {type(target._modules[KEY]).__name__}. "
+                f"{name!r} must not already be followed by attention, got {type(target._modules[KEY]).__name__}. "
                 "Remove it first."
             )
         )
     if hasattr(target, KEY):
         raise ValueError(
             said(
-                f"{name!r} must have no attribute {KEY!r} of its own, got a {type(target).__name__} that has. "
-                "Insert behind a module inside of it, or wrap it."
+                f"{name!r} must not have its own attribute {KEY!r}, got a {type(target).__name__} that has. "
+                "Insert after a module inside it, or wrap it."
             )
         )
     if type(target).forward is nn.Module.forward:
         raise ValueError(
             said(
-                f"{name!r} must be called by the network, got a {type(target).__name__}, which only holds others. "
-                "Name what it holds."
+                f"{name!r} must be called by the network, got a {type(target).__name__}, which only contains others. "
+                "Name one of its modules."
             )
         )

@@ -43,14 +43,14 @@ def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
         content = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:
         raise ArraysError(
-            f"between: {path} must hold an array of numbers, got a file that does not load ({error}). "
-            "Save it anew by numpy.save."
+            f"between: {path} must contain an array of numbers, got a file that does not load ({error}). "
+            "Save it again with numpy.save."
         ) from error
     if not isinstance(content, np.ndarray):
         content.close()
         raise ArraysError(
-            f"between: {path} must hold one array, got an archive of {len(content.files)}. "
-            "Save the array by itself, by numpy.save."
+            f"between: {path} must contain one array, got an archive of {len(content.files)}. "
+            "Save the array alone, with numpy.save."
         )
     return content
 
@@ -63,14 +63,14 @@ def _read_table(path: Path, delimiter: str, categories: bool) -> npt.NDArray[Any
             ]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ArraysError(
-                f"between: {path} must be a table in UTF-8, got a file that does not read ({error}). Save it anew."
+                f"between: {path} must be a table in UTF-8, got a file that cannot be read ({error}). Save it again."
             ) from error
     if not lines:
-        raise ArraysError(f"between: {path} must hold a table of numbers, got an empty file. Check the path.")
+        raise ArraysError(f"between: {path} must contain a table of numbers, got an empty file. Check the path.")
     header = lines[0][1] if _has_header(lines, categories) else None
     width, rows = len(lines[0][1]), lines if header is None else lines[1:]
     if not rows:
-        raise ArraysError(f"between: {path} must hold a table of numbers, got a header alone. Check the file.")
+        raise ArraysError(f"between: {path} must contain a table of numbers, got only a header. Check the file.")
     for number, fields in rows:
         if len(fields) != width:
             raise ArraysError(
@@ -97,7 +97,7 @@ def _row(path: Path, number: int, fields: Sequence[str], header: Sequence[str] |
         if value is None:
             named = f"column {column}" if header is None else f"column {header[column]!r}"
             raise ArraysError(
-                f"between: {path} must hold numbers, got {field!r} in line {number}, {named}. "
+                f"between: {path} must contain numbers, got {field!r} in line {number}, {named}. "
                 "Pass --discrete for a table of categories, or leave the column out."
             )
         values.append(value)

@@ -20,8 +20,8 @@ from shared.files import refuse_inputs, write_json
 from shared.program import UserError, run_program
 
 PROGRAM = "python examples/mutual_information/between.py"
-DESCRIPTION = """Measure the mutual information between two arrays, row by row a pair, on pairs that no critic was
-trained on, with an interval, a test by shuffled pairs, and two other estimates beside it."""
+DESCRIPTION = """Measure the mutual information between two arrays with one pair per row, on pairs that the critics
+were not trained on, with an interval, a permutation test, and two other estimates."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from shared.parallel import each
 from shared.program import UserError, run_program
 
 PROGRAM = "python examples/mutual_information/held_out.py"
-DESCRIPTION = """Train LMIMLoss with its concat critic on correlated Gaussians in 5 dimensions, and compare what it says
-of pairs that it was not trained on with the truth. Ends with status 1 if an estimate is further off than the limit."""
+DESCRIPTION = """Train LMIMLoss with its concat critic on correlated Gaussians in 5 dimensions, and compare its
+estimates on held-out pairs with the truth. Ends with status 1 if an error exceeds the limit."""
 
 DIMENSIONS, HELD_OUT, CANDIDATES = 5, 16384, 512
 

@@ -28,8 +28,8 @@ from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/mutual_information/measure.py"
-DESCRIPTION = """Train estimators of mutual information on tasks whose information is known, while it rises step by
-step; draw the staircase and write bias, standard deviation and root mean square error."""
+DESCRIPTION = """Train estimators of mutual information on tasks with known information that rises in steps. Draw the
+estimates, and write bias, standard deviation and root mean square error."""
 
 RESULTS = ("measure.json", "measure.md", "staircase.png")
 STEPS, QUICK_STEPS = 1000, 60
@@ -92,7 +92,7 @@ class Settings:
             raise MeasureError(f"measure: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
         if self.critic == "bilinear" and self.hidden_channels is not None:
             raise MeasureError(
-                f"measure: --hidden-channels means nothing with --critic bilinear, got {self.hidden_channels}. "
+                f"measure: --hidden-channels has no effect with --critic bilinear, got {self.hidden_channels}. "
                 "Leave it out."
             )
         for task in self.tasks:

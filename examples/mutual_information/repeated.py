@@ -26,8 +26,8 @@ from shared.parallel import each
 from shared.program import run_program
 
 PROGRAM = "python examples/mutual_information/repeated.py"
-DESCRIPTION = """Measure tasks of known information by information_between on fresh draws, and write bias, spread and
-coverage as a page. What is in the file of results already is not measured again."""
+DESCRIPTION = """Measure tasks with known information by information_between on fresh draws, and write bias, spread
+and coverage to a page. Existing results are not measured again."""
 
 HERE = Path(__file__).resolve().parent
 
@@ -141,13 +141,14 @@ def measure(case: Case) -> dict[str, Any]:
 def page(results: Sequence[dict[str, Any]]) -> str:
     """Return the page of what all measurements show."""
     lines = [
-        "# Known information, measured again and again",
+        "# Repeated measurements of known information",
         "",
-        "`information_between` with its defaults on fresh draws, a row a task. Bias and standard deviation are of the "
-        "value, in nats; covered says how often the 95 % interval held the truth; p <= 0.05 how often the shuffles "
-        "told the pairs from none. Root mean square errors stand beside those of the nearest-neighbour estimate "
-        "(Kraskov et al., k = 3) and the Gaussian one (canonical correlation) of the same draws, on normal scores too. "
-        "Some constants of the estimator were settled with a few of these draws in view: `--first-seed` takes others.",
+        "`information_between` with its defaults on fresh draws, one row per task. Bias and standard deviation are "
+        "those of the value, in nats; covered says how often the 95 % interval contained the truth; p <= 0.05 how "
+        "often the permutation test found dependence. Root mean square errors are compared with those of the "
+        "nearest-neighbour estimate (Kraskov et al., k = 3) and the Gaussian one (canonical correlation) on the same "
+        "draws, also on normal scores. Some constants of the estimator were chosen with a few of these draws in view; "
+        "`--first-seed` selects others.",
         "",
         "| task | pairs | truth | draws | bias | deviation | lowest | covered | p <= 0.05 | saturated | error "
         "| neighbours' | Gaussian's | seconds |",
@@ -162,8 +163,8 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         [
             *lines,
             "",
-            f"Written by `{PROGRAM}`; {len(results)} measurements on one thread each, {seconds:,.0f} s in all, beside "
-            "other work on the machine.",
+            f"Written by `{PROGRAM}`; {len(results)} measurements on one thread each, {seconds:,.0f} s in total, "
+            "while other work ran on the machine.",
             "",
         ]
     )

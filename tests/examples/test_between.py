@@ -46,9 +46,9 @@ class TestCommand:
         ("name", "content", "message"),
         [
             ("x.txt", "1\n", "between: files must be .npy, .csv or .tsv, got"),
-            ("x.npy", "no array", "must hold an array of numbers, got a file that does not load"),
-            ("x.csv", "", "must hold a table of numbers, got an empty file. Check the path."),
-            ("x.csv", "a,b\n", "must hold a table of numbers, got a header alone. Check the file."),
+            ("x.npy", "no array", "must contain an array of numbers, got a file that does not load"),
+            ("x.csv", "", "must contain a table of numbers, got an empty file. Check the path."),
+            ("x.csv", "a,b\n", "must contain a table of numbers, got only a header. Check the file."),
             (
                 "x.csv",
                 "a,b\n1,2\n3\n",
@@ -57,13 +57,14 @@ class TestCommand:
             (
                 "x.csv",
                 "size,colour\n1,2\n3,red\n",
-                "must hold numbers, got 'red' in line 3, column 'colour'. Pass --discrete for a table of categories, "
+                "must contain numbers, got 'red' in line 3, column 'colour'. Pass --discrete for a table of "
+                "categories, "
                 "or leave the column out.",
             ),
-            ("x.tsv", "1\t2\n3\tred\n", "must hold numbers, got 'red' in line 2, column 1."),
-            ("x.csv", "1\n\n2\n", "needs at least 100 rows to train and to hold some out, got 2."),
+            ("x.tsv", "1\t2\n3\tred\n", "must contain numbers, got 'red' in line 2, column 1."),
+            ("x.csv", "1\n\n2\n", "needs at least 100 rows, for training and for held-out estimates, got 2."),
             ("x.csv", "1\n" * 99 + ",\n", "must have 1 fields in every line, as in its first, got 2 in line 100."),
-            ("x.csv", "1,2\n" * 99 + "1,\n", "x must be finite, got nan in row 99, column 1 (1 such in all)."),
+            ("x.csv", "1,2\n" * 99 + "1,\n", "x must be finite, got nan in row 99, column 1 (1 in all)."),
         ],
     )
     def test_files_that_cannot_be_are_refused(
@@ -98,7 +99,7 @@ class TestCommand:
         np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
         (tmp_path / "two.npz").rename(tmp_path / "x.npy")
         assert main([str(tmp_path / "x.npy")] * 2) == 1
-        assert "must hold one array, got an archive of 2." in " ".join(capsys.readouterr().err.split())
+        assert "must contain one array, got an archive of 2." in " ".join(capsys.readouterr().err.split())
         with (tmp_path / "y.npy").open("wb") as file:
             header = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -108,7 +109,7 @@ class TestCommand:
     def test_an_array_of_objects_is_never_unpickled(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         np.save(tmp_path / "x.npy", np.array([{}, []], dtype=object))
         assert main([str(tmp_path / "x.npy")] * 2) == 1
-        assert "must hold an array of numbers" in " ".join(capsys.readouterr().err.split())
+        assert "must contain an array of numbers" in " ".join(capsys.readouterr().err.split())
 
 
 class TestRepeating:

@@ -198,7 +198,7 @@ class TestCommand:
         before = (measured / "measure.json").read_text()
         options = [*TINY, "--estimators", "nwj", "--steps", "2", "--output", str(measured)]
         assert main(options) == 1
-        assert "the output folder must hold no results, got measure.json, measure.md, staircase.png in" in " ".join(
+        assert "the output folder must not contain results, got measure.json, measure.md, staircase.png in" in " ".join(
             capsys.readouterr().err.split()
         )
         assert (measured / "measure.json").read_text() == before
@@ -206,7 +206,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--levels", "1", "1"], "--levels must name each once, got 1.0 1.0. Name at least one, and none twice."),
+            (
+                ["--levels", "1", "1"],
+                "--levels must name at least one value, each once, got 1.0 1.0. Remove repeated values.",
+            ),
             (["--steps", "0"], "--steps must be at least 1, got 0. Raise it."),
             (["--batch-size", "1"], "--batch-size must be at least 2, got 1. Raise it."),
             (["--workers", "0"], "--workers must be at least 1, got 0. Raise it."),
@@ -214,7 +217,7 @@ class TestCommand:
             (["--seeds", "-1"], "--seeds must not be negative, got -1. Give 0 or more."),
             (
                 ["--critic", "bilinear", "--hidden-channels", "4"],
-                "--hidden-channels means nothing with --critic bilinear, got 4. Leave it out.",
+                "--hidden-channels has no effect with --critic bilinear, got 4. Leave it out.",
             ),
             (
                 ["--levels", "0.4", "2"],

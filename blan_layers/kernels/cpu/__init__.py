@@ -1,1 +1,1 @@
-"""The blocked way through large maps on a CPU."""
+"""The blocked passes over large maps on a CPU."""

@@ -1,9 +1,8 @@
 """The passes over the large map of the attention gates, in blocks that stay in the cache.
 
-Maps are (B, C, *S), of which the locations are one axis in memory; channel gates and shifts (B, C, 1, ...), spatial
-gates (B, 1, *S). The pools return the map as well, for the next pass to read: so the gradients of all passes meet in
-one tensor, to which each adds its own in place. That tensor is made by :class:`Gate`, which must be the last to read
-the map.
+Maps are (B, C, *S), whose locations are one axis in memory. Channel gates and shifts are (B, C, 1, ...), spatial gates
+(B, 1, *S). The pools also return the map, which the next pass reads. The gradients of all passes are thereby
+accumulated in place in one tensor. That tensor is created by :class:`Gate`, which must be the last to read the map.
 
 The gradient of a maximum is shared equally among the tied elements, as by ``torch.amax``.
 """
@@ -22,10 +21,10 @@ from blan_layers.kernels.derivatives import Gradients, any_order
 from blan_layers.kernels.passes import PlainPasses, empty_map
 
 STEP = 64
-"""Elements that one step of PyTorch's reductions takes; shorter rows are reduced one by one, which is slow."""
+"""Elements per step of PyTorch's reductions; shorter rows are reduced element by element, which is slow."""
 
 LONG = 2048
-"""Locations from which on looking for the rows that hold a maximum takes less time than reading the map again."""
+"""Locations above which finding the rows that contain a maximum is faster than reading the map again."""
 
 
 class BlockedPasses(PlainPasses):
@@ -42,7 +41,7 @@ class BlockedPasses(PlainPasses):
         self.room: Tensor | None = None
 
     def pool_space(self, spatial_gate: Tensor | None = None) -> Tensor:
-        """Pool the map; without a gate, blocks serve the gradient alone."""
+        """Pool the map; without a gate, blocks are useful only for the gradient."""
         if (spatial_gate is None and not torch.is_grad_enabled()) or not self.fit(spatial_gate=spatial_gate):
             return super().pool_space(spatial_gate)
         pooled: Tensor
@@ -50,7 +49,7 @@ class BlockedPasses(PlainPasses):
         return pooled
 
     def pool_channels(self, channel_gate: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """Pool the map; where no gradient is asked for, the gated one is kept for the gating."""
+        """Pool the map; if no gradient is needed, the gated map is kept for the final gating."""
         if not self.fit(channel_gate, shift):
             return super().pool_channels(channel_gate, shift)
         if channel_gate is not None and not torch.is_grad_enabled():
@@ -61,7 +60,7 @@ class BlockedPasses(PlainPasses):
         return maps
 
     def for_convolution(self, maps: Tensor) -> Tensor:
-        """Return pooled maps in the layout in which a convolution of two channels has a much faster backward."""
+        """Return pooled maps in the layout in which the backward of a two-channel convolution is much faster."""
         if maps.ndim == 3:
             return maps
         return maps.contiguous(memory_format=torch.channels_last if maps.ndim == 4 else torch.channels_last_3d)
@@ -69,7 +68,7 @@ class BlockedPasses(PlainPasses):
     def gate(
         self, channel_gate: Tensor | None = None, shift: Tensor | None = None, spatial_gate: Tensor | None = None
     ) -> Tensor:
-        """Gate the map by what it was pooled with, and add the residual; one product is no faster in blocks."""
+        """Gate the map and add the residual; a single product is not faster in blocks."""
         if not self.fit(channel_gate, shift, spatial_gate):
             return super().gate(channel_gate, shift, spatial_gate)
         if self.room is not None and spatial_gate is not None:
@@ -90,8 +89,8 @@ def _pool_space_plainly(x: Tensor, spatial_gate: Tensor | None, pools: Sequence[
 class PoolSpace(Function):
     """Pools of ``x``, or of ``x * spatial_gate``, over locations: (B, pools, C), and ``x``.
 
-    The maximum of a long map is taken over rows of locations first: in the backward only the rows that hold it are
-    looked at.
+    The maximum of a long map is first taken over rows of locations. In the backward pass only the rows that contain it
+    are read.
     """
 
     @staticmethod
@@ -213,7 +212,7 @@ class Gate(Function):
 
 @any_order(_gate_plainly)
 def _gate_gradients(_: Any, saved: Sequence[Tensor | None], d_map: Tensor) -> Gradients:
-    """Return the gradients of :class:`Gate` but the residual's, which is the output's own."""
+    """Return the gradients of :class:`Gate` except that of the residual, which is the output's gradient."""
     x, d_output = _flat(saved[0]), _flat(d_map)
     channel_gate, shift, spatial_gate = (_flat_or_none(t) for t in saved[1:])
     d_x = torch.empty_like(x)
@@ -244,7 +243,7 @@ def _gate_gradients(_: Any, saved: Sequence[Tensor | None], d_map: Tensor) -> Gr
 
 
 def pool_channels(x: Tensor, channel_gate: Tensor | None, shift: Tensor | None, gated: Tensor | None = None) -> Tensor:
-    """Return what :class:`PoolChannels` does, and leave the gated map in ``gated`` if that is given."""
+    """Compute :class:`PoolChannels`, and store the gated map in ``gated`` if given."""
     flat, gate, offset = _flat(x), _flat_or_none(channel_gate), _flat_or_none(shift)
     target = _flat_or_none(gated)
     batch, channels, locations = flat.shape
@@ -270,7 +269,7 @@ def gate_and_add(x: Tensor, gate: Tensor, residual: Tensor | None, output: Tenso
 
 @lru_cache(maxsize=64)
 def row_split(locations: int) -> tuple[int, int]:
-    """Return (rows, row length): of a long map the shortest rows of at least a step and the root of their number."""
+    """Return (rows, row length): for long maps, the shortest rows of at least one step and the root of their number."""
     shortest = locations if locations < LONG else max(STEP, math.isqrt(locations))
     length = next(length for length in range(shortest, locations + 1) if locations % length == 0)
     return locations // length, length
@@ -306,7 +305,7 @@ def _spread(
     d_x: Tensor,
     d_gate: Tensor | None,
 ) -> None:
-    """Add the gradients of means and maxima over space to every element, and to the gate's."""
+    """Add the gradients of means and maxima over space to those of every element and of the gate."""
     for images in whole_images(x):
         part = x[images]
         ties = torch.eq(_gated(part, gate, None, images), peaks[images], out=scratch(part))
@@ -334,7 +333,7 @@ def _spread_over_rows(
     *,
     exact: bool = False,
 ) -> None:
-    """Add the gradient of the maxima over space to the elements that attain them, and to the gate's."""
+    """Add the gradient of the maxima over space to those of the elements that attain them and of the gate."""
     shape = row_split(x.shape[2])
     top = peaks.amax(2, keepdim=True)
     image, channel, row = (peaks == top).nonzero(as_tuple=True)
@@ -353,7 +352,7 @@ def _spread_over_rows(
 
 
 def _flat(x: Tensor | None) -> Tensor:
-    """Return a map or a gate with one axis of locations."""
+    """Return a map or a gate with a single location axis."""
     return x.flatten(2)  # type: ignore[union-attr]  # given
 
 
@@ -362,5 +361,5 @@ def _flat_or_none(x: Tensor | None) -> Tensor | None:
 
 
 def _shaped(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
-    """Return the gradient of a map or a gate with the axes of that."""
+    """Return the gradient of a map or a gate with its axes."""
     return None if gradient is None or like is None else gradient.view(like.shape)

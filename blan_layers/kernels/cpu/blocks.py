@@ -13,11 +13,11 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNITS = {"K": 2**10, "M": 2**20}
 
 FALLBACK_BYTES = 2**20
-"""Taken where the system does not tell the size of its second-level cache: that of most server cores."""
+"""The size of most server cores' second-level cache, used where the system does not report one."""
 
 
 def read_cache_bytes(caches: Path) -> int:
-    """Return the size of a second-level cache that the system tells of."""
+    """Return the size of a second-level cache as reported by the system."""
     for cache in sorted(caches.glob("index*")):
         try:
             level, size = ((cache / name).read_text().strip() for name in ("level", "size"))
@@ -37,14 +37,14 @@ def core_cache_bytes() -> int:
 
 
 def cache_bytes() -> int:
-    """Return the second-level cache of all cores at work, which share every operation."""
+    """Return the total second-level cache of all cores in use, which share every operation."""
     return core_cache_bytes() * torch.get_num_threads()
 
 
 def block_bytes() -> int:
     """Return the size of a block: twice the second-level caches, as measured.
 
-    What leaves them is still near, in the third level, and larger blocks are fewer calls and fewer starts of threads.
+    What leaves these caches is still in the third level, and larger blocks need fewer calls and thread starts.
     """
     return 2 * cache_bytes()
 
@@ -52,7 +52,7 @@ def block_bytes() -> int:
 def blocks(x: Tensor) -> Sequence[tuple[slice, slice]]:
     """Return the images and the locations of each block of a map (B, C, N).
 
-    Blocks are of whole images, or, where too few of them fit, of a part of their locations.
+    Blocks consist of whole images, or of a part of the locations where too few whole images fit.
     """
     return _split(x.shape, x.element_size(), block_bytes(), torch.get_num_threads())[1]
 
@@ -60,9 +60,9 @@ def blocks(x: Tensor) -> Sequence[tuple[slice, slice]]:
 def whole_images(x: Tensor) -> Sequence[slice]:
     """Return blocks of whole images of a map (B, C, N), of at least one image per thread.
 
-    A block's images are spread evenly over the batch. PyTorch gives each thread a contiguous share of what it works on:
-    so a thread meets the same images in a block as in an operation on the whole map, and not those that another core
-    has in its cache, from where they come several times slower.
+    A block's images are spread evenly over the batch. PyTorch gives each thread a contiguous share of its input, so
+    that a thread works on the same images in a block as in an operation on the whole map. Images in the cache of
+    another core would take several times longer to read.
     """
     return _split(x.shape, x.element_size(), block_bytes(), torch.get_num_threads())[0]
 
@@ -85,7 +85,7 @@ def _split(
 
 
 class _Workspace(threading.local):
-    """Memory that a thread keeps, since the system takes longer to give a fresh page than a block takes to compute."""
+    """Memory that a thread keeps, since a fresh page from the system takes longer than computing a block."""
 
     memory = torch.empty(0, dtype=torch.uint8, device="cpu")
 
@@ -94,7 +94,7 @@ _workspace = _Workspace()
 
 
 def workspace(count: int, dtype: torch.dtype) -> Tensor:
-    """Return room for so many numbers. The next call in this thread returns the same memory."""
+    """Return memory for ``count`` numbers. The next call in this thread returns the same memory."""
     size = count * dtype.itemsize
     if _workspace.memory.numel() < size:
         with torch.inference_mode(mode=False):  # it belongs to no mode, whichever is on: neither this one nor a device
@@ -103,6 +103,6 @@ def workspace(count: int, dtype: torch.dtype) -> Tensor:
 
 
 def scratch(part: Tensor) -> Tensor:
-    """Return room for a block of a map, in the map's layout: that of :func:`workspace`."""
+    """Return memory of :func:`workspace` for a block of a map, in the layout of the map."""
     room = workspace(part.numel(), part.dtype)
     return room.view(part.mT.shape).mT if part.stride(1) < part.stride(2) else room.view(part.shape)

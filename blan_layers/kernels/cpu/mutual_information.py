@@ -1,6 +1,7 @@
-"""The concat-and-convolve loss in one pass over blocks of locations, which keeps no activation.
+"""The concat-and-convolve loss in one pass over blocks of locations, which stores no activations.
 
-The loss is a scalar, so that its gradients are formed beside it, block by block, and only scaled in the backward.
+The loss is a scalar. Its gradients are therefore computed along with it, block by block, and only scaled in the
+backward pass.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,13 @@ from blan_layers.kernels.cpu.products import add_weight_gradient, linear
 from blan_layers.kernels.derivatives import Gradients, any_order
 
 Formed: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""The loss and its gradients: of the maps, of the summaries, of each layer's weight and bias."""
+"""The loss and its gradients for the maps, the summaries, and each layer's weight and bias."""
 
 _relu_backward_ = torch.ops.aten.threshold_backward.grad_input
 
 
 class ContrastLoss(Function):
-    """:func:`~blan_layers.kernels.contrast.plain_contrast_mean`, its gradients beside it if ``differentiates``."""
+    """:func:`~blan_layers.kernels.contrast.plain_contrast_mean`, with its gradients if ``differentiates``."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
@@ -60,7 +61,7 @@ def form(
     count: float,
     differentiates: bool,
 ) -> Formed:
-    """Return the loss and its gradients, which are empty if it does not differentiate."""
+    """Return the loss and its gradients, which are empty unless ``differentiates``."""
     batch, channels, locations = local.shape
     hidden = w2.shape[0]
     images, places = block_shape(batch, locations, hidden, local.element_size())
@@ -131,7 +132,7 @@ def form(
 
 
 contrast_in_blocks = custom_op("blan_layers::contrast_in_blocks", mutates_args=())(form)
-"""The same as an operation that compilers call and do not look into."""
+"""The same as an operation that is opaque to compilers."""
 
 
 @contrast_in_blocks.register_fake
@@ -168,8 +169,8 @@ def contrast_loss(*arguments: Any) -> Tensor:
 def block_shape(batch: int, locations: int, hidden: int, element_size: int) -> tuple[int, int]:
     """Return the images and the locations of a block.
 
-    A hidden layer of its pairs fills a block: a matrix product cuts its operands itself, and what it prepares of the
-    weights is worth it only for many rows.
+    A hidden layer of its pairs fills a block. Matrix products divide their operands themselves, and preparing the
+    weights pays off only for many rows.
     """
     room = max(1, block_bytes() // (2 * hidden * element_size))
     places = min(locations, room)

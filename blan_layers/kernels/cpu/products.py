@@ -1,8 +1,8 @@
-"""Products of many rows with a matrix on the CPU, by the faster of the two libraries that torch brings.
+"""Products of many rows with a matrix on the CPU, by the faster of torch's two libraries.
 
-``torch.mm`` goes to MKL, convolutions go to oneDNN. On Intel's processors both run at the machine's rate. On AMD's with
-AVX-512, MKL keeps to AVX2, at half of it: there a product is a 1x1 convolution over a channels-last view of the rows,
-which copies nothing. The rule looks at the processor and at the dtype, never at a clock, so that equal settings give
+``torch.mm`` goes to MKL, convolutions go to oneDNN. On Intel processors both run at full speed. On AMD processors with
+AVX-512, MKL uses only AVX2, at half the speed. There, a product is computed as a 1x1 convolution of a channels-last
+view of the rows, without a copy. The rule depends on processor and dtype, never on timings, so that equal settings give
 equal bits.
 """
 
@@ -18,14 +18,14 @@ from torch.nn.grad import conv2d_weight
 CPUINFO = Path("/proc/cpuinfo")
 
 IMAGES = 16
-"""Images that rows are viewed as. With fewer, torch gives the 1x1 convolutions of a single thread to MKL again."""
+"""Images that rows are viewed as. With fewer, torch passes single-threaded 1x1 convolutions to MKL again."""
 
 MANY_ROWS = 1024
-"""With fewer, what a convolution prepares takes longer than its product saves."""
+"""Below this, preparing a convolution takes longer than its product saves."""
 
 
 def convolves(rows: Tensor) -> bool:
-    """Tell whether the faster product of these rows is a convolution."""
+    """Return whether the faster product of these rows is a convolution."""
     if rows.dtype is not torch.float32 or len(rows) < MANY_ROWS or not _halves_mkl():
         return False
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
@@ -41,7 +41,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Ten
 
 
 def add_weight_gradient(target: Tensor, gradient: Tensor, rows: Tensor, anew: bool) -> None:
-    """Add ``gradient^T rows``, (N, M) and (N, C), to ``target`` (M, C), or put it there ``anew``."""
+    """Add ``gradient^T rows``, (N, M) and (N, C), to ``target`` (M, C), or overwrite it if ``anew``."""
     if not convolves(rows):
         target.addmm_(gradient.t(), rows, beta=0 if anew else 1)
         return
@@ -60,7 +60,7 @@ def _as_map(rows: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _halves_mkl() -> bool:
-    """Tell whether MKL uses half of this processor's registers: an AMD one with AVX-512."""
+    """Return whether MKL uses only half of each register: on AMD processors with AVX-512."""
     if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:

@@ -1,1 +1,1 @@
-"""The Triton way through large maps on a GPU. Nothing here is imported before the way is taken."""
+"""The Triton passes over large maps on a GPU. Nothing here is imported before it is used."""

@@ -1,8 +1,8 @@
-"""The operations on the large map of the attention gates, and the way through them.
+"""The operations of the attention gates on a large map, and the passes that use them.
 
 Maps are (B, C, N) with any strides, channel gates and shifts (B, C, 1), spatial gates (B, 1, N). Everything is computed
-in float32, or float64 for itself, and stored in the map's dtype. What each operation moves, in maps, smaller tensors
-aside (pools of the smaller tensors cost the share of them in the map):
+in float32 (float64 for float64 maps) and stored in the map's dtype. Memory traffic of each operation, in maps, without
+the smaller tensors:
 
 ==================== ==================================================================
 pool_space           reads x
@@ -14,10 +14,10 @@ pool_space_sums      reads x (where the spatial gate is inside the pool)
 map_gradient         reads x and the output's gradient, writes the map's
 ==================== ==================================================================
 
-So a channel gate followed by a spatial one reads x three times and writes once, and six passes take it back. The
-gradient of the map is written once, by ``branch``: it hands out slots, each a tensor of one element, for whatever else
-that gradient depends on, and each operation returns to its slots, as their gradients, what it knows of it. An operation
-that is given no slots forms the gradient of its map itself.
+A channel gate followed by a spatial gate thus reads x three times and writes once, and the backward takes six passes.
+The gradient of the map is written once, by ``branch``. It creates slots, one-element tensors, for everything that this
+gradient depends on, and each operation returns its contribution as the gradients of its slots. An operation without
+slots computes the gradient of its map itself.
 """
 
 from collections.abc import Sequence
@@ -131,7 +131,7 @@ def _keep_branch(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
 
 def _differentiate_branch(ctx: Any, *terms: Tensor | None) -> Gradients:
     (x,) = ctx.saved_tensors
-    if all(term is None for term in terms):  # plain operations gave the map its gradient
+    if all(term is None for term in terms):  # plain operations computed the gradient of the map
         return None, None, None
     return _own_gradient(ctx, x, Slots(*terms)), None, None
 
@@ -140,7 +140,7 @@ branch.register_autograd(_differentiate_branch, setup_context=_keep_branch)
 
 
 class TritonPasses(PlainPasses):
-    """The passes of Triton's kernels, over a map (B, C, *S)."""
+    """The passes over a map (B, C, *S) by Triton kernels."""
 
     plain = False
 

@@ -1,7 +1,7 @@
 """Kernels around the matrix products of the concat-and-convolve critic.
 
-Rows are pairs of a location and a summary: those of the images' own summaries, then those of other images'. ``m`` of
-the rows of a chunk belong to each of its images.
+Rows are pairs of a location and a summary: first those with the image's own summary, then those with another's. Each
+image of a chunk has ``m`` of its rows.
 """
 
 import triton
@@ -31,10 +31,10 @@ def score_kernel(
     second, b2, w3, b3, weights, losses, d_b3, d_b2, d_w3, rows, m, first, place, w_image, w_place, hidden,
     FORM: tl.constexpr, BR: tl.constexpr, BH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Add up the losses of rows whose second layer, before bias and relu, is ``second``.
+    """Sum the losses of rows whose second layer, before bias and relu, is ``second``.
 
-    If FORM, their gradient takes the place of ``second``, and the program's shares of the other gradients, (programs,
-    ...), grow by its rows.
+    If FORM, their gradient overwrites ``second``, and the contributions of the rows are added to the program's shares
+    (programs, ...) of the other gradients.
     """
     program = tl.program_id(0)
     row = program.to(tl.int64) * BR + tl.arange(0, BR)
@@ -57,7 +57,7 @@ def score_kernel(
     losing = tl.where(fake, logit, -logit)
     small = tl.exp(-tl.abs(losing))
     larger = 1 + small
-    # log1p: what the sum rounded off is put back
+    # log1p: restores what the sum rounded off
     excess = tl.where(larger == 1, small, tl.log(larger) * (small / tl.where(larger == 1, 1.0, larger - 1)))
     cost = tl.maximum(losing, 0.0, propagate_nan=tl.PropagateNan.ALL) + excess
     loss = tl.sum(tl.where(here, cost * weight, 0.0), 0)
@@ -85,10 +85,10 @@ def first_layer_kernel(
     d_first, activated, d_projected, d_per_image, rows, m, first, images, hidden, splits,
     BR: tl.constexpr, BH: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Take the gradient of the first layer back through its relu and to both its summands.
+    """Backpropagate the gradient of the first layer through its relu to both its summands.
 
-    Writes that of the projected map (rows, hidden); what each program has of the summaries' grows, (2, splits, B,
-    hidden).
+    Writes the gradient of the projected map (rows, hidden), and adds to each program's share (2, splits, B, hidden) of
+    the gradient of the summaries.
     """
     program = tl.program_id(0)
     units = tl.cdiv(hidden, BH)
@@ -118,7 +118,7 @@ def first_layer_kernel(
 
 @triton.jit
 def scale_kernel(values, factor, output, size, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    """Write ``values * factor``, the product formed in the accumulator's precision."""
+    """Write ``values * factor``, computed in the precision of the accumulator."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     y = tl.load(values + at, inside, other=0).to(ACC) * tl.load(factor).to(ACC)

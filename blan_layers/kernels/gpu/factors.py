@@ -1,4 +1,4 @@
-"""The smaller tensors beside a map: gates, shifts, pools, and the sums that are their gradients."""
+"""The smaller tensors of a map: gates, shifts, pools, and the sums that are their gradients."""
 
 from torch import Tensor
 
@@ -18,17 +18,17 @@ def dense(factor: Tensor | None) -> Tensor | None:
 
 
 def empty_sums(x: Tensor, factor: Tensor | None, share: int, length: int) -> Tensor | None:
-    """Return room for the shares (share, B, length) of the gradient of a factor, if there is one."""
+    """Return memory for the shares (share, B, length) of the gradient of a factor, if there is one."""
     return None if factor is None else x.new_empty(share, x.shape[0], length, dtype=accumulator(x.dtype))
 
 
 def summed(shares: Tensor | None, factor: Tensor | None, x: Tensor) -> Tensor:
-    """Return the sum of the shares in the layout and dtype of what it is the gradient of."""
+    """Return the sum of the shares in the layout and dtype of the factor."""
     if shares is None or factor is None:
         return like(None, x)
     return shares.sum(0).to(factor.dtype).view(factor.shape)
 
 
 def like(factor: Tensor | None, x: Tensor) -> Tensor:
-    """Return room for the gradient of a factor, empty if there is none."""
+    """Return memory for the gradient of a factor, empty if there is none."""
     return x.new_empty(0) if factor is None else factor.new_empty(factor.shape)

@@ -1,4 +1,4 @@
-"""The gating of a map, the gradients of its gates, and the one place where the map's own gradient is written."""
+"""The gating of a map, the gradients of its gates, and the operation that writes the gradient of the map."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from blan_layers.kernels.passes import empty_map
 
 
 class Slots(NamedTuple):
-    """Where the operations leave what the map's gradient depends on."""
+    """Where the operations store what the gradient of the map depends on."""
 
     d_output: Tensor | None = None
     """(B, C, N), of the gating, as are the next two"""
@@ -50,7 +50,7 @@ def gate(
     slot_gate: Tensor | None = None,
     slot_spatial: Tensor | None = None,
 ) -> Tensor:
-    """Return ``(x * gate + shift) * spatial + residual``, whatever of these is given, as a map of the ``shape``.
+    """Return ``(x * gate + shift) * spatial + residual``, without terms that are not given, as a map of ``shape``.
 
     The last three arguments are slots.
     """
@@ -71,7 +71,7 @@ def gate(
 def gate_sums(
     x: Tensor, d_output: Tensor, gate: Tensor | None, shift: Tensor | None, spatial: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of gate, shift and spatial gate, each empty where there is none of it."""
+    """Return the gradients of gate, shift and spatial gate; each is empty if it is not given."""
     batch, channels, locations = x.shape
     width, length = tile(x, along=0)
     columns = blocks(locations, length)
@@ -89,7 +89,7 @@ def gate_sums(
 def branch(
     x: Tensor, pools: str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the slots of ``x``, for pools over space that are named and an output of the dtype.
+    """Return the slots of ``x`` for the named pools over space and an output of the dtype.
 
     Its backward writes the gradient of ``x``.
     """
@@ -112,7 +112,7 @@ def map_gradient(
     pool_gate: Tensor | None,
     pools: str,
 ) -> Tensor:
-    """Return the gradient of a map from what its slots were left."""
+    """Return the gradient of a map from the contents of its slots."""
     d_x = torch.empty_like(x)
     batch, channels, locations = x.shape
     width, length = tile(x, along=0)

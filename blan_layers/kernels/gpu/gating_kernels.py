@@ -12,7 +12,7 @@ def gate_kernel(
     x_image, x_channel, x_location, r_image, r_channel, r_location, o_image, o_channel, o_location,
     BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write ``(x * gate + shift) * spatial + residual``, a tile a program."""
+    """Write ``(x * gate + shift) * spatial + residual``, one tile per program."""
     image, row, column = stand(tl.cdiv(locations, BN), tl.cdiv(channels, BC))
     channel = row * BC + tl.arange(0, BC)
     location = column * BN + tl.arange(0, BN)
@@ -33,7 +33,7 @@ def gate_sums_kernel(
 ):  # fmt: skip
     """Sum the gradients of the gates over one tile of locations and every ``splits``-th of channels.
 
-    The shares are (tiles of locations, B, C) of the channel gate and its shift, (splits, B, N) of the spatial gate.
+    The shares are (tiles of locations, B, C) for the channel gate and its shift, (splits, B, N) for the spatial gate.
     """
     image, split, block = stand(tl.cdiv(locations, BN), splits)
     location = block * BN + tl.arange(0, BN)
@@ -64,7 +64,7 @@ def map_gradient_kernel(
     o_image, o_channel, o_location,
     MEAN: tl.constexpr, PEAK: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of a map, a tile a program: what the gating, the pools over channels and over space give."""
+    """Write the gradient of a map from gating and pools, one tile per program."""
     image, row, column = stand(tl.cdiv(locations, BN), tl.cdiv(channels, BC))
     channel = row * BC + tl.arange(0, BC)
     location = column * BN + tl.arange(0, BN)

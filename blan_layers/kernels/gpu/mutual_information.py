@@ -1,8 +1,8 @@
-"""The concat-and-convolve loss in chunks of locations, which keeps no activation.
+"""The concat-and-convolve loss in chunks of locations, which stores no activations.
 
-The loss is a scalar, so that its gradients are formed beside it and only scaled in the backward. The matrix products
-are the BLAS library's; what stands between two of them is one kernel. A chunk's hidden layers are each written and read
-a few times; those of the whole map never exist. Weights' gradients are added up in float32 at least.
+The loss is a scalar. Its gradients are therefore computed along with it, and only scaled in the backward pass. The
+matrix products use the BLAS library, with one kernel between two of them. The hidden layers of a chunk are each written
+and read a few times; those of the whole map are never stored. Gradients of weights are summed in at least float32.
 """
 
 from typing import Any, TypeAlias
@@ -25,16 +25,16 @@ from blan_layers.kernels.gpu.tiles import TILE, accumulator, blocks, launch
 Formed: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 WORKSPACE = 64 * 2**20
-"""Bytes of a chunk's hidden layers: thousands of rows to a matrix product, and little beside a map of features."""
+"""Bytes of the hidden layers of a chunk: thousands of rows per matrix product, but small beside a feature map."""
 
 LAYERS = 7
-"""Hidden layers of a chunk's locations that exist at once: the projection, and three of real and fake pairs."""
+"""Hidden layers of a chunk that are stored at once: the projection, and three of real and fake pairs."""
 
 ROWS, UNITS = 32, 64
 """The tile of the kernels, in rows and in hidden units."""
 
 SHARES = 16
-"""Programs that at most share the rows of one image."""
+"""Maximum number of programs that share the rows of one image."""
 
 
 @custom_op("blan_layers::contrast", mutates_args=())
@@ -50,10 +50,11 @@ def contrast(
     b3: Tensor,
     differentiates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Sum ``weights[b, u] (softplus(-real) + softplus(fake))`` over images b and locations u, and form its gradients.
+    """Sum ``weights[b, u] (softplus(-real) + softplus(fake))`` over images b and locations u, with gradients.
 
-    The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``, of fake pairs with ``other`` for ``own``.
-    The gradients, to local, (own, other) and the layers, are formed if it ``differentiates``, and empty otherwise.
+    The logits are ``w3 relu(w2 relu(w1 local[b, u] + own[b]) + b2) + b3``; fake pairs have ``other`` instead of
+    ``own``. The gradients of local, (own, other) and the layers are computed if ``differentiates``, and empty
+    otherwise.
 
     Shape:
         local (B, C, N), own and other (B, hidden), weights (B, N) or None, w1 (hidden, C), w2 (hidden, hidden), w3
@@ -85,7 +86,7 @@ def scale_contrast(
     d_w3: Tensor,
     d_b3: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients times the loss's own, in the dtype of the map's."""
+    """Return the gradients times that of the loss, in the dtype of the map."""
     scaled = torch.empty_like(d_local)
     flat, target = _storage(d_local), _storage(scaled)
     launch(scale_kernel, blocks(flat.numel(), TILE), flat, factor, target, flat.numel(), BLOCK=TILE)
@@ -186,7 +187,7 @@ def _contrast(
 
 
 def chunk(batch: int, locations: int, row_bytes: int) -> tuple[int, int]:
-    """Return the images and the locations of a chunk: whole images, or an equal part of one."""
+    """Return the numbers of images and locations of a chunk: whole images, or an equal part of one."""
     room = max(1, WORKSPACE // (LAYERS * row_bytes))
     places = blocks(locations, blocks(locations, room)) if locations else 1
     return max(1, min(batch, room // places)), places
@@ -207,7 +208,7 @@ def _total(local: Tensor) -> Tensor:
 def _gradients(
     local: Tensor, per_image: Tensor, *layers: Tensor, form: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return room for the gradients, none if they are not formed: the map's in its dtype, the others precise."""
+    """Return memory for the gradients, if they are computed: that of the map in its dtype, the others precise."""
     if not form:
         return tuple(local.new_empty(0) for _ in range(7))  # type: ignore[return-value]
     precise = accumulator(local.dtype)
@@ -216,5 +217,5 @@ def _gradients(
 
 
 def _storage(x: Tensor) -> Tensor:
-    """Return the elements of a map that has no gaps, as they lie in memory."""
+    """Return the elements of a dense map in memory order."""
     return x.as_strided((x.numel(),), (1,))

@@ -1,4 +1,4 @@
-"""Pools of a map over space and over channels, and the gradients that they give the gates inside them."""
+"""Pools of a map over space and over channels, and their gradients for the gates inside them."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from blan_layers.kernels.gpu.pooling_kernels import (
 from blan_layers.kernels.gpu.tiles import accumulator, blocks, launch, splits, tile
 
 GATHERED = 256
-"""Pools that one program puts together."""
+"""Number of pools that one program combines."""
 
 
 @custom_op("blan_layers::pool_space", mutates_args=())
@@ -29,7 +29,7 @@ def pool_space(
 ) -> tuple[Tensor, Tensor]:
     """Pool ``x``, or ``x * gate``, over locations: (pools, B, C), and the maxima with their ties, (2, B, C).
 
-    ``pools`` is "avg", "max" or both, comma between them; the last three arguments are slots.
+    ``pools`` is "avg", "max" or "avg,max"; the last three arguments are slots.
     """
     pooled, maxima = _empty_pools(x, pools)
     batch, channels, locations = x.shape
@@ -80,7 +80,7 @@ def pool_channels(
 def pool_channels_sums(
     x: Tensor, gate: Tensor, shift: Tensor | None, d_maps: Tensor, extremes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients that pools over channels give the gate and the shift inside them, or an empty one."""
+    """Return the gradients of the pools over channels for the gate and the shift inside them, empty without a shift."""
     batch, channels, locations = x.shape
     width, length = tile(x, along=2)
     rows = blocks(channels, width)
@@ -95,7 +95,7 @@ def pool_channels_sums(
 
 @custom_op("blan_layers::pool_space_sums", mutates_args=())
 def pool_space_sums(x: Tensor, gate: Tensor, d_pooled: Tensor, extremes: Tensor, pools: str) -> Tensor:
-    """Return the gradient that pools over space give the spatial gate inside them."""
+    """Return the gradient of the pools over space for the spatial gate inside them."""
     batch, channels, locations = x.shape
     width, length = tile(x, along=1)
     columns = blocks(locations, length)

@@ -1,7 +1,7 @@
 """Kernels that pool a map over locations or over channels, and those of the gradients to the gates inside the pools.
 
-A maximum comes with the number of elements that attain it. What several programs have of one pool is put together by a
-second kernel, in a fixed order.
+A maximum is stored with the number of elements that attain it. The shares of several programs in a pool are combined by
+a second kernel, in a fixed order.
 """
 
 import triton
@@ -12,7 +12,7 @@ from blan_layers.kernels.gpu.shared_kernels import gated, slope, spatially_gated
 
 @triton.jit
 def taken_in(value, inside, total, peak, ties):
-    """Return the running sum, maximum and its ties of each lane after one more value."""
+    """Return each lane's running sum, maximum and number of ties after one more value."""
     total += tl.where(inside, value, 0.0)
     value = tl.where(inside, value, -float("inf"))
     ties = tl.where(value > peak, 1.0, ties + (inside & (value == peak)).to(ties.dtype))
@@ -21,7 +21,7 @@ def taken_in(value, inside, total, peak, ties):
 
 @triton.jit
 def over_lanes(total, peak, ties, AXIS: tl.constexpr):
-    """Reduce lanes to one sum, maximum and number of ties; a NaN is the maximum, and nothing ties with it."""
+    """Reduce lanes to one sum, maximum and number of ties; NaN counts as the maximum, without ties."""
     unknown = peak != peak
     top = tl.max(tl.where(unknown, -float("inf"), peak), AXIS)
     top = tl.where(tl.sum(unknown.to(tl.int32), AXIS) > 0, float("nan"), top)
@@ -30,7 +30,7 @@ def over_lanes(total, peak, ties, AXIS: tl.constexpr):
 
 @triton.jit
 def write(pooled, extremes, at, plane, inside, mean, peak, ties, MEAN: tl.constexpr, PEAK: tl.constexpr):
-    """Store what the planes MEAN and PEAK of the result are, or nothing for -1."""
+    """Store the planes MEAN and PEAK of the result; -1 means none."""
     if MEAN >= 0:
         tl.store(pooled + MEAN * plane + at, mean, inside)
     if PEAK >= 0:
@@ -53,7 +53,7 @@ def pool_space_kernel(
     x, gate, pooled, extremes, parts, rows, channels, locations, by_image, by_channel, by_location, splits,
     MEAN: tl.constexpr, PEAK: tl.constexpr, WHOLE: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Pool ``x``, or ``x * gate``, over locations: each program some channels, every ``splits``-th tile."""
+    """Pool ``x``, or ``x * gate``, over locations; each program takes some channels and every ``splits``-th tile."""
     image, block, split = stand(splits, tl.cdiv(channels, BC))
     channel = block * BC + tl.arange(0, BC)
     here = channel < channels
@@ -80,7 +80,7 @@ def pool_channels_kernel(
     x, gate, shift, maps, extremes, parts, rows, channels, locations, by_image, by_channel, by_location, splits,
     WHOLE: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Pool ``x``, or ``x * gate + shift``, over channels: each program some locations, every ``splits``-th tile."""
+    """Pool ``x``, or ``x * gate + shift``, over channels; each program has locations, and every ``splits``-th tile."""
     image, split, block = stand(tl.cdiv(locations, BN), splits)
     location = block * BN + tl.arange(0, BN)
     here = location < locations
@@ -107,7 +107,7 @@ def gather_kernel(
     parts, pooled, extremes, rows, length, by_image, plane, splits, size,
     MEAN: tl.constexpr, PEAK: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Put the shares of every pool together; row r of them is element r % length of image r // length."""
+    """Combine the shares of every pool; row r is element r % length of image r // length."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = row < rows
     total = tl.zeros([BLOCK], ACC)
@@ -130,7 +130,7 @@ def pool_channels_sums_kernel(
     x, gate, shift, d_maps, extremes, d_gate, d_shift, images, channels, locations,
     by_image, by_channel, by_location, splits, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Sum what the pools over channels give the channel gate and its shift: shares (splits, B, C)."""
+    """Sum the gradients of the pools over channels for the channel gate and its shift: shares (splits, B, C)."""
     image, block, split = stand(splits, tl.cdiv(channels, BC))
     channel = block * BC + tl.arange(0, BC)
     here = channel < channels
@@ -157,7 +157,7 @@ def pool_space_sums_kernel(
     x, gate, d_pooled, extremes, d_gate, images, channels, locations, by_image, by_channel, by_location, splits,
     MEAN: tl.constexpr, PEAK: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Sum what the pools over locations give the spatial gate: shares (splits, B, N)."""
+    """Sum the gradients of the pools over locations for the spatial gate: shares (splits, B, N)."""
     image, split, block = stand(tl.cdiv(locations, BN), splits)
     location = block * BN + tl.arange(0, BN)
     here = location < locations

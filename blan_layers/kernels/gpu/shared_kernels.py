@@ -1,7 +1,8 @@
-"""What the kernels over a map share: where a program stands, gating, and the slope of a pool.
+"""Functions that the kernels over a map share: program indices, gating, and the derivative of a pool.
 
-Every offset is 64 bits wide. A maximum is stored with its ties, in the precision it was taken in, and recomputed bit by
-bit in the backward: a shifted gate is one fused multiply-add everywhere, whatever a compiler would make of it.
+Every offset is 64 bits wide. A maximum is stored with its number of ties, in the precision of its computation, and
+recomputed bit for bit in the backward: a shifted gate is an explicit fused multiply-add everywhere, independent of the
+compiler.
 """
 
 import triton
@@ -24,7 +25,7 @@ def spot(image, channel, location, by_image, by_channel, by_location):
 
 @triton.jit
 def gated(x, gate, shift, at, inside, ACC: tl.constexpr):
-    """Return ``x * gate + shift`` of a tile, gate and shift being each channel's, or ``x`` where there is no gate."""
+    """Return ``x * gate + shift`` of a tile, with gate and shift per channel, or ``x`` without a gate."""
     if gate is not None:
         factor = tl.load(gate + at, inside, other=0).to(ACC)[:, None]
         if shift is not None:
@@ -36,7 +37,7 @@ def gated(x, gate, shift, at, inside, ACC: tl.constexpr):
 
 @triton.jit
 def spatially_gated(x, gate, at, inside, ACC: tl.constexpr):
-    """Return ``x * gate`` of a tile, for a gate of each location, or ``x`` where there is none."""
+    """Return ``x * gate`` of a tile, with a gate per location, or ``x`` without a gate."""
     if gate is not None:
         x = x * tl.load(gate + at, inside, other=0).to(ACC)[None, :]
     return x
@@ -47,9 +48,9 @@ def slope(
     y, gradient, extremes, at, plane, inside, size, AXIS: tl.constexpr, MEAN: tl.constexpr, PEAK: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
-    """Return the derivative to ``y`` of its mean and maximum over AXIS, weighted by their gradients.
+    """Return the derivative of the mean and maximum of ``y`` over AXIS, weighted by their gradients.
 
-    MEAN and PEAK are the planes of the gradient that belong to them, or -1. The maximum's is shared by its ties.
+    MEAN and PEAK are their planes in the gradient, or -1. The gradient of the maximum is shared by its ties.
     """
     result = tl.zeros_like(y)
     if MEAN >= 0:

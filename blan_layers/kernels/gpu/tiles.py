@@ -1,4 +1,4 @@
-"""How a map (B, C, N) is cut into tiles for the programs of a kernel, and how these are launched."""
+"""Dividing a map (B, C, N) into tiles for the programs of a kernel, and launching kernels."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 2048
-"""Elements of a tile: sixteen for each thread of a program's four warps, so two to eight wide loads are under way."""
+"""Elements of a tile: sixteen for each thread of a program's four warps, so two to eight wide loads are in flight."""
 
 PROGRAMS = 1024
 """Programs that keep a large GPU busy: about eight for each of its multiprocessors."""
@@ -17,8 +17,8 @@ PROGRAMS = 1024
 def tile(x: Tensor, along: int) -> tuple[int, int]:
     """Return the channels and the locations of a tile, powers of two.
 
-    It is long in the axis that lies densely in memory, and longest if the pass also reduces ``along`` that axis: 1 for
-    channels, 2 for locations. In the other axis it takes what is left.
+    It is long along the axis that is dense in memory, and longest if the pass also reduces ``along`` that axis: 1 for
+    channels, 2 for locations. The other axis gets the rest.
     """
     dense = 1 if x.stride(1) == 1 and x.stride(2) != 1 else 2
     length = _width(x.shape[dense], TILE // 2 if along == dense else TILE // 16)
@@ -27,17 +27,17 @@ def tile(x: Tensor, along: int) -> tuple[int, int]:
 
 
 def splits(programs: int, steps: int) -> int:
-    """Return how many programs share the steps of one reduction, so that there are enough of them in all."""
+    """Return the number of programs that share the steps of one reduction, so that there are enough in total."""
     return max(1, min(steps, PROGRAMS // max(1, programs)))
 
 
 def blocks(size: int, width: int) -> int:
-    """Return how many tiles of a width cover a size."""
+    """Return the number of tiles of a width that cover a size."""
     return -(-size // width)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that sums and products are formed in: float32, or float64 for itself."""
+    """Return the dtype of sums and products: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
