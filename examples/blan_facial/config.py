@@ -1,4 +1,4 @@
-"""What a run is: every setting, the presets, and the command line made of both."""
+"""The settings of a run, the presets, and the command line built from them."""
 
 import argparse
 import dataclasses
@@ -19,10 +19,10 @@ Arrangement = Literal["channel-spatial", "spatial-channel", "parallel"]
 
 PROGRAM = "python examples/blan_facial/train.py"
 DESCRIPTION = """Train BLAN, the bi-directional ladder attentive network of Zheng et al. (2020), to predict facial
-attributes, test it, and write a folder with its weights, its metrics and pictures of what it learnt."""
+attributes, test it, and write a folder with its weights, metrics and pictures of what it learnt."""
 
-# Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes. What
-# the checkpoint says of its data holds the attributes and labels.
+# Settings that may differ between a run and its resumption: where it runs and for how long, not what it computes. The
+# attributes and labels are compared with the description of the data in the checkpoint.
 RESUMABLE = frozenset(
     {
         *("data_root", "image_folder", "labels", "columns", "unknown", "attributes"),
@@ -34,7 +34,7 @@ RESUMABLE = frozenset(
 
 _OF_RDAM = ("arrangement", "rdam_norm")
 
-# Options of a part; without the part they would mean nothing.
+# Options of a part, which have no effect without it.
 OPTIONS_OF = {
     "decoder": ("beta", "decoder_order", "join", *_OF_RDAM),
     "encoder_features": ("join", *_OF_RDAM),
@@ -57,65 +57,65 @@ _WORKERS = min(4, os.cpu_count() or 1)
 
 
 MOST = {"width": 4096, "summary_channels": 2**16, "critic_channels": 2**16, "image_size": 8192}
-"""Sizes beyond which a setting is a slip: no machine would hold what it asks for."""
+"""Sizes beyond which a setting must be a mistake, since no machine has the memory for it."""
 MOST_BLOCKS = 256
-"""Of a stage."""
+"""Maximum number of blocks per stage."""
 
 
 class ConfigError(UserError):
-    """Settings that contradict one another, or that this machine cannot serve."""
+    """Settings that contradict each other, or that this machine does not support."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of a run; the defaults are the paper's, for CelebA."""
+    """Settings of a run; the defaults are those of the paper for CelebA."""
 
     preset: Literal["demo", "celeba", "lfwa", "tuned"] = "celeba"
-    """A whole configuration: the demo, the demo tuned by us, or the paper's. Every option below overrides it; the
-    defaults shown are those of the preset."""
+    """A complete configuration: the demo, our tuned demo, or the paper's for CelebA or LFWA. Every option below
+    overrides it; the defaults shown are those of the preset."""
 
     model: Literal["blan", "resnet", "moon", "mcnn"] = "blan"
-    """BLAN, or a rival to compare it with: ResNet, MOON's balanced objective on it, MCNN's branches on it."""
+    """BLAN, or a baseline to compare with: ResNet, ResNet with MOON's balanced objective, or with MCNN's branches."""
 
     data: Data = "celeba"
-    """Data set: drawn faces, or harder ones with rates and correlations as in the wild; a folder in CelebA's or LFWA's
-    official format, images with labels in a CSV file, or Parquet files."""
+    """Data set: drawn faces, or harder ones with realistic rates and correlations; a folder in CelebA's or LFWA's
+    official format; images with labels in a CSV file; or Parquet files."""
     data_root: Path | None = None
-    """Official folder of CelebA or LFWA, the folder that the paths in the CSV file start from, or that of the Parquet
-    files."""
+    """Official folder of CelebA or LFWA, the folder to which the paths in the CSV file are relative, or the folder of
+    the Parquet files."""
     image_folder: Path | None = None
-    """Folder of CelebA's or LFWA's images, or archive of CelebA's, if the official folder does not hold them."""
+    """Folder of CelebA's or LFWA's images, or ZIP archive of CelebA's, if they are not in the official folder."""
     lfwa_split: Literal["50:50", "80:10", "all"] = "50:50"
-    """LFWA's images to train and to test on: the official halves; 80 and 10 %, with no person in both and 10 % for
-    validation; or all of them, tested on the official half."""
+    """Training and test images of LFWA: the official halves; 80 % and 10 %, with 10 % for validation and no person in
+    two splits; or training on all images and testing on the official half."""
     labels: Path | None = None
-    """CSV file with the columns image, split and one for each attribute, or a folder of such files."""
+    """CSV file with the columns image, split and one per attribute, or a folder of such files."""
     columns: Path | None = None
-    """TOML or JSON file that says what the columns of --labels mean, where their names do not."""
+    """TOML or JSON file that describes the columns of --labels, if they do not have the expected names and values."""
     unknown: Literal["zero", "minus-one"] | None = None
-    """Which of 0 and -1 means unknown in labels that have both; the other one means no."""
+    """Which of 0 and -1 means unknown in labels that contain both; the other means no."""
     attributes: tuple[str, ...] = ()
-    """Learn these only, in this order; by default all that the data set has."""
+    """Attributes to learn, in this order; by default all attributes of the data set."""
     images: int | None = None
-    """Use only so many images of each split."""
+    """Maximum number of images per split."""
     train_images: int | None = None
-    """Use only so many images to train on."""
+    """Maximum number of training images."""
     labelled: int | None = None
-    """Use the labels of only so many training images, drawn by the seed, with no person among these and the others. An
-    epoch has as many steps as one of all training images."""
+    """Number of training images whose labels are used, drawn by the seed; nobody has images of both kinds. An epoch has
+    as many steps as with all training images."""
     unlabelled: bool = False
-    """Train on the images without labels, too: reconstruction and mutual information need none."""
+    """Also train on the images without labels, with reconstruction and mutual information, which need none."""
     labelled_fraction: float = 0.5
-    """Part of each batch that has labels, with --unlabelled."""
+    """Fraction of each batch that has labels, with --unlabelled."""
     skip_corrupt: bool = False
-    """Leave out and count images that do not decode, instead of stopping at the first."""
+    """Skip and count images that cannot be decoded, instead of stopping at the first."""
 
     image_size: int = 256
-    """Pixels of the square input, a multiple of 32."""
+    """Side of the square input in pixels, a multiple of 32."""
     width: int = 64
     """Channels of the first stage."""
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
-    """Residual blocks of each stage."""
+    """Number of residual blocks of each stage."""
     summary_channels: int = 512
     """Width of the classifiers' summary vectors."""
     critic_channels: int = 512
@@ -123,101 +123,101 @@ class Config:
     dropout: float = 0.5
     """Probability of dropout in the classifiers (part of --os)."""
     zero_scores: bool = False
-    """Start BLAN's classifiers with scores of zero, instead of He's random ones."""
+    """Initialise BLAN's classifiers so that all scores are zero, instead of by He's rule."""
     arrangement: Arrangement = "channel-spatial"
     """Order of RDAM's two gates."""
     rdam_norm: bool = False
-    """Batch norms in RDAM, after its convolution and before its spatial sigmoid; the paper names none."""
+    """Add batch norms to RDAM, after its convolution and before its spatial sigmoid; the paper mentions none."""
 
     decoder: bool = True
-    """The decoder; without it classifiers see the encoder's features, and there is neither reconstruction nor join."""
+    """Use the decoder; without it, classifiers see the encoder's features, without reconstruction and join."""
     encoder_features: bool = True
-    """The encoder's features at levels 1 to 3; without them classifiers see the decoder's, and there is no join."""
+    """Use the encoder's features at levels 1 to 3; without them, classifiers see the decoder's, without join."""
     join: Literal["rdam", "rar", "attention-gate", "concat", "none"] = "rdam"
-    """What classifiers see of encoder and decoder: RDAM, or a rival of it: RAR, the attention gate of Attention U-Net,
-    both features concatenated, or the encoder's alone."""
+    """How features of encoder and decoder are combined: by RDAM, RAR, the attention gate of Attention U-Net, or
+    concatenation; none uses only the encoder's."""
     decoder_order: Literal["upsample-stage", "stage-upsample"] = "upsample-stage"
-    """Whether the decoder enlarges before each stage or after it; the second takes a quarter of the arithmetic."""
+    """Whether the decoder upsamples before or after each stage; the latter needs a quarter of the arithmetic."""
     lmim: bool = True
-    """Local mutual information maximisation."""
+    """Use local mutual information maximisation."""
     fusion: bool = True
-    """Adaptive score fusion; without it the summed scores are the prediction."""
+    """Use adaptive score fusion; without it, the prediction is the sum of the scores."""
     os: bool = True
-    """Overfitting suppression: dropout, pretrained encoder (--encoder-weights) and random mirroring; or none."""
+    """Use overfitting suppression: dropout, pretrained encoder (--encoder-weights) and random mirroring."""
 
     alpha: float = 0.1
     """Weight of the mutual information loss."""
     beta: float = 0.1
     """Weight of the reconstruction loss."""
     gamma: float = 1.0
-    """Weight of the fused scores' loss."""
+    """Weight of the loss of the fused scores."""
     attribute_reduction: Literal["sum", "mean"] = "sum"
-    """Reduction of classification losses over attributes; it decides how strong alpha and beta are."""
+    """Reduction of classification losses over attributes; it affects the relative weight of alpha and beta."""
 
     epochs: int = 20
     """Passes over the training images."""
     extend: int = 0
-    """Epochs beyond those of the schedule, at its last learning rate; with --resume a finished run goes on so."""
+    """Epochs after those of the schedule, at its last learning rate; with --resume this continues a finished run."""
     keep: Literal["best", "last"] = "last"
-    """Epoch whose model is tested and saved: the one with the best mean average precision on the validation images,
-    which no threshold or rate of an attribute decides; or the last."""
+    """Epoch whose model is tested and saved: the last, or the one with the best mean average precision on the
+    validation images, which does not depend on thresholds or on the rate of positive predictions."""
     max_steps: int | None = None
-    """End the run early, after so many steps in all, on the same schedule."""
+    """Stop after this number of steps in total, without changing the schedule."""
     batch_size: int = 64
-    """Images a step, over all devices together."""
+    """Images per step, over all devices together."""
     lr: float = 1e-3
-    """Adam's learning rate."""
+    """Learning rate of Adam."""
     classifier_lr: float = 1.0
-    """Factor of that rate for BLAN's four classifiers."""
+    """Factor on the learning rate for BLAN's four classifiers."""
     lr_decay: Literal["linear", "step"] = "linear"
-    """Decay to a tenth: linearly over the run, or at once after half of it."""
+    """Decay of the learning rate to a tenth: linearly over the run, or in one step after half of it."""
     warmup_steps: int = 0
-    """Steps in which the rate rises from zero."""
+    """Steps over which the learning rate rises from zero."""
     fusion_lr: float = 1e-4
-    """SGD's learning rate for the fusion weights."""
+    """Learning rate of SGD for the fusion weights."""
     clip_norm: float | None = None
-    """Clip the gradient of all but the fusion weights to this norm."""
+    """Norm to which the gradient of all weights but the fusion weights is clipped."""
     encoder_weights: str | None = "imagenet"
     """ResNet-34 weights for the encoder: a file, or "imagenet" to download them (part of --os)."""
     balance: bool = False
-    """Weigh both labels of an attribute alike in classification losses, by their numbers in training."""
+    """Weight both labels of an attribute equally in classification losses, by their counts in training."""
     thresholds: Literal["accuracy", "balanced"] | None = None
-    """Fit a threshold for each attribute on the validation split, in place of 0.5: for its accuracy, or for the mean of
-    its accuracies on both labels."""
+    """Fit a threshold per attribute on the validation split, instead of 0.5, to maximise accuracy or balanced accuracy
+    (the mean of the accuracies on both labels)."""
     init_from: Path | None = None
-    """Finished run to start from: its weights, for its attributes or some of them."""
+    """Finished run whose weights this run starts from, for all or some of its attributes."""
     seed: int = 0
     """Seed of weights, order, augmentation, dropout and negatives."""
     workers: int = _WORKERS
-    """Processes that decode images."""
+    """Number of processes that decode images."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train."""
+    """Device type for training."""
     devices: int | Literal["auto"] = 1
-    """Devices of each machine, with a process for each; "auto" takes all GPUs."""
+    """Devices per machine, with one process each; "auto" uses all GPUs."""
     nodes: int = 1
-    """Machines; more than one are started by torchrun."""
+    """Number of machines; more than one need torchrun."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """What several devices share: the batch (ddp), or the weights and the optimiser's state as well (fsdp)."""
+    """What is divided among devices: the batch (ddp), or also the weights and the optimiser's state (fsdp)."""
     sync_batch_norm: bool = False
-    """Batch norms that take their statistics from all devices' images, on CUDA."""
+    """Compute batch-norm statistics over the images of all devices, on CUDA."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Arithmetic; 16-mixed needs CUDA."""
+    """Numerical precision; 16-mixed needs CUDA."""
     compile: bool = False
     """Compile the training step (torch.compile)."""
 
     output: Path | None = None
-    """Folder of the results; by default runs/<preset>-<k>, the first free k, or with --resume the last one."""
+    """Output folder; by default runs/<preset>-<k> with the first free k, or with --resume the last existing one."""
     resume: bool = False
-    """Go on from the output folder's checkpoint."""
+    """Continue from the checkpoint in the output folder."""
     overwrite: bool = False
-    """Start over in an output folder that holds results."""
+    """Start over in an output folder that already contains results."""
 
     def check(self) -> None:
-        """Refuse what contradicts itself.
+        """Refuse settings that are invalid or contradict each other.
 
         Raises:
-            ConfigError: A number is out of its range, or options exclude one another.
+            ConfigError: A number is out of range, or options exclude each other.
         """
         self._check_data()
         for name in (
@@ -253,14 +253,14 @@ class Config:
         if not self.decoder and not self.encoder_features:
             _refuse(
                 "needs features to classify, got --no-decoder and --no-encoder-features",
-                "Use one to classify the encoder's, the other to classify the decoder's",
+                "Use --no-decoder to classify the encoder's, or --no-encoder-features to classify the decoder's",
             )
         if self.decoder and self.encoder_features and self.join == "none" and not self.beta:
-            _refuse("--join none leaves the decoder to the reconstruction, got --beta 0", "Use --no-decoder")
+            _refuse("--join none uses the decoder only for the reconstruction, got --beta 0", "Use --no-decoder")
         if self.batch_size < 2:
             _refuse(f"--batch-size must be at least 2, for norms and negative pairs, got {self.batch_size}", "Raise it")
         if self.unlabelled and not (self.lmim and self.alpha) and not (self.decoder and self.beta):
-            _refuse("--unlabelled needs LMIM or the reconstruction to learn by, got neither", "Leave it out")
+            _refuse("--unlabelled needs LMIM or the reconstruction, got neither", "Leave it out")
         if self.unlabelled and not 1 <= round(self.labelled_fraction * self.batch_size) < self.batch_size:
             _refuse(
                 f"--labelled-fraction must leave room for both kinds in a batch of {self.batch_size}, "
@@ -270,31 +270,33 @@ class Config:
         if self.devices != "auto" and self.devices < 1:
             _refuse(f"--devices must be at least 1, got {self.devices}", "Give a positive number, or auto")
         if self.strategy == "fsdp" and self.precision == "16-mixed":
-            _refuse("--strategy fsdp has no scaling of losses, got --precision 16-mixed", "Use bf16-mixed or 32-true")
+            _refuse(
+                "--strategy fsdp does not support loss scaling, got --precision 16-mixed", "Use bf16-mixed or 32-true"
+            )
         if self.resume and self.overwrite:
             _refuse("--resume and --overwrite exclude each other, got both", "Give one of them")
 
     def check_unused(self, preset: "Config") -> None:
-        """Refuse an option that differs from the preset's and belongs to a part that is left out, or to another model.
+        """Refuse options that differ from the preset and belong to a part that is left out, or to another model.
 
         Raises:
-            ConfigError: There is one.
+            ConfigError: There is such an option.
         """
         if self.init_from is not None and self.encoder_weights != preset.encoder_weights:
-            _refuse(f"{self._given('encoder_weights')} means nothing with --init-from, got both", "Give one of them")
+            _refuse(f"{self._given('encoder_weights')} has no effect with --init-from, got both", "Give one of them")
         if self.model == "moon" and self.balance:
-            _refuse("--balance means nothing with --model moon, whose loss is balanced, got both", "Leave it out")
+            _refuse("--balance has no effect with --model moon, whose loss is balanced, got both", "Leave it out")
         for name in LACKS.get(self.model, ()):
             if getattr(self, name) != getattr(preset, name):
-                _refuse(f"{self._given(name)} means nothing with --model {self.model}, got both", "Give one of them")
+                _refuse(f"{self._given(name)} has no effect with --model {self.model}, got both", "Give one of them")
         for part, options in OPTIONS_OF.items():
             for name in options if not getattr(self, part) else ():
                 if getattr(self, name) != getattr(preset, name):
                     without = f"--no-{part.replace('_', '-')}"
-                    _refuse(f"{self._given(name)} means nothing with {without}, got both", "Give one of them")
+                    _refuse(f"{self._given(name)} has no effect with {without}, got both", "Give one of them")
         for name in _OF_RDAM if self.join != "rdam" else ():
             if getattr(self, name) != getattr(preset, name):
-                _refuse(f"{self._given(name)} means nothing with --join {self.join}, got both", "Give one of them")
+                _refuse(f"{self._given(name)} has no effect with --join {self.join}, got both", "Give one of them")
 
     def _given(self, name: str) -> str:
         """Return a setting as it was given on the command line."""
@@ -307,61 +309,61 @@ class Config:
                     f"--data {self.data} draws its faces, got --data-root {self.data_root}", "Leave --data-root out"
                 )
             if self.skip_corrupt:
-                _refuse(f"--data {self.data} has no files to be corrupt, got --skip-corrupt", "Leave it out")
+                _refuse(
+                    f"--data {self.data} has no image files that could be corrupt, got --skip-corrupt", "Leave it out"
+                )
         elif self.data_root is None:
             folders = {"csv": "folder of the images", "parquet": "folder of the files"}
             folder = folders.get(self.data, "data set's official folder")
             _refuse(f"--data {self.data} needs --data-root, got none", f"Name the {folder}")
         if self.data not in ("celeba", "lfwa") and self.image_folder is not None:
-            _refuse(
-                f"--image-folder is for the images of celeba and lfwa, got it with --data {self.data}", "Leave it out"
-            )
+            _refuse(f"--image-folder is only for --data celeba and lfwa, got --data {self.data}", "Leave it out")
         if self.data != "lfwa" and self.lfwa_split != Config.lfwa_split:
-            _refuse(f"--lfwa-split is for lfwa, got it with --data {self.data}", "Leave it out")
+            _refuse(f"--lfwa-split is only for --data lfwa, got --data {self.data}", "Leave it out")
         if self.data == "csv" and self.labels is None:
             _refuse("--data csv needs --labels, got none", "Name the CSV file")
         if self.data != "csv" and self.labels is not None:
             _refuse(f"--data {self.data} has its own labels, got --labels {self.labels}", "Leave --labels out")
         if self.data != "csv" and self.columns is not None:
-            _refuse(f"--columns is for csv, got it with --data {self.data}", "Leave it out")
+            _refuse(f"--columns is only for --data csv, got --data {self.data}", "Leave it out")
         if self.data not in ("csv", "parquet") and self.unknown is not None:
-            _refuse(f"--unknown is for csv and parquet, got it with --data {self.data}", "Leave it out")
+            _refuse(f"--unknown is only for --data csv and parquet, got --data {self.data}", "Leave it out")
 
     def comparable(self) -> dict[str, Any]:
-        """Return the settings that decide what is computed, as JSON has them."""
+        """Return the settings that affect the computation, as JSON values."""
         return {name: value for name, value in self.as_json().items() if name not in RESUMABLE}
 
     def on_one_device(self) -> "Config":
-        """Return the settings of the same model on one device of this machine."""
+        """Return the same settings for a single device of this machine."""
         return dataclasses.replace(self, devices=1, nodes=1, strategy="ddp", sync_batch_norm=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all settings in JSON's types."""
+        """Return all settings as JSON values."""
         plain = dataclasses.asdict(self) | {"blocks": list(self.blocks), "attributes": list(self.attributes)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> "Config":
-        """Return the settings that :meth:`as_json` wrote; one that an older release lacked is as it was then.
+        """Return the settings that :meth:`as_json` wrote; those that an older release lacked behave as they did then.
 
         Raises:
-            ConfigError: A setting is unknown, or of another type.
+            ConfigError: A setting is unknown or has the wrong type.
         """
         types = get_type_hints(cls)
         values: dict[str, Any] = {}
         for name, value in settings.items():
             if name not in types:
-                _refuse(f"settings must be those of this release, got {name!r}", "Take the release that wrote it")
+                _refuse(f"settings must be those of this release, got {name!r}", "Use the release that wrote it")
             values[name] = _from_json(value, types[name])
             if not _is_a(values[name], types[name]):
-                _refuse(f"{name} must be a value that {_option(name)} takes, got {value!r}", "Restore the setting")
+                _refuse(f"{name} must be a valid value of {_option(name)}, got {value!r}", "Restore the setting")
         if values.get("data") == "csv":
-            values.setdefault("unknown", "zero")  # what 0 meant before there was a choice
+            values.setdefault("unknown", "zero")  # the meaning of 0 before the option existed
         return cls(**values)
 
 
 TUNED: dict[str, Any] = {"decoder_order": "stage-upsample", "zero_scores": True}
-"""What the preset "tuned" changes of the demo's: ours, found on validation faces, within what the paper leaves open."""
+"""Changes of the preset "tuned" to the demo: our choices, made on validation faces, where the paper leaves freedom."""
 
 PRESETS = {
     "celeba": Config(),
@@ -392,11 +394,11 @@ PRESETS["tuned"] = dataclasses.replace(PRESETS["demo"], preset="tuned", **TUNED)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Config:
-    """Read the command line: a preset, and the options that override it.
+    """Parse the command line: a preset and the options that override it.
 
     Raises:
-        ConfigError: The options contradict one another.
-        SystemExit: The options cannot be read, or ``--help`` was asked for.
+        ConfigError: The options contradict each other.
+        SystemExit: The options cannot be parsed, or ``--help`` was requested.
     """
     first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=tuple(PRESETS), default="demo")
@@ -408,14 +410,14 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
 
 
 def _from_json(value: Any, kind: Any) -> Any:
-    """Return a value of JSON as the type that a setting has, where it is told apart by that alone."""
+    """Return a JSON value converted to the type of a setting."""
     if isinstance(value, list):
         return tuple(value)
     return Path(value) if isinstance(value, str) and Path in (kind, *get_args(kind)) else value
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Say whether a value has a setting's type."""
+    """Return whether a value has the type of a setting."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return value in arguments

@@ -30,53 +30,53 @@ from shared.program import log_to_terminal, run_program
 from shared.warned import summed
 
 PROGRAM = "python examples/blan_facial/evaluate.py"
-DESCRIPTION = """Test a finished run on any data set that has its attributes, by its config.json and model.safetensors
-alone. What is not given here is as in the run, whose own test gives the numbers of its metrics.json."""
+DESCRIPTION = """Test a finished run on any data set with its attributes, from its config.json and model.safetensors.
+Settings not given here are those of the run; without any, the test reproduces the numbers in its metrics.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to test, on what, and where the metrics go."""
+    """What to test, on which data, and where to write the metrics."""
 
     run: tyro.conf.Positional[Path]
     """Output folder of the run."""
     data: Data | None = None
     """Data set; its attributes are matched by name."""
     data_root: Path | None = None
-    """Official folder of CelebA or LFWA, or the folder that the paths in the CSV file start from."""
+    """Official folder of CelebA or LFWA, or the folder to which the paths in the CSV file are relative."""
     image_folder: Path | None = None
-    """Folder of CelebA's or LFWA's images, if the official folder does not hold them."""
+    """Folder of CelebA's or LFWA's images, if they are not in the official folder."""
     labels: Path | None = None
-    """CSV file with the columns image, split and one for each attribute, or a folder of such files."""
+    """CSV file with the columns image, split and one per attribute, or a folder of such files."""
     columns: Path | None = None
-    """TOML or JSON file that says what the columns of --labels mean, where their names do not."""
+    """TOML or JSON file that describes the columns of --labels, if they do not have the expected names and values."""
     unknown: Literal["zero", "minus-one"] | None = None
-    """Which of 0 and -1 means unknown in labels that have both; the other one means no."""
+    """Which of 0 and -1 means unknown in labels that contain both; the other means no."""
     attributes: tuple[str, ...] = ()
-    """Test these only, in this order; by default all that the model knows."""
+    """Attributes to test, in this order; by default all attributes of the model."""
     split: Literal["test", "validation", "train"] = "test"
-    """Images to test on."""
+    """Split to test on."""
     images: int | None = None
-    """Use only so many of them."""
+    """Maximum number of images."""
     skip_corrupt: bool = False
-    """Leave out and count images that do not decode."""
+    """Skip and count images that cannot be decoded."""
     output: Path | None = None
     """JSON file for the metrics, in the layout of metrics.json."""
 
     batch_size: int | None = None
-    """Images at a time."""
+    """Images per batch."""
     workers: int | None = None
-    """Processes that decode images."""
+    """Number of processes that decode images."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] | None = None
-    """Where to test."""
+    """Device type for the test."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
-    """Arithmetic; 16-mixed needs CUDA."""
+    """Numerical precision; 16-mixed needs CUDA."""
 
     def config(self, own: Config) -> Config:
-        """Return the settings of the test: those of the run, but for what is given here.
+        """Return the settings of the test: those of the run, overridden by those given here.
 
         Raises:
-            ConfigError: They contradict one another.
+            ConfigError: They contradict each other.
         """
         if self.data not in (None, own.data):
             own = dataclasses.replace(own, data_root=None, image_folder=None, labels=None, skip_corrupt=False)
@@ -92,12 +92,13 @@ class Settings:
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Test, show and write."""
+    """Test the run, show the metrics and write them."""
     finished = load_run(settings.run)
     attributes, lacking = choose(settings.attributes, finished.attributes)
     if lacking:
         raise ConfigError(
-            f"evaluate: --attributes must be the model's, got {lacking[0]!r}. It has {', '.join(finished.attributes)}."
+            f"evaluate: --attributes must be attributes of the model, got {lacking[0]!r}. "
+            f"It has {', '.join(finished.attributes)}."
         )
     attributes = attributes or list(finished.attributes)
     config = dataclasses.replace(settings.config(finished.config), attributes=tuple(attributes))
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _of_training(finished: FinishedRun) -> dict[str, Any]:
-    """Return what ``metrics.json`` of the run says of its training; without that file, what the model tells."""
+    """Return what ``metrics.json`` of the run says about its training, or, without that file, what the model shows."""
     path = finished.folder / METRICS
     if not path.exists():
         parameters = finished.parameters
@@ -149,7 +150,7 @@ def _of_training(finished: FinishedRun) -> dict[str, Any]:
 
 @contextmanager
 def _as_config_errors() -> Iterator[None]:
-    """Take a refusal of the settings by the part that they are for as the user's mistake, which needs no traceback."""
+    """Turn errors that a part raises for its settings into ConfigErrors, which are shown without a traceback."""
     try:
         yield
     except ConfigError as error:

@@ -37,44 +37,44 @@ from shared.files import replacing, write_json
 from shared.program import print_error, run_program
 
 PROGRAM = "python examples/blan_facial/experiments.py"
-DESCRIPTION = """Run a table of the paper: train every row with every seed, or read the runs that are finished, and set
-the results beside the paper's. Options after -- go to train.py, for every run alike. An unfinished run goes on when the
-same command is given again."""
+DESCRIPTION = """Reproduce a table of the paper: train every row with every seed, or read finished runs, and compare
+the results with the paper's. Options after -- are passed to train.py for every run. Repeating the command continues
+unfinished runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to run, on what, and where the results go."""
+    """What to run, on which data, and where to write the results."""
 
     table: tyro.conf.Positional[Name]
-    """The table or figure."""
+    """Table or figure to reproduce."""
     data: Data = "avatars"
-    """Data set; its preset is the model."""
+    """Data set; its preset defines the model."""
     data_root: Path | None = None
     """Official folder of CelebA or LFWA."""
     other_root: Path | None = None
-    """For table9, the folder of the other one of CelebA and LFWA; without it the cells of that test stay empty."""
+    """For table9, the folder of the other of CelebA and LFWA; without it, the cells of that test stay empty."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """A run for each."""
+    """Seeds, with one run each."""
     epochs: int | None = None
     """Passes over the training images, the same for all rows; by default 5 for avatars, otherwise the preset's."""
     rows: str = ""
-    """Only the rows in whose name this regular expression is found, such as "^100 labels.*w/ OS"."""
+    """Run only rows whose names contain this regular expression, such as "^100 labels.*w/ OS"."""
     existing: bool = False
-    """Show what is finished, and start no run."""
+    """Show existing results without starting runs."""
     parallel: int | None = None
-    """Runs at a time; by default one for each GPU or, without one, for each CPU core, at most 4."""
+    """Number of simultaneous runs; by default one per GPU or, without a GPU, one per CPU core, at most 4."""
     output: Path = Path("runs/experiments")
-    """Folder of the runs, one for each row and seed, shared by all tables, and of the tables."""
+    """Folder of the tables and of the runs, one per row and seed, which all tables share."""
     markdown: Path | None = None
-    """Also put the table into this Markdown file, between its lines <!-- TABLE DATA --> and
-    <!-- end of TABLE DATA -->."""
+    """Also write the table to this Markdown file, between its lines <!-- TABLE DATA --> and <!-- end of TABLE DATA
+    -->."""
 
     def check(self) -> None:
-        """Refuse numbers out of their range.
+        """Refuse invalid options.
 
         Raises:
-            ExperimentError: There is one.
+            ExperimentError: An option is invalid.
         """
         for name in ("parallel", "epochs"):
             value = getattr(self, name)
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int:
-    """Run what is missing, show the table and write it; return 1 if a run failed."""
+    """Run the missing runs, show the table and write it; return 1 if a run failed."""
     settings.check()
     plan = _chosen(experiment(settings.table, settings.data), settings.rows)
     if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
@@ -120,15 +120,15 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int
 
 
 def _chosen(plan: Experiment, expression: str) -> Experiment:
-    """Return the rows of a plan in whose name an expression is found.
+    """Return the rows of a plan whose names contain an expression.
 
     Raises:
-        ExperimentError: There is none that has a run.
+        ExperimentError: No such row has a run.
     """
     cells = {place: cell for place, cell in plan.cells.items() if re.search(expression, place[0])}
     if not cells:
         raise ExperimentError(
-            f"experiments: --rows must be found in a row that is run, got {expression!r}. Rows of {plan.name}: "
+            f"experiments: --rows must match a row that has runs, got {expression!r}. Rows of {plan.name}: "
             f"{', '.join(dict.fromkeys(row for row, _ in plan.cells))}."
         )
     return replace(plan, rows=tuple(row for row in plan.rows if re.search(expression, row)), cells=cells)
@@ -137,7 +137,7 @@ def _chosen(plan: Experiment, expression: str) -> Experiment:
 def _complete(
     settings: Settings, plan: Experiment, training: tuple[str, ...], console: Console
 ) -> tuple[dict[Run, list[Job]], dict[Cell, list[Result]], list[str]]:
-    """Run what is missing of a plan, and return its runs, what they say, and what went wrong."""
+    """Run the missing runs of a plan, and return all its runs, their results, and error messages."""
     jobs = {run: [_job(settings, run, seed, training) for seed in settings.seeds] for run in plan.runs}
     ordered = [runs[place] for place in range(len(settings.seeds)) for runs in jobs.values()]
     failures = [] if settings.existing else complete(ordered, places(settings.parallel), console)
@@ -157,7 +157,7 @@ def _job(settings: Settings, run: Run, seed: int, training: tuple[str, ...]) -> 
 
 
 def _results(jobs: Sequence[Job], test: Data | None, other_root: Path | None) -> list[Result]:
-    """Return what the finished ones of a row's runs say, on their own data set or another."""
+    """Return the results of the finished runs of a row, on their own data set or another."""
     finished = [(job, metrics) for job in jobs if (metrics := job.metrics()) is not None]
     if test is None:
         return [Result(metrics, job.config) for job, metrics in finished]
@@ -165,7 +165,7 @@ def _results(jobs: Sequence[Job], test: Data | None, other_root: Path | None) ->
 
 
 def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:
-    """Say what all rows have in common."""
+    """Return a description of what all rows have in common."""
     config = next(iter(jobs.values()))[0].config
     seeds = ", ".join(map(str, settings.seeds))
     epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
@@ -179,7 +179,7 @@ def _write(
     jobs: dict[Run, list[Job]],
     console: Console,
 ) -> None:
-    """Show the table, and write it as JSON, as Markdown and as a page."""
+    """Show the table, and write it as JSON, Markdown and a web page."""
     from blan_facial.tables.table_page import write_table_page  # templates and pictures take long to import
 
     cells, budget = entries(plan, results), _budget(settings, jobs)

@@ -1,4 +1,4 @@
-"""Write a finished run as ONNX, and check it: ``python examples/blan_facial/export.py --help``."""
+"""Export a finished run to ONNX and check it: ``python examples/blan_facial/export.py --help``."""
 
 import json
 import logging
@@ -26,12 +26,12 @@ from shared.files import refuse_inputs, replacing
 from shared.program import UserError, run_program
 
 PROGRAM = "python examples/blan_facial/export.py"
-DESCRIPTION = """Write a finished run as an ONNX file: uint8 RGB images (B, 3, S, S) in, the probabilities (B, N) out,
-scaled as the run's are. Its metadata name the attributes and their thresholds. The file takes its place once ONNX
-Runtime gives the probabilities of the run by it."""
+DESCRIPTION = """Export a finished run to an ONNX file that maps uint8 RGB images (B, 3, S, S) to the probabilities
+(B, N) of the run. Its metadata contain the attributes and their thresholds. The file is written only if ONNX Runtime
+reproduces the probabilities of the run with it."""
 
 TOLERANCE = 1e-4
-"""How far probabilities of the file may be from the run's."""
+"""Maximum difference between probabilities of the file and of the run."""
 
 _BATCHES = (1, 3)  # that are compared
 _SEED = 0  # of the images
@@ -39,20 +39,20 @@ _SEED = 0  # of the images
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to export, and where to."""
+    """What to export, and where to write it."""
 
     run: tyro.conf.Positional[Path]
     """Output folder of a finished run."""
     output: Path | None = None
-    """The file; by default model.onnx in the run's folder."""
+    """File to write; by default model.onnx in the run's folder."""
 
 
 class Probabilities(nn.Module):
-    """From images to probabilities.
+    """A network that maps images to probabilities.
 
     Args:
         model: The network, in evaluation mode.
-        scaling: What calibrates the log-odds; None leaves them as the model has them.
+        scaling: Calibration of the log-odds; None leaves them unchanged.
     """
 
     def __init__(self, model: Network, scaling: Scaling | None) -> None:
@@ -72,8 +72,8 @@ def run(settings: Settings, console: Console) -> None:
     """Export, check and write.
 
     Raises:
-        RunError: The folder is no finished run's.
-        UserError: A package is missing, or the file does not give the run's probabilities.
+        RunError: The folder does not contain a finished run.
+        UserError: A package is missing, or the file does not reproduce the run's probabilities.
     """
     _look_for_packages()
     finished = load_run(settings.run)
@@ -85,13 +85,14 @@ def run(settings: Settings, console: Console) -> None:
     difference = max(_difference(packed, model, images[:count]) for count in _BATCHES)
     if not difference <= TOLERANCE:
         raise UserError(
-            f"export: the file must give the run's probabilities to {TOLERANCE}, got a difference of {difference:.2g}. "
+            f"export: the file must reproduce the run's probabilities to {TOLERANCE}, got a difference of "
+            f"{difference:.2g}. "
             "Use other versions of torch and onnxruntime."
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(output) as file:
         file.write(packed)
-    said = f"{output} gives the run's probabilities to {difference:.1g}, for {len(finished.attributes)} attributes."
+    said = f"{output} reproduces the run's probabilities of {len(finished.attributes)} attributes to {difference:.1g}."
     console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -111,7 +112,7 @@ def _look_for_packages() -> None:
     if lacking:
         raise UserError(
             f"export: needs onnx, onnxruntime and onnxscript, got no {', '.join(lacking)}. "
-            "Install them by pip install 'blan-layers[onnx]'."
+            "Install them with pip install 'blan-layers[onnx]'."
         )
 
 
@@ -151,7 +152,7 @@ def _exported(model: nn.Module, images: Tensor, metadata: dict[str, str]) -> byt
 
 @torch.no_grad()
 def _difference(packed: bytes, model: nn.Module, images: Tensor) -> float:
-    """Return how far the file's probabilities are from the model's at most."""
+    """Return the largest difference between probabilities of the file and of the model."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(packed, providers=["CPUExecutionProvider"])

@@ -1,6 +1,6 @@
 """Predict the attributes of images: ``python examples/blan_facial/predict.py --help``.
 
-Of the example it imports no more than the model needs, so that one picture is answered at once.
+It imports only what the model needs, so that a single picture is answered quickly.
 """
 
 import io
@@ -46,61 +46,64 @@ from shared.program import AS_WRITTEN, Terminal, UserError, print_error, run_pro
 from shared.warned import counted
 
 PROGRAM = "python examples/blan_facial/predict.py"
-DESCRIPTION = """Predict the attributes of images by a finished run, of which config.json and model.safetensors are
-read. Says of each attribute how probable it is, whether it is predicted, and which level spoke most for that answer."""
+DESCRIPTION = """Predict the attributes of images with a finished run, from its config.json and
+model.safetensors. Shows the probability of each attribute, whether it is predicted, and the level that
+contributed most."""
 
 
-_LONGEST = 2048  # pixels of a picture out of which a face is cut
-_READERS = min(8, os.cpu_count() or 1)  # threads that decode
+_LONGEST = 2048  # pixels of a picture from which a face is cropped
+_READERS = min(8, os.cpu_count() or 1)  # decoding threads
 
 
 class PredictionError(UserError):
-    """Options that cannot be served."""
+    """Options that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to predict, of which images, and where it goes."""
+    """What to predict, for which images, and where to write it."""
 
     run: tyro.conf.Positional[Path]
     """Output folder of a finished run."""
     paths: tyro.conf.Positional[tuple[Path, ...]]
-    """Images, folders that are searched for images, or - for a list on standard input, a path a line, which is answered
-    as it comes."""
+    """Images, folders to search for images, or - for a list on standard input, one path per line, which is processed as
+    it arrives."""
     format: Literal["table", "csv", "jsonl"] = "table"
-    """A table for each image, CSV with a line for each image and attribute, or JSON with a line for each image."""
+    """A table per image, CSV with one line per image and attribute, or JSON with one line per image."""
     output: Path | None = None
-    """File for the answers, written whole or not at all; by default they are printed."""
+    """Output file, written completely or not at all; by default the predictions are printed."""
     annotate: Path | None = None
-    """Folder for a picture of each image with its answers."""
+    """Folder for a picture of each image with its predictions."""
 
     crop: Literal["none", "faces"] = "none"
-    """What of an image is answered for: all of it, or the largest face that OpenCV finds in it (extra crop)."""
+    """Predict for the whole image, or for the largest face that OpenCV finds in it (extra crop)."""
     attributes: tuple[str, ...] = ()
-    """Answer these only; by default all that the model knows."""
+    """Attributes to predict; by default all attributes of the model."""
     threshold: float | None = None
-    """An attribute is predicted above this probability; by default the run's own thresholds, or 0.5 if it has none."""
+    """Probability above which an attribute is predicted; by default the run's thresholds, or 0.5 if it has none."""
     root: Path | None = None
-    """Refuse images outside this folder, links followed; relative paths start there."""
+    """Refuse images outside this folder, after following links; relative paths start there."""
     max_pixels: int = MAX_PIXELS
-    """Refuse images of more pixels, before they are decoded."""
+    """Refuse images with more pixels, before decoding them."""
     batch_size: int = 32
-    """Images at a time."""
+    """Images per batch."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    """Device type for the computation."""
     verbose: bool = False
-    """Print what image libraries warn of, which is counted otherwise."""
+    """Print the warnings of image libraries instead of only counting them."""
 
     def check(self) -> None:
-        """Refuse what cannot be.
+        """Refuse invalid options.
 
         Raises:
-            PredictionError: A number is out of its range, or a folder cannot be what it is asked to be.
+            PredictionError: A number is out of range, or a folder is not suitable.
         """
         if not self.paths:
             raise PredictionError("predict: needs images, got no path. Name files, folders or - for a list.")
         if self.paths.count(LIST) > 1:
-            raise PredictionError("predict: standard input is one list, got - more than once. Give it once.")
+            raise PredictionError(
+                "predict: - stands for standard input, which is one list, got it more than once. Give it once."
+            )
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise PredictionError(
                 f"predict: --threshold must be in (0, 1), got {self.threshold}. Use 0.5, for example."
@@ -125,17 +128,17 @@ class Settings:
 
 
 def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) -> bool:
-    """Answer for all images, and return whether there was an answer for each.
+    """Predict for all images, and return whether all of them had a prediction.
 
     Args:
-        settings: What to do.
-        stream: Where the answers go.
-        errors: Where errors, progress and the count of images go.
-        watched: Whether a person sees the answers come, so that progress would be in the way.
+        settings: What to predict, and how.
+        stream: Where the predictions are written.
+        errors: Where errors, progress and the count of images are printed.
+        watched: Whether the predictions appear on a terminal, where progress would be in the way.
 
     Raises:
-        PredictionError: The model does not know an attribute, or this machine lacks the accelerator.
-        RunError: The folder is no finished run's.
+        PredictionError: The model lacks an attribute, or this machine lacks the accelerator.
+        RunError: The folder does not contain a finished run.
     """
     limit_pixels(settings.max_pixels)
     finished = load_run(settings.run)
@@ -152,7 +155,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
     writer = WRITERS[settings.format](stream, scaled=finished.scaling is not None, fitted=fitted)
     annotator, longest = None, None
     if settings.annotate is not None:
-        from blan_facial.prediction.annotating import PICTURE, Annotator  # draws, which takes long to import
+        from blan_facial.prediction.annotating import PICTURE, Annotator  # drawing takes long to import
 
         settings.annotate.mkdir(parents=True, exist_ok=True)
         annotator, longest = Annotator(settings.annotate), PICTURE
@@ -184,7 +187,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
             done += len(faces)
             show(done)
     if warned:
-        errors.print(f"Image libraries warned {len(warned)} times; --verbose shows of what.", soft_wrap=True)
+        errors.print(f"Image libraries gave {len(warned)} warnings; --verbose shows them.", soft_wrap=True)
     if failed or sources.skipped or settings.output is not None:
         errors.print(_summary(done, sources.skipped, failed), highlight=False, soft_wrap=True)
     return not failed
@@ -197,30 +200,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answer(settings: Settings, _: Console) -> int:
-    """Answer to where the settings say, and return 1 if an image had no answer or nobody reads on."""
+    """Write the predictions, and return 1 if an image had none or the reader closed the pipe."""
     settings.check()
     try:
         with _opened(settings.output) as stream:
             watched = settings.output is None and stream.isatty()
             return int(not run(settings, stream, Terminal(stderr=True), watched=watched))
-    except BrokenPipeError:  # whoever read the answers has enough of them
+    except BrokenPipeError:  # the reader of the predictions closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 class _Face(NamedTuple):
-    """An image that decoded."""
+    """A decoded image."""
 
     source: Source
     image: np.ndarray
     picture: np.ndarray | None
-    """In its own proportions, where it is to be annotated."""
+    """The image in its own proportions, if it is to be annotated."""
 
 
 def _read(
     found: Source | Problem, *, image_size: int, longest: int | None, cropper: FaceCropper | None, large: bool = False
 ) -> _Face | Problem | None:
-    """Read and decode an image; return None for one that takes much memory, unless it may."""
+    """Read and decode an image; return None for one that needs much memory, unless ``large``."""
     if isinstance(found, Problem):
         return found
     path, remedy = found.path, "Replace the file, or leave it out."
@@ -233,7 +236,7 @@ def _read(
             return _Face(found, decode_face(data, image_size, large=large), picture)
         face, _ = cropper(decode_picture(data, _LONGEST, enlarge=False, large=large))
         if face is None:
-            return Problem(f"{path}: must show a face for --crop faces, got none. Leave it out, or --crop.")
+            return Problem(f"{path}: must show a face for --crop faces, got none. Leave out this image, or --crop.")
         return _Face(found, resized(face, image_size), picture)
     except LargeImageError:
         return None
@@ -244,15 +247,15 @@ def _read(
     except PixelLimitError as error:
         return Problem(f"{path}: must be small enough to decode, got {error}. Raise --max-pixels if you trust it.")
     except ValueError as error:
-        return Problem(f"{path}: must be an image that decodes as a whole, got {error}. {remedy}")
+        return Problem(f"{path}: must be an image that decodes completely, got {error}. {remedy}")
 
 
 def _asked(names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
-    """Return the attributes to answer, spelled as the model has them."""
+    """Return the attributes to predict, in the spelling of the model."""
     asked, lacking = choose(names, known)
     if lacking:
         raise PredictionError(
-            f"predict: --attributes must be the model's, got {lacking[0]!r}. It has {', '.join(known)}."
+            f"predict: --attributes must be attributes of the model, got {lacking[0]!r}. It has {', '.join(known)}."
         )
     return asked or known
 
@@ -262,13 +265,15 @@ def _device(accelerator: str) -> torch.device:
     if accelerator == "auto":
         return torch.device(next(name for name, available in there.items() if available))
     if not there[accelerator]:
-        raise PredictionError(f"predict: --accelerator {accelerator} must be there, got none. Leave the option out.")
+        raise PredictionError(
+            f"predict: --accelerator {accelerator} is not available here, got no such device. Leave the option out."
+        )
     return torch.device(accelerator)
 
 
 @contextmanager
 def _opened(output: Path | None) -> Iterator[IO[str]]:
-    """Open what the answers are written to; the bytes of file names that are no UTF-8 pass through."""
+    """Open the output; bytes of file names that are not UTF-8 are passed through."""
     if output is None:
         yield sys.stdout
         return
@@ -283,7 +288,7 @@ def _opened(output: Path | None) -> Iterator[IO[str]]:
 
 @contextmanager
 def _progress(console: Console, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show how many images are done and how fast."""
+    """Show the number of processed images and the speed."""
     columns = (SpinnerColumn(), TextColumn("{task.completed} images, {task.fields[speed]:.0f} a second"))
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task, started = bar.add_task("", total=None, speed=0.0), time.perf_counter()

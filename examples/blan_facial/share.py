@@ -1,4 +1,4 @@
-"""Write a finished run as a folder for others: ``python examples/blan_facial/share.py --help``."""
+"""Export a finished run as a folder to share: ``python examples/blan_facial/share.py --help``."""
 
 import sys
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from blan_facial.results.pretrained import save_pretrained
 from shared.program import run_program
 
 PROGRAM = "python examples/blan_facial/share.py"
-DESCRIPTION = """Write a finished run as a folder that others load: weights, settings without the paths of this machine,
-metrics, and a model card filled from them. Nothing is sent anywhere."""
+DESCRIPTION = """Write a finished run as a folder that others can load: weights, settings without the paths of this
+machine, metrics, and a model card generated from them. Nothing is uploaded."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to write, and where."""
+    """What to share, and where to write it."""
 
     run: tyro.conf.Positional[Path]
     """Output folder of the run."""
     folder: tyro.conf.Positional[Path]
-    """New folder."""
+    """Folder to create."""
 
 
 def run(settings: Settings, console: Console) -> None:

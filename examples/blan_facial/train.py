@@ -1,6 +1,6 @@
 """Train BLAN: ``python examples/blan_facial/train.py --help``.
 
-Reads from top to bottom what a run is: settings, data, model, training, test, pictures.
+The file shows a run from top to bottom: settings, data, model, training, test, pictures.
 """
 
 import logging
@@ -42,9 +42,9 @@ from shared.warned import summed
 
 
 def run(config: Config, console: Console, held: ExitStack) -> Path:
-    """Train, test and show; return the output folder, which ``held`` keeps from other runs until it is closed.
+    """Train, test and show the results; return the output folder, which ``held`` locks against other runs until closed.
 
-    Of several processes the first writes, prints and draws.
+    With several processes, only the first writes, prints and draws.
     """
     fabric = make_fabric(config)
     processes = Processes(fabric)
@@ -74,7 +74,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     folder = processes.of_first(lambda: held.enter_context(open_output(config)))
     if config.resume:
         trainer.restore(folder)
-    # Nothing in the folder has changed until here.
+    # Nothing in the folder has changed so far.
     processes.of_first(lambda: begin(folder, config, faces.train.attributes))
     console.print(parameters_table(parameters))
     position = trainer.fit(folder)
@@ -111,7 +111,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
         )
     console.print(_speed(position), highlight=False)
     if position.skipped:
-        console.print(f"A corrupt image was left out of a training batch {position.skipped} times.")
+        console.print(f"Corrupt images were left out of training batches {position.skipped} times.")
     if corrupt := len(faces.test) - tested["images"]:
         console.print(f"{corrupt} of {len(faces.test)} test images were corrupt and left out.")
     return folder
@@ -128,10 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Console) -> int:
-    """Run in this process or, on several devices, in a process for each, and return the exit status.
+    """Run in this process or, on several devices, in one process per device, and return the exit status.
 
-    Our launcher ends all processes as soon as one fails. Under it, whoever leaves it to another one to say why they end
-    therefore succeeds.
+    Our launcher stops all processes as soon as one fails. A process that leaves the error message to another therefore
+    exits with success under it.
     """
     config = parse(arguments)
     if not launched() and (count := layout(config).processes) > 1:
@@ -148,9 +148,9 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
     except RuntimeError as error:
         if not lost_contact(error):
             raise
-        if not watched or "/gloo/" not in str(error):  # our launcher says which process is gone
+        if not watched or "/gloo/" not in str(error):  # our launcher names the failed process
             print_error(
-                f"train: all processes must run to their end, got one that is gone, noticed by number {rank()} "
+                f"train: all processes must run to the end, got one that has died, noticed by process {rank()} "
                 f"({str(error).splitlines()[0]}). The same command with --resume continues from the last checkpoint."
             )
         return LOST
@@ -160,7 +160,7 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
 
 @contextmanager
 def _as_config_errors() -> Iterator[None]:
-    """Take a refusal of the settings by the part that they are for as the user's mistake, which needs no traceback."""
+    """Turn errors that a part raises for its settings into ConfigErrors, which are shown without a traceback."""
     try:
         yield
     except ValueError as error:
@@ -168,7 +168,7 @@ def _as_config_errors() -> Iterator[None]:
 
 
 def _speed(position: Position) -> str:
-    """Say how long training took, and whether it waited for images."""
+    """Return a sentence on how long training took and how long it waited for images."""
     seconds, waiting = position.seconds, position.waiting
     sentence = (
         f"Training took {seconds:.0f} s, {waiting:.0f} s of it waiting for images: "

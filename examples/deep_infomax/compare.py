@@ -28,8 +28,8 @@ from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/deep_infomax/compare.py"
-DESCRIPTION = """Train an encoder of drawn faces by Deep InfoMax, as an autoencoder, with a few labels and not at
-all, and compare what linear probes with few labels find in its features."""
+DESCRIPTION = """Train an encoder of drawn faces by Deep InfoMax, as an autoencoder, with a few labels, and not at
+all, and compare linear probes of its features with few labels."""
 
 JSON, TABLE, PICTURE = RESULTS = ("compare.json", "compare.md", "probes.png")
 LABELS, FACES, EPOCHS, STEPS = (50, 200, 1000), 4000, 10, 200

@@ -61,7 +61,7 @@ TITLES: dict[WayName, str] = {
     "local-jsd-prior": "Deep InfoMax, local JSD, prior",
     "global-jsd-prior": "Deep InfoMax, global JSD, prior",
     "autoencoder": "autoencoder",
-    "labels": "labelled faces alone",
+    "labels": "labelled faces only",
     "random": "random weights",
 }
 

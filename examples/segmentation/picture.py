@@ -28,7 +28,7 @@ def masks_figure(images: Tensor, masks: Tensor, predicted: Mapping[str, Tensor])
     rows |= {name: _colored(found, masks) for name, found in predicted.items()}
     across = len(images) * (SIDE + GAP) - GAP
     sheet = Sheet(MARGIN + NAMES + across + MARGIN, HEADER + len(rows) * (SIDE + GAP) + MARGIN - GAP)
-    sheet.title("Masks of held-out images", "white: found; blue: missed; orange: found where there is none")
+    sheet.title("Masks of held-out images", "white: correct; blue: missed; orange: false positive")
     for line, (name, pictures) in enumerate(rows.items()):
         top = HEADER + line * (SIDE + GAP)
         sheet.text(MARGIN, top + SIDE / 2, name, va="center", color=FAINT if line < 2 else "black")

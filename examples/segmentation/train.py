@@ -32,8 +32,8 @@ from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/segmentation/train.py"
-DESCRIPTION = """Train a small U-Net with each kind of skip on drawn shapes, compare the masks of held-out images,
-and draw them and the gates' maps."""
+DESCRIPTION = """Train a small U-Net with each kind of skip on drawn shapes, compare its masks on held-out images, and
+draw the masks and the gates."""
 
 Kind: TypeAlias = Literal["plain", "attention-gate", "rdam"]
 
@@ -197,7 +197,7 @@ def _table(settings: Settings, scores: Mapping[Kind, Sequence[Score]], seconds: 
     caption = (
         f"Mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))}; {HELD_OUT} held-out images of "
         f"{settings.size} x {settings.size}; {settings.steps:,} steps, width {settings.width}; "
-        f"{seconds:,.0f} s in all, {settings.workers} trainings at a time."
+        f"{seconds:,.0f} s in all, {settings.workers} runs at a time."
     )
     table = Table("skips", caption=caption, box=box.SIMPLE)
     for name in ("IoU, %", "Dice, %", "parameters", "ms per step"):

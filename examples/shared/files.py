@@ -74,7 +74,7 @@ def refuse_inputs(program: str, option: str, output: Path, inputs: Iterable[Path
     for given in inputs:
         if given.exists() and output.samefile(given):
             raise UserError(
-                f"{program}: {option} must not be a file that is read, got {output}, which is {given}. Name another."
+                f"{program}: {option} must not be an input file, got {output}, which is {given}. Name another."
             )
 
 
@@ -105,7 +105,7 @@ def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: b
     found = [name for name in results if (folder / name).exists()]
     if found and not overwrite:
         raise UserError(
-            f"{program}: the output folder must hold no results, got {', '.join(found)} in {folder}. "
+            f"{program}: the output folder must not contain results, got {', '.join(found)} in {folder}. "
             "Give --overwrite to replace them, or another --output."
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,8 @@ def _warn(lacking: str) -> None:
     _warned.append(lacking)
     shown = lacking[:5] + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
     _log.warning(
-        "Pictures show boxes for %s, which no font here has. Install one that has them, such as Noto Sans CJK.", shown
+        "Pictures show boxes for %s, which no installed font has. Install a font with them, such as Noto Sans CJK.",
+        shown,
     )
 
 

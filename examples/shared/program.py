@@ -130,7 +130,9 @@ def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[objec
     for name, values in lists.items():
         if not values or len(set(values)) < len(values):
             got = " ".join(map(str, values)) or "none"
-            raise error(f"{program}: --{name} must name each once, got {got}. Name at least one, and none twice.")
+            raise error(
+                f"{program}: --{name} must name at least one value, each once, got {got}. Remove repeated values."
+            )
 
 
 def log_to_terminal(level: int) -> None:

@@ -68,4 +68,4 @@ def summed(package: str, console: Console) -> Iterator[None]:
         finally:
             if texts:
                 text, count = Counter(texts).most_common(1)[0]
-                console.print(f"Image libraries warned {len(texts)} times, {count} of them: {text}", soft_wrap=True)
+                console.print(f"Image libraries gave {len(texts)} warnings, {count} of them: {text}", soft_wrap=True)

@@ -48,7 +48,7 @@ def test_what_no_font_has_is_a_box_and_one_warning(caplog: pytest.LogCaptureFixt
         drawn(Answer("性别", 0.9, True, None, {}))
         one, two = png("性", "", 200, 99), png("别", "", 200, 99)
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "shared.fonts"]
-    assert warning.startswith("Pictures show boxes for 性, which no font here has. Install one")
+    assert warning.startswith("Pictures show boxes for 性, which no installed font has. Install")
     assert one == two != png("", "", 200, 99)
     assert (boxes == drawn(Answer("□□", 0.9, True, None, {}), name="□.png")).all()
     assert fonts.boxed("a 性 é") == "a □ é"

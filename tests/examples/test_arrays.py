@@ -83,10 +83,10 @@ def test_one_picture_many_and_frames_are_answered_alike(run: Path) -> None:
 @pytest.mark.parametrize(
     ("picture", "error", "text"),
     [
-        (PICTURES[0] / 255, TypeError, "must be an image of Pillow's or a uint8 array, got float64. Convert it"),
-        ("a.png", TypeError, "must be an image of Pillow's or a uint8 array, got str. Convert it"),
+        (PICTURES[0] / 255, TypeError, "must be a Pillow image or a uint8 array, got float64. Convert it"),
+        ("a.png", TypeError, "must be a Pillow image or a uint8 array, got str. Convert it"),
         (PICTURES[0][:, :, 0], ValueError, r"must have the shape \(height, width, 3\), got \(40, 30\)\. Put the"),
-        (Image.new("F", (4, 4)), ValueError, "must have 8 or 16 bits, got pixels of 32 bits, whose black and white"),
+        (Image.new("F", (4, 4)), ValueError, "must have 8 or 16 bits, got 32-bit pixels, whose black and white"),
         (Image.new("RGB", (0, 4)), ValueError, r"must have the shape \(height, width, 3\), got \(4, 0, 3\)\. Put the"),
         (PICTURES[0][:0], ValueError, r"must have the shape \(height, width, 3\), got \(0, 30, 3\)\. Put the"),
     ],
@@ -97,7 +97,7 @@ def test_what_is_no_picture_is_refused(picture: object, error: type[Exception], 
 
 
 def test_wrong_arguments_are_refused(run: Path) -> None:
-    with pytest.raises(ValueError, match=r"attributes must be the model's, got 'Hat'. It has Smiling"):
+    with pytest.raises(ValueError, match=r"attributes must be attributes of the model, got 'Hat'. It has Smiling"):
         BLANPredictor.from_run(run, attributes=["Hat"])
     with pytest.raises(ValueError, match=r"threshold must be in \(0, 1\), got 1. Use 0.5"):
         BLANPredictor.from_run(run, threshold=1)
@@ -126,7 +126,7 @@ def test_the_face_in_a_photograph_is_cut_out(
     assert [found[name]["probability"] for name in ATTRIBUTES] == pytest.approx(
         [answer.probability for answer in answers[0]], abs=1e-5
     )
-    assert "b.png: must show a face for --crop faces, got none. Leave it out, or --crop." in captured.err
+    assert "b.png: must show a face for --crop faces, got none. Leave out this image, or --crop." in captured.err
 
 
 def test_a_box_gets_its_margin_within_the_picture() -> None:
@@ -142,7 +142,7 @@ def test_a_machine_without_the_detector_is_told_so(
         error = RuntimeError
 
     monkeypatch.setitem(__import__("sys").modules, "cv2", None if got == "none" else WithoutCascades)
-    text = f"predict: --crop faces needs OpenCV 4, whose package has a detector, got {got}. Install it by pip"
+    text = f"predict: --crop faces needs OpenCV 4, which includes a face detector, got {got}. Install it with pip"
     with pytest.raises(UserError, match=text):
         FaceCropper()
     assert main([str(run), "a.png", "--crop", "faces"]) == 1

@@ -23,11 +23,12 @@ def test_names_are_spelt_as_celeba_does_and_keep_their_order():
     ("names", "text"),
     [
         ([], "here: needs the attribute names, got none. Restore the line that names the columns."),
-        (["Bald", "Smilling"], "here: attributes must be CelebA's, got 'Smilling'. Did you mean Smiling?"),
+        (["Bald", "Smilling"], "here: attributes must be those of CelebA, got 'Smilling'. Did you mean Smiling?"),
         (["Grey_Hair"], "got 'Grey_Hair'. Did you mean Gray_Hair"),
         (
             ["Zebra"],
-            "here: attributes must be CelebA's, got 'Zebra'. The 40 names are 5_o_Clock_Shadow, Arched_Eyebrows,",
+            "here: attributes must be those of CelebA, got 'Zebra'. The 40 names are 5_o_Clock_Shadow, "
+            "Arched_Eyebrows,",
         ),
         (["Bald", "Male", "bald"], "here: an attribute must be named once, got Bald twice. Remove one of its columns."),
     ],

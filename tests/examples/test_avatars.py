@@ -351,7 +351,7 @@ def test_a_broken_file_is_drawn_anew(tmp_path, caplog, damage):
     file.write_bytes(damage(file.read_bytes()))
     with caplog.at_level(logging.WARNING):
         again, drawn = draw(tmp_path)
-    assert re.search(rf"The cache {re.escape(str(file))} is broken \(.*\); its faces are drawn anew\.", caplog.text)
+    assert re.search(rf"The cache {re.escape(str(file))} is broken \(.*\); its faces are drawn again\.", caplog.text)
     assert len(drawn) == 4
     assert np.array_equal(again.images, intact.images)
     assert draw(tmp_path)[1] == []
@@ -381,7 +381,7 @@ def test_a_file_of_other_faces_is_drawn_anew(tmp_path, caplog, content):
     np.savez(file, **({"images": data.images, "labels": data.labels} | content))
     with caplog.at_level(logging.WARNING):
         assert len(draw(tmp_path)[1]) == 4
-    assert "holds other faces than its name says; they are drawn anew." in caplog.text
+    assert "does not contain the faces that its name says; they are drawn again." in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
@@ -390,7 +390,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data, drawn = draw(folder)
     assert len(data) == len(drawn) == 4
-    assert f"Drawn faces cannot be kept in {folder} (" in caplog.text
+    assert f"Drawn faces cannot be cached in {folder} (" in caplog.text
     assert "the next run draws them again." in caplog.text
 
 
@@ -486,8 +486,8 @@ def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(drawing, "__package__", "blan_facial.missing")
     size = SIZE * SIZE * 3 + len(ATTRIBUTES)
     message = re.escape(
-        f"load_avatars: a drawing process must send {size} bytes a face, got 0 before it ended. "
-        "Its own error stands above; workers=1 draws without processes."
+        f"load_avatars: a drawing process must send {size} bytes per face, got 0 before it ended. "
+        "Its own error is above; workers=1 draws without processes."
     )
     with pytest.raises(RuntimeError, match=message):
         load(tmp_path, count=2 * drawing.FACES_PER_WORKER, workers=2)

@@ -121,15 +121,15 @@ class TestTraining:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["resnet", "--join", "rar"], "train: --join means nothing with --model resnet, got both. Give one of them."),
-        (["moon", "--alpha", "1"], "train: --alpha means nothing with --model moon, got both. Give one of them."),
+        (["resnet", "--join", "rar"], "train: --join has no effect with --model resnet, got both. Give one of them."),
+        (["moon", "--alpha", "1"], "train: --alpha has no effect with --model moon, got both. Give one of them."),
         (
             ["resnet", "--summary-channels", "9"],
-            "train: --summary-channels means nothing with --model resnet, got both. Give one of them.",
+            "train: --summary-channels has no effect with --model resnet, got both. Give one of them.",
         ),
         (
             ["mcnn", "--critic-channels", "9"],
-            "train: --critic-channels means nothing with --model mcnn, got both. Give one of them.",
+            "train: --critic-channels has no effect with --model mcnn, got both. Give one of them.",
         ),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_partial_copy_uses_what_all_three_have_and_says_what_was_left_out(tmp_
     faces = load_celeba(root, "train", image_size=32)
     np.testing.assert_array_equal(faces.labels, LABELS[[5, 8, 9, 10, 11, 12, 13]])
     assert faces.notes == (
-        "list_attr_celeba.txt announces 16 rows and has 15.",
+        "list_attr_celeba.txt announces 16 rows but contains 15.",
         "5 of 15 label rows have no image or no partition row and were left out.",
         "4 of 14 partition rows have no image or no label row and were left out.",
         "3 of 13 images have no label row or no partition row and were left out.",
@@ -114,7 +114,7 @@ def test_the_people_are_those_of_the_file_of_identities(root):
     write_identities(root, {index: (70, 8, 512)[index % 3] for index in range(12)})
     faces = load_celeba(root, "train", image_size=8)
     assert faces.groups.tolist() == [0, 1, 2, 0, 1, 2, 2, 0, 1, 2, 3, 4]  # of the images 0 to 5 and 8 to 13
-    assert faces.notes == ("2 of 12 train images have no identity row and count as a person each.",)
+    assert faces.notes == ("2 of 12 train images have no identity row and are treated as images of different people.",)
     assert faces.first(4).groups.tolist() == [0, 1, 2, 0]
 
 
@@ -143,7 +143,7 @@ def test_what_is_no_file_of_the_folder_is_no_image(root, tmp_path):
     assert faces.notes[0] == "1 of 16 label rows have no image or no partition row and were left out."
     outside = (images / "000002.jpg").rename(tmp_path / "secret.jpg")
     (images / "000002.jpg").symlink_to(outside)
-    refused(root, f"load_celeba: images must lie in the data folder {images}, got 000002.jpg, which a link leads to ")
+    refused(root, f"load_celeba: images must be in the data folder {images}, got 000002.jpg, a link to ")
 
 
 @settings(max_examples=25, deadline=None)
@@ -178,7 +178,7 @@ def test_a_split_is_the_intersection_in_the_order_of_the_label_file(images, labe
 def test_a_corrupt_image_is_named(root):
     path = root / "img_align_celeba" / "000007.jpg"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CorruptImageError, match=re.escape(f"{path}: image 0 must decode as a whole, got")):
+    with pytest.raises(CorruptImageError, match=re.escape(f"{path}: image 0 must decode completely, got")):
         load_celeba(root, "validation", image_size=32).image(0)
 
 
@@ -223,9 +223,14 @@ def edit(path, line, old, new):
 @pytest.mark.parametrize(
     ("line", "old", "new", "text"),
     [
-        (1, "16", "many", "line 1: must hold the number of label rows alone, got 'many'. Restore the official file's"),
-        (1, "16", "16 Bald", "line 1: must hold the number of label rows alone, got '16 Bald'."),
-        (2, "Bald", "Bold", "line 2: attributes must be CelebA's, got 'Bold'. Did you mean Bald?"),
+        (
+            1,
+            "16",
+            "many",
+            "line 1: must contain only the number of label rows, got 'many'. Restore the official file's",
+        ),
+        (1, "16", "16 Bald", "line 1: must contain only the number of label rows, got '16 Bald'."),
+        (2, "Bald", "Bold", "line 2: attributes must be those of CelebA, got 'Bold'. Did you mean Bald?"),
         (2, "Bald", "Smiling", "line 2: an attribute must be named once, got Smiling twice."),
         (
             5,
@@ -258,7 +263,7 @@ def test_a_label_other_than_1_or_minus_1_is_refused_by_attribute(root, value):
     lines = path.read_text().splitlines()
     lines[5] = f"000004.jpg 1 {value} -1"
     path.write_text("\n".join(lines))
-    before = ", as in the lines before, or 1 or 0 in all of them" if value == "0" else ""
+    before = ", as in the previous lines, or 1 or 0 in all of them" if value == "0" else ""
     refused(root, f"{path}, line 6: Bald must be 1 or -1{before}, got '{value}'. Correct the value.")
 
 
@@ -290,7 +295,7 @@ def test_a_file_that_is_no_text_is_refused(root):
 def test_an_empty_label_file_is_refused(root):
     path = root / "list_attr_celeba.txt"
     path.write_text("")
-    refused(root, f"{path}, line 1: must hold the number of label rows alone, got ''.")
+    refused(root, f"{path}, line 1: must contain only the number of label rows, got ''.")
     path.write_text("16\n")
     refused(root, f"{path}, line 2: needs the attribute names, got none.")
 
@@ -302,7 +307,7 @@ def test_a_folder_where_nothing_agrees_is_refused_with_the_counts(root):
     refused(
         root,
         "load_celeba: some images must have both a label row and a partition row, got none among 16 images in "
-        f"{folder}, 0 label rows and 16 partition rows. Check that all three are of the same copy of CelebA.",
+        f"{folder}, 0 label rows and 16 partition rows. Check that all three come from the same copy of CelebA.",
     )
 
 
@@ -361,7 +366,7 @@ def test_images_are_matched_without_their_endings(root, ending):
 
 def test_an_image_that_is_there_twice_is_taken_once_and_said(root):
     Image.new("RGB", (9, 11)).save(root / "img_align_celeba" / "000008.png")
-    text = "1 of 17 images have the name of another, but for folder and ending, and were left out."
+    text = "1 of 17 images have the name of another, apart from folder and extension, and were left out."
     assert read(root).notes == (text,)
 
 
@@ -402,7 +407,7 @@ def test_a_broken_archive_is_named(root):
     place = data.index(b"000008.jpg") + 200
     data[place] ^= 255
     path.write_bytes(data)
-    text = f"{path / '000008.jpg'}: image 0 must decode as a whole, got bytes that are not as they were packed. Replace"
+    text = f"{path / '000008.jpg'}: image 0 must decode completely, got data that fails its checksum. Replace"
     with pytest.raises(CorruptImageError, match=re.escape(text)):
         load_celeba(root, "test", image_size=32).image(0)
     path.write_bytes(data[: len(data) // 2])
@@ -423,16 +428,17 @@ def test_images_in_the_wild_are_cropped_by_their_boxes_or_warned_of(root, tmp_pa
         wild.save(folder / name)
         rows.append(f"{name} 12 22 36 36")
     faces = load_celeba(root, "test", image_size=32, image_folder=folder)
-    assert f"The images in {folder} are not aligned, and faces may be small in them. Copy list_bbox_celeba.txt" in str(
+    assert f"The images in {folder} are not aligned, and faces in them may be small. Copy list_bbox_celeba.txt" in str(
         faces.notes
     )
     (root / "list_bbox_celeba.txt").write_text("\n".join(rows[:-1]))
     note = (
-        f"The images in {folder} are not aligned, and were cropped by list_bbox_celeba.txt, but for 1 of 2 that have no"
+        f"The images in {folder} are not aligned and were cropped with list_bbox_celeba.txt, except 1 of 2, which "
+        f"have no"
     )
     assert note in load_celeba(root, "test", image_size=32, image_folder=folder).notes[-1]
     (root / "list_bbox_celeba.txt").write_text("\n".join(rows))
-    assert read(root, image_folder=folder).notes[-1].endswith("cropped by list_bbox_celeba.txt.")
+    assert read(root, image_folder=folder).notes[-1].endswith("cropped with list_bbox_celeba.txt.")
 
 
 def test_labels_of_0_and_1_are_read_and_of_three_values_refused(root):
@@ -441,7 +447,7 @@ def test_labels_of_0_and_1_are_read_and_of_three_values_refused(root):
     path.write_text(text.replace("-1", " 0"))
     read(root)
     path.write_text(text.replace("-1", " 0", 3))
-    rule = r"must be 1 or 0, as in the lines before, or 1 or -1 in all of them, got '-1'\. Correct the value\."
+    rule = r"must be 1 or 0, as in the previous lines, or 1 or -1 in all of them, got '-1'\. Correct the value\."
     with pytest.raises(DataError, match=rule):
         load_celeba(root, "test", image_size=32)
 
@@ -483,7 +489,7 @@ def test_labels_and_parts_may_be_numbers_with_decimals_or_names(root):
 
 def test_several_copies_side_by_side_are_not_chosen_from(root, tmp_path):
     shutil.copytree(root, tmp_path / "celeba_small")
-    text = f"must hold one copy, got celeba and celeba_small in {tmp_path}. Name one of them with --data-root."
+    text = f"must contain one copy, got celeba and celeba_small in {tmp_path}. Name one of them with --data-root."
     refused(tmp_path, text)
 
 
@@ -491,7 +497,7 @@ def test_several_copies_side_by_side_are_not_chosen_from(root, tmp_path):
 def test_a_number_too_long_for_a_count_is_refused(root):
     path = root / "list_attr_celeba.txt"
     path.write_text("9" * 5000 + "\n" + path.read_text().partition("\n")[2])
-    refused(root, "line 1: must hold the number of label rows alone, got '999")
+    refused(root, "line 1: must contain only the number of label rows, got '999")
 
 
 @pytest.mark.parametrize("other", ["__MACOSX", ".ipynb_checkpoints"])
@@ -513,7 +519,7 @@ def test_a_folder_without_images_is_named(root, kind):
         shutil.rmtree(folder)
         folder.mkdir()
         (folder / "again").symlink_to(folder)
-    refused(root, f"{folder} must have images side by side, got none there or in the only folder within it. Name the")
+    refused(root, f"{folder} must have images, got none in it or in its only subfolder. Name the")
 
 
 def packed(root, names, *, flag=0):
@@ -534,7 +540,7 @@ def packed(root, names, *, flag=0):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_archive_that_has_a_file_twice_is_refused(root):
     path = packed(root, lambda name: ["000003.jpg", "./000003.jpg"] if name == "000003.jpg" else [name])
-    refused(root, f"{path}: a file must be there once, got 000003.jpg twice. Unpack it, and keep one of the two.")
+    refused(root, f"{path}: must contain each file once, got 000003.jpg twice. Unpack it, and keep one of the two.")
 
 
 def test_other_files_of_an_archive_may_be_encrypted_and_its_empty_folder_may_be_there(root):

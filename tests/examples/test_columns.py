@@ -86,7 +86,7 @@ def test_fair_face_s_two_tables_are_read_as_one(tmp_path: Path) -> None:
     assert table.attributes == ("gender_Female", "gender_Male")
     assert table.labels.tolist() == [[0, 1], [1, 0], [1, 0]]
     (tmp_path / "tables" / "other.csv").write_text(f"{header},x\n")
-    with pytest.raises(DataError, match=re.escape("other.csv: must have the columns of the other files in")):
+    with pytest.raises(DataError, match=re.escape("other.csv: must have the same columns as the other files in")):
         read_table(tmp_path / "tables", read_columns(tmp_path / "columns.json"))
 
 
@@ -125,27 +125,33 @@ def test_columns_may_have_any_names(tmp_path: Path) -> None:
         ("split = 3", "split must be a column's name or a table, got 3. Name the column."),
         (
             "[split]\nfold = ['a']",
-            "2 mistakes must be corrected:\n  split must hold column, train, validation, test, got 'fold'. Remove it",
+            "2 mistakes must be corrected:\n  split may contain column, train, validation, test, got 'fold'. Remove it",
         ),
-        ("[split]\ncolumn = 'file'\ntrain = 3", "split must name its column, and list values of each split, got"),
-        ("[split]\ntrain = ['a']", "split must name its column, or give each split a part as a number, got"),
+        ("[split]\ncolumn = 'file'\ntrain = 3", "split must name its column and list the values of each split, got"),
+        ("[split]\ntrain = ['a']", "split must name its column, or give the share of each split as a number, got"),
         ("attributes = 3", "attributes must be a list of columns, or a table, got 3. Write a list of names."),
-        ("[attributes]\nA = 3", "attributes: A must be a table, got 3. Write {} for a column of yes and no."),
-        ("[attributes]\nA = { colum = 'b' }", "attributes: A must hold column, yes, no, unknown, at_least, below, got"),
+        ("[attributes]\nA = 3", "attributes: A must be a table, got 3. Write {} for a column with yes and no."),
+        (
+            "[attributes]\nA = { colum = 'b' }",
+            "attributes: A may contain column, yes, no, unknown, at_least, below, got",
+        ),
         ("[attributes]\nA = { yes = 1 }", "attributes: A: yes, no and unknown must be lists of values. Write yes ="),
-        ("[attributes]\nA = { yes = [1], no = ['1.0'] }", "attributes: A: a value must mean one thing, got '1' twice."),
-        ("[attributes]\nA = { no = [1] }", "attributes: A must list the values that mean yes, got no alone. Add yes."),
+        (
+            "[attributes]\nA = { yes = [1], no = ['1.0'] }",
+            "attributes: A: a value must have one meaning, got '1' twice.",
+        ),
+        ("[attributes]\nA = { no = [1] }", "attributes: A must list the values that mean yes, got only no. Add yes."),
         ("[attributes]\nA = { yes = [1], below = 3 }", "attributes: A must have bounds or lists of yes and no, got"),
         ("[attributes]\nA = { at_least = 3, below = 3 }", "attributes: A: at_least must be smaller than below, got"),
         ("[attributes]\nA = { below = '3' }", "attributes: A: at_least and below must be finite numbers, got"),
         ("[attributes]\nA = { at_least = nan }", "attributes: A: at_least and below must be finite numbers, got"),
         ("[attributes]\nA = { below = true }", "attributes: A: at_least and below must be finite numbers, got"),
-        ("[split]\ntrain = true", "split must name its column, or give each split a part as a number, got"),
-        ("attributes = ['A', 'A']", "attributes must name a column once, got A twice. Remove one of the two."),
-        ("categories = ['A', 'A']", "categories must name a column once, got A twice. Remove one of the two."),
+        ("[split]\ntrain = true", "split must name its column, or give the share of each split as a number, got"),
+        ("attributes = ['A', 'A']", "attributes must name each column once, got A twice. Remove one of the two."),
+        ("categories = ['A', 'A']", "categories must name each column once, got A twice. Remove one of the two."),
         ("attributes = ['']", "attributes: : column must be a column's name, got ''. Write it in quotes."),
         ("categories = 3", "categories must be a list of columns, or list their values, got 3. Write a list."),
-        ("image = ", "must be TOML, or JSON under a name in .json, got"),
+        ("image = ", "must be TOML, or JSON with a name ending in .json, got"),
     ],
 )
 def test_a_mapping_that_says_what_cannot_be_is_refused(tmp_path: Path, mapping: str, message: str) -> None:
@@ -156,7 +162,7 @@ def test_a_mapping_that_says_what_cannot_be_is_refused(tmp_path: Path, mapping: 
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ("image = 'photo'", "line 1: needs the column photo, got file, age, gender, race, service_test. Name"),
+        ("image = 'photo'", "line 1: needs the column photo, got file, age, gender, race, service_test. Rename"),
         ("person = 'who'", "line 1: needs the column who, got file, age, gender, race, service_test. Correct"),
         (
             "attributes = ['Smile']",
@@ -169,7 +175,7 @@ def test_a_mapping_that_says_what_cannot_be_is_refused(tmp_path: Path, mapping: 
         ),
         (
             "[attributes]\nA = {column = 'gender', yes = ['M'], no = ['F']}",
-            "A must be M (yes); F (no), as --columns has",
+            "A must be M (yes); F (no), as given in --columns",
         ),
     ],
 )
@@ -181,9 +187,7 @@ def test_a_mapping_that_does_not_fit_the_table_is_refused(tmp_path: Path, mappin
 
 
 def test_a_missing_mapping_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=re.escape(f"{tmp_path / 'no'}: must be a TOML or JSON file, got nothing there")
-    ):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'no'}: must be a TOML or JSON file, got no such file")):
         read_columns(tmp_path / "no")
 
 
@@ -191,9 +195,15 @@ def test_a_missing_mapping_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, "must be TOML, or JSON under a name in .json, got maximum recursion depth exceeded"),
-        ('{"image": "a", "image": "b"}', "must be TOML, or JSON under a name in .json, got the entry 'image' twice."),
-        (f'{{"split": {{"train": {"9" * 400}}}}}', "split must name its column, or give each split a part as a number"),
+        ("[" * 100_000, "must be TOML, or JSON with a name ending in .json, got maximum recursion depth exceeded"),
+        (
+            '{"image": "a", "image": "b"}',
+            "must be TOML, or JSON with a name ending in .json, got the entry 'image' twice.",
+        ),
+        (
+            f'{{"split": {{"train": {"9" * 400}}}}}',
+            "split must name its column, or give the share of each split as a number",
+        ),
     ],
     ids=["deep", "twice", "large"],
 )
@@ -224,7 +234,7 @@ def test_categories_are_values_in_whatever_way_they_are_written(tmp_path: Path) 
     table = read(tmp_path, text, "[categories]\nrace = []\nmask = ['none', 'cloth']")
     assert table.attributes == ("race_1", "race_East Asian", "mask_none", "mask_cloth")
     assert table.labels.tolist() == [[0, 1, 1, 0], [0, 1, 0, 1], [1, 0, UNKNOWN, UNKNOWN]]
-    with pytest.raises(DataError, match=re.escape("line 2: split must be one, got 'train/1.jpg', like values of")):
+    with pytest.raises(DataError, match=re.escape("line 2: split must be unique, got 'train/1.jpg', which matches")):
         read(tmp_path, FAIR_FACE, "[split]\ncolumn = 'file'\ntrain = ['*']\ntest = ['train/*']\n")
 
 

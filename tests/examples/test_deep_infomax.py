@@ -225,7 +225,7 @@ class TestProgram:
         again = ["--quick", *TINY, "--labels", "10", "--seeds", "0", "--ways", "random", "--output", str(tmp_path)]
         assert main(again) == 1
         assert (
-            f"error: compare: the output folder must hold no results, got compare.md in {tmp_path}. "
+            f"error: compare: the output folder must not contain results, got compare.md in {tmp_path}. "
             "Give --overwrite to replace them, or another --output." in capsys.readouterr().err
         )
         assert (tmp_path / "compare.md").read_text() == "kept"
@@ -235,10 +235,19 @@ class TestProgram:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            (Settings(ways=()), "--ways must name each once, got none. Name at least one, and none twice."),
-            (Settings(labels=()), "--labels must name each once, got none. Name at least one, and none twice."),
-            (Settings(labels=(50, 50)), "--labels must name each once, got 50 50. Name at least one, and none twice."),
-            (Settings(seeds=(1, 1)), "--seeds must name each once, got 1 1. Name at least one, and none twice."),
+            (Settings(ways=()), "--ways must name at least one value, each once, got none. Remove repeated values."),
+            (
+                Settings(labels=()),
+                "--labels must name at least one value, each once, got none. Remove repeated values.",
+            ),
+            (
+                Settings(labels=(50, 50)),
+                "--labels must name at least one value, each once, got 50 50. Remove repeated values.",
+            ),
+            (
+                Settings(seeds=(1, 1)),
+                "--seeds must name at least one value, each once, got 1 1. Remove repeated values.",
+            ),
             (Settings(seeds=(0, -1)), "--seeds must not be negative, got -1. Give 0 or more."),
             (Settings(faces=9), "--faces must be at least 10, got 9. Raise it."),
             (Settings(epochs=0), "--epochs must be at least 1, got 0. Raise it."),

@@ -105,8 +105,8 @@ def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(rep
     errors = run.communicate(timeout=600)[1].decode()
     assert run.returncode == 128 + signal.SIGKILL
     assert errors == (
-        "error: train: all processes must run to their end, got number 1 of 0 to 1 ended by SIGKILL. The others were "
-        "stopped; the same command with --resume continues from the last checkpoint.\n"
+        "error: train: all processes must run to the end, got process 1 of 0 to 1, which was killed by SIGKILL. The "
+        "others were stopped; the same command with --resume continues from the last checkpoint.\n"
     )
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     step = torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"]
@@ -146,8 +146,8 @@ class TestLaunch:
     def test_another_failure_is_named_and_ends_the_others(self, capfd: pytest.CaptureFixture[str]) -> None:
         assert self.launched("sys.exit(3) if rank else time.sleep(60)") == 3
         assert capfd.readouterr().err == (
-            "error: train: all processes must run to their end, got number 1 of 0 to 1 end with status 3. The others "
-            "were stopped; the same command with --resume continues from the last checkpoint.\n"
+            "error: train: all processes must run to the end, got process 1 of 0 to 1, which ended with status 3. "
+            "The others were stopped; the same command with --resume continues from the last checkpoint.\n"
         )
 
     @pytest.mark.parametrize("number", SIGNALS)
@@ -222,10 +222,10 @@ class TestLayout:
         assert layout(parse([*SMALL, "--nodes", "2"])) == (2, 2)
         assert layout(parse([*SMALL, "--nodes", "2", "--devices", "auto"])) == (2, 2)
         with pytest.raises(
-            ConfigError, match=r"^train: --nodes must be what torchrun was told, 2, got 1\. Give --nodes 2\.$"
+            ConfigError, match=r"^train: --nodes must agree with torchrun, 2, got 1\. Give --nodes 2\.$"
         ):
             layout(parse(SMALL))
         with pytest.raises(
-            ConfigError, match=r"^train: --devices must be what torchrun was told, 2, got 4\. Give --devices 2\.$"
+            ConfigError, match=r"^train: --devices must agree with torchrun, 2, got 4\. Give --devices 2\.$"
         ):
             layout(parse([*SMALL, "--nodes", "2", "--devices", "4"]))

@@ -108,7 +108,7 @@ def test_a_kept_file_of_other_contents_is_refused(monkeypatch, encoder, tmp_path
         load_encoder_weights(encoder, "imagenet")
     assert str(error.value) == (
         f"Encoder weights: {kept} must have a SHA-256 that starts with b627a593, got f41f3fa6. "
-        "Delete it, and it is downloaded again."
+        "Delete it, so that it is downloaded again."
     )
 
 
@@ -137,7 +137,7 @@ def test_failed_download_says_what_to_fetch_and_where_to_give_it(monkeypatch, en
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
     message = (
-        f"Encoder weights: imagenet means the file {IMAGENET_URL}, got no good copy of it ({failure}). "
+        f"Encoder weights: imagenet means the file {IMAGENET_URL}, got no valid copy of it ({failure}). "
         "Download it on a machine with network access and pass it as --encoder-weights FILE."
     )
     with pytest.raises(EncoderWeightsError, match=f"^{re.escape(message)}$"):
@@ -154,15 +154,15 @@ def replaced(entries, **changes):
     [
         (
             lambda entries: replaced(entries, bn1__weight=None),
-            "must hold all 180 entries of the encoder, got {path} without bn1.weight.",
+            "must contain all 180 entries of the encoder, got {path} without bn1.weight.",
         ),
         (
             lambda entries: {f"module.{name}": value for name, value in entries.items()},
-            "must hold all 180 entries of the encoder, got {path} without conv1.weight and 179 more.",
+            "must contain all 180 entries of the encoder, got {path} without conv1.weight and 179 more.",
         ),
         (
             lambda entries: replaced(entries, layer5__weight=torch.zeros(1)),
-            "must hold the encoder's entries and fc.* only, got {path} with layer5.weight.",
+            "must contain only the encoder's entries and fc.*, got {path} with layer5.weight.",
         ),
         (
             lambda entries: replaced(entries, conv1__weight=torch.zeros(64, 1, 7, 7)),
@@ -194,7 +194,7 @@ def test_wrong_entries_are_refused_and_the_encoder_stays(tmp_path, checkpoint, e
 
 
 def test_missing_file(tmp_path, encoder):
-    message = f"Encoder weights: must be a file or imagenet, got {tmp_path / 'no.pth'}, which is no file."
+    message = f"Encoder weights: must be a file or imagenet, got {tmp_path / 'no.pth'}, which is not a file."
     with pytest.raises(EncoderWeightsError, match=re.escape(message)):
         load_encoder_weights(encoder, tmp_path / "no.pth")
 
@@ -226,7 +226,7 @@ def test_only_resnet34_takes_the_weights(tmp_path, options):
     with torch.device("meta"):
         other = ResNetEncoder(**options)
     message = (
-        "Encoder weights: they need ResNet-34's width 64 and blocks (3, 4, 6, 3), "
+        "Encoder weights: need ResNet-34's width 64 and blocks (3, 4, 6, 3), "
         f"got width {other.width} and blocks {other.blocks}. "
         "Give --encoder-weights None, or leave out --width and --blocks."
     )

@@ -122,7 +122,7 @@ def test_another_data_set_with_more_attributes(celeba: Path, tmp_path: Path) -> 
     [
         (
             ["--data", "celeba", "--data-root", "{celeba}"],
-            "celeba: must have the 2 attributes that are asked for, got none called Big_Lips. It has Arched_Eyebrows, ",
+            "celeba: must have the 2 requested attributes, got none called Big_Lips. It has Arched_Eyebrows, ",
         ),
         (
             ["--data", "lfwa"],
@@ -137,7 +137,7 @@ def test_another_data_set_with_more_attributes(celeba: Path, tmp_path: Path) -> 
             ["--data", "celeba", "--data-root", "{celeba}/no"],
             "load_celeba: the data folder must exist, got {celeba}/no (nothing there). Name it with --data-root.",
         ),
-        (["--output", "{folder}/config.json"], "evaluate: --output must not be a file that is read, got "),
+        (["--output", "{folder}/config.json"], "evaluate: --output must not be an input file, got "),
         (["--output", "{folder}/config.json/x"], "evaluate: files must be readable and outputs writable, got "),
     ],
 )
@@ -175,4 +175,6 @@ def test_some_attributes_are_tested_as_they_are_among_all(trained: Path, tmp_pat
 
 def test_an_attribute_that_the_model_lacks_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(trained), "--attributes", "Smiling", "Hat"]) == 1
-    assert capsys.readouterr().err.startswith("error: evaluate: --attributes must be the model's, got 'Hat'. It has ")
+    assert capsys.readouterr().err.startswith(
+        "error: evaluate: --attributes must be attributes of the model, got 'Hat'. It has "
+    )

@@ -137,7 +137,7 @@ class TestRunning:
         assert table(tmp_path, *options) == 0
         assert "2 runs, of which 2 are finished" in capsys.readouterr().out
         assert table(tmp_path, *options, training=[*TINY, "--lr", "0.5"]) == 1
-        assert "a finished run must have the settings that are asked for" in " ".join(capsys.readouterr().err.split())
+        assert "a finished run must have the requested settings" in " ".join(capsys.readouterr().err.split())
 
     def test_what_was_stopped_goes_on(self, tmp_path: Path, repository: Path) -> None:
         script = repository / "examples" / "blan_facial" / "experiments.py"

@@ -34,7 +34,7 @@ def test_the_file_gives_the_run_s_probabilities(
     save_results(tmp_path, model, {}, Scaling((0.4, 2.5, 1.0, 1.0), (0.3, -2.0, 0.0, 1.0), 80), (0.5, 0.0, -1.0, 0.0))
     assert main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"model\.onnx gives the run's probabilities to \S+, for 4 attributes\.", " ".join(said.split()))
+    assert re.search(r"model\.onnx reproduces the run's probabilities of 4 attributes to \S+\.", " ".join(said.split()))
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (found,) = session.run(None, {"images": np.ascontiguousarray(PICTURES.transpose(0, 3, 1, 2))})
     answers = BLANPredictor.from_run(tmp_path)(PICTURES)
@@ -51,7 +51,7 @@ def test_a_file_that_gives_something_else_is_not_written(
     monkeypatch.setattr("blan_facial.export._difference", lambda *_: float("nan"))
     assert main([str(tmp_path)]) == 1
     assert (
-        "export: the file must give the run's probabilities to 0.0001, got a difference of nan."
+        "export: the file must reproduce the run's probabilities to 0.0001, got a difference of nan."
         in capsys.readouterr().err
     )
     assert not (tmp_path / "model.onnx").exists()
@@ -62,4 +62,4 @@ def test_missing_packages_are_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main([str(tmp_path)]) == 1
-    assert "got no onnxscript. Install them by pip install 'blan-layers[onnx]'." in capsys.readouterr().err
+    assert "got no onnxscript. Install them with pip install 'blan-layers[onnx]'." in capsys.readouterr().err

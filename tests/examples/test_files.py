@@ -94,7 +94,7 @@ def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path: Path) -> No
     link.symlink_to(image)
     refuse_inputs("predict", "--output", tmp_path / "new.jpg", [image])
     for output in (image, link, tmp_path / ".." / tmp_path.name / "face.jpg"):
-        with pytest.raises(UserError, match=r"^predict: --output must not be a file that is read, got .*, which is "):
+        with pytest.raises(UserError, match=r"^predict: --output must not be an input file, got .*, which is "):
             refuse_inputs("predict", "--output", output, [image])
 
 

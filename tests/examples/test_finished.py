@@ -78,7 +78,7 @@ def test_a_scaling_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_a_scaling_of_other_attributes_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path, *SMALL, scaling=Scaling((1.0,), (0.0,), 3))
-    with pytest.raises(RunError, match=r"must hold a scale for each of 4 attributes, got 1\. Take config\.json"):
+    with pytest.raises(RunError, match=r"must contain a scale for each of 4 attributes, got 1\. Use config\.json"):
         load_run(tmp_path)
 
 
@@ -112,35 +112,36 @@ def with_entries(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
         ),
         (
             edit(lambda content: content.update(width="wide")),
-            "{folder}/config.json: must hold the settings of a run, got a mistake: train: width must be a value that "
-            "--width takes, got 'wide'. Restore the setting.",
+            "{folder}/config.json: must contain valid settings of a run, got a mistake: train: width must be a "
+            "valid value of "
+            "--width, got 'wide'. Restore the setting.",
         ),
         (
             edit(lambda content: content.update(colour="red")),
-            "settings must be those of this release, got 'colour'. Take the release that wrote it.",
+            "settings must be those of this release, got 'colour'. Use the release that wrote it.",
         ),
         (
             edit(lambda content: content.update(image_size=33)),
-            "{folder}/config.json: must hold the settings of a run, got a mistake: train: --image-size must be",
+            "{folder}/config.json: must contain valid settings of a run, got a mistake: train: --image-size must be",
         ),
         (
             edit(lambda content: content["attributes"].append("Bald")),
             "{folder}/model.safetensors: classifiers.0.fc2.weight must have the shape (10, 8), "
-            "got (8, 8). Take config.json and model.safetensors of the same run.",
+            "got (8, 8). Use config.json and model.safetensors of the same run.",
         ),
         (
             edit(lambda content: content.update(fusion=False)),
-            "{folder}/model.safetensors: must hold the weights of the model in config.json alone, got fusion.weight "
-            "too. Take config.json and model.safetensors of the same run.",
+            "{folder}/model.safetensors: must contain only weights of the model in config.json, got fusion.weight "
+            "too. Use config.json and model.safetensors of the same run.",
         ),
         (
             with_entries(lambda weights: weights.pop("encoder.conv1.weight")),
-            "{folder}/model.safetensors: must hold all weights of the model in config.json, got none for "
-            "encoder.conv1.weight. Take config.json and model.safetensors of the same run.",
+            "{folder}/model.safetensors: must contain all weights of the model in config.json, got none for "
+            "encoder.conv1.weight. Use config.json and model.safetensors of the same run.",
         ),
         (
             replace("model.safetensors", None),
-            "{folder}: must be a finished run, got no model.safetensors in it. Finish it by train.py --resume.",
+            "{folder}: must be a finished run, got no model.safetensors in it. Finish it with train.py --resume.",
         ),
         (
             replace("model.safetensors", b"\x80\x04cos\nsystem\n(S'false'\ntR."),  # a pickle that would run a program
@@ -206,5 +207,5 @@ def test_settings_survive_json(preset: str) -> None:
     [("model", "cnn"), ("blocks", [1, 1, 1]), ("width", 1.5), ("width", True), ("os", 1), ("lr", None), ("lr", "1")],
 )
 def test_a_setting_of_another_type_is_refused(name: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"train: {name} must be a value that --{name} takes, got "):
+    with pytest.raises(ConfigError, match=f"train: {name} must be a valid value of --{name}, got "):
         Config.from_json({name: value})

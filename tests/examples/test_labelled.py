@@ -71,9 +71,9 @@ class TestChoice:
             (
                 15,
                 np.repeat(np.arange(4), 10),
-                "whole people add up to, so that nobody is among both kinds, got 15. Use 10",
+                "a sum of whole people's images, so that nobody has images of both kinds, got 15. Use 10",
             ),
-            (3, np.repeat(np.arange(4), 10), "whole people add up to.*got 3. Use 10"),
+            (3, np.repeat(np.arange(4), 10), "a sum of whole people's images.*got 3. Use 10"),
         ],
     )
     def test_what_cannot_be_chosen_is_refused(self, count: int, groups: np.ndarray | None, message: str) -> None:
@@ -125,8 +125,8 @@ class TestBatches:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"batch_size": 16, "unlabelled": 4}, "a batch needs 12 labelled faces, got 10 to train on"),
-            ({"batch_size": 48, "unlabelled": 44}, "a batch needs 44 unlabelled faces, got 40 to train on"),
+            ({"batch_size": 16, "unlabelled": 4}, "a batch needs 12 labelled faces, got 10 training faces"),
+            ({"batch_size": 48, "unlabelled": 44}, "a batch needs 44 unlabelled faces, got 40 training faces"),
             ({"batch_size": 8, "unlabelled": 5, "share": Share(0, 2)}, "labelled faces of a batch must be a multiple"),
         ],
     )
@@ -155,9 +155,9 @@ class TestRuns:
             (["--labelled", "0"], "--labelled must be at least 1, got 0"),
             (["--unlabelled", "--labelled-fraction", "0"], "--labelled-fraction must leave room for both kinds"),
             (["--unlabelled", "--labelled-fraction", "1"], "--labelled-fraction must leave room for both kinds"),
-            (["--labelled-fraction", "0.25"], "--labelled-fraction means nothing with --no-unlabelled"),
+            (["--labelled-fraction", "0.25"], "--labelled-fraction has no effect with --no-unlabelled"),
             (["--unlabelled", "--no-lmim", "--no-decoder"], "--unlabelled needs LMIM or the reconstruction"),
-            (["--unlabelled", "--model", "resnet"], "--unlabelled means nothing with --model resnet"),
+            (["--unlabelled", "--model", "resnet"], "--unlabelled has no effect with --model resnet"),
         ],
     )
     def test_settings_that_mean_nothing_are_refused(self, options: list[str], message: str) -> None:

@@ -141,11 +141,11 @@ def test_what_is_no_file_of_the_folder_is_no_image(root, tmp_path_factory):
     outside = tmp_path_factory.mktemp("elsewhere") / "secret.jpg"
     outside.touch()
     first.symlink_to(outside)
-    refused(root, f"load_lfwa: images must lie in the data folder {root / 'lfw'}, got Some_Person/Some_Person_0001.jpg")
+    refused(root, f"load_lfwa: images must be in the data folder {root / 'lfw'}, got Some_Person/Some_Person_0001.jpg")
 
 
 def test_all_trains_on_every_image_and_says_what_its_test_is_worth(root):
-    note = "The images of the test split are among those to train on: its metrics say nothing of new faces."
+    note = "The test images are also training images: their metrics say nothing about new faces."
     train, test = (load_lfwa(root, split, image_size=8, partition="all") for split in ("train", "test"))
     np.testing.assert_array_equal(train.labels, LABELS)
     np.testing.assert_array_equal(test.labels, LABELS[[1, 3, 5]])
@@ -181,8 +181,8 @@ def test_no_image_at_all_is_refused(root):
 
 def test_validation_is_refused(root):
     text = (
-        "load_lfwa: split must be 'train' or 'test' of the partition 50:50, got 'validation'. "
-        "Take the partition 80:10, or hold back a part of 'train'."
+        "load_lfwa: split must be 'train' or 'test' for the partition 50:50, got 'validation'. "
+        "Use the partition 80:10, or hold out a part of 'train'."
     )
     with pytest.raises(NoSplitError, match=re.escape(text)):
         load_lfwa(root, "validation", image_size=32)
@@ -210,7 +210,7 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_missing_variable_is_named_beside_those_that_exist(root, name, key, others):
     with h5py.File(root / name, "a") as file:
         del file[key]
-    refused(root, f"{root / name}: needs the variable {key}, got {others}. Take the official file.")
+    refused(root, f"{root / name}: needs the variable {key}, got {others}. Use the official file.")
 
 
 @pytest.mark.parametrize(
@@ -222,14 +222,14 @@ def test_a_file_of_another_format_is_refused(root, data, kind):
     refused(
         root,
         f"{path}: must be a MATLAB v7.3 (HDF5) file, got {kind}. "
-        "Take the official file, or load it in MATLAB and save it with '-v7.3'.",
+        "Use the official file, or load it in MATLAB and save it with '-v7.3'.",
     )
 
 
 def test_a_folder_in_its_place_is_refused(root):
     (root / "lfw_att_40.mat").unlink()
     (root / "lfw_att_40.mat").mkdir()
-    refused(root, "lfw_att_40.mat: must be a file, got a folder or a device. Take the official file.")
+    refused(root, "lfw_att_40.mat: must be a file, got a folder or a device. Use the official file.")
 
 
 def test_a_truncated_file_is_refused(root):
@@ -243,7 +243,7 @@ def test_names_that_are_no_cells_are_refused(root):
     with h5py.File(path, "a") as file:
         del file["name"]
         file["name"] = np.zeros(6)
-    refused(root, f"{path}: name must be a cell array of strings, got float64. Take the official file.")
+    refused(root, f"{path}: name must be a cell array of strings, got float64. Use the official file.")
 
 
 def as_group(file, key):
@@ -309,12 +309,12 @@ def as_external(file, key):
         ("label", as_text, "label must be an array of numbers, got object"),
         ("label", as_terabytes, "label must have at most 268,435,456 bytes, got 2097152 x 1048576"),
         ("label", as_a_large_chunk, "label must have at most 268,435,456 bytes, got 16384 x 4096, 536,870,912 bytes"),
-        ("label", as_external, "label must lie in the file itself, got values in other files"),
-        ("label", as_link(h5py.SoftLink("/nowhere")), "label must lie in the file itself, got a link"),
-        ("label", as_link(h5py.ExternalLink("/etc/hostname", "/x")), "label must lie in the file itself, got a link"),
+        ("label", as_external, "label must be in the file itself, got values in other files"),
+        ("label", as_link(h5py.SoftLink("/nowhere")), "label must be in the file itself, got a link"),
+        ("label", as_link(h5py.ExternalLink("/etc/hostname", "/x")), "label must be in the file itself, got a link"),
         ("name", as_null_reference, "name must be a cell array of strings, got an empty reference"),
         ("name", as_region, "name must be a cell array of strings, got object"),
-        ("name", as_group_in_a_cell, "name must be a cell array of strings, got a cell that is no array"),
+        ("name", as_group_in_a_cell, "name must be a cell array of strings, got a cell that is not an array"),
         ("AttrName", as_numbers_in_a_cell, "AttrName must be a cell array of strings, got a cell of float64"),
         ("name", as_half_a_character, "name must be readable, got utf-16-le"),
     ],
@@ -330,10 +330,13 @@ def test_a_crafted_variable_is_refused(root, key, craft, text):
     ("change", "text"),
     [
         ({"labels": LABELS.T[:, :4]}, "label must be 6 x 3, a row per name and a column per AttrName, got 3 x 4."),
-        ({"labels": LABELS.T - [[0, 1, 0, 0, 0, 0]]}, "label must hold 0 and 1, or -1 and 1, got 0 and -1. Take the"),
-        ({"labels": LABELS.T + 1}, "label must hold 0 or 1, got 2.0. Take the official file."),
-        ({"labels": np.where(LABELS.T, np.nan, 0)}, "label must hold 0 or 1, got nan. Take the official file."),
-        ({"attributes": ["Bald", "Wearing Het", "Male"]}, "AttrName: attributes must be CelebA's, got 'Wearing Het'."),
+        ({"labels": LABELS.T - [[0, 1, 0, 0, 0, 0]]}, "label must contain 0 and 1, or -1 and 1, got 0 and -1. Use the"),
+        ({"labels": LABELS.T + 1}, "label must contain 0 or 1, got 2.0. Use the official file."),
+        ({"labels": np.where(LABELS.T, np.nan, 0)}, "label must contain 0 or 1, got nan. Use the official file."),
+        (
+            {"attributes": ["Bald", "Wearing Het", "Male"]},
+            "AttrName: attributes must be those of CelebA, got 'Wearing Het'.",
+        ),
     ],
 )
 def test_attributes_that_break_their_format_are_refused(root, change, text):
@@ -344,7 +347,7 @@ def test_attributes_that_break_their_format_are_refused(root, change, text):
 @pytest.mark.parametrize("name", [r"..\secret.jpg", "lfw/../../secret.jpg", "/etc/secret.jpg", r"C:\secret.jpg"])
 def test_a_name_that_leaves_the_folder_is_refused(root, name):
     write_attributes(root, names=[name, *NAMES[1:]])
-    text = f"images must lie in the data folder, got the name {name!r}. Take the official file."
+    text = f"images must be in the data folder, got the name {name!r}. Use the official file."
     refused(root, f"{root / 'lfw_att_40.mat'}: {text}")
 
 
@@ -355,7 +358,7 @@ def test_an_index_out_of_range_is_refused(root, value):
         file["indices_img_train"][0, 1] = value
     refused(
         root,
-        f"{path}: indices_img_train must hold whole numbers from 1 to 6, the number of names, got {value}. "
+        f"{path}: indices_img_train must contain whole numbers from 1 to 6, the number of names, got {value}. "
         "Take both .mat files from the same download.",
     )
 

@@ -200,8 +200,8 @@ def test_a_corrupt_image_stops_the_loader_with_its_own_error(workers):
     with pytest.raises(CorruptImageError) as caught:
         next(batches)
     assert str(caught.value) == (
-        "6.jpg: image 6 must decode as a whole, got nonsense. "
-        "Replace the file, or go on without such images by --skip-corrupt."
+        "6.jpg: image 6 must decode completely, got nonsense. "
+        "Replace the file, or skip such images with --skip-corrupt."
     )
     assert (caught.value.place, caught.value.index) == (Path("6.jpg"), 6)
 
@@ -292,7 +292,7 @@ def test_normalize_refuses_other_types():
         ({"seed": -1}, "EpochBatches: seed must not be negative, got -1."),
         (
             {"length": 3},
-            "EpochBatches: batch_size must be at most the number of images, 3, where an incomplete batch is dropped, "
+            "EpochBatches: batch_size must be at most the number of images, 3, since incomplete batches are dropped, "
             "got 4. Use smaller batches or more images.",
         ),
     ],

@@ -96,10 +96,10 @@ def test_an_unfit_run_to_start_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=re.escape(text)):
         start_from(tmp_path, build(config, ATTRIBUTES)[0], ATTRIBUTES, config)
     config = parse(SMALL)
-    text = "train: --init-from needs a run that knows the attributes, got none called Bald in"
+    text = "train: --init-from needs a run with the same attributes, got none called Bald in"
     with pytest.raises(RunError, match=re.escape(text)):
         start_from(tmp_path, build(config, ["Bald"])[0], ["Bald"], config)
-    with pytest.raises(ConfigError, match="--encoder-weights means nothing with --init-from, got both"):
+    with pytest.raises(ConfigError, match="--encoder-weights has no effect with --init-from, got both"):
         parse(["--init-from", str(tmp_path), "--encoder-weights", "imagenet"])
 
 

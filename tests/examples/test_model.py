@@ -329,7 +329,7 @@ def test_compiles_into_one_graph():
 
 def test_a_model_needs_a_join_for_each_level_but_the_last():
     parts = tiny()
-    message = "BLAN: needs 3 joins and 4 classifiers, got 2 and 4. Level 4 has a classifier and no join."
+    message = "BLAN: needs 3 joins and 4 classifiers, got 2 and 4. Level 4 has a classifier but no join."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         BLAN(parts.encoder, parts.decoder, parts.joins[:2], parts.classifiers, parts.fusion)
 

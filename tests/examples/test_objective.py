@@ -284,10 +284,10 @@ def test_compiles_into_one_graph():
             lambda: CrossEntropy("max"),
             "CrossEntropy: reduction must be one of ('sum', 'mean'), got 'max'. Choose one of them.",
         ),
-        (lambda: Objective([]), "Objective: needs terms of different names, got []. Name each once."),
+        (lambda: Objective([]), "Objective: needs terms with different names, got []. Name each once."),
         (
             lambda: Objective([Reconstruction(), Reconstruction()]),
-            "Objective: needs terms of different names, got ['reconstruction', 'reconstruction']. Name each once.",
+            "Objective: needs terms with different names, got ['reconstruction', 'reconstruction']. Name each once.",
         ),
     ],
 )
@@ -308,7 +308,7 @@ def test_impossible_objectives_are_refused(make, message):
             torch.zeros(4, 5, dtype=torch.int64),
             ValueError,
             "Objective: labels must have the scores' shape (B, N) = (4, 3), got (4, 5). "
-            "Give one column to each attribute of the model.",
+            "Give one column per attribute of the model.",
         ),
     ],
     ids=["dtype", "shape"],

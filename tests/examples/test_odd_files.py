@@ -145,8 +145,8 @@ class TestOneRule:
     @pytest.mark.parametrize(
         ("name", "text"),
         [
-            ("pipe.jpg", "no regular file"),
-            ("device.jpg", "no regular file"),
+            ("pipe.jpg", "not a regular file"),
+            ("device.jpg", "not a regular file"),
             ("huge.jpg", "bytes that an image may have"),
         ],
     )
@@ -165,7 +165,7 @@ class TestOneRule:
     def test_a_link_out_of_a_folder_is_refused_and_may_be_named(self, odd: Path) -> None:
         (batch,) = Sources([odd], io.BytesIO()).batches(99)
         assert next(item for item in batch if "outside.jpg" in str(item))[0].endswith(  # type: ignore[union-attr]  # a problem
-            f"outside.jpg: must lie in the folder {odd}, got a link out of it. Name the file itself."
+            f"outside.jpg: must be in the folder {odd}, got a link out of it. Name the file itself."
         )
         ((named,),) = Sources([odd / "outside.jpg"], io.BytesIO()).batches(9)
         assert isinstance(named, Source)

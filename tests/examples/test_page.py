@@ -316,14 +316,14 @@ class TestRun:
         page = Page(run_copy / "report.html")
         assert "Not finished" in page.text
         assert "no weights yet" in page.text
-        assert "did not note what it ran on" in page.text
+        assert "did not record its environment" in page.text
         assert "training" in page.ids
         assert "attributes" not in page.ids
 
     def test_a_run_without_logs(self, run_copy: Path) -> None:
         shutil.rmtree(run_copy / "logs")
         page = Page(write_report(run_copy, None))
-        assert "There are no logs" in page.text
+        assert "contains no logs" in page.text
         assert "information" not in page.ids
 
     def test_an_attribute_without_known_labels_has_dashes(self, run_copy: Path) -> None:
@@ -385,7 +385,7 @@ class TestRun:
         assert "metrics.json: must be JSON that a run wrote, got maximum recursion depth" in capsys.readouterr().err
         (run_copy / "metrics.json").write_text('{"data": "avatars"}')
         assert report([str(run_copy)]) == 1
-        assert "must hold what train.py writes, got none of split, images," in capsys.readouterr().err
+        assert "must contain what train.py writes, got none of split, images," in capsys.readouterr().err
         (run_copy / "model.safetensors").write_bytes(b"x")
         assert report([str(run_copy)]) == 1
         assert "model.safetensors: must be a whole safetensors file" in capsys.readouterr().err

@@ -126,7 +126,7 @@ def test_the_names_of_files_and_folders_part_the_splits(tmp_path: Path, names: t
         faces = load(tmp_path / "data set", split)
         assert colours(faces) == [number, 10 + number]
         assert faces.labels.tolist() == [[1], [0]]
-        assert faces.notes == ("1 of 4 Parquet files have a name of no split and were left out.",)
+        assert faces.notes == ("1 of 4 Parquet files do not have the name of a split and were left out.",)
 
 
 def test_the_files_of_a_split_follow_their_names(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_labels_are_truth_values_or_numbers(tmp_path: Path, column: Any, labels:
     write(tmp_path / "train.parquet", image=cells(1, 2, 3), Bald=column, caption=["a", "b", "c"])
     faces = load(tmp_path)
     assert (faces.attributes, faces.labels.ravel().tolist()) == (("Bald",), labels)
-    assert faces.notes == ("Columns that hold neither truth values nor numbers were left out: caption.",)
+    assert faces.notes == ("Columns without truth values or numbers were left out: caption.",)
 
 
 @pytest.mark.parametrize("name", ["person", "identity", "celeb_id"])
@@ -190,7 +190,7 @@ def test_an_image_that_does_not_decode_is_named_by_its_row(tmp_path: Path) -> No
     images = cells(1, 2)
     images[1]["bytes"] = b"not a picture"
     write(tmp_path / "train.parquet", image=images, Bald=[0, 1])
-    text = f"{tmp_path}, train, row 1 (2.png): image 1 must decode as a whole, got bytes of no known image format. Repl"
+    text = f"{tmp_path}, train, row 1 (2.png): image 1 must decode completely, got no known image format. Repl"
     with pytest.raises(CorruptImageError, match=re.escape(text)):
         load(tmp_path).image(1)
 
@@ -213,15 +213,15 @@ IMAGES, BALD = cells(1, 2), [True, False]
         ),
         (
             {"image": ["a", "b"], "Bald": BALD},
-            "/train.parquet: the column image must hold image files, as bytes or as a",
+            "/train.parquet: the column image must contain image files, as bytes or as a",
         ),
         (
             {"image": [{"path": "1.png"}, {"path": "2.png"}], "Bald": BALD},
-            "/train.parquet: the column image must hold image files, as bytes or as a struct of bytes and path, got",
+            "/train.parquet: the column image must contain image files, as bytes or as a struct of bytes and path, got",
         ),
         (
             {"image": pa.array([{"bytes": None}] * 2, pa.struct({"bytes": pa.binary()})), "Bald": BALD},
-            ", train: the column image must hold the bytes of images, got none in 2 rows, perhaps paths alone. Write",
+            ", train: the column image must contain the bytes of images, got none in 2 rows, perhaps only paths. Write",
         ),
         (
             {"image": IMAGES, "caption": ["a", "b"]},
@@ -229,7 +229,7 @@ IMAGES, BALD = cells(1, 2), [True, False]
         ),
         (
             {"image": IMAGES, "Bald": BALD, "Age": [30, 1]},
-            ", train: Age must be 0 or 1, or -1 or 1, got 30. Correct the value, or name the columns",
+            ", train: Age must be 0 or 1, or -1 or 1, got 30. Correct the value, or name the attribute",
         ),
         (
             {"image": IMAGES, "Bald": [0, 1], "Male": [-1, 1]},
@@ -279,7 +279,7 @@ def test_truth_values_are_never_unknown(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", image=IMAGES, Bald=[False, True], Male=[0, 1])
     assert load_parquet(tmp_path, "train", image_size=8, unknown="zero").labels.tolist() == [[0, UNKNOWN], [1, 1]]
     write(tmp_path / "train.parquet", image=IMAGES, Male=[0, 1])
-    with pytest.raises(DataError, match=re.escape("got 0 for unknown and none of no. Leave --unknown out.")):
+    with pytest.raises(DataError, match=re.escape("got only 0, which means unknown. Leave --unknown out.")):
         load_parquet(tmp_path, "train", image_size=8, unknown="zero")
 
 
@@ -303,7 +303,7 @@ def test_splits_may_be_called_as_in_tables(tmp_path: Path) -> None:
 
 def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "train.parquet", image=IMAGES, Bald=BALD)
-    text = f"{tmp_path}: split 'test' must have files, got those of train. Name some test-*.parquet."
+    text = f"{tmp_path}: split 'test' must have files, got only train. Name some test-*.parquet."
     with pytest.raises(NoSplitError, match=re.escape(text)):
         load(tmp_path, "test")
     write(path, image=IMAGES, Bald=BALD, split=["train"] * 2)
@@ -314,7 +314,8 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_files_of_no_split_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "faces.parquet", image=IMAGES, Bald=BALD)
     text = (
-        f"{tmp_path}: needs names that begin with a split, or a column split, got faces.parquet. Name the files train"
+        f"{tmp_path}: needs file names that begin with a split, or a column split, got faces.parquet. Name the "
+        f"files train"
     )
     with pytest.raises(DataError, match=re.escape(text)):
         load(tmp_path)
@@ -323,12 +324,12 @@ def test_files_of_no_split_are_refused(tmp_path: Path) -> None:
 def test_files_of_different_columns_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train-0.parquet", image=IMAGES, Bald=BALD)
     write(tmp_path / "train-1.parquet", image=IMAGES, Male=BALD)
-    text = f"{tmp_path}/train-1.parquet: must have the columns of {tmp_path}/train-0.parquet, with the same types, got"
+    text = f"{tmp_path}/train-1.parquet: must have the same columns and types as {tmp_path}/train-0.parquet, got"
     with pytest.raises(DataError, match=re.escape(text)):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "state"), [("gone", "nothing there"), (".", "a folder without one")])
+@pytest.mark.parametrize(("name", "state"), [("gone", "nothing there"), (".", "a folder without Parquet files")])
 def test_a_missing_file_is_named(tmp_path: Path, name: str, state: str) -> None:
     text = (
         f"load_parquet: the data must be a Parquet file or a folder of them, got {tmp_path / name} ({state}). Name it"
@@ -345,7 +346,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str, state: str) -> None:
             lambda data: data[: len(data) // 2],
             "/train.parquet: must be a whole Parquet file, got Parquet magic bytes not",
         ),
-        (lambda data: data[:4] + bytes(96) + data[100:], ": must hold whole Parquet files, got "),
+        (lambda data: data[:4] + bytes(96) + data[100:], ": must contain whole Parquet files, got "),
     ],
     ids=["truncated", "overwritten"],
 )

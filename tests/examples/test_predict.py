@@ -302,7 +302,7 @@ class TestSources:
         paths = [Path(name) for name in (".", "own.png", "../secret.png", str(photos / "b.png"), "folder")]
         (batch,) = Sources(paths, io.BytesIO(), root=root).batches(20)
         found = [item if isinstance(item, Source) else item.message for item in batch]
-        outside = f"must lie in --root {root}, got a path that leads out of it. Leave it out."
+        outside = f"must be in --root {root}, got a path outside it. Leave it out."
         assert found == [
             Source(root / "inside.png", "inside.png"),
             f"{root}/link.png: {outside}",
@@ -322,7 +322,7 @@ class TestSources:
             assert len(batch) == 4
             assert all(isinstance(item, Problem) for item in batch)
         assert isinstance(batch[-1], Problem)
-        assert batch[-1].message.startswith(f"{tmp_path}/folder: must hold images (.avif, .bmp, .gif, ")
+        assert batch[-1].message.startswith(f"{tmp_path}/folder: must contain images (.avif, .bmp, .gif, ")
         assert batch[-1].message.endswith("got 0 other files. Name another.")
 
 
@@ -334,10 +334,10 @@ def write_header_of_a_bomb(path: Path) -> None:
 
 BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("cut.jpg", lambda path: path.write_bytes(path.with_name("good.jpg").read_bytes()[:300]),
-     "must be an image that decodes as a whole, got "),
+     "must be an image that decodes completely, got "),
     ("page.png", lambda path: path.write_text("<html>"),
-     "must be an image that decodes as a whole, got bytes of no known image format. Replace the file, or leave it "),
-    ("empty.png", lambda path: path.write_bytes(b""), "got bytes of no known image format."),
+     "must be an image that decodes completely, got no known image format. Replace the file, or leave it "),
+    ("empty.png", lambda path: path.write_bytes(b""), "got no known image format."),
     ("bomb.png", write_header_of_a_bomb,
      "must be small enough to decode, got more than 89,478,485 pixels, perhaps a decompression bomb. "
      "Raise --max-pixels if you trust it."),
@@ -390,7 +390,7 @@ def test_a_spreadsheet_computes_nothing(
 
 MISTAKES: list[tuple[list[str], str]] = [
     ([], "predict: needs images, got no path. Name files, folders or - for a list."),
-    (["-", "-"], "predict: standard input is one list, got - more than once. Give it once."),
+    (["-", "-"], "predict: - stands for standard input, which is one list, got it more than once. Give it once."),
     (["{photos}", "--threshold", "1"], "predict: --threshold must be in (0, 1), got 1.0. Use 0.5, for example."),
     (["{photos}", "--max-pixels", "0"], "predict: --max-pixels must be at least 1, got 0. Raise it."),
     (["{photos}", "--batch-size", "0"], "predict: --batch-size must be at least 1, got 0. Raise it."),
@@ -401,19 +401,20 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["{photos}", "--attributes", "Bald"],
-        "predict: --attributes must be the model's, got 'Bald'. It has Smiling, Eyeglasses, Black_Hair, Big_Nose.",
+        "predict: --attributes must be attributes of the model, got 'Bald'. It has Smiling, Eyeglasses, Black_Hair, "
+        "Big_Nose.",
     ),
     (
         ["{photos}", "--accelerator", "cuda"],
-        "predict: --accelerator cuda must be there, got none. Leave the option out.",
+        "predict: --accelerator cuda is not available here, got no such device. Leave the option out.",
     ),
     (
         ["{photos}", "--output", "{photos}/b.png"],
-        "predict: --output must not be a file that is read, got {photos}/b.png, which is {photos}/b.png. Name another.",
+        "predict: --output must not be an input file, got {photos}/b.png, which is {photos}/b.png. Name another.",
     ),
     (
         ["{photos}", "--output", "{run}/model.safetensors"],
-        "predict: --output must not be a file that is read, got {run}/model.safetensors, which is ",
+        "predict: --output must not be an input file, got {run}/model.safetensors, which is ",
     ),
     (["{photos}", "--output", "{photos}/b.png/x"], "predict: files must be readable and outputs writable, got "),
     (["{photos}", "--annotate", "{run}/config.json/x"], "predict: files must be readable and outputs writable, got "),
@@ -452,7 +453,7 @@ def test_an_image_in_heic_is_refused_by_name_whether_named_or_found(
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     for path in (tmp_path, tmp_path / "a.heic"):
         assert main([str(run), str(path), "--format", "jsonl"]) == 1
-        text = "got an HEIC image, which is not decoded here; convert it to JPEG. Replace the file, or leave it out."
+        text = "got an HEIC image, which is not supported; convert it to JPEG. Replace the file, or leave it out."
         assert text in capsys.readouterr().err
 
 
@@ -468,7 +469,7 @@ def test_warnings_of_image_libraries_are_counted_and_shown_when_asked_for(
         data[:2] + b"\xff\xe2" + (2 + len(directory)).to_bytes(2, "big") + directory + data[2:]
     )
     assert main([str(run), str(tmp_path), "--format", "jsonl"]) == 0
-    assert re.fullmatch(r"Image libraries warned \d times; --verbose shows of what\.\n", capsys.readouterr().err)
+    assert re.fullmatch(r"Image libraries gave \d warnings; --verbose shows them\.\n", capsys.readouterr().err)
     assert main([str(run), str(tmp_path), "--format", "jsonl", "--verbose"]) == 0
     assert capsys.readouterr().err.startswith("warning: ")
 

@@ -130,7 +130,7 @@ class TestSample:
 
     def test_refuses_a_model_of_other_attributes(self):
         model = tiny(RandomFaces(attributes=3))
-        with pytest.raises(ValueError, match=r"the data set's 5 attributes, got 3\. Show it faces of the data set"):
+        with pytest.raises(ValueError, match=r"the data set's 5 attributes, got 3\. Use the data set"):
             draw_sample(model, RandomFaces(attributes=5), 3, device="cpu", seed=0)
 
     def test_leaves_the_random_state_alone(self):

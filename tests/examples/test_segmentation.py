@@ -162,7 +162,7 @@ class TestProgram:
         again = [*TINY, "--seeds", "0", "--kinds", "plain", "--output", str(tmp_path)]
         assert main(again) == 1
         assert (
-            f"error: train: the output folder must hold no results, got maps.png in {tmp_path}. "
+            f"error: train: the output folder must not contain results, got maps.png in {tmp_path}. "
             "Give --overwrite to replace them, or another --output." in capsys.readouterr().err
         )
         assert main([*again, "--overwrite"]) == 0
@@ -176,8 +176,11 @@ class TestProgram:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            (Settings(kinds=()), "--kinds must name each once, got none. Name at least one, and none twice."),
-            (Settings(seeds=(1, 1)), "--seeds must name each once, got 1 1. Name at least one, and none twice."),
+            (Settings(kinds=()), "--kinds must name at least one value, each once, got none. Remove repeated values."),
+            (
+                Settings(seeds=(1, 1)),
+                "--seeds must name at least one value, each once, got 1 1. Remove repeated values.",
+            ),
             (Settings(seeds=(0, -1)), "--seeds must not be negative, got -1. Give 0 or more."),
             (Settings(steps=0), "--steps must be at least 1, got 0. Raise it."),
             (Settings(size=15), "--size must be at least 16, got 15. Raise it."),

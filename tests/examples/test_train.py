@@ -423,10 +423,10 @@ class TestCelebA:
         options = [*self.options(root)[:-2], "--epochs", "1"]
         assert main([*options, "--output", str(tmp_path / "a")]) == 1
         error = " ".join(capsys.readouterr().err.split())
-        assert f"{broken}: image 1 must decode as a whole" in error
+        assert f"{broken}: image 1 must decode completely" in error
         assert main([*options, "--skip-corrupt", "--output", str(tmp_path / "b")]) == 0
         output = " ".join(capsys.readouterr().out.split())
-        assert "A corrupt image was left out of a training batch 1 times." in output
+        assert "Corrupt images were left out of training batches 1 times." in output
         assert "1 of 12 test images were corrupt and left out." in output
         content = torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)
         assert content["position"]["skipped"] == 1
@@ -500,13 +500,14 @@ def with_output_below_a_file(folder: Path) -> list[str]:
 MISTAKES: list[tuple[Prepare, str]] = [
     (
         with_results,
-        "train: the output folder must hold no results, got config.json, metrics.json, last.ckpt, model.safetensors in "
-        "{folder}. Give --resume to go on, --overwrite to start over, or another --output.",
+        "train: the output folder must not contain results, got config.json, metrics.json, last.ckpt, "
+        "model.safetensors in "
+        "{folder}. Give --resume to continue, --overwrite to start over, or another --output.",
     ),
     (
         lambda folder: ["--resume"],
-        "train: --resume needs a checkpoint to go on from, got none at {folder}/last.ckpt. "
-        "Name the run's folder by --output, or leave --resume out to start a run.",
+        "train: --resume needs a checkpoint to continue from, got none at {folder}/last.ckpt. "
+        "Name the run's folder with --output, or leave --resume out to start a run.",
     ),
     (
         with_broken_checkpoint,
@@ -545,11 +546,11 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--image-folder", "x"],
-        "train: --image-folder is for the images of celeba and lfwa, got it with --data avatars. Leave it out.",
+        "train: --image-folder is only for --data celeba and lfwa, got --data avatars. Leave it out.",
     ),
     (
         lambda folder: ["--lfwa-split", "80:10"],
-        "train: --lfwa-split is for lfwa, got it with --data avatars. Leave it out.",
+        "train: --lfwa-split is only for --data lfwa, got --data avatars. Leave it out.",
     ),
     (
         lambda folder: ["--data-root", "x"],
@@ -557,7 +558,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--skip-corrupt"],
-        "train: --data avatars has no files to be corrupt, got --skip-corrupt. Leave it out.",
+        "train: --data avatars has no image files that could be corrupt, got --skip-corrupt. Leave it out.",
     ),
     (
         lambda folder: ["--batch-size", "1"],
@@ -565,7 +566,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--batch-size", "65"],
-        "EpochBatches: batch_size must be at most the number of images, 64, where an incomplete batch is dropped, "
+        "EpochBatches: batch_size must be at most the number of images, 64, since incomplete batches are dropped, "
         "got 65. Use smaller batches or more images.",
     ),
     (lambda folder: ["--epochs", "0"], "train: --epochs must be at least 1, got 0. Give a positive number."),
@@ -575,22 +576,22 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (lambda folder: ["--devices", "0"], "train: --devices must be at least 1, got 0. Give a positive number, or auto."),
     (
         lambda folder: ["--devices", "3"],
-        "train: --batch-size must be cut into 3 equal shares of at least 2 images, one for each device, got 16. "
+        "train: --batch-size must give 3 equal shares of at least 2 images, one per device, got 16. "
         "Use 15, for example.",
     ),
     (
         lambda folder: ["--nodes", "2"],
-        "train: --nodes 2 needs torchrun, which joins the machines, got a plain start. On each of them run torchrun "
-        "--nnodes 2 --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST:PORT in place of python.",
+        "train: --nodes 2 needs torchrun, which connects the machines, got a plain start. On each of them run torchrun "
+        "--nnodes 2 --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST:PORT instead of python.",
     ),
     (lambda folder: ["--strategy", "fsdp"], "train: --strategy fsdp needs several devices, got 1. Leave it out."),
     (
         lambda folder: ["--strategy", "fsdp", "--devices", "2", "--precision", "16-mixed"],
-        "train: --strategy fsdp has no scaling of losses, got --precision 16-mixed. Use bf16-mixed or 32-true.",
+        "train: --strategy fsdp does not support loss scaling, got --precision 16-mixed. Use bf16-mixed or 32-true.",
     ),
     (
         lambda folder: ["--sync-batch-norm", "--devices", "2"],
-        "train: --sync-batch-norm needs CUDA, got cpu, for which PyTorch has no such norm. Leave it out.",
+        "train: --sync-batch-norm needs CUDA, got cpu, which PyTorch does not support here. Leave it out.",
     ),
     (
         lambda folder: ["--precision", "bf16-mixed"],
@@ -599,26 +600,26 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--no-lmim", "--alpha", "0.7"],
-        "train: --alpha means nothing with --no-lmim, got both. Give one of them.",
+        "train: --alpha has no effect with --no-lmim, got both. Give one of them.",
     ),
     (
         lambda folder: ["--join", "none", "--arrangement", "parallel"],
-        "train: --arrangement means nothing with --join none, got both. Give one of them.",
+        "train: --arrangement has no effect with --join none, got both. Give one of them.",
     ),
     (lambda folder: ["--blocks", "1", "0", "1", "1"], "train: --blocks must be 1 to 256 each, got 1 0 1 1. Use 3 4"),
     (
         lambda folder: ["--join", "none", "--beta", "0"],
-        "train: --join none leaves the decoder to the reconstruction, got --beta 0. Use --no-decoder.",
+        "train: --join none uses the decoder only for the reconstruction, got --beta 0. Use --no-decoder.",
     ),
     (
         lambda folder: ["--join", "rar", "--no-rdam-norm"],
-        "train: --no-rdam-norm means nothing with --join rar, got both. Give one of them.",
+        "train: --no-rdam-norm has no effect with --join rar, got both. Give one of them.",
     ),
     (lambda folder: ["--dropout", "1"], "train: --dropout must be in [0, 1), got 1.0. Use 0.5, or 0 for none."),
     (lambda folder: ["--width", "0"], "train: --width must be at least 1, got 0. Give a positive number."),
     (
         lambda folder: ["--no-encoder-features", "--arrangement", "parallel"],
-        "train: --arrangement means nothing with --no-encoder-features, got both. Give one of them.",
+        "train: --arrangement has no effect with --no-encoder-features, got both. Give one of them.",
     ),
     (lambda folder: ["--alpha", "inf"], "train: --alpha must be 0 or a positive number, got inf. Give 0 or more."),
     (
@@ -632,11 +633,11 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         lambda folder: ["--no-decoder", "--no-encoder-features"],
         "train: needs features to classify, got --no-decoder and --no-encoder-features. "
-        "Use one to classify the encoder's, the other to classify the decoder's.",
+        "Use --no-decoder to classify the encoder's, or --no-encoder-features to classify the decoder's.",
     ),
     (
         lambda folder: ["--encoder-weights", str(folder / "none.pth")],
-        "Encoder weights: they need ResNet-34's width 64 and blocks (3, 4, 6, 3), got width 4 and blocks (1, 1, 1, 1). "
+        "Encoder weights: need ResNet-34's width 64 and blocks (3, 4, 6, 3), got width 4 and blocks (1, 1, 1, 1). "
         "Give --encoder-weights None, or leave out --width and --blocks.",
     ),
 ]

@@ -51,8 +51,8 @@ def test_the_end_of_a_worker_is_told_where_it_is_waited_for() -> None:
     with pytest.raises(WorkerError) as caught:
         next(batches)
     assert str(caught.value) == (
-        "--workers: processes must live until all is loaded, got one ended by SIGKILL, perhaps for want of memory. "
-        "Use fewer --workers, or --workers 0."
+        "--workers: processes must run until everything is loaded, got one that was killed by SIGKILL, perhaps for "
+        "lack of memory. Use fewer --workers, or --workers 0."
     )
 
 
@@ -154,7 +154,7 @@ def test_a_run_whose_worker_is_killed_goes_on_bit_by_bit(
     with monkeypatch.context() as patch:
         patch.setattr(FaceView, "__getitems__", deadly)
         assert run(tmp_path / "cut", "--workers", "1") == 1
-    assert "got one ended by SIGKILL, perhaps for want of memory" in capsys.readouterr().err
+    assert "got one that was killed by SIGKILL, perhaps for lack of memory" in capsys.readouterr().err
     assert run(tmp_path / "cut", "--resume") == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
@@ -194,8 +194,8 @@ def test_a_folder_that_is_gone_is_the_cause(
     monkeypatch.setattr(Learner, "learn", losing)
     assert run(folder) == 1
     assert capsys.readouterr().err == (
-        f"error: train: the output folder must stay where it is until the run has ended, got {folder} moved or deleted "
-        "meanwhile. Move it back and go on by --resume, or start again.\n"
+        f"error: train: the output folder must stay in place until the run has ended, got {folder} moved or deleted. "
+        "Move it back and continue with --resume, or start again.\n"
     )
 
 

@@ -86,7 +86,7 @@ class TestLabels:
         assert {cell["row"].partition(" ")[0] for cell in content["cells"]} == {"100", "300"}
         for wrong, message in (
             ("(", "--rows must be a regular expression, got '('"),
-            ("LeNet", "--rows must be found"),
+            ("LeNet", "--rows must match"),
         ):
             assert main(["labels", "--rows", wrong, "--output", str(tmp_path)]) == 1
             assert message in " ".join(capsys.readouterr().err.split())

@@ -102,7 +102,7 @@ def read_attribute_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     for name in names:
         attribute = _BY_FOLDED_NAME.get("_".join(name.split()).casefold())
         if attribute is None:
-            raise DataError(f"{where}: attributes must be CelebA's, got {name!r}. {_suggestion(name)}")
+            raise DataError(f"{where}: attributes must be those of CelebA, got {name!r}. {_suggestion(name)}")
         if attribute in known:
             raise DataError(
                 f"{where}: an attribute must be named once, got {attribute} twice. Remove one of its columns."

@@ -66,8 +66,8 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
     images, twins = _by_stem(place)
     if not images:
         raise DataError(
-            f"load_celeba: {place} must have images side by side, got none there or in the only folder within it. "
-            "Name the folder or the archive that holds them with --image-folder."
+            f"load_celeba: {place} must have images, got none in it or in its only subfolder. "
+            "Name the folder or archive of the images with --image-folder."
         )
     labels = read_labels(label_file)
     partition = read_partition(partition_file)
@@ -77,7 +77,7 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
         raise DataError(
             f"load_celeba: some images must have both a label row and a partition row, got none among {len(images)} "
             f"images in {place}, {len(labels.images)} label rows and {len(partition)} partition rows. "
-            "Check that all three are of the same copy of CelebA."
+            "Check that all three come from the same copy of CelebA."
         )
     rows = [row for row, name in enumerate(labels.images) if name in complete and partition[name] == split]
     if not rows:
@@ -89,17 +89,23 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
         _left_out(len(labels.images) - len(complete), len(labels.images), "label rows", "no image or no partition row"),
         _left_out(len(partition) - len(complete), len(partition), "partition rows", "no image or no label row"),
         _left_out(len(images) - len(complete), len(images), "images", "no label row or no partition row"),
-        _left_out(twins, twins + len(images), "images", "the name of another, but for folder and ending,"),
+        _left_out(twins, twins + len(images), "images", "the name of another, apart from folder and extension,"),
     ]
     if labels.announced not in (None, len(labels.images)):
-        notes.insert(0, f"{label_file.name} announces {labels.announced} rows and has {len(labels.images)}.")
+        notes.insert(0, f"{label_file.name} announces {labels.announced} rows but contains {len(labels.images)}.")
     stems = [labels.images[row] for row in rows]
     people = None
     if (identities := find_optional(base, IDENTITIES)) is not None:
         by_image = read_identities(identities)
         people = [by_image.get(name, "") for name in stems]
         notes.append(
-            _left_out(people.count(""), len(people), f"{split} images", "no identity row", "count as a person each")
+            _left_out(
+                people.count(""),
+                len(people),
+                f"{split} images",
+                "no identity row",
+                "are treated as images of different people",
+            )
         )
     reader = _reader(place, [images[name] for name in stems])
     boxes, note = _boxes(base, place, reader, stems)
@@ -157,13 +163,13 @@ def _boxes(base: Path, place: Path, reader: ImageReader, stems: Sequence[str]) -
     path = find_optional(base, BOXES)
     if path is None:
         return None, (
-            f"The images in {place} are not aligned, and faces may be small in them. Copy {BOXES}.txt beside the "
-            "labels, by which they are cropped, or take img_align_celeba."
+            f"The images in {place} are not aligned, and faces in them may be small. Copy {BOXES}.txt to the folder of "
+            "the labels, so that they are cropped, or use img_align_celeba."
         )
     boxes: Mapping[str, tuple[int, int, int, int]] = read_boxes(path)
     whole = sum(name not in boxes for name in stems)
-    note = f"The images in {place} are not aligned, and were cropped by {path.name}"
-    without = f", but for {whole} of {len(stems)} that have no box" if whole else ""
+    note = f"The images in {place} are not aligned and were cropped with {path.name}"
+    without = f", except {whole} of {len(stems)}, which have no box" if whole else ""
     return np.array([boxes.get(name, (0, 0, 0, 0)) for name in stems]), f"{note}{without}."
 
 

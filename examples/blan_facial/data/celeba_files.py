@@ -57,7 +57,7 @@ def find_base(root: Path) -> Path:
     bases = [path for path in sorted(root.iterdir()) if path.is_dir() and _find(path, LABELS) is not None]
     if len(bases) > 1:
         raise DataError(
-            f"load_celeba: the data folder must hold one copy, got {' and '.join(base.name for base in bases)} in "
+            f"load_celeba: the data folder must contain one copy, got {' and '.join(base.name for base in bases)} in "
             f"{root}. Name one of them with --data-root."
         )
     return bases[0] if bases else root
@@ -100,8 +100,8 @@ def read_labels(path: Path) -> Labels:
     if text.heading is None:
         number, fields = next(text.rows, (1, []))
         raise DataError(
-            f"{path}, line {number}: must hold the number of label rows alone, got {' '.join(fields)[:60]!r}. "
-            "Restore the official file's first two lines, or head CSV with image_id and the attributes."
+            f"{path}, line {number}: must contain only the number of label rows, got {' '.join(fields)[:60]!r}. "
+            "Restore the official file's first two lines, or start a CSV file with image_id and the attributes."
         )
     attributes = read_attribute_names(text.heading[1], f"{path}, line {text.heading[0]}")
     values_by_image: dict[str, str] = {}
@@ -120,7 +120,7 @@ def read_labels(path: Path) -> Labels:
             attribute, value = next(pair for pair in zip(attributes, values, strict=True) if pair[1] not in allowed)
             rule = "1 or -1" if allowed is _SIGNS else "1 or 0"
             other = value in ("0", "-1") and used - {"1"}
-            before = f", as in the lines before, or 1 or {value} in all of them" if other else ""
+            before = f", as in the previous lines, or 1 or {value} in all of them" if other else ""
             raise DataError(
                 f"{path}, line {number}: {attribute} must be {rule}{before}, got {value!r}. Correct the value."
             )
@@ -172,7 +172,7 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
         except ValueError as error:
             raise DataError(
                 f"{path}, line {number}: a box must be four whole numbers, got {' '.join(values)}. Restore the file, "
-                "or remove it, and images stay uncropped."
+                "or remove it to leave images uncropped."
             ) from error
         boxes[image] = left, top, left + width, top + height
     return boxes
@@ -243,4 +243,4 @@ def _rows(path: Path) -> Iterator[Row]:
                 if fields := line.split():
                     yield number, fields
     except UnicodeError as error:
-        raise DataError(f"{path}: must be UTF-8 text, got {error}. Take the official file.") from error
+        raise DataError(f"{path}: must be UTF-8 text, got {error}. Use the official file.") from error

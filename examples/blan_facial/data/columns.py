@@ -69,7 +69,7 @@ _CODES = {
     "0": ZERO,
     "-1": MINUS_ONE,
 }
-_PLAIN = "1, true or yes (the face has it), 0, -1, false or no (it has not), or empty (unknown)"
+_PLAIN = "1, true or yes (present), 0, -1, false or no (absent), or empty (unknown)"
 
 _STARS_ALONE = re.compile(r"[?\[]")  # what else would mean something in a pattern
 
@@ -172,13 +172,15 @@ def _load(path: Path) -> dict[str, Any]:
         elif sys.version_info >= (3, 11):
             content = tomllib.loads(text)
         else:
-            raise DataError(f"{path}: must be JSON where Python is older than 3.11, got TOML. Write it as JSON.")
+            raise DataError(f"{path}: must be JSON for Python before 3.11, got TOML. Write it as JSON.")
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}: must be a TOML or JSON file, got nothing there. Name it with --columns.") from error
+        raise DataError(f"{path}: must be a TOML or JSON file, got no such file. Name it with --columns.") from error
     except DataError:
         raise
     except (ValueError, RecursionError) as error:  # what both parsers and the decoder raise
-        raise DataError(f"{path}: must be TOML, or JSON under a name in .json, got {error}. Correct it.") from error
+        raise DataError(
+            f"{path}: must be TOML, or JSON with a name ending in .json, got {error}. Correct it."
+        ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: must be a table of entries, got {type(content).__name__}. Write {', '.join(_KEYS)}.")
     return content
@@ -208,16 +210,18 @@ def _read_split(entry: Any, faults: Faults) -> tuple[str | None, dict[str, list[
         return None, {}, {}
     for key in entry:
         if key not in ("column", *SPLITS):
-            faults.add(f"split must hold column, {', '.join(SPLITS)}, got {key!r}. Remove it, or correct its name.")
+            faults.add(f"split may contain column, {', '.join(SPLITS)}, got {key!r}. Remove it, or correct its name.")
     column, given = entry.get("column"), {split: entry[split] for split in SPLITS if split in entry}
     if column is not None:
         patterns = {split: values for split, value in given.items() if (values := _listed(value)) is not None}
         if len(patterns) < len(given) or not isinstance(column, str):
-            faults.add(f"split must name its column, and list values of each split, got {entry!r}. Write lists.")
+            faults.add(f"split must name its column and list the values of each split, got {entry!r}. Write lists.")
             return None, {}, {}
         return column, patterns, {}
     if not given or not all(_is_number(part) and part > 0 for part in given.values()):
-        faults.add(f"split must name its column, or give each split a part as a number, got {entry!r}. Write one.")
+        faults.add(
+            f"split must name its column, or give the share of each split as a number, got {entry!r}. Write one."
+        )
         return None, {}, {}
     return None, {}, given
 
@@ -236,26 +240,26 @@ def _read_attributes(entry: Any, faults: Faults) -> list[Attribute] | None:
 
 def _read_attribute(name: str, rule: Any, faults: Faults) -> Attribute | None:
     if not isinstance(rule, dict):
-        faults.add(f"attributes: {name} must be a table, got {rule!r}. Write {{}} for a column of yes and no.")
+        faults.add(f"attributes: {name} must be a table, got {rule!r}. Write {{}} for a column with yes and no.")
         return None
     column = rule.get("column", name)
     lists = {key: _listed(rule[key]) for key in ("yes", "no", "unknown") if key in rule}
     bounds = {key: rule[key] for key in ("at_least", "below") if key in rule}
     for key in rule:
         if key not in _RULES:
-            faults.add(f"attributes: {name} must hold {', '.join(_RULES)}, got {key!r}. Correct its name.")
+            faults.add(f"attributes: {name} may contain {', '.join(_RULES)}, got {key!r}. Correct its name.")
     if not (isinstance(column, str) and column):
         faults.add(f"attributes: {name}: column must be a column's name, got {column!r}. Write it in quotes.")
     if any(values is None for values in lists.values()):
         faults.add(f"attributes: {name}: yes, no and unknown must be lists of values. Write yes = [1], for example.")
     elif repeated := [value for value, count in _counted(lists).items() if count > 1]:
-        faults.add(f"attributes: {name}: a value must mean one thing, got {repeated[0]!r} twice. Remove one.")
+        faults.add(f"attributes: {name}: a value must have one meaning, got {repeated[0]!r} twice. Remove one.")
     if not all(_is_number(bound) for bound in bounds.values()):
         faults.add(f"attributes: {name}: at_least and below must be finite numbers, got {bounds}. Write at_least = 60.")
     elif bounds and {"yes", "no"} & set(lists):
         faults.add(f"attributes: {name} must have bounds or lists of yes and no, got both. Remove one of them.")
     elif lists and not bounds and "yes" not in lists:
-        faults.add(f"attributes: {name} must list the values that mean yes, got {', '.join(lists)} alone. Add yes.")
+        faults.add(f"attributes: {name} must list the values that mean yes, got only {', '.join(lists)}. Add yes.")
     elif "below" in bounds and bounds.get("at_least", -math.inf) >= bounds["below"]:
         faults.add(f"attributes: {name}: at_least must be smaller than below, got {bounds}. Correct the numbers.")
     else:
@@ -288,7 +292,7 @@ def _attribute(name: str, column: str, lists: Mapping[str, Sequence[str]], bound
         return None if "no" in lists else 0
 
     expected = "; ".join(f"{', '.join(values)} ({key})" for key, values in lists.items())
-    return Attribute(name, column, cache(listed), f"{expected}, as --columns has it")
+    return Attribute(name, column, cache(listed), f"{expected}, as given in --columns")
 
 
 def _read_categories(entry: Any, faults: Faults) -> dict[str, list[str]] | None:
@@ -322,7 +326,7 @@ def _names(entry: Any) -> list[str] | None:
 
 def _refuse_twice(key: str, names: Sequence[str], faults: Faults) -> None:
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-        faults.add(f"{key} must name a column once, got {name} twice. Remove one of the two.")
+        faults.add(f"{key} must name each column once, got {name} twice. Remove one of the two.")
 
 
 def _is_number(value: Any) -> bool:

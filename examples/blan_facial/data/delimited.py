@@ -55,7 +55,7 @@ def encoding_of(path: Path) -> str:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in start:
-        raise UnicodeError("bytes of zero")
+        raise UnicodeError("zero bytes")
     return "utf-8-sig"
 
 
@@ -74,7 +74,7 @@ def _rows(path: Path, option: str) -> Iterator[Row]:
                 if any(columns):
                     yield reader.line_num, columns
     except FileNotFoundError as error:
-        raise DataError(f"{path}: must be a CSV file, got nothing to read there. Name it with {option}.") from error
+        raise DataError(f"{path}: must be a readable CSV file, got none. Name it with {option}.") from error
     except UnicodeError as error:
         raise DataError(f"{path}: must be UTF-8 text, got {error}. Save the table as CSV in UTF-8.") from error
     except csv.Error as error:
@@ -96,6 +96,6 @@ def bounded(path: Path, lines: TextIO) -> Iterator[str]:
         if len(line) > MOST_CHARACTERS:
             raise DataError(
                 f"{path}, line {number}: must have at most {MOST_CHARACTERS:,} characters, got more. "
-                "Break the table into lines."
+                "Split the table into lines."
             )
         yield line

@@ -72,8 +72,8 @@ class CorruptImageError(DataError):
 
     def __init__(self, place: Path | str, index: int, reason: str) -> None:
         super().__init__(
-            f"{place}: image {index} must decode as a whole, got {reason}. "
-            "Replace the file, or go on without such images by --skip-corrupt."
+            f"{place}: image {index} must decode completely, got {reason}. "
+            "Replace the file, or skip such images with --skip-corrupt."
         )
         self.place = place
         self.index = index
@@ -175,7 +175,7 @@ class FaceDataset:
         """
         if lacking := [name for name in attributes if name not in self.attributes]:
             raise DataError(
-                f"{self.name}: must have the {len(attributes)} attributes that are asked for, "
+                f"{self.name}: must have the {len(attributes)} requested attributes, "
                 f"got none called {', '.join(lacking)}. It has {', '.join(self.attributes)}."
             )
         columns = [self.attributes.index(name) for name in attributes]
@@ -289,8 +289,8 @@ def _unknown_format(data: bytes) -> str:
     kind = data[8:12] if data[4:8] == b"ftyp" else b""
     names = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
     if kind in names:
-        return f"an {names[kind]} image, which is not decoded here; convert it to JPEG"
-    return "bytes of no known image format"
+        return f"an {names[kind]} image, which is not supported; convert it to JPEG"
+    return "no known image format"
 
 
 def _within(box: Sequence[int], width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -325,7 +325,7 @@ def check_request(owner: str, split: str, image_size: int) -> None:
 
 def _refuse_unknown_range(image: Image.Image) -> None:
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise ValueError("pixels of 32 bits, whose black and white are unknown; save it with 8 or 16 bits")
+        raise ValueError("32-bit pixels, whose black and white levels are unknown; save it with 8 or 16 bits")
 
 
 def _shrunk(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:

@@ -87,7 +87,7 @@ def relative_name(where: str, name: str, remedy: str) -> str:
     """
     image = PureWindowsPath(name.strip())
     if image.anchor or ".." in image.parts:
-        raise DataError(f"{where}: images must lie in the data folder, got the name {name!r}. {remedy}")
+        raise DataError(f"{where}: images must be in the data folder, got the name {name!r}. {remedy}")
     return image.as_posix()
 
 
@@ -110,8 +110,8 @@ def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
         if leaves(root, root / name):
             target = (root / name).resolve()
             raise DataError(
-                f"{owner}: images must lie in the data folder {root}, got {name}, which a link leads to {target}. "
-                "Copy it into the folder, or name a folder that holds both."
+                f"{owner}: images must be in the data folder {root}, got {name}, a link to {target}. "
+                "Copy the file into the folder, or name a folder that contains both."
             )
 
     listings: dict[str, dict[str, bool]] = {}

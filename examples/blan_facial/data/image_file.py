@@ -37,7 +37,7 @@ def read_image_file(path: Path) -> bytes:
     with open(descriptor, "rb") as file:
         found, limit = os.fstat(descriptor), limit_bytes()
         if not stat.S_ISREG(found.st_mode):
-            raise FileKindError(errno.EINVAL, "something that is no regular file", str(path))
+            raise FileKindError(errno.EINVAL, "something that is not a regular file", str(path))
         if found.st_size > limit or len(data := file.read(limit + 1)) > limit:  # some say that they are empty
             raise FileKindError(errno.EFBIG, f"more than the {limit:,} bytes that an image may have", str(path))
     return data

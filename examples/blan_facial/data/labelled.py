@@ -47,7 +47,7 @@ def keep_labels(faces: FaceDataset, count: int, seed: int) -> FaceDataset:
             left -= sizes[person]
     if left:
         raise DataError(
-            f"train: --labelled must be a number that whole people add up to, so that nobody is among both kinds, got "
+            f"train: --labelled must be a sum of whole people's images, so that nobody has images of both kinds, got "
             f"{count}. Use {count - left or sizes.min()}, for example."
         )
     keeps = np.zeros(len(faces), dtype=bool)
@@ -86,7 +86,7 @@ class MixedBatches(EpochBatches):
         for (_, faces, places), kind in zip(self._kinds, ("labelled", "unlabelled"), strict=True):
             if places > len(faces):
                 raise ValueError(
-                    f"MixedBatches: a batch needs {places} {kind} faces, got {len(faces)} to train on. "
+                    f"MixedBatches: a batch needs {places} {kind} faces, got {len(faces)} training faces. "
                     "Use smaller batches, or another --labelled-fraction."
                 )
             if places % share.processes:

@@ -52,8 +52,8 @@ def load_lfwa(
         raise ValueError(f"load_lfwa: partition must be one of {', '.join(get_args(Partition))}, got {partition!r}.")
     if split == "validation" and partition != "80:10":
         raise NoSplitError(
-            f"load_lfwa: split must be 'train' or 'test' of the partition {partition}, got 'validation'. "
-            "Take the partition 80:10, or hold back a part of 'train'."
+            f"load_lfwa: split must be 'train' or 'test' for the partition {partition}, got 'validation'. "
+            "Use the partition 80:10, or hold out a part of 'train'."
         )
     root = open_root("load_lfwa", root)
     attributes, names, labels = _read_labels(find_part("load_lfwa", [root / "lfw_att_40.mat"], _COPY))
@@ -71,7 +71,7 @@ def load_lfwa(
         folder = open_root("load_lfwa", image_folder, "--image-folder")
     found = find_files("load_lfwa", folder, [names[row] for row in rows])
     if not found.any():
-        first = names[rows[0]] if len(rows) else "no index at all"
+        first = names[rows[0]] if len(rows) else "no indices"
         raise DataError(
             f"load_lfwa: split {split!r} must have images, got none of {len(rows)} in {folder} (first: {first}). "
             f"Unpack LFW's images into {root / _IMAGE_FOLDERS[0]}, or name their folder with --image-folder."
@@ -80,7 +80,7 @@ def load_lfwa(
     if missing := len(rows) - int(found.sum()):
         notes.append(f"{missing} of {len(rows)} images of the {split} split are missing and were left out.")
     if partition == "all":
-        notes.append("The images of the test split are among those to train on: its metrics say nothing of new faces.")
+        notes.append("The test images are also training images: their metrics say nothing about new faces.")
     rows = rows[found]
     return FaceDataset(
         name="lfwa",
@@ -98,7 +98,7 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
     """Return the attributes, the n image files and their labels, int8 (n, attributes)."""
     with open_matlab(path) as file:
         attributes = read_attribute_names(file.strings("AttrName"), f"{path}: AttrName")
-        names = [relative_name(str(path), name, "Take the official file.") for name in file.strings("name")]
+        names = [relative_name(str(path), name, "Use the official file.") for name in file.strings("name")]
         labels = file.numbers("label")
     shape = (len(names), len(attributes))
     if labels.shape == shape[::-1]:  # MATLAB writes its columns as HDF5's rows
@@ -106,13 +106,13 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
     if labels.shape != shape:
         raise DataError(
             f"{path}: label must be {shape[0]} x {shape[1]}, a row per name and a column per AttrName, "
-            f"got {' x '.join(map(str, labels.shape))}. Take the official file."
+            f"got {' x '.join(map(str, labels.shape))}. Use the official file."
         )
     strange = labels[~np.isin(labels, (-1, 0, 1))]
     if strange.size:
-        raise DataError(f"{path}: label must hold 0 or 1, got {strange[0]}. Take the official file.")
+        raise DataError(f"{path}: label must contain 0 or 1, got {strange[0]}. Use the official file.")
     if (labels == 0).any() and (labels == -1).any():
-        raise DataError(f"{path}: label must hold 0 and 1, or -1 and 1, got 0 and -1. Take the official file.")
+        raise DataError(f"{path}: label must contain 0 and 1, or -1 and 1, got 0 and -1. Use the official file.")
     return attributes, names, (labels > 0).astype(np.int8)
 
 
@@ -140,7 +140,7 @@ def _read_indices(path: Path, key: str, count: int) -> np.ndarray:
     strange = indices[(indices < 1) | (indices > count) | (indices != np.floor(indices))]
     if strange.size:
         raise DataError(
-            f"{path}: {key} must hold whole numbers from 1 to {count}, the number of names, got {strange[0]}. "
+            f"{path}: {key} must contain whole numbers from 1 to {count}, the number of names, got {strange[0]}. "
             "Take both .mat files from the same download."
         )
     return indices.astype(np.int64) - 1

@@ -92,8 +92,8 @@ class EpochBatches(Sampler[list[EpochIndex]]):
             raise ValueError(f"EpochBatches: seed must not be negative, got {seed}.")
         if drop_last and batch_size > length:
             raise ValueError(
-                f"EpochBatches: batch_size must be at most the number of images, {length}, where an incomplete batch "
-                f"is dropped, got {batch_size}. Use smaller batches or more images."
+                f"EpochBatches: batch_size must be at most the number of images, {length}, since incomplete batches "
+                f"are dropped, got {batch_size}. Use smaller batches or more images."
             )
         if drop_last and batch_size % share.processes:
             raise ValueError(

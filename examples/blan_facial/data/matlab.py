@@ -18,7 +18,7 @@ MOST_CELLS = 200_000
 MOST_CHARACTERS = 4096
 """Of a string in a cell."""
 
-_TAKE = "Take the official file."
+_TAKE = "Use the official file."
 
 
 class MatlabFile:
@@ -60,17 +60,17 @@ class MatlabFile:
             variables = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "") or "none"
             raise DataError(f"{self.path}: needs the variable {key}, got {variables}. {_TAKE}")
         if not isinstance(link, h5py.HardLink):
-            self._refuse(key, "must lie in the file itself", "a link")
+            self._refuse(key, "must be in the file itself", "a link")
         found = self.file[key]
         if not isinstance(found, h5py.Dataset):
-            self._refuse(key, "must be an array", "a group, as a struct is saved")
+            self._refuse(key, "must be an array", "a group, such as a saved struct")
         return self._bounded(key, found)
 
     def _bounded(self, key: str, found: h5py.Dataset) -> h5py.Dataset:
         if found.shape is None:
             self._refuse(key, "must be an array", "nothing in it")
         if found.is_virtual or found.external:
-            self._refuse(key, "must lie in the file itself", "values in other files")
+            self._refuse(key, "must be in the file itself", "values in other files")
         stored = math.prod(found.chunks or ()) * found.dtype.itemsize  # HDF5 unpacks a whole chunk at a time
         if max(found.nbytes, stored) > MOST_BYTES:
             shape = " x ".join(map(str, found.chunks if stored > found.nbytes else found.shape))
@@ -84,7 +84,7 @@ class MatlabFile:
             self._refuse(key, "must be a cell array of strings", "an empty reference")
         found = self.file[cell]
         if not isinstance(found, h5py.Dataset):
-            self._refuse(key, "must be a cell array of strings", "a cell that is no array")
+            self._refuse(key, "must be a cell array of strings", "a cell that is not an array")
         if found.dtype.kind != "u" or found.dtype.itemsize != 2:
             self._refuse(key, "must be a cell array of strings", f"a cell of {found.dtype}")
         if self._bounded(key, found).size > MOST_CHARACTERS:
@@ -124,7 +124,7 @@ def open_matlab(path: Path) -> Iterator[MatlabFile]:
             version5 = file.read(10) == b"MATLAB 5.0"
         raise DataError(
             f"{path}: must be a MATLAB v7.3 (HDF5) file, got {'a MATLAB v5 file' if version5 else 'something else'}. "
-            f"Take the official file, or load it in MATLAB and save it with '-v7.3'."
+            f"Use the official file, or load it in MATLAB and save it with '-v7.3'."
         )
     try:
         opened = h5py.File(path, "r")

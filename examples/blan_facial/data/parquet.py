@@ -99,7 +99,7 @@ def load_parquet(
         files, notes = _of_split(root, files, split)
     numbers = _attributes(files[0], columns)
     if others := [name for name in columns if name not in (IMAGE, SPLIT, *PEOPLE, *numbers)]:
-        notes.append(f"Columns that hold neither truth values nor numbers were left out: {', '.join(others)}.")
+        notes.append(f"Columns without truth values or numbers were left out: {', '.join(others)}.")
     names = tuple(choose(attributes, numbers)[0]) or numbers
     nothing = _unknown_numbers(root, every, names, unknown)
     table = _open(root, files, [name for name in columns if name in (IMAGE, SPLIT, *PEOPLE, *names)])
@@ -109,8 +109,8 @@ def load_parquet(
     found = _has_image(table)[rows]
     if not found.any():
         raise DataError(
-            f"{name}: the column {IMAGE} must hold the bytes of images, got none in {len(rows)} rows, perhaps paths "
-            "alone. Write the files again, with the bytes."
+            f"{name}: the column {IMAGE} must contain the bytes of images, got none in {len(rows)} rows, perhaps only "
+            "paths. Write the files again, with the bytes."
         )
     if missing := len(rows) - int(found.sum()):
         notes.append(f"{missing} of {len(rows)} images of the {split} split are missing and were left out.")
@@ -138,7 +138,7 @@ def _whole(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        words = " ".join(str(error).split()) or "one that asks for more memory than there is"
+        words = " ".join(str(error).split()) or "one that needs more memory than is available"
         raise DataError(f"{path}: must be a whole Parquet file, got {words} Copy or write it again.") from error
 
 
@@ -146,7 +146,7 @@ def _find(root: Path) -> list[Path]:
     """Return the Parquet files of a folder in the order of their names, or the one that is named."""
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*.parquet") if path.is_file())
     if not files:
-        state = "a folder without one" if root.is_dir() else "nothing there"
+        state = "a folder without Parquet files" if root.is_dir() else "nothing there"
         raise DataError(
             f"load_parquet: the data must be a Parquet file or a folder of them, got {root} ({state}). "
             "Name it with --data-root."
@@ -165,8 +165,8 @@ def _read_columns(files: Sequence[Path]) -> dict[str, "pa.DataType"]:
         tables.append(dict(zip(schema.names, schema.types, strict=True)))
         if tables[-1] != tables[0]:
             raise DataError(
-                f"{path}: must have the columns of {files[0]}, with the same types, got others. "
-                "Name the folder of one data set with --data-root."
+                f"{path}: must have the same columns and types as {files[0]}, got others. "
+                "Name the folder of a single data set with --data-root."
             )
     return tables[0]
 
@@ -176,16 +176,14 @@ def _of_split(root: Path, files: Sequence[Path], split: str) -> tuple[list[Path]
     splits = [_split_of(path.relative_to(root.parent if root.is_file() else root)) for path in files]
     if not any(splits):
         raise DataError(
-            f"{root}: needs names that begin with a split, or a column {SPLIT}, got {files[0].name}. "
+            f"{root}: needs file names that begin with a split, or a column {SPLIT}, got {files[0].name}. "
             f"Name the files {_NAMES}."
         )
     if split not in splits:
         others = " and ".join(known for known in SPLITS if known in splits)
-        raise NoSplitError(
-            f"{root}: split {split!r} must have files, got those of {others}. Name some {split}-*.parquet."
-        )
+        raise NoSplitError(f"{root}: split {split!r} must have files, got only {others}. Name some {split}-*.parquet.")
     without = splits.count(None)
-    note = f"{without} of {len(files)} Parquet files have a name of no split and were left out."
+    note = f"{without} of {len(files)} Parquet files do not have the name of a split and were left out."
     return [path for path, name in zip(files, splits, strict=True) if name == split], [note] if without else []
 
 
@@ -208,8 +206,8 @@ def _attributes(path: Path, columns: Mapping[str, "pa.DataType"]) -> tuple[str, 
     fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {"bytes": kind}
     if not is_binary(fields.get("bytes", kind)):
         raise DataError(
-            f"{path}: the column {IMAGE} must hold image files, as bytes or as a struct of bytes and path, got {kind}. "
-            "Write the files again, with the bytes."
+            f"{path}: the column {IMAGE} must contain image files, as bytes or as a struct of bytes and path, got "
+            f"{kind}. Write the files again, with the bytes."
         )
     numbers = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
     attributes = tuple(
@@ -240,7 +238,7 @@ def _open(root: Path, files: Sequence[Path], columns: list[str]) -> "datasets.Da
             cache = cause.filename or str(datasets.config.HF_DATASETS_CACHE)
             raise OSError(cause.errno, os.strerror(cause.errno), cache) from error
         raise DataError(
-            f"{root}: must hold whole Parquet files, got {cause or error}. Copy or write them again."
+            f"{root}: must contain whole Parquet files, got {cause or error}. Copy or write them again."
         ) from error
     finally:
         datasets.logging.set_verbosity(verbosity)
@@ -285,13 +283,13 @@ def _unknown_numbers(
         if len(found) == 2:
             raise DataError(
                 f"{root}: must say which of 0 and -1 means unknown, got 0 in {found[0]} and -1 in {found[-1]}. "
-                "Give --unknown zero or --unknown minus-one; the other one means no."
+                "Give --unknown zero or --unknown minus-one; the other value means no."
             )
         return ()
     nothing, other = (0, -1) if unknown == "zero" else (-1, 0)
     if nothing in found and other not in found and not no:
         raise DataError(
-            f"{root}: must have labels that mean no, got {nothing} for unknown and none of no. Leave --unknown out."
+            f"{root}: must have labels that mean no, got only {nothing}, which means unknown. Leave --unknown out."
         )
     return (nothing,)
 
@@ -309,7 +307,7 @@ def _read_labels(
         if len(strange):
             raise DataError(
                 f"{name}: {attribute} must be 0 or 1, or -1 or 1, got {strange[0]:g}. Correct the value, or name the "
-                "columns that are attributes by --attributes."
+                "attribute columns with --attributes."
             )
         labels[known, place] = values[known] > 0
     if (labels == UNKNOWN).all():

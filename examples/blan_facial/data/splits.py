@@ -87,10 +87,10 @@ def _look_at_classes(train: FaceDataset, console: Console) -> None:
     if len(alike) == len(train.attributes):
         raise DataError(
             f"train: some attribute must have both yes and no among its training labels, got {named}. "
-            "Label images of both kinds, or say by --unknown what 0 and -1 mean."
+            "Label images of both kinds, or set the meaning of 0 and -1 with --unknown."
         )
-    warning = f"Attributes with one kind of label in training, which cannot be learnt: {named}."
-    console.print(f"{warning} Leave them out by --attributes.", markup=False, highlight=False, style="yellow")
+    warning = f"Attributes with only one kind of training label, which cannot be learnt: {named}."
+    console.print(f"{warning} Leave them out with --attributes.", markup=False, highlight=False, style="yellow")
 
 
 def _print_notes(splits: Sequence[FaceDataset], console: Console) -> None:

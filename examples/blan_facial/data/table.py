@@ -115,12 +115,12 @@ def read_table(
             faults.refuse()
             break
         if layout is not None and _named(found) != _named(layout):
-            faults.add(f"must have the columns of the other files in {path}, got others. Name one table.")
+            faults.add(f"must have the same columns as the other files in {path}, got others. Name one table.")
         layout = found
         _read_rows(rows, layout, columns, read, faults)
         faults.refuse()
     if not read.splits or layout is None:
-        raise DataError(f"{path}: needs a row for each image, got none. Add them below the first line.")
+        raise DataError(f"{path}: needs one row per image, got none. Add rows below the first line.")
     faults = Faults(path)
     names = tuple(attribute.name for _, attribute in layout.attributes)
     labels = np.array(read.labels, dtype=np.int8).reshape(len(read.splits), len(names))
@@ -165,7 +165,7 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
     if not found.any():
         raise DataError(
             f"load_csv: split {split!r} must have images, got none of {len(files)} in {root} (first: {files[0]}). "
-            "Name the folder that the paths start from with --data-root."
+            "Name the folder to which the paths are relative with --data-root."
         )
     missing = int((~found).sum())
     note = f"{missing} of {len(rows)} images of the {split} split are missing and were left out."
@@ -193,7 +193,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
     if not files:
-        raise DataError(f"{path}: must be a CSV file, got nothing to read there. Name it with --labels.")
+        raise DataError(f"{path}: must be a readable CSV file, got none. Name it with --labels.")
     return files
 
 
@@ -218,8 +218,8 @@ def _find_columns(
         elif name in header[:place]:
             faults.add(f"a column must be named once, got {name} twice. Remove one of the two.", where)
     remedies = {
-        IMAGE: "Name the column of the paths so, or say by --columns which it is; commas, semicolons or tabs part them",
-        SPLIT: f"Add it, with {', '.join(SPLITS[:-1])} or {SPLITS[-1]} in each row, or deal images out by --columns",
+        IMAGE: "Rename the column of the paths, or name it with --columns; commas, semicolons or tabs separate columns",
+        SPLIT: f"Add it, with {', '.join(SPLITS[:-1])} or {SPLITS[-1]} in each row, or split the images with --columns",
         PERSON: "Correct the name in --columns",
     }
     places = {name: _find(header, name, getattr(columns, name)) for name in NAMES}
@@ -227,7 +227,7 @@ def _find_columns(
     for name, found in places.items():
         if len(found) > 1:
             twice = " and ".join(header[place] for place in found)
-            faults.add(f"must have one column {name}, got {twice}. Say which one by --columns.", where)
+            faults.add(f"must have one column {name}, got {twice}. Choose one with --columns.", where)
         if not found and needed[name]:
             wanted, got = getattr(columns, name) or name, ", ".join(header)[:200]
             faults.add(f"needs the column {wanted}, got {got}. {remedies[name]}.", where)
@@ -243,7 +243,7 @@ def _find_columns(
                 f"needs the column {column}, got {', '.join(header)[:200]}. Correct its name in --columns.", where
             )
     if not told and not columns.categories:
-        faults.add(f"needs a column for each attribute, got {' and '.join(header)} alone. Add one.", where)
+        faults.add(f"needs a column for each attribute, got only {' and '.join(header)}. Add one.", where)
     if not places[IMAGE] or (needed[SPLIT] and not places[SPLIT]):
         return None
     image, split, person = (places[name][0] if places[name] else None for name in NAMES)
@@ -272,8 +272,8 @@ def _read_rows(rows: Iterator[Row], layout: _Layout, columns: Columns, read: _Re
         where = f"line {number}"
         if len(row) != layout.width:
             faults.add(
-                f"a row must have {layout.width} columns, as many as the first line names, got {len(row)}. "
-                "Put text that holds a comma into double quotes, or restore the row.",
+                f"a row must have {layout.width} columns, as many as the first line, got {len(row)}. "
+                "Put text with commas in double quotes, or restore the row.",
                 where,
             )
             continue
@@ -302,12 +302,14 @@ def _read_rows(rows: Iterator[Row], layout: _Layout, columns: Columns, read: _Re
 
 def _split_fault(value: str, splits: Sequence[str], columns: Columns) -> str:
     if splits:
-        return f"{SPLIT} must be one, got {value!r}, like values of {' and '.join(splits)} in --columns. Correct them."
+        return (
+            f"{SPLIT} must be unique, got {value!r}, which matches {' and '.join(splits)} in --columns. Correct them."
+        )
     if columns.patterns:
-        return f"{SPLIT} must be like a value in --columns, got {value!r}. Add it there, or correct the value."
+        return f"{SPLIT} must match a value in --columns, got {value!r}. Add it there, or correct the value."
     return (
         f"{SPLIT} must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {value!r}. "
-        "Correct the value, or say by --columns what it means."
+        "Correct the value, or define it in --columns."
     )
 
 
@@ -317,7 +319,7 @@ def _label_fault(attribute: Attribute, cell: str, strange: dict[str, set[str]]) 
         told.add(cell)
     return (
         f"{attribute.name} must be {attribute.expected}, got {repr(cell) if cell in told else 'other values too'}. "
-        "Correct the value, or say by --columns or --attributes which columns are attributes."
+        "Correct the value, or select the attribute columns with --columns or --attributes."
     )
 
 
@@ -326,7 +328,7 @@ def _read_file(where: str, name: str, faults: Faults) -> str:
         faults.add(f"{IMAGE} must be the path of an image, got nothing. Fill it in, or remove the row.", where)
         return ""
     try:
-        return relative_name("", name, "Write its path from the data folder on.")
+        return relative_name("", name, "Write its path relative to the data folder.")
     except DataError as error:
         faults.add(str(error).removeprefix(": "), where)
         return ""
@@ -338,14 +340,14 @@ def _decided(labels: np.ndarray, names: Sequence[str], unknown: Unknown | None, 
     if unknown is None and zeros.any() and minus_ones.any():
         faults.add(
             f"must say which of 0 and -1 means unknown, got 0 in {names[int(zeros.argmax())]} and -1 in "
-            f"{names[int(minus_ones.argmax())]}. Give --unknown zero or --unknown minus-one; the other one means no."
+            f"{names[int(minus_ones.argmax())]}. Give --unknown zero or --unknown minus-one; the other value means no."
         )
     meaning = {ZERO: UNKNOWN if unknown == "zero" else 0, MINUS_ONE: UNKNOWN if unknown == "minus-one" else 0}
     for code, label in meaning.items():
         labels[labels == code] = label
     if unknown is not None and not (labels == 0).any() and (zeros if unknown == "zero" else minus_ones).any():
         faults.add(
-            f"must have labels that mean no, got {'0' if unknown == 'zero' else '-1'} for unknown and none of no. "
+            f"must have labels that mean no, got only {'0' if unknown == 'zero' else '-1'}, which means unknown. "
             "Leave --unknown out."
         )
     return labels

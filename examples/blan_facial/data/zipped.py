@@ -52,16 +52,16 @@ class ZipImages:
             file.seek(offset)
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size or not header.startswith(b"PK\x03\x04"):
-                raise ValueError("an archive that is cut or changed")
+                raise ValueError("an archive that is truncated or has changed")
             _, name, extra = _HEADER.unpack(header)
             file.seek(name + extra, 1)
             data = file.read(packed)
         try:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1) if method else data
         except zlib.error as error:
-            raise ValueError(f"bytes that do not unpack ({error})") from error
+            raise ValueError(f"data that cannot be unpacked ({error})") from error
         if len(data) != size or zlib.crc32(data) != checksum:
-            raise ValueError("bytes that are not as they were packed")
+            raise ValueError("data that fails its checksum")
         return data
 
     def place(self, index: int) -> Path:
@@ -114,7 +114,9 @@ def _read_directory(path: Path, changed: int, size: int) -> dict[str, zipfile.Zi
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/").lstrip("/")).as_posix()
         if name in by_name:
-            raise DataError(f"{path}: a file must be there once, got {name} twice. Unpack it, and keep one of the two.")
+            raise DataError(
+                f"{path}: must contain each file once, got {name} twice. Unpack it, and keep one of the two."
+            )
         if not name.startswith("__MACOSX/"):
             by_name[name] = entry
     return by_name

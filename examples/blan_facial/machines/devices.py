@@ -49,7 +49,10 @@ def layout(config: Config) -> Layout:
     """
     kind = _kind(config)
     if config.accelerator not in ("auto", kind):
-        raise ConfigError(f"train: --accelerator {config.accelerator} must be there, got none. Use --accelerator auto.")
+        raise ConfigError(
+            f"train: --accelerator {config.accelerator} is not available here, got no such device. "
+            "Use --accelerator auto."
+        )
     _check_precision(config, kind)
     processes = _layout_of_torchrun(config) if launched() else _layout_of_this_machine(config, kind)
     _check_shares(config, kind, processes.processes)
@@ -107,7 +110,7 @@ def _layout_of_torchrun(config: Config) -> Layout:
     for option, there, asked in (("devices", found.local, config.devices), ("nodes", found.nodes, config.nodes)):
         if asked not in (there, "auto"):
             raise ConfigError(
-                f"train: --{option} must be what torchrun was told, {there}, got {asked}. Give --{option} {there}."
+                f"train: --{option} must agree with torchrun, {there}, got {asked}. Give --{option} {there}."
             )
     return found
 
@@ -115,9 +118,9 @@ def _layout_of_torchrun(config: Config) -> Layout:
 def _layout_of_this_machine(config: Config, kind: str) -> Layout:
     if config.nodes > 1:
         raise ConfigError(
-            f"train: --nodes {config.nodes} needs torchrun, which joins the machines, got a plain start. On each of "
+            f"train: --nodes {config.nodes} needs torchrun, which connects the machines, got a plain start. On each of "
             f"them run torchrun --nnodes {config.nodes} --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint "
-            "HOST:PORT in place of python."
+            "HOST:PORT instead of python."
         )
     there = torch.cuda.device_count() if kind == "cuda" else 1
     if config.devices == "auto":
@@ -134,14 +137,14 @@ def _check_shares(config: Config, kind: str, count: int) -> None:
     """Refuse what cannot be shared among so many processes."""
     if config.batch_size % count or config.batch_size < 2 * count:
         raise ConfigError(
-            f"train: --batch-size must be cut into {count} equal shares of at least 2 images, one for each device, "
+            f"train: --batch-size must give {count} equal shares of at least 2 images, one per device, "
             f"got {config.batch_size}. Use {max(2, config.batch_size // count) * count}, for example."
         )
     if config.strategy == "fsdp" and count == 1:
         raise ConfigError("train: --strategy fsdp needs several devices, got 1. Leave it out.")
     if config.sync_batch_norm and kind != "cuda":
         raise ConfigError(
-            f"train: --sync-batch-norm needs CUDA, got {kind}, for which PyTorch has no such norm. Leave it out."
+            f"train: --sync-batch-norm needs CUDA, got {kind}, which PyTorch does not support here. Leave it out."
         )
     if config.sync_batch_norm and count == 1:
         raise ConfigError("train: --sync-batch-norm needs several devices, got 1. Leave it out.")

@@ -39,10 +39,10 @@ class ProcessLostError(UserError):
 
     def __init__(self, rank: int, count: int, failure: ProcessFailure) -> None:
         status = failure.exitcode
-        how = f"ended by {failure.signal_name()}" if status < 0 else f"end with status {status}"
+        how = f"was killed by {failure.signal_name()}" if status < 0 else f"ended with status {status}"
         super().__init__(
-            f"train: all processes must run to their end, got number {rank} of 0 to {count - 1} {how}. The others were "
-            "stopped; the same command with --resume continues from the last checkpoint."
+            f"train: all processes must run to the end, got process {rank} of 0 to {count - 1}, which {how}. The "
+            "others were stopped; the same command with --resume continues from the last checkpoint."
         )
         self.status = _shell_status(status)
 

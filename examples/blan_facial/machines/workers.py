@@ -81,8 +81,8 @@ def watched(
                 yield None
             elif time.monotonic() - asked > PATIENCE:
                 raise WorkerError(
-                    f"--workers: a batch must come within {PATIENCE:.0f} s, got none. Look at the disk that the images "
-                    "are on, or use --workers 0."
+                    f"--workers: a batch must come within {PATIENCE:.0f} s, got none. Check the disk of the images, "
+                    "or use --workers 0."
                 ) from error
             continue
         yield batch
@@ -112,7 +112,7 @@ def _started(start: Callable[[], Iterator[_T]], count: int) -> tuple[Iterator[_T
         batches = start()
     except OSError as error:
         raise WorkerError(
-            f"--workers: processes must start, with room in the shared memory, {_room()}, got "
+            f"--workers: processes must start, with free shared memory, {_room()}, got "
             f"{error.strerror or error}. Use --workers 0, {_ROOM}."
         ) from error
     finally:
@@ -126,16 +126,16 @@ def _lost(workers: list[BaseProcess], error: Exception) -> WorkerError:
     status = next((worker.exitcode for worker in workers if worker.exitcode), None)
     if status is None:
         return WorkerError(
-            f"--workers: processes must hand their batches over, got {str(error).splitlines()[0]} "
+            f"--workers: processes must deliver their batches, got {str(error).splitlines()[0]} "
             "Use fewer --workers, or --workers 0."
         )
-    how = f"end with status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+    how = f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
     if -status == getattr(signal, "SIGBUS", None):
-        why, remedy = f", perhaps for want of shared memory, {_room()}", f"Use --workers 0, {_ROOM}"
+        why, remedy = f", perhaps for lack of shared memory, {_room()}", f"Use --workers 0, {_ROOM}"
     else:
-        why = ", perhaps for want of memory" if -status == getattr(signal, "SIGKILL", None) else ""
+        why = ", perhaps for lack of memory" if -status == getattr(signal, "SIGKILL", None) else ""
         remedy = "Use fewer --workers, or --workers 0"
-    return WorkerError(f"--workers: processes must live until all is loaded, got one {how}{why}. {remedy}.")
+    return WorkerError(f"--workers: processes must run until everything is loaded, got one that {how}{why}. {remedy}.")
 
 
 def _room() -> str:

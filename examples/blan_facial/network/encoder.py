@@ -99,7 +99,7 @@ def load_encoder_weights(encoder: ResNetEncoder, source: str | Path) -> None:
     """
     if (encoder.width, encoder.blocks) != (RESNET34_WIDTH, RESNET34_BLOCKS):
         raise EncoderWeightsError(
-            f"Encoder weights: they need ResNet-34's width {RESNET34_WIDTH} and blocks {RESNET34_BLOCKS}, "
+            f"Encoder weights: need ResNet-34's width {RESNET34_WIDTH} and blocks {RESNET34_BLOCKS}, "
             f"got width {encoder.width} and blocks {encoder.blocks}. "
             "Give --encoder-weights None, or leave out --width and --blocks."
         )
@@ -114,13 +114,13 @@ def _download() -> object:
         if not digest.startswith(IMAGENET_HASH):
             raise EncoderWeightsError(
                 f"Encoder weights: {kept} must have a SHA-256 that starts with {IMAGENET_HASH}, got {digest[:8]}. "
-                "Delete it, and it is downloaded again."
+                "Delete it, so that it is downloaded again."
             )
     try:
         return torch.hub.load_state_dict_from_url(IMAGENET_URL, map_location="cpu", check_hash=True, weights_only=True)
     except (*_UNREADABLE, HTTPException) as error:
         raise EncoderWeightsError(
-            f"Encoder weights: imagenet means the file {IMAGENET_URL}, got no good copy of it ({error}). "
+            f"Encoder weights: imagenet means the file {IMAGENET_URL}, got no valid copy of it ({error}). "
             "Download it on a machine with network access and pass it as --encoder-weights FILE."
         ) from error
 
@@ -128,7 +128,7 @@ def _download() -> object:
 def _read(path: Path) -> object:
     if not path.is_file():
         raise EncoderWeightsError(
-            f"Encoder weights: must be a file or imagenet, got {path}, which is no file. Check --encoder-weights."
+            f"Encoder weights: must be a file or imagenet, got {path}, which is not a file. Check --encoder-weights."
         )
     try:
         if path.suffix == ".safetensors":
@@ -137,7 +137,7 @@ def _read(path: Path) -> object:
     except _UNREADABLE as error:
         raise EncoderWeightsError(
             f"Encoder weights: must be a state dict saved by torch.save or safetensors, got {path}, which cannot be "
-            f"read ({type(error).__name__}). Download {IMAGENET_URL} anew, or use another file."
+            f"read ({type(error).__name__}). Download {IMAGENET_URL} again, or use another file."
         ) from error
 
 
@@ -153,12 +153,12 @@ def _load(encoder: ResNetEncoder, entries: object, source: str) -> None:
     required = [name for name in own if not name.endswith("num_batches_tracked")]
     if missing := [name for name in required if name not in weights]:
         raise EncoderWeightsError(
-            f"Encoder weights: must hold all {len(required)} entries of the encoder, got {source} "
+            f"Encoder weights: must contain all {len(required)} entries of the encoder, got {source} "
             f"without {_list(missing)}. {remedy}"
         )
     if unknown := [name for name in weights if name not in own]:
         raise EncoderWeightsError(
-            f"Encoder weights: must hold the encoder's entries and fc.* only, got {source} "
+            f"Encoder weights: must contain only the encoder's entries and fc.*, got {source} "
             f"with {_list(unknown)}. {remedy}"
         )
     if fault := fault_of(weights, own, exact=False):

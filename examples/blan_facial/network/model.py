@@ -103,7 +103,7 @@ class BLAN(Network):
         if (len(self.joins), len(self.classifiers)) != (LEVELS - 1, LEVELS):
             raise ValueError(
                 f"BLAN: needs {LEVELS - 1} joins and {LEVELS} classifiers, got {len(self.joins)} and "
-                f"{len(self.classifiers)}. Level {LEVELS} has a classifier and no join."
+                f"{len(self.classifiers)}. Level {LEVELS} has a classifier but no join."
             )
 
     @property

@@ -244,7 +244,7 @@ class Objective(nn.Module):
         super().__init__()
         names = [term.name for term in terms]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"Objective: needs terms of different names, got {names}. Name each once.")
+            raise ValueError(f"Objective: needs terms with different names, got {names}. Name each once.")
         self.by_name = nn.ModuleDict(dict(zip(names, terms, strict=True)))
 
     @property
@@ -329,5 +329,5 @@ def _check_labels(labels: Tensor, scores: Tensor) -> None:
     if labels.shape != scores.shape[1:3]:
         raise ValueError(
             f"Objective: labels must have the scores' shape (B, N) = {tuple(scores.shape[1:3])}, "
-            f"got {tuple(labels.shape)}. Give one column to each attribute of the model."
+            f"got {tuple(labels.shape)}. Give one column per attribute of the model."
         )

@@ -98,7 +98,7 @@ def annotated(picture: np.ndarray, name: str, answers: Sequence[Answer]) -> byte
     sheet.words(name if len(name) <= _TITLE else f"…{name[1 - _TITLE :]}", MARGIN, 30, size=17, bold=True)
     note = f"{sum(answer.predicted for answer in answers)} of {len(answers)} predicted"
     sheet.words(note, MARGIN, 52, color=FAINT)
-    sheet.words("bar: probability, line: threshold, right: level that decided", left, 52, color=FAINT)
+    sheet.words("bar: probability, line: threshold, right: decisive level", left, 52, color=FAINT)
     sheet.picture(picture, MARGIN, HEADER, width, height)
     for place, column in enumerate(columns):
         _draw(sheet, left + place * (NAME + BAR + NUMBER + LEVEL + GAP), column)

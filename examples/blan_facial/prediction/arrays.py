@@ -73,7 +73,9 @@ class BLANPredictor:
         asked, lacking = choose(attributes, run.attributes)
         if lacking:
             known = ", ".join(run.attributes)
-            raise ValueError(f"BLANPredictor: attributes must be the model's, got {lacking[0]!r}. It has {known}.")
+            raise ValueError(
+                f"BLANPredictor: attributes must be attributes of the model, got {lacking[0]!r}. It has {known}."
+            )
         if threshold is not None and not 0 < threshold < 1:
             raise ValueError(f"BLANPredictor: threshold must be in (0, 1), got {threshold}. Use 0.5, for example.")
         predictor = Predictor(
@@ -137,12 +139,12 @@ def _pixels(picture: Picture) -> np.ndarray:
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
         got = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
         raise TypeError(
-            f"BLANPredictor: a picture must be an image of Pillow's or a uint8 array, got {got}. "
-            "Convert it, from 0..1 by (255 * picture).round().astype('uint8')."
+            f"BLANPredictor: a picture must be a Pillow image or a uint8 array, got {got}. "
+            "Convert it; for values in 0..1, use (255 * picture).round().astype('uint8')."
         )
     if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise ValueError(
             f"BLANPredictor: a picture must have the shape (height, width, 3), got {picture.shape}. "
-            "Put the colours last, and repeat a grey one three times."
+            "Put the colour axis last, and repeat a grey picture three times."
         )
     return np.ascontiguousarray(picture)

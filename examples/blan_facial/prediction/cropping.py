@@ -66,8 +66,8 @@ class FaceCropper:
 
 def _lacking(got: str) -> UserError:
     return UserError(
-        f"predict: --crop faces needs OpenCV 4, whose package has a detector, got {got}. "
-        "Install it by pip install 'blan-layers[crop]', or leave --crop out."
+        f"predict: --crop faces needs OpenCV 4, which includes a face detector, got {got}. "
+        "Install it with pip install 'blan-layers[crop]', or leave --crop out."
     )
 
 

@@ -99,7 +99,7 @@ class Sources:
                 found = True
                 if file in links and leaves(folder, path) and not self._leaves_root(path):
                     yield Problem(
-                        f"{path}: must lie in the folder {folder}, got a link out of it. Name the file itself."
+                        f"{path}: must be in the folder {folder}, got a link out of it. Name the file itself."
                     )
                 else:
                     yield self._source(path, path.relative_to(folder).as_posix())
@@ -108,13 +108,14 @@ class Sources:
         if not found and not unreadable:
             others = self.skipped - skipped
             yield Problem(
-                f"{folder}: must hold images ({', '.join(sorted(SUFFIXES))}), got {others} other files. Name another."
+                f"{folder}: must contain images ({', '.join(sorted(SUFFIXES))}), got {others} other files. "
+                "Name another."
             )
 
     def _source(self, path: Path, name: str) -> Source | Problem:
         """Return an image file, unless it is none that may be read."""
         if self._leaves_root(path):
-            return Problem(f"{path}: must lie in --root {self.root}, got a path that leads out of it. Leave it out.")
+            return Problem(f"{path}: must be in --root {self.root}, got a path outside it. Leave it out.")
         if not path.is_file():
             state = "something else" if path.exists() else "nothing there"
             return Problem(f"{path}: must be an image file or a folder, got {state}. Correct the path.")

@@ -24,15 +24,15 @@ from shared.program import print_error, run_program
 from shared.warned import summed
 
 PROGRAM = "python examples/blan_facial/report"
-DESCRIPTION = """Write report.html and the pictures into the folders of runs that train.py wrote, finished or not.
-Without their data set the pages show everything but the faces."""
+DESCRIPTION = """Write report.html and the pictures into output folders of train.py, finished or not. Without the
+data set, the pages show everything but the faces."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
     parser.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="output folder of train.py")
-    parser.add_argument("--data-root", type=Path, help="the data set's folder, where it is another than in training")
+    parser.add_argument("--data-root", type=Path, help="folder of the data set, if it differs from that in training")
     return run_program("report", partial(_write_all, parser.parse_args(arguments)))
 
 
@@ -65,9 +65,11 @@ def _sample(folder: Path, data_root: Path | None, console: Console) -> tuple[Sam
         config = replace(run.config, data_root=data_root or run.config.data_root)
         config.check()
         faces = load_split(config, "test", console)
-        return draw_sample(run.model, faces, device="cpu", seed=config.seed), "No face of the test split decodes."
+        return draw_sample(
+            run.model, faces, device="cpu", seed=config.seed
+        ), "No face of the test split can be decoded."
     except (ConfigError, DataError, OSError, ValueError) as error:
-        return None, f"The faces are not shown, since the run's data cannot be read: {error}"
+        return None, f"The faces are not shown, since the data of the run cannot be read: {error}"
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _accuracy(metrics: Mapping[str, Any]) -> bytes | None:
         for attribute, drawing, significant in scores.multiples(metrics)
     ]
     note = (
-        f"{tested_on(metrics)}, in percent with 95 % intervals; each attribute on a scale of its own. "
+        f"{tested_on(metrics)}, in percent with 95 % intervals; each attribute has its own scale. "
         "★: the best level is significantly better than the second."
     )
     return multiples(note, drawings) if drawings else None
@@ -83,7 +83,7 @@ def _faces(sample: Sample) -> bytes:
         element("tspan", f"{sign} {meaning}", style=f"fill: {colors[kind]}", dx=18 * (place > 0))
         for place, (kind, (sign, meaning)) in enumerate(looks.SIGNS.items())
     ]
-    rest = element("tspan", "not listed: rightly said to be absent, or unknown", style=f"fill: {FAINT}", dx=18)
+    rest = element("tspan", "not listed: correctly predicted to be absent, or unknown", style=f"fill: {FAINT}", dx=18)
     parts = [element("text", *key, rest, x=MARGIN, y=52, font_size=11)]
     found, top = looks.faces(sample), float(HEADER)
     for start in range(0, len(found), 4):
@@ -119,7 +119,7 @@ def _attention(sample: Sample) -> bytes | None:
     parts.append(element("rect", x=left, y=top, width=12, height=height, fill="url(#scale)", opacity=OPACITY))
     parts.append(text(f"{attention.high:.2f}", left + 17, top + 9, color=FAINT))
     parts.append(text(f"{attention.low:.2f}", left + 17, top + height, color=FAINT))
-    note = "The spatial gates, by which the joined features of encoder and decoder are multiplied."
+    note = "The spatial gates, which multiply the combined features of encoder and decoder."
     return png("Spatial attention", note, max(left + 44 + MARGIN, 700), top + height + MARGIN, *parts)
 
 
@@ -137,7 +137,7 @@ def _reconstructions(sample: Sample) -> bytes | None:
         parts.append(text(f"{error:.3f}", middle, bottom, text_anchor="middle"))
     note = (
         f"Mean squared error of normalised pixels, {found['error']:.3f} on average; "
-        f"a face's mean colour alone has {found['plain']:.3f}."
+        f"for the mean colour of each face it would be {found['plain']:.3f}."
     )
     width = max(2 * MARGIN + LABELS + len(faces) * (FACE + GAP) - GAP, 700)
     return png("Reconstructions", note, width, bottom + MARGIN, *parts)

@@ -58,7 +58,7 @@ def charts(history: History) -> list[Chart]:
     levels = [*cls, ("fusion", "fused", "whole")] if several else [("classification", "scores", "whole")]
     found = [
         _chart(history, "Objective", "the weighted sum of all losses", [("total", "objective", "whole")]),
-        _chart(history, "Classification loss", "each level's own, before its weight", levels),
+        _chart(history, "Classification loss", "of each level, unweighted", levels),
         _chart(
             history,
             "Mutual information",
@@ -72,7 +72,7 @@ def charts(history: History) -> list[Chart]:
             history, "Reconstruction error", "mean square, normalised pixels", [("reconstruction", "error", "whole")]
         ),
         *(
-            _chart(history, _words(name).capitalize(), "before its weight", [(name, _words(name), "whole")])
+            _chart(history, _words(name).capitalize(), "unweighted", [(name, _words(name), "whole")])
             for name in _terms(history)
             if name not in CHARTED
         ),

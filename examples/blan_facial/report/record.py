@@ -51,7 +51,7 @@ def read_record(folder: Path) -> Record:
     metrics = _read(folder / METRICS, "metrics")
     if metrics is not None and (missing := [name for name in NEEDED if name not in metrics]):
         raise RunError(
-            f"report: {folder / METRICS} must hold what train.py writes, got none of {', '.join(missing)}. "
+            f"report: {folder / METRICS} must contain what train.py writes, got none of {', '.join(missing)}. "
             "Restore the file, or repeat the run."
         )
     return Record(

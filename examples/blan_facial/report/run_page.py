@@ -20,7 +20,7 @@ KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 
 
 def write_report(
-    folder: Path, sample: Sample | None, *, without_faces: str = "No face of the test split decodes."
+    folder: Path, sample: Sample | None, *, without_faces: str = "No face of the test split can be decoded."
 ) -> Path:
     """Write ``report.html`` and the pictures into a run's folder, from what lies there.
 
@@ -107,7 +107,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Balanced accuracy", f"{percent(metrics['balanced_accuracy'])} %", span("balanced")),
         ("Average precision", f"{percent(metrics['average_precision'])} %", span("average_precision")),
         ("Calibration error", fixed(metrics["calibration_error"]), _scaled(metrics)),
-        ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "what knowing nothing gives"),
+        ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "chance level"),
         ("Training", duration(seconds), waited),
         ("Throughput", f"{metrics['images_per_second']:,.0f}", "training images per second"),
     ]

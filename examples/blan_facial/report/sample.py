@@ -99,7 +99,7 @@ def draw_sample(
     if model.attributes != len(faces.attributes):
         raise ValueError(
             f"draw_sample: the model must have the data set's {len(faces.attributes)} attributes, "
-            f"got {model.attributes}. Show it faces of the data set that it was trained on."
+            f"got {model.attributes}. Use the data set that the model was trained on."
         )
     indices, pictures = _decode(faces, count, seed)
     if not indices:

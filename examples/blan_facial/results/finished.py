@@ -63,7 +63,7 @@ def load_run(folder: Path) -> FinishedRun:
         with _NothingDrawn(), torch.random.fork_rng(devices=[]):
             model, objective = build(config, attributes)
     except (ValueError, RuntimeError, MemoryError) as error:  # the last two where there is no room for the model
-        raise RunError(f"{folder / CONFIG}: must hold the settings of a run, got a mistake: {error}") from error
+        raise RunError(f"{folder / CONFIG}: must contain valid settings of a run, got a mistake: {error}") from error
     own = model.state_dict()
     weights, scaling, thresholds = read_weights(folder / WEIGHTS)
     fitted = {} if thresholds is None else {"threshold": thresholds}
@@ -71,8 +71,8 @@ def load_run(folder: Path) -> FinishedRun:
     for name, values in fitted.items():
         if len(values) != len(attributes):
             raise RunError(
-                f"{folder / WEIGHTS}: must hold a {name} for each of {len(attributes)} attributes, got "
-                f"{len(values)}. Take {CONFIG} and {WEIGHTS} of the same run."
+                f"{folder / WEIGHTS}: must contain a {name} for each of {len(attributes)} attributes, got "
+                f"{len(values)}. Use {CONFIG} and {WEIGHTS} of the same run."
             )
     _check_weights(folder / WEIGHTS, weights, own)
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
@@ -93,11 +93,11 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def _check_weights(path: Path, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    remedy = f"Take {CONFIG} and {path.name} of the same run."
+    remedy = f"Use {CONFIG} and {path.name} of the same run."
     for name in own:
         if name not in weights:
-            raise RunError(f"{path}: must hold all weights of the model in {CONFIG}, got none for {name}. {remedy}")
+            raise RunError(f"{path}: must contain all weights of the model in {CONFIG}, got none for {name}. {remedy}")
     if unknown := sorted(set(weights) - set(own)):
-        raise RunError(f"{path}: must hold the weights of the model in {CONFIG} alone, got {unknown[0]} too. {remedy}")
+        raise RunError(f"{path}: must contain only weights of the model in {CONFIG}, got {unknown[0]} too. {remedy}")
     if fault := fault_of(weights, own, exact=True):
         raise RunError(f"{path}: {fault.rule}, got {fault.got}. {remedy}")

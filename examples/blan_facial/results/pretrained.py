@@ -26,18 +26,18 @@ _MEANS = {
 _PEOPLE = """
 ## What it must not be used for
 
-The attributes are labels that somebody gave to pictures, or drew. They are no facts about a person.
+The attributes are labels that somebody gave to pictures, or drew. They are not facts about a person.
 
 - **No conclusions about people.** Not about identity, gender, age, origin, health, character or ability, and no
   decision about anyone.
 - **No surveillance.** Not to find, watch, sort or rank people.
-- **Bias.** Labels such as "attractive", "male" or "young" hold the views of those who labelled. Errors differ between
-  groups of people: measure them on your own data before you rely on an answer.
+- **Bias.** Labels such as "attractive", "male" or "young" reflect the views of those who labelled. Errors differ
+  between groups of people: measure them on your own data before you rely on an answer.
 - **Consent.** Ask the people whose pictures you give it.
 """
 
-_DRAWN = """The faces are drawings of python-avatars, whose parts were put together at random. No person was
-photographed or labelled, and what was learnt from drawings does not hold for photographs.
+_DRAWN = """The faces are drawings, composed at random from parts of python-avatars. No person was photographed or
+labelled, and what was learnt from drawings does not apply to photographs.
 """
 
 
@@ -116,7 +116,7 @@ def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
 
 
 def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
-    yield "## What it reaches\n"
+    yield "## Results\n"
     if metrics.get("accuracy") is None:
         yield "It was not tested.\n"
         return

@@ -68,8 +68,8 @@ def _staying(folder: Path) -> Iterator[None]:
     except OSError as error:
         if not (folder.is_dir() and os.path.samestat(folder.stat(), begun)):
             raise RunError(
-                f"train: the output folder must stay where it is until the run has ended, got {folder} moved or "
-                "deleted meanwhile. Move it back and go on by --resume, or start again."
+                f"train: the output folder must stay in place until the run has ended, got {folder} moved or "
+                "deleted. Move it back and continue with --resume, or start again."
             ) from error
         if error.errno in _FULL and error.filename is None:
             error.filename = str(folder)
@@ -80,14 +80,14 @@ def _check_results(folder: Path, config: Config) -> None:
     """Refuse a folder that does not hold what the settings go on from, or holds what they would lose."""
     if config.resume and not (folder / CHECKPOINT).is_file():
         raise RunError(
-            f"train: --resume needs a checkpoint to go on from, got none at {folder / CHECKPOINT}. "
-            "Name the run's folder by --output, or leave --resume out to start a run."
+            f"train: --resume needs a checkpoint to continue from, got none at {folder / CHECKPOINT}. "
+            "Name the run's folder with --output, or leave --resume out to start a run."
         )
     found = [name for name in RESULTS if (folder / name).exists()]
     if found and not (config.resume or config.overwrite):
         raise RunError(
-            f"train: the output folder must hold no results, got {', '.join(found)} in {folder}. "
-            "Give --resume to go on, --overwrite to start over, or another --output."
+            f"train: the output folder must not contain results, got {', '.join(found)} in {folder}. "
+            "Give --resume to continue, --overwrite to start over, or another --output."
         )
 
 

@@ -38,14 +38,14 @@ def start_from(folder: Path, model: Network, attributes: Sequence[str], config: 
     run = load_run(folder)
     if lacking := [name for name in attributes if name not in run.attributes]:
         raise RunError(
-            f"train: --init-from needs a run that knows the attributes, got none called {', '.join(lacking)} in "
-            f"{folder}. Choose some of its own by --attributes: {', '.join(run.attributes)}."
+            f"train: --init-from needs a run with the same attributes, got none called {', '.join(lacking)} in "
+            f"{folder}. Choose some of its attributes with --attributes: {', '.join(run.attributes)}."
         )
     places = [run.attributes.index(name) for name in attributes]
     alike = tuple(attributes) == run.attributes
     if config.model == "mcnn" and not alike:
         raise RunError(
-            f"train: --init-from needs a run of MCNN with the same attributes, whose branches depend on them, got "
+            f"train: --init-from needs an MCNN run with the same attributes, since its branches depend on them, got "
             f"{len(run.attributes)} in {folder}. Learn all of them."
         )
     weights = {name: _chosen(name, value, places, len(run.attributes)) for name, value in _state(run.model).items()}
@@ -65,7 +65,7 @@ def start_from(folder: Path, model: Network, attributes: Sequence[str], config: 
     of = "all" if alike else f"{len(attributes)} of its {len(run.attributes)}"
     return (
         f"The network starts from the weights of {folder}, its scores from those of {of} attributes. Critics, "
-        "optimisers and the learning rate start anew."
+        "optimisers and the learning rate start from scratch."
     )
 
 

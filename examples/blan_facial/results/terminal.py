@@ -35,7 +35,7 @@ def labels_table(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table
     """
     attributes = list(next(iter(counts.values())))
     more = len(attributes) - _ATTRIBUTES
-    caption = f"{more} more attributes are in {METRICS}, once the run has ended." if more > 0 else None
+    caption = f"{more} more attributes will be in {METRICS} when the run has ended." if more > 0 else None
     table = Table(title="Labels: yes / no / unknown", caption=caption, caption_justify="left")
     table.add_column("attribute", no_wrap=True, max_width=40)
     for split in counts:

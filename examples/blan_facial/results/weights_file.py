@@ -55,7 +55,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Scaling | None, tuple[f
         found = _digest(weights, scaling, thresholds)
     except FileNotFoundError as error:
         raise RunError(
-            f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it by train.py --resume."
+            f"{path.parent}: must be a finished run, got no {path.name} in it. Finish it with train.py --resume."
         ) from error
     except (SafetensorError, OSError, AttributeError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Scaling | None, tuple[f
         )
     if written not in (None, found):
         raise RunError(
-            f"{path}: must have the SHA-256 that it was written with, {written}, got {found}. Copy it again."
+            f"{path}: must have the SHA-256 {written} with which it was written, got {found}. Copy it again."
         )
     return weights, scaling, thresholds
 

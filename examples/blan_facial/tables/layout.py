@@ -40,7 +40,7 @@ def caption(experiment: Experiment, entries: Sequence[Entry], budget: str) -> st
         f"{counts[name]} {name}" for name in ("ours and paper", "ours", "paper", "empty") if counts[name]
     )
     return (
-        f"Ours: {budget}; mean ± sample standard deviation over the seeds, in percent where nothing else is said. "
+        f"Ours: {budget}; mean ± sample standard deviation over the seeds, in percent unless stated otherwise. "
         f"Paper: {experiment.paper_data}. Cells: {sources}."
     )
 
@@ -85,7 +85,7 @@ def insert(path: Path, name: str, text: str) -> None:
     if not found or not closed or begin in rest or end in after:
         raise ExperimentError(
             f"experiments: --markdown needs the lines {begin} and {end} once each, got a file without them: {path}. "
-            "Write them where the table shall stand."
+            "Write them where the table should go."
         )
     with replacing(path) as file:
         file.write(f"{before}{begin}\n\n{text}\n{end}{after}".encode())

@@ -72,7 +72,7 @@ class Job:
         if differing:
             listed = ", ".join(f"{name} {found.get(name)!r} (now {asked.get(name)!r})" for name in differing)
             raise ExperimentError(
-                f"experiments: a finished run must have the settings that are asked for, got others in {self.folder}: "
+                f"experiments: a finished run must have the requested settings, got others in {self.folder}: "
                 f"{listed}. Repeat its options, or give another --output."
             )
         if found["max_steps"] != self.config.max_steps:  # it ended early, or is to: it goes on

@@ -71,7 +71,7 @@ def write_table_page(
     cells, shown = {(entry.row, entry.column): entry for entry in entries}, halves(plan, entries)
     charts = _multiples(plan, cells) if plan.name == "figure3" else []
     if charts:
-        note = f"{budget}: mean and sample standard deviation, in percent; each attribute on a scale of its own."
+        note = f"{budget}: mean and sample standard deviation, in percent; each attribute has its own scale."
         with replacing(path.with_suffix(".png")) as file:
             file.write(multiples(note, [(attribute, drawing) for attribute, drawing, *_ in charts]))
     drawings = curves(plan, entries)

@@ -51,14 +51,14 @@ def read(
     except FileNotFoundError:
         return None
     except Exception as error:  # a broken archive fails with whatever its reader runs into
-        _log.warning("The cache %s is broken (%s); its faces are drawn anew.", path, error)
+        _log.warning("The cache %s is broken (%s); its faces are drawn again.", path, error)
         return None
     if (
         images.shape != image_shape
         or labels.shape != labels_shape
         or {images.dtype, labels.dtype} != {np.dtype(np.uint8)}
     ):
-        _log.warning("The cache %s holds other faces than its name says; they are drawn anew.", path)
+        _log.warning("The cache %s does not contain the faces that its name says; they are drawn again.", path)
         return None
     return images, labels
 
@@ -70,4 +70,4 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
         with replacing(path) as file:
             np.savez(file, images=images, labels=labels)
     except OSError as error:
-        _log.warning("Drawn faces cannot be kept in %s (%s); the next run draws them again.", path.parent, error)
+        _log.warning("Drawn faces cannot be cached in %s (%s); the next run draws them again.", path.parent, error)

@@ -104,8 +104,8 @@ def _receive(pipe: IO[bytes], shape: tuple[int, int, int]) -> _Face:
     data = pipe.read(size + len(ATTRIBUTES))
     if len(data) < size + len(ATTRIBUTES):
         raise RuntimeError(
-            f"load_avatars: a drawing process must send {size + len(ATTRIBUTES)} bytes a face, got {len(data)} before "
-            "it ended. Its own error stands above; workers=1 draws without processes."
+            f"load_avatars: a drawing process must send {size + len(ATTRIBUTES)} bytes per face, got {len(data)} "
+            "before it ended. Its own error is above; workers=1 draws without processes."
         )
     face = np.frombuffer(data, np.uint8)
     return face[:size].reshape(shape), face[size:]

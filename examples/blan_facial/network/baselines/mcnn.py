@@ -62,7 +62,7 @@ class MCNN(Baseline):
         grouped = {name for group in GROUPS.values() for name in group}
         if strangers := [name for name in attributes if name not in grouped]:
             raise ValueError(
-                f"MCNN: attributes must be in the paper's groups, which hold CelebA's, got {strangers[0]!r}. "
+                f"MCNN: attributes must be in the paper's groups, which contain those of CelebA, got {strangers[0]!r}. "
                 "Rename it, or train another model."
             )
         members = [[attributes.index(name) for name in group if name in attributes] for group in GROUPS.values()]
