@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,16 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import silu
 
 from blan_layers import functional as F
-from blan_layers.estimation import InformationEstimate, information_between, perceptrons
+from blan_layers.estimation import InformationEstimate, information_between, joint, perceptrons
 from blan_layers.estimation.arrays import Side
 from blan_layers.estimation.bounds import Estimator, effective_pairs, infonce, weighted
+from blan_layers.estimation.critics import Weighted, fit_critics
 from blan_layers.estimation.gaussian import canonical_correlation, fit_gaussian
 from blan_layers.estimation.independence import permutation_test
+from blan_layers.estimation.joint import JointCritic, train_joint
 from blan_layers.estimation.kernels import KernelCritic
 from blan_layers.estimation.neighbours import nearest_neighbours
 from blan_layers.estimation.parts import copies, folds, serial_dependence
+from blan_layers.estimation.perceptrons import PerceptronCritic
 from blan_layers.estimation.preprocessing import scale
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -33,7 +38,8 @@ def gaussian(rows: int, columns: int = 1, rho: float = 0.8, seed: int = 0) -> Ar
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it does not matter how well perceptrons are trained."""
-    monkeypatch.setattr(perceptrons, "MOST_STEPS", 25)
+    for trained in (joint, perceptrons):
+        monkeypatch.setattr(trained, "MOST_STEPS", 25)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +114,18 @@ class TestMeasuring:
         found = information_between(*gaussian(500, rho=0.9999), estimator="nwj")
         assert any("the mean of exponentials depends on only about" in line for line in found.warnings)
 
-    def test_sharp_edges_that_neighbours_see_are_told_and_in_the_interval(self) -> None:
+    def test_sharp_edges_are_resolved_and_the_interval_covers_the_rest(self) -> None:
         rng = np.random.default_rng(0)
-        x = rng.uniform(size=2000)
+        x, truth = rng.uniform(size=2000), math.log(5) + 0.1
         found = information_between(x, x + rng.uniform(-0.1, 0.1, 2000))
+        assert truth - 0.15 < found.value < truth < found.high
+        assert found.low < found.value + 0.05
+
+    def test_what_neighbours_detect_and_critics_miss_gives_a_warning(self, short: None) -> None:
+        rng = np.random.default_rng(0)
+        x = rng.uniform(size=1000)
+        found = information_between(x, np.sin(40 * x) + 0.1 * rng.standard_normal(1000))
         assert any("nearest neighbours show more" in line for line in found.warnings)
-        assert found.low < found.value + 0.05 < math.log(5) + 0.1 < found.high
 
     def test_progress_grows_to_one(self, short: None) -> None:
         told: list[tuple[float, str]] = []
@@ -314,6 +326,45 @@ class TestParts:
         ratio = (near_x * near_y).mean() / (near_x.mean() * near_y.mean())
         expected = (0.98 * ratio + 0.02).log().item()
         assert KernelCritic(known[0], known[1], 0.5).logits(x, y).item() == pytest.approx(expected, abs=1e-5)
+
+    def test_a_joint_critic_is_its_perceptron_written_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(joint, "_AT_ONCE", 11)
+        x, y = (torch.from_numpy(side).float() for side in gaussian(300, rho=0.9))
+        base = fit_gaussian(x, y)
+        draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+        first, bias, second, of_second, last = weights = [
+            draw(1, *shape) for shape in ((3, 32), (1, 32), (32, 32), (1, 32), (32, 1))
+        ]
+        found = JointCritic(base, base, weights).logits(x[:4], y[:5])
+        u, v = base.canonical(0, x.double()), base.canonical(1, y.double())
+        for i in range(4):
+            for j in range(5):
+                rho = base.kept
+                residual = ((v[j] - rho * u[i]) / torch.sqrt(1 - rho**2)).clamp(-6, 6).float()
+                hidden = torch.cat([x[i], y[j], residual]) @ first[0] + bias[0, 0]
+                hidden = torch.cat([hidden[:16].tanh(), silu(hidden[16:])])
+                added = silu(hidden @ second[0] + of_second[0, 0]) @ last[0]
+                expected = base.logits(x[i : i + 1], y[j : j + 1]) + added
+                assert found[i, j].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
+
+    def test_training_a_joint_critic_never_loses_on_the_stopping_pairs(self) -> None:
+        parts = [tuple(torch.from_numpy(side).float() for side in gaussian(200, rho=0.0, seed=s)) for s in (0, 1)]
+        (fit, watched) = [(x, y) for x, y in parts]
+        base = fit_gaussian(*fit).shrunk(1.5)
+        told: list[float] = []
+        (critic,) = train_joint([fit], [watched], [base], 0, told.append)
+        shown = infonce(critic.logits(*watched)).mean()
+        assert shown >= infonce(base.logits(*watched)).mean()
+        assert told == sorted(told)
+        (again,) = train_joint([fit], [watched], [base], 0)
+        assert torch.equal(critic.logits(*watched), again.logits(*watched))
+
+    @pytest.mark.parametrize(("columns", "kind"), [(1, JointCritic), (2, PerceptronCritic)])
+    def test_columns_decide_which_perceptrons_are_trained(self, columns: int, kind: type, short: None) -> None:
+        x, y = (torch.from_numpy(side).float() for side in gaussian(300, columns))
+        (critic,) = fit_critics([(x[:200], y[:200])], [(x[200:], y[200:])], 0, lambda done: None)
+        assert isinstance(critic, Weighted)
+        assert any(isinstance(each, kind) for each in critic.critics)
 
     def test_nearest_neighbours_are_those_of_the_definition(self) -> None:
         x, y = gaussian(60, 2)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from blan_layers.estimation.bounds import infonce
 from blan_layers.estimation.gaussian import SHRINKAGES, GaussianCritic, fit_gaussian
+from blan_layers.estimation.joint import JOINT_COLUMNS, JointCritic, train_joint
 from blan_layers.estimation.kernels import BANDWIDTHS, MOST_COLUMNS, MOST_PAIRS, KernelCritic, Lengths, fit_lengths
-from blan_layers.estimation.perceptrons import DECAYS, Pairs, PerceptronCritic, train_perceptrons
+from blan_layers.estimation.perceptrons import Pairs, PerceptronCritic, train_perceptrons
 
 MOST_STOPPING = 1024
 """Maximum number of stopping pairs used for the choice."""
@@ -52,16 +53,13 @@ class Weighted(NamedTuple):
 
 
 def fit_critics(
-    fit: Sequence[Pairs],
-    stopping: Sequence[Pairs],
-    seed: int,
-    progress: Callable[[float], None],
-    decays: Sequence[float] = DECAYS,
+    fit: Sequence[Pairs], stopping: Sequence[Pairs], seed: int, progress: Callable[[float], None]
 ) -> list[Weighted]:
     """Return the critic of each part.
 
     Four candidates are fitted: a Gaussian critic, whose correlations are shrunk as far as the stopping pairs suggest;
-    the same plus a correction by perceptrons; kernels around the pairs, if there are few columns; and kernels around
+    the same plus a correction by perceptrons, one of both sides for up to ``JOINT_COLUMNS`` columns and one of each
+    side for more; kernels around the pairs, if there are few columns; and kernels around
     the lengths of x and y, if either has several columns. Their logits are summed with the non-negative weights that
     maximise the estimate on the stopping pairs. Unless that estimate exceeds 0 by more than two standard errors, all
     weights are 0, which is the uninformative start. Finally, candidates that need no training are refitted with the
@@ -69,15 +67,27 @@ def fit_critics(
     """
     stopping = [(x[:MOST_STOPPING], y[:MOST_STOPPING]) for x, y in stopping]
     gaussians = [_best_gaussian(*pairs) for pairs in zip(fit, stopping, strict=True)]
-    perceptrons = train_perceptrons(fit, stopping, [g for g, _ in gaussians], seed, decays, progress)
+    perceptrons = _trained(fit, stopping, [gaussian for gaussian, _ in gaussians], seed, progress)
     return [
         _weigh(pairs, watched, gaussian, share, perceptron)
         for pairs, watched, (gaussian, share), perceptron in zip(fit, stopping, gaussians, perceptrons, strict=True)
     ]
 
 
+def _trained(
+    fit: Sequence[Pairs],
+    stopping: Sequence[Pairs],
+    bases: Sequence[GaussianCritic],
+    seed: int,
+    progress: Callable[[float], None],
+) -> Sequence[PerceptronCritic | JointCritic]:
+    if fit[0][0].shape[1] + fit[0][1].shape[1] <= JOINT_COLUMNS:
+        return train_joint(fit, stopping, bases, seed, progress)
+    return train_perceptrons(fit, stopping, bases, seed, progress=progress)
+
+
 def _weigh(
-    fit: Pairs, stopping: Pairs, gaussian: GaussianCritic, share: float, perceptron: PerceptronCritic
+    fit: Pairs, stopping: Pairs, gaussian: GaussianCritic, share: float, perceptron: PerceptronCritic | JointCritic
 ) -> Weighted:
     known: Pairs = (torch.cat([fit[0], stopping[0]]), torch.cat([fit[1], stopping[1]]))
     critics: list[Critic] = [gaussian, perceptron]

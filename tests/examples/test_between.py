@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blan_layers.estimation import information_between, perceptrons
+from blan_layers.estimation import information_between, joint, perceptrons
 from mutual_information.arrays import read
 from mutual_information.between import main
 from mutual_information.repeated import TASKS, Case, measure, page
@@ -15,7 +15,8 @@ from mutual_information.repeated import main as repeat
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perceptrons, "MOST_STEPS", 25)
+    for trained in (joint, perceptrons):
+        monkeypatch.setattr(trained, "MOST_STEPS", 25)
 
 
 @pytest.fixture
