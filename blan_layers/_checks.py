@@ -5,6 +5,7 @@ types. They therefore need no device synchronisation, and they are skipped under
 """
 
 import inspect
+import math
 import operator
 import sys
 from collections.abc import Sequence
@@ -237,6 +238,47 @@ def _remedy_of_channels(name: str, x: Tensor, channels: int) -> str:
         kind = "tokens (B, N, C)" if x.ndim == 3 else "a map with its channels last"
         return f"It looks like {kind}: pass {name}.movedim(-1, 1), and move the result's channels back"
     return f"Build the layer for the channels of {name}"
+
+
+def in_order(
+    name: str,
+    x: Tensor,
+    other_name: str,
+    other: Tensor,
+    widths: tuple[int | None, int | None],
+    *,
+    flat: bool = False,
+) -> None:
+    """Refuse two inputs that fit only in each other's place.
+
+    Widths are channels, or with ``flat`` values per image; None means any.
+    """
+    if traced(x, other) or not all(isinstance(given, Tensor) and not given.is_nested for given in (x, other)):
+        return
+    if min(x.ndim, other.ndim) < 2 or x.ndim not in (2, other.ndim):
+        return
+    found = [math.prod(given.shape[1:]) if flat else given.shape[1] for given in (x, other)]
+    fit = all(wanted in (None, width) for wanted, width in zip(widths, found, strict=True))
+    if fit and (x.ndim == other.ndim or _has_one_location(other)):
+        return
+    if all(wanted in (None, width) for wanted, width in zip(widths, reversed(found), strict=True)):
+        raise ValueError(
+            said(
+                f"{name} must come first and {other_name} second, got shapes {shape(x)} and {shape(other)}, which fit "
+                "the other way round. Exchange them."
+            )
+        )
+
+
+def remedy_of_vectors(name: str, x: Tensor, width: int | None, otherwise: str) -> str:
+    """Return how to make vectors (B, width) from maps of one location, or ``otherwise`` for other inputs."""
+    if x.ndim > 2 and _has_one_location(x) and width in (None, x.shape[1]):
+        return f"Remove the axes of size 1 with {name}.flatten(1)."
+    return otherwise
+
+
+def _has_one_location(x: Tensor) -> bool:
+    return all(size == 1 for size in x.shape[2:])
 
 
 def same_layout(name: str, x: Tensor, other_name: str, other: Tensor) -> None:

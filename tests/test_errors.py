@@ -280,7 +280,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: ConcatConvCritic(8, 4)(X, torch.zeros(2, 4, 1)),
         "ConcatConvCritic: global_features must be (B, 4), got shape (2, 4, 1). "
-        "Pass one vector per image, of the width that the critic was built for.",
+        "Remove the axes of size 1 with global_features.flatten(1).",
     ),
     (
         lambda: loss(num_negatives=2, negatives="all"),
@@ -465,6 +465,68 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: CLUB(4, 4).learning_loss(torch.zeros(2, 5), T),
         "CLUB: x must be (B, 4), got shape (2, 5). Build the bound for the width of x.",
+    ),
+    *(
+        (call, f"{what}, which fit the other way round. Exchange them.")
+        for call, what in (
+            (
+                lambda: loss()(T, X),
+                "LMIMLoss: local_features must come first and global_features second, got shapes (2, 4) and "
+                "(2, 8, 5, 6)",
+            ),
+            (
+                lambda: LMIMLoss(8, 4, critic=DotProductCritic(8, 4))(T, X),
+                "LMIMLoss: local_features must come first and global_features second, got shapes (2, 4) and "
+                "(2, 8, 5, 6)",
+            ),
+            (
+                lambda: DotProductCritic(8, 4)(T, X[:, :, 0, 0]),
+                "DotProductCritic: local_features must come first and global_features second, got shapes (2, 4) and "
+                "(2, 8)",
+            ),
+            (
+                lambda: GlobalCritic(240, 4)(T, X),
+                "GlobalCritic: local_features must come first and global_features second, got shapes (2, 4) and "
+                "(2, 8, 5, 6)",
+            ),
+            (
+                lambda: GlobalInfoMaxLoss(240, 4)(T, X),
+                "GlobalInfoMaxLoss: local_features must come first and global_features second, got shapes (2, 4) and "
+                "(2, 8, 5, 6)",
+            ),
+            (
+                lambda: CLUB(8, 4)(T, X[:, :, 0, 0]),
+                "CLUB: x must come first and y second, got shapes (2, 4) and (2, 8)",
+            ),
+            (
+                lambda: AttentionGate(8, 4)(X[:, :4, ::2, ::2], X),
+                "AttentionGate: skip must come first and gating second, got shapes (2, 4, 3, 3) and (2, 8, 5, 6)",
+            ),
+            (
+                lambda: RAR(8, decoder_channels=4)(X[:, :4], X),
+                "RAR: encoder_features must come first and decoder_features second, got shapes (2, 4, 5, 6) and "
+                "(2, 8, 5, 6)",
+            ),
+            (
+                lambda: RDAM(8, decoder_channels=4)(X[:, :4], X),
+                "RDAM: encoder_features must come first and decoder_features second, got shapes (2, 4, 5, 6) and "
+                "(2, 8, 5, 6)",
+            ),
+        )
+    ),
+    (
+        lambda: GlobalInfoMaxLoss(240, 4)(X, T[..., None]),
+        "GlobalInfoMaxLoss: global_features must have 4 values per image, got flattened shape (2, 4, 1). "
+        "Remove the axes of size 1 with global_features.flatten(1).",
+    ),
+    (
+        lambda: PriorMatchingLoss(4)(T[..., None, None]),
+        "PriorMatchingLoss: global_features must be (B, 4) with B >= 1, got shape (2, 4, 1, 1). "
+        "Remove the axes of size 1 with global_features.flatten(1).",
+    ),
+    (
+        lambda: CLUB(4, 4)(T, T[..., None, None]),
+        "CLUB: y must be (B, 4), got shape (2, 4, 1, 1). Remove the axes of size 1 with y.flatten(1).",
     ),
     (
         lambda: CLUB(4, 4)(T, T[:1]),

@@ -142,6 +142,8 @@ class AttentionGate(Module):
 
     def check(self, skip: Tensor, gating: Tensor) -> None:
         """Refuse maps that the convolutions were not built for."""
+        widths = width_of(self.skip_conv), width_of(self.gating_conv)
+        _checks.in_order("skip", skip, "gating", gating, widths)
         for name, x, conv in (("skip", skip, self.skip_conv), ("gating", gating, self.gating_conv)):
             _checks.feature_map(name, x, width_of(conv), self.spatial_dims)
             check_layer(self, conv, name, x)

@@ -188,6 +188,7 @@ class RAR(Module):
         known = weight_of(self._first()) is not None
         channels = (self.channels, self.decoder_channels) if known else (None, None)
         maps = {"encoder_features": encoder_features, "decoder_features": decoder_features}
+        _checks.in_order("encoder_features", encoder_features, "decoder_features", decoder_features, channels)
         for (name, x), width in zip(maps.items(), channels, strict=True):
             _checks.feature_map(name, x, width, self.spatial_dims)
         _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)

@@ -177,10 +177,10 @@ class RDAM(DualAttention):
         weight = weight_of(self.conv)
         known = weight is not None
         spatial_dims = None if weight is None else len(weight.shape) - 2
-        _checks.feature_map("encoder_features", encoder_features, self.channels if known else None, spatial_dims)
-        _checks.feature_map(
-            "decoder_features", decoder_features, self.decoder_channels if known else None, spatial_dims
-        )
+        channels = (self.channels, self.decoder_channels) if known else (None, None)
+        _checks.in_order("encoder_features", encoder_features, "decoder_features", decoder_features, channels)
+        _checks.feature_map("encoder_features", encoder_features, channels[0], spatial_dims)
+        _checks.feature_map("decoder_features", decoder_features, channels[1], spatial_dims)
         if self.resize is not None:
             decoder_features = _resized(decoder_features, encoder_features, self.resize)
         _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)

@@ -94,16 +94,19 @@ def check_pair(
     global_channels: int | None = None,
 ) -> None:
     """Refuse anything but maps (B, local_channels, *S) and their summaries (B, global_channels); None means any."""
+    pair = "local_features", local_features, "global_features", global_features
+    _checks.in_order(*pair, (local_channels, global_channels))
     _checks.feature_map("local_features", local_features, local_channels)
     _checks.floating("global_features", global_features)
     if _checks.traced(local_features, global_features):
         return
     if global_features.ndim != 2 or (global_channels is not None and global_channels != global_features.shape[1]):
+        otherwise = "Pass one vector per image, of the width that the critic was built for."
         raise ValueError(
             said(
                 f"global_features must be (B, {'D' if global_channels is None else global_channels}), got shape "
-                f"{_checks.shape(global_features)}. Pass one vector per image, of the width that the critic was built "
-                "for."
+                f"{_checks.shape(global_features)}. "
+                f"{_checks.remedy_of_vectors('global_features', global_features, global_channels, otherwise)}"
             )
         )
     if global_features.shape[0] != local_features.shape[0]:

@@ -132,13 +132,16 @@ class CLUB(Module):
 
     def _check(self, x: Tensor, y: Tensor, least: int) -> None:
         first = getattr(self.conditional, "fc1", self.conditional)
-        for name, vectors, width in (("x", x, width_of(first) or self.x_channels), ("y", y, self.y_channels)):
+        x_channels = width_of(first) or self.x_channels
+        _checks.in_order("x", x, "y", y, (x_channels, self.y_channels))
+        for name, vectors, width in (("x", x, x_channels), ("y", y, self.y_channels)):
             _checks.floating(name, vectors)
             if not _checks.traced(vectors) and (vectors.ndim != 2 or vectors.shape[1] != width):
+                otherwise = f"Build the bound for the width of {name}."
                 raise ValueError(
                     said(
                         f"{name} must be (B, {width}), got shape {_checks.shape(vectors)}. "
-                        f"Build the bound for the width of {name}."
+                        f"{_checks.remedy_of_vectors(name, vectors, width, otherwise)}"
                     )
                 )
             check_layer(self, first, name, vectors)

@@ -158,6 +158,8 @@ class Critic(Module, ABC):
     def check(self, local_features: Tensor, global_features: Tensor) -> None:
         """Refuse features that the critic was not built for."""
         local_channels, global_channels = self.widths()
+        pair = "local_features", local_features, "global_features", global_features
+        _checks.in_order(*pair, (local_channels, global_channels))
         if self.takes_vectors and isinstance(local_features, Tensor) and local_features.ndim == 2:
             if local_channels is not None and local_channels != local_features.shape[1]:
                 raise ValueError(
@@ -378,8 +380,10 @@ class GlobalCritic(ConcatConvCritic):
 
     def check(self, local_features: Tensor, global_features: Tensor) -> None:
         """Refuse inputs of another size than the critic was built for."""
+        features, channels = self.widths()
+        pair = "local_features", local_features, "global_features", global_features
+        _checks.in_order(*pair, (features, channels), flat=True)
         _checks.floating("local_features", local_features)
-        features, _ = self.widths()
         if _checks.traced(local_features):
             return
         if local_features.ndim < 2 or (features is not None and features != math.prod(local_features.shape[1:])):

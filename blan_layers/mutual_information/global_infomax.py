@@ -144,6 +144,8 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
             widths = None, None  # a hook may change the inputs
         elif isinstance(critic, Critic) and (critic.local_channels, critic.global_channels) == widths:
             widths = critic.widths()
+        pair = "local_features", local_features, "global_features", global_features
+        _checks.in_order(*pair, widths, flat=True)
         for name, vectors, width in (
             ("local_features", local_features, widths[0]),
             ("global_features", global_features, widths[1]),
@@ -152,10 +154,11 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
             if _checks.traced(vectors):
                 return
             if vectors.ndim != 2 or (width is not None and width != vectors.shape[1]):
+                otherwise = f"Build the loss for the size of {name}."
                 raise ValueError(
                     said(
                         f"{name} must have {width} values per image, got flattened shape "
-                        f"{_checks.shape(vectors)}. Build the loss for the size of {name}."
+                        f"{_checks.shape(vectors)}. {_checks.remedy_of_vectors(name, vectors, width, otherwise)}"
                     )
                 )
         if local_features.shape[0] != global_features.shape[0]:

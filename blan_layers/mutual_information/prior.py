@@ -172,10 +172,11 @@ class PriorMatchingLoss(Module):
         if _checks.traced(x):
             return
         if x.ndim != 2 or x.shape[1] != self.channels or x.shape[0] == 0:
+            otherwise = "Pass one vector per image, of the width that the loss was built for."
             raise ValueError(
                 said(
                     f"{name} must be (B, {self.channels}) with B >= 1, got shape {_checks.shape(x)}. "
-                    "Pass one vector per image, of the width that the loss was built for."
+                    f"{_checks.remedy_of_vectors(name, x, self.channels, otherwise)}"
                 )
             )
         _checks.same_dtype(name, x, dtype_of(getattr(self.discriminator, "fc1", self.discriminator)))
