@@ -67,7 +67,7 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
         raise ValueError(
             said(
                 f"images must be (B, 3, H, W) or (B, 1, H, W), got shape {_checks.shape(images)}. "
-                "Stack them, channels first."
+                "Stack them, channels first; a single image (C, H, W) needs a batch axis: images[None]."
             )
         )
     levels = _levels(maps, images)

@@ -428,6 +428,13 @@ def test_networks_of_any_number_of_axes(axes: int) -> None:
         assert attention.a.dtype == torch.float64
 
 
+def test_without_residual_blocks_the_places_for_attention_are_named() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+    with pytest.raises(ValueError, match=r"as where: attention can follow 0, 1\.$"):
+        insert_attention(net, CBAM)
+    assert list(insert_attention(net, CBAM, ["0", "1"])) == ["0", "1"]
+
+
 def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> None:
     net, one, relu = trained(), SqueezeExcitation(8), nn.ReLU()
     keys = list(net.state_dict())
@@ -486,7 +493,8 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
     assert list(net.state_dict()) == keys
     insert_attention(net, CBAM)
     with pytest.raises(
-        ValueError, match=r"^insert_attention: 'layer1.0.bn2' must not already be followed by attention"
+        ValueError,
+        match=r"^insert_attention: 'layer1.0.bn2' must not already be followed by attention.* Call remove\(\)",
     ):
         insert_attention(net, CBAM)
 
@@ -680,6 +688,7 @@ def test_what_is_no_number_is_drawn_as_nothing() -> None:
     (X[:2], torch.rand(4, 1, 3, 3), None, "must be (2, 1, H, W), a spatial map of each image, got shape (4, 1, 3, 3)"),
     (X, torch.rand(4, 8, 1, 1), None, "maps['map'] must be (4, 1, H, W)"),
     (X[0], torch.rand(4, 1, 3, 3), None, "images must be (B, 3, H, W) or (B, 1, H, W), got shape (3, 12, 12)"),
+    (X[0], torch.rand(4, 1, 3, 3), None, "a single image (C, H, W) needs a batch axis: images[None]."),
     (X, {}, None, "maps must contain at least one spatial map, got none"),
     (X, torch.rand(4, 1, 3, 3), ["a", "b"], "names must have one entry per level, got 2 for 1"),
 ])  # fmt: skip
@@ -1051,7 +1060,8 @@ def test_skips_of_a_u_net_are_attended() -> None:
         unet(x)
     assert [level["spatial_map"].shape for level in maps.values()] == [(2, 1, 6, 8), (2, 1, 11, 15)]
     with pytest.raises(
-        ValueError, match=r"^attend_skips: decoder.blocks.0 must not already have attention at its skip"
+        ValueError,
+        match=r"^attend_skips: decoder.blocks.0 must not already have attention at its skip.* Call remove\(\)",
     ):
         smp.attend_skips(unet)
     inserted.remove()

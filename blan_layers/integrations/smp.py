@@ -116,7 +116,10 @@ def _built(
 ) -> nn.Module:
     if KEY in block._modules:
         raise ValueError(
-            said(f"{name} must not already have attention at its skip, got one that has. Remove it first.")
+            said(
+                f"{name} must not already have attention at its skip, got one that has. "
+                "Call remove() of what was returned for it, or build the network anew."
+            )
         )
     first = next((part for part in block.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)), None)
     if first is None or first.in_channels <= width:

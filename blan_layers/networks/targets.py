@@ -54,7 +54,7 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
         found = dict(_ends_of_branches(model, modules))
         remedy = (
             "A residual block is recognised by an attribute such as 'downsample' or 'shortcut', which may be None. "
-            "Pass names or a regular expression as where"
+            f"Pass names or a regular expression as where{_followable(modules)}"
         )
     elif isinstance(where, str):
         try:
@@ -91,6 +91,11 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
 def _some(modules: Mapping[str, nn.Module]) -> str:
     names = list(modules)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _followable(modules: Mapping[str, nn.Module]) -> str:
+    found = {name: part for name, part in modules.items() if _is_norm(part) or isinstance(part, tuple(CONVOLUTIONS))}
+    return f": attention can follow {_some(found)}" if found else ""
 
 
 def _attended(module: nn.Module) -> bool:
@@ -153,7 +158,7 @@ def check_target(name: str, target: nn.Module) -> None:
         raise ValueError(
             said(
                 f"{name!r} must not already be followed by attention, got {type(target._modules[KEY]).__name__}. "
-                "Remove it first."
+                "Call remove() of what was returned for it, or build the network anew."
             )
         )
     if hasattr(target, KEY):
