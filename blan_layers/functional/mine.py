@@ -40,8 +40,8 @@ def mine_objective(
     ``mean positive_logits - m / running``, with ``running <- (1 - momentum) running + momentum m`` held constant.
 
     The gradient of log m divides by the mean of one batch, which biases it; a running mean over many batches removes
-    that bias. It is kept as its log, which cannot overflow. The mean of the batch is added to it before the division,
-    so that no gradient is more than 1 / momentum times that of :func:`dv_lower_bound`.
+    that bias. It is kept as its log, which cannot overflow. It is updated with the mean of the batch before the
+    division, so that no gradient is more than 1 / momentum times that of :func:`dv_lower_bound`.
 
     Args:
         positive_logits: Scores of real pairs.

@@ -90,8 +90,8 @@ def insert_attention(
         A mapping of module names to the inserted attention; ``remove()`` takes it out again.
 
     Raises:
-        TypeError: ``factory`` does not return a module, or returns one of several inputs, or ``where`` is none of the
-            above.
+        TypeError: ``factory`` does not return a module, or returns one that takes several inputs, or ``where`` is none
+            of the above.
         ValueError: Nothing matches ``where``, a name does not exist, the channels of a module cannot be read, a module
             is not called by the network, is already followed by attention or has an attribute of that name, a
             ``Sequential`` ends with a module that is also used elsewhere, ``factory`` returns the same module twice, or

@@ -131,7 +131,7 @@ def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[objec
         if not values or len(set(values)) < len(values):
             got = " ".join(map(str, values)) or "none"
             raise error(
-                f"{program}: --{name} must name at least one value, each once, got {got}. Remove repeated values."
+                f"{program}: --{name} must name at least one value, each once, got {got}. Name one or more, none twice."
             )
 
 

@@ -235,18 +235,21 @@ class TestProgram:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            (Settings(ways=()), "--ways must name at least one value, each once, got none. Remove repeated values."),
+            (
+                Settings(ways=()),
+                "--ways must name at least one value, each once, got none. Name one or more, none twice.",
+            ),
             (
                 Settings(labels=()),
-                "--labels must name at least one value, each once, got none. Remove repeated values.",
+                "--labels must name at least one value, each once, got none. Name one or more, none twice.",
             ),
             (
                 Settings(labels=(50, 50)),
-                "--labels must name at least one value, each once, got 50 50. Remove repeated values.",
+                "--labels must name at least one value, each once, got 50 50. Name one or more, none twice.",
             ),
             (
                 Settings(seeds=(1, 1)),
-                "--seeds must name at least one value, each once, got 1 1. Remove repeated values.",
+                "--seeds must name at least one value, each once, got 1 1. Name one or more, none twice.",
             ),
             (Settings(seeds=(0, -1)), "--seeds must not be negative, got -1. Give 0 or more."),
             (Settings(faces=9), "--faces must be at least 10, got 9. Raise it."),

@@ -208,7 +208,7 @@ class TestCommand:
         [
             (
                 ["--levels", "1", "1"],
-                "--levels must name at least one value, each once, got 1.0 1.0. Remove repeated values.",
+                "--levels must name at least one value, each once, got 1.0 1.0. Name one or more, none twice.",
             ),
             (["--steps", "0"], "--steps must be at least 1, got 0. Raise it."),
             (["--batch-size", "1"], "--batch-size must be at least 2, got 1. Raise it."),

@@ -279,7 +279,7 @@ def test_truth_values_are_never_unknown(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", image=IMAGES, Bald=[False, True], Male=[0, 1])
     assert load_parquet(tmp_path, "train", image_size=8, unknown="zero").labels.tolist() == [[0, UNKNOWN], [1, 1]]
     write(tmp_path / "train.parquet", image=IMAGES, Male=[0, 1])
-    with pytest.raises(DataError, match=re.escape("got only 0, which means unknown. Leave --unknown out.")):
+    with pytest.raises(DataError, match=re.escape("got none, since 0 means unknown. Leave --unknown out.")):
         load_parquet(tmp_path, "train", image_size=8, unknown="zero")
 
 

@@ -176,10 +176,13 @@ class TestProgram:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            (Settings(kinds=()), "--kinds must name at least one value, each once, got none. Remove repeated values."),
+            (
+                Settings(kinds=()),
+                "--kinds must name at least one value, each once, got none. Name one or more, none twice.",
+            ),
             (
                 Settings(seeds=(1, 1)),
-                "--seeds must name at least one value, each once, got 1 1. Remove repeated values.",
+                "--seeds must name at least one value, each once, got 1 1. Name one or more, none twice.",
             ),
             (Settings(seeds=(0, -1)), "--seeds must not be negative, got -1. Give 0 or more."),
             (Settings(steps=0), "--steps must be at least 1, got 0. Raise it."),

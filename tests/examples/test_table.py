@@ -371,7 +371,7 @@ def test_the_first_line_says_how_a_table_is_written(root: Path, content: bytes, 
 
 
 @pytest.mark.parametrize(
-    ("encoding", "got"), [("utf-16-le", "zero bytes"), ("utf-32", "UTF-32"), ("latin-1", "'utf-8' codec")]
+    ("encoding", "got"), [("utf-16-le", "NUL bytes"), ("utf-32", "UTF-32"), ("latin-1", "'utf-8' codec")]
 )
 def test_text_of_other_encodings_is_named(root: Path, encoding: str, got: str) -> None:
     (root.parent / "table.csv").write_bytes(TABLE.replace("Smiling", "Fröhlich").encode(encoding))
@@ -397,7 +397,7 @@ def test_a_column_of_wrong_values_leaves_room_for_other_mistakes(root: Path) -> 
 
 def test_unknown_must_leave_a_label_that_means_no(root: Path) -> None:
     path = write(root, "image,split,A\na/1.png,train,1\na/2.png,test,0\n")
-    message = "must have labels that mean no, got only 0, which means unknown. Leave --unknown out."
+    message = "must have labels that mean no, got none, since 0 means unknown. Leave --unknown out."
     with pytest.raises(DataError, match=re.escape(message)):
         read_table(path, unknown="zero")
 

@@ -55,7 +55,7 @@ def encoding_of(path: Path) -> str:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in start:
-        raise UnicodeError("zero bytes")
+        raise UnicodeError("NUL bytes")
     return "utf-8-sig"
 
 

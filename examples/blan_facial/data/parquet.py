@@ -289,7 +289,7 @@ def _unknown_numbers(
     nothing, other = (0, -1) if unknown == "zero" else (-1, 0)
     if nothing in found and other not in found and not no:
         raise DataError(
-            f"{root}: must have labels that mean no, got only {nothing}, which means unknown. Leave --unknown out."
+            f"{root}: must have labels that mean no, got none, since {nothing} means unknown. Leave --unknown out."
         )
     return (nothing,)
 

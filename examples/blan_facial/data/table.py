@@ -347,7 +347,7 @@ def _decided(labels: np.ndarray, names: Sequence[str], unknown: Unknown | None, 
         labels[labels == code] = label
     if unknown is not None and not (labels == 0).any() and (zeros if unknown == "zero" else minus_ones).any():
         faults.add(
-            f"must have labels that mean no, got only {'0' if unknown == 'zero' else '-1'}, which means unknown. "
+            f"must have labels that mean no, got none, since {'0' if unknown == 'zero' else '-1'} means unknown. "
             "Leave --unknown out."
         )
     return labels

@@ -107,7 +107,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Balanced accuracy", f"{percent(metrics['balanced_accuracy'])} %", span("balanced")),
         ("Average precision", f"{percent(metrics['average_precision'])} %", span("average_precision")),
         ("Calibration error", fixed(metrics["calibration_error"]), _scaled(metrics)),
-        ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "chance level"),
+        ("Majority's accuracy", f"{percent(metrics['majority_accuracy'])} %", "always the more frequent label"),
         ("Training", duration(seconds), waited),
         ("Throughput", f"{metrics['images_per_second']:,.0f}", "training images per second"),
     ]
