@@ -58,10 +58,13 @@ class TestCalibration:
         common = logs.sum() / 3  # u, where u^2 + |v|^2 is least at these u + v
 
         def loss(u: float, v: np.ndarray, b: np.ndarray) -> float:
-            scaled = Scaling(tuple(np.exp(u + v)), tuple(b), 60)(odds)
-            known = labels >= 0
-            total = torch.nn.functional.softplus(-(2 * labels - 1) * scaled)[known].sum().item()
-            return total + (u**2 + np.square(v).sum() + np.square(b).sum()) / 2
+            total = (u**2 + np.square(v).sum() + np.square(b).sum()) / 2
+            for n in range(2):
+                z = np.exp(u + v[n]) * odds[:, n].double().numpy() + b[n]
+                yes, no = ((labels[:, n] == label).numpy() for label in (1, 0))
+                target = (yes.sum() + 1) / (yes.sum() + 2), 1 / (no.sum() + 2)
+                total += sum((np.logaddexp(0, z) - t * z)[of].sum() for t, of in zip(target, (yes, no), strict=True))
+            return float(total)
 
         own, shift = logs - common, np.array(found.shift)
         best = loss(common, own, shift)
@@ -77,9 +80,28 @@ class TestCalibration:
         assert found.shift[1] == 0  # nothing is known of the second attribute
         assert found.scale[1] == pytest.approx(found.scale[0] ** 0.5, abs=1e-5)  # it borrows the common part, u = v
 
+    @pytest.mark.parametrize("size", [1e-3, 1e3])
+    def test_scores_of_any_size_are_scaled(self, size: float) -> None:
+        torch.manual_seed(0)
+        true = 2 * torch.randn(4000, 3)
+        labels = (torch.rand(4000, 3) < true.sigmoid()).long()
+        found = fit_scaling(size * true, labels)
+        assert found is not None
+        np.testing.assert_allclose(found.scale, 1 / size, rtol=0.2)
+
+    def test_right_answers_alone_do_not_prove_certainty(self) -> None:
+        torch.manual_seed(0)
+        labels = torch.randint(2, (64, 40))
+        found = fit_scaling(4 * labels - 2.0, labels)
+        assert found is not None
+        said = found(torch.full((1, 40), 2.0)).sigmoid()
+        assert said.min() > 0.9
+        assert said.max() < 0.99
+
     def test_there_is_no_scaling_without_labels(self) -> None:
         assert fit_scaling(torch.ones(2, 1), torch.full((2, 1), -1)) is None
         assert fit_scaling(torch.full((2, 1), torch.inf), torch.ones(2, 1)) is None
+        assert fit_scaling(torch.tensor([[torch.nan], [1.0]]), torch.tensor([[-1], [1]])) is not None
 
     def test_the_prediction_is_told_raw_and_scaled(self) -> None:
         torch.manual_seed(0)

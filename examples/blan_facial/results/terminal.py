@@ -78,7 +78,7 @@ def calibrated(metrics: Mapping[str, Any]) -> str:
     """Say how well probabilities are calibrated, raw and scaled."""
     raw, scaling = _calibration(metrics), metrics["scaling"]
     if scaling is None:
-        return f"{raw}; not scaled, as there are no validation images with labels."
+        return f"{raw}; not scaled, for want of labelled validation images with finite scores."
     return (
         f"{raw}. Scaled for each attribute, fitted on {scaling['images']:,} validation images: "
         f"{_calibration(metrics, 'scaled_').lower()}, accuracy {100 * metrics['scaled_accuracy']:.1f} %, "

@@ -77,7 +77,13 @@ class Job:
             )
         if found["max_steps"] != self.config.max_steps:  # it ended early, or is to: it goes on
             return None
-        return read_object(self.folder / METRICS, "metrics")
+        metrics = read_object(self.folder / METRICS, "metrics")
+        if "temperature" in metrics:
+            raise ExperimentError(
+                "experiments: a finished run must have probabilities scaled for each attribute, got those of an older "
+                f"version in {self.folder}. Remove the folder, or specify another --output."
+            )
+        return metrics
 
     def tested_on(self, data: str, root: Path) -> dict[str, Any]:
         """Return the metrics of the finished run on another data set, measured unless these weights were on these data.

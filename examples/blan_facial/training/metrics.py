@@ -123,7 +123,7 @@ class Scores:
         }
 
     def scaling(self) -> Scaling | None:
-        """Return the scaling that calibrates the prediction on these images; None where no label is known."""
+        """Return the scaling that calibrates the prediction on these images; None where there is none to fit."""
         return fit_scaling(torch.cat(self._odds, 1)[-1], torch.cat(self._labels))
 
 
@@ -171,8 +171,8 @@ def calibrate(
 ) -> tuple[Scaling | None, tuple[float, ...] | None]:
     """Return the scaling of a model on a split that it was not trained on, and its thresholds as log-odds.
 
-    There is no scaling where no label is known, and there are no thresholds without a criterion. Several processes
-    call this together; only what the first returns counts.
+    There is no scaling where there is none to fit (see :func:`fit_scaling`), and there are no thresholds without a
+    criterion. Several processes call this together; only what the first returns counts.
     """
     scores, _ = _scored(fabric, model, loader, processes)
     if not processes.first:

@@ -32,30 +32,34 @@ class Scaling(NamedTuple):
 
 
 def fit_scaling(odds: Tensor, labels: Tensor) -> Scaling | None:
-    r"""Return the scaling under which the labels are most likely; None where no label is known.
+    r"""Return the most probable scaling; None where no label is known, or the score of a known label is not finite.
 
-    With signs s = 2 y - 1 it minimises, over a common u and over v and b of each attribute,
+    With z = exp(u + v) o + b it minimises, over a common u and over v and b of each attribute,
 
-        sum log(1 + exp(-s (exp(u + v) o + b))) + (u^2 + |v|^2 + |b|^2) / 2.
+        sum (log(1 + exp(z)) - t z) + (u^2 + |v|^2 + |b|^2) / 2.
 
-    The squares are standard normal priors. They keep all values finite where every answer is right, and lend an
-    attribute of few labels the scale of the others.
+    The targets t are Platt's: of an attribute with p positive and q negative labels, (p + 1) / (p + 2) and 1 / (q + 2)
+    instead of 1 and 0, so that right answers alone do not prove certainty. The squares are standard normal priors,
+    which lend an attribute of few labels the scale of the others.
 
     Args:
         odds: Log-odds o of the attributes, (n, N).
-        labels: y, (n, N), 0 or 1; anything else is unknown and left out.
+        labels: (n, N), 0 or 1; anything else is unknown and left out.
 
     Reference:
-        Platt, Probabilistic outputs for support vector machines, 1999: a scale and a shift. Guo, Pleiss, Sun and
+        Platt, Probabilistic outputs for support vector machines, 1999: scale, shift and targets. Guo, Pleiss, Sun and
         Weinberger, On calibration of modern neural networks, ICML 2017: one scale for all outputs. The priors, which
         join the two, are ours.
     """
     known = (labels == 0) | (labels == 1)
-    if not known.any() or not odds.isfinite().all():
+    if not known.any() or not odds[known].isfinite().all():
         return None
-    odds = odds.double()
-    signs = torch.where(known, 2 * labels - 1, 0).double()  # an unknown label adds a constant
-    common, own, shift = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (1, *[odds.shape[1]] * 2))
+    odds = torch.where(known, odds.double(), 0.0)
+    positives, negatives = (labels == 1).sum(0), (labels == 0).sum(0)
+    targets = torch.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2)).double()
+    start = -odds[known].square().mean().clamp(min=1e-12).log() / 2  # where log-odds are of the order of 1
+    common = start[None].clone().requires_grad_()
+    own, shift = (torch.zeros(odds.shape[1], dtype=torch.float64, requires_grad=True) for _ in range(2))
     parameters = [common, own, shift]
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-9, line_search_fn="strong_wolfe"
@@ -63,7 +67,8 @@ def fit_scaling(odds: Tensor, labels: Tensor) -> Scaling | None:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = softplus(-signs * ((common + own).exp() * odds + shift)).sum()
+        scaled = (common + own).exp() * odds + shift
+        value = torch.where(known, softplus(scaled) - targets * scaled, 0.0).sum()
         value = value + sum(parameter.square().sum() for parameter in parameters) / 2
         value.backward()
         return value
