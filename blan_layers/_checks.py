@@ -249,7 +249,7 @@ def in_order(
     *,
     flat: bool = False,
 ) -> None:
-    """Refuse two inputs that fit only in each other's place.
+    """Refuse two inputs whose channels fit only in each other's place.
 
     Widths are channels, or with ``flat`` values per image; None means any.
     """
@@ -264,8 +264,8 @@ def in_order(
     if all(wanted in (None, width) for wanted, width in zip(widths, reversed(found), strict=True)):
         raise ValueError(
             said(
-                f"{name} must come first and {other_name} second, got shapes {shape(x)} and {shape(other)}, which fit "
-                "the other way round. Exchange them."
+                f"{name} must come first and {other_name} second, got shapes {shape(x)} and {shape(other)}, whose "
+                "channels fit the other way round. Exchange them."
             )
         )
 

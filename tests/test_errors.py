@@ -467,7 +467,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "CLUB: x must be (B, 4), got shape (2, 5). Build the bound for the width of x.",
     ),
     *(
-        (call, f"{what}, which fit the other way round. Exchange them.")
+        (call, f"{what}, whose channels fit the other way round. Exchange them.")
         for call, what in (
             (
                 lambda: loss()(T, X),

@@ -40,6 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it does not matter how well perceptrons are trained."""
     for trained in (joint, perceptrons):
         monkeypatch.setattr(trained, "MOST_STEPS", 25)
+    monkeypatch.setattr(joint, "EVERY", 25)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ class TestMeasuring:
         x, truth = rng.uniform(size=2000), math.log(5) + 0.1
         found = information_between(x, x + rng.uniform(-0.1, 0.1, 2000))
         assert truth - 0.15 < found.value < truth < found.high
-        assert found.low < found.value + 0.05
+        assert found.value - 0.3 < found.low < found.value
 
     def test_what_neighbours_detect_and_critics_miss_gives_a_warning(self, short: None) -> None:
         rng = np.random.default_rng(0)
@@ -347,14 +348,17 @@ class TestParts:
                 expected = base.logits(x[i : i + 1], y[j : j + 1]) + added
                 assert found[i, j].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
 
-    def test_training_a_joint_critic_never_loses_on_the_stopping_pairs(self) -> None:
-        parts = [tuple(torch.from_numpy(side).float() for side in gaussian(200, rho=0.0, seed=s)) for s in (0, 1)]
-        (fit, watched) = [(x, y) for x, y in parts]
-        base = fit_gaussian(*fit).shrunk(1.5)
+    def test_a_joint_critic_gains_on_the_stopping_pairs_and_is_the_same_again(self) -> None:
+        torch.manual_seed(0)
+        x = torch.rand(400, 1)
+        y = x + 0.2 * torch.rand(400, 1)
+        fit, watched = (x[:200], y[:200]), (x[200:], y[200:])
+        base = fit_gaussian(*fit)
         told: list[float] = []
         (critic,) = train_joint([fit], [watched], [base], 0, told.append)
+        assert critic.weights
         shown = infonce(critic.logits(*watched)).mean()
-        assert shown >= infonce(base.logits(*watched)).mean()
+        assert shown > infonce(base.logits(*watched)).mean() + 0.05
         assert told == sorted(told)
         (again,) = train_joint([fit], [watched], [base], 0)
         assert torch.equal(critic.logits(*watched), again.logits(*watched))

@@ -27,7 +27,9 @@ class PlainPasses:
             self.x, self.by_location = self.x * spatial_gate, True
         flat = self.x.flatten(2)
         pools = [flat.mean(2) if pool == "avg" else flat.amax(2) for pool in self.pools]
-        return torch.stack(pools).transpose(0, 1)  # stacked on the outside, a compiler makes all of them in one pass
+        if torch.compiler.is_compiling():  # stacked on the outside, all pools are made in one pass
+            return torch.stack(pools).transpose(0, 1)
+        return torch.stack(pools, 1)
 
     def pool_channels(self, channel_gate: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """Return mean and maximum of the map over channels: (B, 2, *S)."""

@@ -94,7 +94,11 @@ def _some(modules: Mapping[str, nn.Module]) -> str:
 
 
 def _followable(modules: Mapping[str, nn.Module]) -> str:
-    found = {name: part for name, part in modules.items() if _is_norm(part) or isinstance(part, tuple(CONVOLUTIONS))}
+    found = {
+        name: part
+        for name, part in modules.items()
+        if (_is_norm(part) or isinstance(part, tuple(CONVOLUTIONS))) and not _attended(part)
+    }
     return f": attention can follow {_some(found)}" if found else ""
 
 

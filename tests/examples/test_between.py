@@ -17,6 +17,7 @@ from mutual_information.repeated import main as repeat
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     for trained in (joint, perceptrons):
         monkeypatch.setattr(trained, "MOST_STEPS", 25)
+    monkeypatch.setattr(joint, "EVERY", 25)
 
 
 @pytest.fixture
