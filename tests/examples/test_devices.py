@@ -222,10 +222,10 @@ class TestLayout:
         assert layout(parse([*SMALL, "--nodes", "2"])) == (2, 2)
         assert layout(parse([*SMALL, "--nodes", "2", "--devices", "auto"])) == (2, 2)
         with pytest.raises(
-            ConfigError, match=r"^train: --nodes must agree with torchrun, 2, got 1\. Give --nodes 2\.$"
+            ConfigError, match=r"^train: --nodes must agree with torchrun \(2\), got 1\. Give --nodes 2\.$"
         ):
             layout(parse(SMALL))
         with pytest.raises(
-            ConfigError, match=r"^train: --devices must agree with torchrun, 2, got 4\. Give --devices 2\.$"
+            ConfigError, match=r"^train: --devices must agree with torchrun \(2\), got 4\. Give --devices 2\.$"
         ):
             layout(parse([*SMALL, "--nodes", "2", "--devices", "4"]))

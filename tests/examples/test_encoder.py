@@ -170,7 +170,7 @@ def replaced(entries, **changes):
         ),
         (
             lambda entries: replaced(entries, conv1__weight=entries["conv1.weight"].cfloat()),
-            "conv1.weight must be of the dtype torch.float32, got torch.complex64 in {path}.",
+            "conv1.weight must have the dtype torch.float32, got torch.complex64 in {path}.",
         ),
         (
             lambda entries: replaced(entries, bn1__running_var=entries["bn1.running_var"] * torch.nan),

@@ -72,7 +72,7 @@ def test_a_scaling_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ):
             load_run(tmp_path)
     save_file(weights, tmp_path / "model.safetensors", {"blan": '{"temperature": {"value": 2, "images": 3}}'})
-    with pytest.raises(RunError, match=r"got the one temperature of an older version\. Train the run again"):
+    with pytest.raises(RunError, match=r"got the single temperature of an older version\. Train the run again"):
         load_run(tmp_path)
 
 
@@ -112,7 +112,7 @@ def with_entries(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
         ),
         (
             edit(lambda content: content.update(width="wide")),
-            "{folder}/config.json: must contain valid settings of a run, got a mistake: train: width must be a "
+            "{folder}/config.json: must contain valid settings of a run, got an error: train: width must be a "
             "valid value of "
             "--width, got 'wide'. Restore the setting.",
         ),
@@ -122,7 +122,7 @@ def with_entries(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[
         ),
         (
             edit(lambda content: content.update(image_size=33)),
-            "{folder}/config.json: must contain valid settings of a run, got a mistake: train: --image-size must be",
+            "{folder}/config.json: must contain valid settings of a run, got an error: train: --image-size must be",
         ),
         (
             edit(lambda content: content["attributes"].append("Bald")),
@@ -160,10 +160,10 @@ def test_what_is_no_finished_run_is_refused(spoil: Callable[[Path], None], text:
 @pytest.mark.parametrize(
     ("name", "change", "fault"),
     [
-        ("fusion.weight", torch.Tensor.half, "must be of the dtype torch.float32, got torch.float16"),
-        ("fusion.weight", torch.Tensor.bool, "must be of the dtype torch.float32, got torch.bool"),
+        ("fusion.weight", torch.Tensor.half, "must have the dtype torch.float32, got torch.float16"),
+        ("fusion.weight", torch.Tensor.bool, "must have the dtype torch.float32, got torch.bool"),
         ("fusion.weight", lambda value: value / 0, "must be finite, got inf"),
-        ("encoder.bn1.running_var", torch.neg, "holds variances, which must not be negative, got -"),
+        ("encoder.bn1.running_var", torch.neg, "contains variances, which must not be negative, got -"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(

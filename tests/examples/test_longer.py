@@ -43,11 +43,11 @@ def test_a_finished_run_is_extended_at_its_last_rate_and_resumes_exactly(run_cop
 @pytest.mark.attack("15.13", "--resume with more epochs")
 def test_more_epochs_are_refused_with_a_way_to_go_on(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, "--output", str(run_copy), "--resume", "--epochs", "5"]) == 1
-    text = "epochs 2 (now 5). To go on longer, give --epochs 2 --extend 3, at the last learning rate."
+    text = "epochs 2 (now 5). To train longer, give --epochs 2 --extend 3, at the last learning rate."
     assert text in capsys.readouterr().err
     assert main([*TINY, "--output", str(run_copy), "--resume", "--extend", "2", "--max-steps", "10"]) == 0
     assert main([*TINY, "--output", str(run_copy), "--resume", "--extend", "1"]) == 1
-    assert "got step 10. Give --extend 2 if it was extended, or start over by --overwrite." in capsys.readouterr().err
+    assert "got step 10. Give --extend 2 if it was extended, or start over with --overwrite." in capsys.readouterr().err
 
 
 def test_attributes_may_be_spelled_otherwise_when_a_run_goes_on(
@@ -67,7 +67,7 @@ def test_a_run_starts_from_a_finished_one(tiny_run: Path, tmp_path: Path, capsys
     assert main([*options, "--output", str(tmp_path / "new"), "--max-steps", "1"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     count = len(load_run(tiny_run).attributes)
-    assert f"from the weights of {tiny_run}, its scores from those of 2 of its {count} attributes. Critics," in said
+    assert f"from the weights of {tiny_run}, including the scores of 2 of its {count} attributes. Critics," in said
     new, old = load_run(tmp_path / "new"), load_run(tiny_run)
     assert new.attributes == tuple(names)
     places = [old.attributes.index(name) for name in names]

@@ -402,7 +402,7 @@ class TestRun:
         change(run_copy / "config.json", data="celeba", data_root="/nowhere")
         assert report([str(run_copy)]) == 0
         page = Page(run_copy / "report.html")
-        assert "The faces are not shown, since" in page.text
+        assert "The faces are not shown, because" in page.text
         assert "/nowhere" in page.text
         assert {"attributes", "fusion"} <= set(page.ids)
 

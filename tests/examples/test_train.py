@@ -385,7 +385,7 @@ class TestInterruption:
         message = " ".join(capsys.readouterr().err.split())
         found = re.search(
             r"every part of the loss must be finite, got (\w+) = (nan|inf) in step (\d+) \(epoch 1\)\. The last good "
-            r"checkpoint is kept in .*last\.ckpt\. Start again with a smaller --lr, or with --clip-norm 1\.$",
+            r"checkpoint is .*last\.ckpt\. Start again with a smaller --lr, or with --clip-norm 1\.$",
             message,
         )
         assert found, message
@@ -512,16 +512,16 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         with_broken_checkpoint,
         "train: {folder}/last.ckpt must be a checkpoint of this program, got a file that does not load "
-        "(BadZipFile). Start over by --overwrite.",
+        "(BadZipFile). Start over with --overwrite.",
     ),
     (
         with_truncated_checkpoint,
         "train: {folder}/last.ckpt must be a checkpoint of this program, got a file that does not load "
-        "(BadZipFile). Start over by --overwrite.",
+        "(BadZipFile). Start over with --overwrite.",
     ),
     (
         with_old_checkpoint,
-        "train: {folder}/last.ckpt must be of checkpoint format 2, got 1. Resume it with the release it is of.",
+        "train: {folder}/last.ckpt must have checkpoint format 2, got 1. Use the release that wrote it.",
     ),
     (
         with_other_width,
@@ -581,7 +581,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--nodes", "2"],
-        "train: --nodes 2 needs torchrun, which connects the machines, got a plain start. On each of them run torchrun "
+        "train: --nodes 2 needs torchrun, which connects the machines, got a plain start. On each machine run torchrun "
         "--nnodes 2 --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint HOST:PORT instead of python.",
     ),
     (lambda folder: ["--strategy", "fsdp"], "train: --strategy fsdp needs several devices, got 1. Leave it out."),
@@ -591,7 +591,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--sync-batch-norm", "--devices", "2"],
-        "train: --sync-batch-norm needs CUDA, got cpu, which PyTorch does not support here. Leave it out.",
+        "train: --sync-batch-norm needs CUDA, got cpu, for which PyTorch has none. Leave it out.",
     ),
     (
         lambda folder: ["--precision", "bf16-mixed"],

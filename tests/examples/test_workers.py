@@ -59,7 +59,7 @@ def test_the_end_of_a_worker_is_told_where_it_is_waited_for() -> None:
 @pytest.mark.attack("15.6", "a worker never answers")
 def test_a_worker_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blan_facial.machines.workers.PATIENCE", 0.5)
-    with pytest.raises(WorkerError, match="a batch must come within 0 s"):
+    with pytest.raises(WorkerError, match="a batch must arrive within 0 s"):
         next(iter(loader(SleepingFaces(12), workers=1)))
 
 

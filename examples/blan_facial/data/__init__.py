@@ -1,1 +1,1 @@
-"""Faces and their attributes: drawn avatars, CelebA and LFWA, and the way from them to batches."""
+"""Faces and their attributes: the data sets, their readers, and batches."""

@@ -1,4 +1,4 @@
-"""The 40 attributes of CelebA and LFWA, and how their names are read."""
+"""The 40 attributes of CelebA and LFWA, and reading their names."""
 
 import difflib
 from collections.abc import Sequence
@@ -52,16 +52,16 @@ _BY_FOLDED_NAME = {name.casefold(): name for name in CELEBA_ATTRIBUTES}
 
 
 def spoken(attribute: str) -> str:
-    """Return an attribute's name with blanks."""
+    """Return an attribute's name with spaces."""
     return attribute.replace("_", " ")
 
 
 def choose(asked: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the attributes that are asked for, each once and spelled as they are known, and the names of none or two.
+    """Return the requested attributes without repetition in their known spelling, and unknown or ambiguous names.
 
     Args:
-        asked: Names in any case, with blanks or underscores, and several in one where commas part them.
-        known: The attributes there are.
+        asked: Names in any case, with spaces or underscores; commas separate several names in one string.
+        known: The available attributes.
     """
     spellings: dict[str, list[str]] = {}
     for name in known:
@@ -84,17 +84,17 @@ def _folded(name: str) -> str:
 
 
 def read_attribute_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Spell attribute names as CelebA does, whatever their case and whether blanks or underscores part their words.
+    """Convert attribute names to CelebA's spelling; case is ignored, and words may be separated by spaces.
 
     Args:
         names: Names of some of the 40 attributes, in any order.
-        where: The place they were read from, for messages.
+        where: The source of the names, for messages.
 
     Returns:
         Names in `CELEBA_ATTRIBUTES`, in the order of `names`.
 
     Raises:
-        DataError: A name is unknown or stands there twice, or there is none.
+        DataError: A name is unknown or repeated, or there are no names.
     """
     if not names:
         raise DataError(f"{where}: needs the attribute names, got none. Restore the line that names the columns.")

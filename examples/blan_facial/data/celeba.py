@@ -1,11 +1,12 @@
-"""CelebA, read from its official folder or a copy of it.
+"""CelebA, read from its official folder or a copy.
 
-The official folder holds `img_align_celeba/*.jpg`, `list_attr_celeba.txt` (the number of rows, the attributes' names,
-then a row of -1 and 1 per image) and `list_eval_partition.txt` (an image and 0, 1 or 2 per row), side by side or, as
-downloaded, in `Img/`, `Anno/` and `Eval/`. Kaggle's copy has them as CSV, and the images a folder deeper; others have
-everything a folder deeper, or PNG images under the names of JPEG ones, which are matched without their endings. Images
-may still be in their ZIP archive. In partial copies the three need not agree: the images that all three have are used.
-Beside the labels there may be `identity_CelebA.txt` (an image and the number of its person per row), and
+The official folder has `img_align_celeba/*.jpg`, `list_attr_celeba.txt` (the number of rows, the attributes' names,
+then a row of -1 and 1 per image) and `list_eval_partition.txt` (an image and 0, 1 or 2 per row), in one folder or, as
+downloaded, in `Img/`, `Anno/` and `Eval/`. In Kaggle's copy the text files are CSV, and the images are one folder
+deeper. Other copies have everything one folder deeper, or PNG images listed as JPEG, which are matched without their
+extensions. Images may still be in their ZIP archive. Partial copies may be inconsistent: the images that occur in all
+three parts are used.
+Optional files next to the labels are `identity_CelebA.txt` (an image and the number of its person per row) and
 `list_bbox_celeba.txt`, by which images in the wild are cropped.
 """
 
@@ -37,23 +38,23 @@ from blan_facial.data.faces import FORMATS, SUFFIXES, DataError, FaceDataset, Im
 from blan_facial.data.folders import ImageFiles, find_files, open_root
 from blan_facial.data.zipped import ZipImages, is_archive, member_names
 
-_LOOKED_AT = 16  # images whose sizes say whether they were aligned
+_LOOKED_AT = 16  # images whose sizes show whether they are aligned
 
 
 def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: Path | None = None) -> FaceDataset:
-    """Read CelebA's labels and partition; the images are decoded when asked for.
+    """Read CelebA's labels and partition; images are decoded on access.
 
     Args:
-        root: The official folder, or a copy of it.
+        root: The official folder or a copy.
         split: `"train"`, `"validation"` or `"test"`, by the official partition.
         image_size: Side in pixels; the whole aligned image is resized to the square.
-        image_folder: The folder or archive of the images, if it is none of the official ones.
+        image_folder: The folder or archive of the images, if it is not one of the official ones.
 
     Returns:
-        The split, in the order of the label file; its notes tell what the folder lacks.
+        The split, in the order of the label file; its notes list what the folder lacks.
 
     Raises:
-        DataError: A part of the folder is missing or is not what its format says, or a link leads out of it.
+        DataError: A part of the folder is missing or violates its format, or a link leads out of it.
         ValueError: `split` or `image_size` is out of range.
     """
     check_request("load_celeba", split, image_size)
@@ -123,7 +124,7 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
 
 
 def _images_in(folder: Path) -> Path:
-    """Return the folder that has the images: the one given, or the only one in it, as in Kaggle's copy."""
+    """Return the folder that contains the images: the given one, or its only subfolder, as in Kaggle's copy."""
     with os.scandir(folder) as entries:
         names = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
     folders = [name for name, is_folder in names.items() if is_folder and not name.startswith((".", "__"))]
@@ -133,7 +134,7 @@ def _images_in(folder: Path) -> Path:
 
 
 def _by_stem(place: Path) -> tuple[dict[str, str], int]:
-    """Return the names of the images by their stems, of two with one the first, and how many are left out so.
+    """Return the names of the images by their stems, the first for each stem, and the number left out by this.
 
     Raises:
         DataError: The folder or archive cannot be read, or a link leads out of it.
@@ -157,7 +158,7 @@ def _reader(place: Path, names: Sequence[str]) -> ImageReader:
 
 
 def _boxes(base: Path, place: Path, reader: ImageReader, stems: Sequence[str]) -> tuple[np.ndarray | None, str]:
-    """Return the boxes to crop images in the wild to, and a note on them; aligned images have none."""
+    """Return the boxes for cropping images in the wild, and a note on them; aligned images have none."""
     if not _in_the_wild(place, reader, len(stems)):
         return None, ""
     path = find_optional(base, BOXES)
@@ -174,7 +175,7 @@ def _boxes(base: Path, place: Path, reader: ImageReader, stems: Sequence[str]) -
 
 
 def _in_the_wild(place: Path, reader: ImageReader, count: int) -> bool:
-    """Say whether images are uncropped: their folder is called so, or they are not all of one size."""
+    """Return whether images are uncropped, by the name of their folder or because their sizes differ."""
     if any(part.lower().startswith("img_celeba") for part in place.parts[-2:]):
         return True
     sizes = set()
@@ -183,7 +184,7 @@ def _in_the_wild(place: Path, reader: ImageReader, count: int) -> bool:
             with Image.open(io.BytesIO(reader.read(index)), formats=FORMATS) as image:
                 sizes.add(image.size)
         except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-            continue  # training says what is wrong with it
+            continue  # training reports the error
     return len(sizes) > 1
 
 

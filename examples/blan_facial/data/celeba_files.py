@@ -1,4 +1,4 @@
-"""The parts of a copy of CelebA, wherever they lie: official text or Kaggle's CSV, folders or archives."""
+"""The parts of a copy of CelebA in any layout: official text files or Kaggle's CSV, folders or archives."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,44 +13,44 @@ from blan_facial.data.faces import SPLITS, DataError
 from blan_facial.data.folders import find_part
 
 LABELS, PARTITION, IDENTITIES, BOXES = "list_attr_celeba", "list_eval_partition", "identity_CelebA", "list_bbox_celeba"
-"""The names of the text files, which end in .txt or .csv."""
+"""The names of the text files, without .txt or .csv."""
 
 _IMAGES = ("img_align_celeba", "img_align_celeba_png")
 _FOLDERS = ("", "Anno", "Eval", "Img")
-_SIGNS, _BITS = frozenset(("1", "-1")), frozenset(("1", "0"))  # what labels are written as
+_SIGNS, _BITS = frozenset(("1", "-1")), frozenset(("1", "0"))  # the values of labels
 _PARTITIONS = {str(number): split for number, split in enumerate(SPLITS)} | SPLIT_VALUES
-_DIGITS = 9  # of a count of rows
+_DIGITS = 9  # maximum digits of a row count
 
 
 class Labels(NamedTuple):
-    """The rows of the file of labels."""
+    """The rows of the label file."""
 
     attributes: tuple[str, ...]
     images: Sequence[str]
-    """The images' names without their endings, which differ between copies."""
+    """The images' names without extensions, which differ between copies."""
     values: np.ndarray
     """int8 (rows, attributes), 0 or 1."""
     announced: int | None
-    """The count in the file's first line; None without one."""
+    """The row count in the file's first line; None without it."""
 
 
 class _Text(NamedTuple):
     announced: int | None
     heading: Row | None
-    """The names of the columns, without that of the image."""
+    """The names of the columns, except that of the image."""
     rows: Iterator[Row]
 
 
 def stem(name: str) -> str:
-    """Return the name of an image without folders and ending."""
+    """Return the name of an image without folders and extension."""
     return PurePosixPath(name.replace("\\", "/")).stem
 
 
 def find_base(root: Path) -> Path:
-    """Return the folder that the parts lie in: the one given, or the one within it that holds the labels.
+    """Return the folder of the parts: the given one, or its subfolder that contains the labels.
 
     Raises:
-        DataError: Several within it do.
+        DataError: Several subfolders contain labels.
     """
     if _find(root, LABELS) is not None:
         return root
@@ -64,7 +64,7 @@ def find_base(root: Path) -> Path:
 
 
 def find_text(base: Path, folder: str, name: str) -> Path:
-    """Return a text file that is needed.
+    """Return a required text file.
 
     Raises:
         DataError: It is missing.
@@ -75,7 +75,7 @@ def find_text(base: Path, folder: str, name: str) -> Path:
 
 
 def find_optional(base: Path, name: str) -> Path | None:
-    """Return a text file that may be missing."""
+    """Return an optional text file, or None."""
     return _find(base, name)
 
 
@@ -113,7 +113,7 @@ def read_labels(path: Path) -> Labels:
                 f"{len(attributes)} attributes), got {1 + len(values)}. Restore or remove the row."
             )
         if not allowed.issuperset(values):
-            values = [fold(value) for value in values]  # such as 1.0
+            values = [fold(value) for value in values]  # for example, 1.0
         if not allowed.issuperset(values) and "-1" not in used and _BITS.issuperset(values):
             allowed = _BITS
         if not allowed.issuperset(values):
@@ -188,7 +188,7 @@ def _holds_something(place: Path) -> bool:
 
 
 def _read_images(path: Path, count: int, row: str, value: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield the line's number, the image and its values."""
+    """Yield line number, image and values of each row."""
     seen: set[str] = set()
     for number, fields in _read(path).rows:
         if len(fields) != 1 + count:
@@ -206,7 +206,7 @@ def _read_images(path: Path, count: int, row: str, value: str) -> Iterator[tuple
 
 
 def _read(path: Path) -> _Text:
-    """Read a text file in the official form (a count, names, rows), as CSV (names, rows), or of rows alone."""
+    """Read a text file in the official format (count, names, rows), as CSV (names, rows), or with rows only."""
     rows = _rows(path)
     first = next(rows, None)
     if first is None:
@@ -230,7 +230,7 @@ def _again(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Yield the number and the fields of every line that is not blank, parted by blanks or, in CSV, as there."""
+    """Yield the number and the fields of every non-blank line, separated by spaces or in CSV format."""
     try:
         encoding = encoding_of(path)
         with path.open(encoding=encoding) as lines:

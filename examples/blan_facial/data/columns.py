@@ -1,23 +1,23 @@
-"""What the columns of a table mean: which is the image, the split, the person, and how the others tell attributes.
+"""The meaning of a table's columns: image, split, person, and how the others define attributes.
 
-Without a mapping, columns are known by their names, and the others are attributes of yes, no and unknown. A mapping, in
-TOML or JSON, says it for any table:
+Without a mapping, image, split and person are recognised by their names, and the other columns are attributes with the
+values yes, no and unknown. A mapping in TOML or JSON describes any table:
 
-    image = "file"                      # columns that have other names
+    image = "file"                      # columns with other names
     person = "Identity"
 
-    [split]                             # values of a column, * for anything; or parts: train = 80, test = 20
+    [split]                             # values of a column, with * as wildcard; or shares: train = 80, test = 20
     column = "file"
     train = ["train/*"]
     test = ["val/*"]
 
-    [attributes]                        # where attributes or categories stand, nothing else is read
-    Smiling = {}                        # the column of that name, of yes, no and unknown
+    [attributes]                        # with attributes or categories, no other columns are read
+    Smiling = {}                        # the column of that name, with yes, no and unknown
     Male = { column = "gender", yes = ["Male"] }
     Senior = { column = "age", at_least = 60 }
 
     [categories]
-    race = []                           # an attribute for each value, or for those that are listed
+    race = []                           # an attribute for each value, or for the listed values
 """
 
 import hashlib
@@ -39,10 +39,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 
 Unknown = Literal["zero", "minus-one"]
-"""Which of 0 and -1 means unknown; the other one means no."""
+"""Which of 0 and -1 means unknown; the other means no."""
 
 ZERO, MINUS_ONE = -2, -3
-"""Codes of labels that are spelled so, whose meaning the whole table decides."""
+"""Codes of the labels 0 and -1, whose meaning depends on the whole table."""
 
 IMAGE, SPLIT, PERSON = "image", "split", "person"
 
@@ -51,7 +51,7 @@ NAMES = {
     SPLIT: ("split", "partition"),
     PERSON: ("person", "identity", "celeb_id"),
 }
-"""What the columns that are no attributes may be called, whatever the case."""
+"""Names of the columns that are not attributes, in any case."""
 
 SPLIT_VALUES = {
     **{split: split for split in SPLITS},
@@ -60,7 +60,7 @@ SPLIT_VALUES = {
 """The names of the splits, in lower case."""
 
 MISSING = frozenset(("", "nan", "na", "n/a", "none", "null", "unknown", "?"))
-"""Cells that say nothing, in lower case."""
+"""Cells that mean unknown, in lower case."""
 
 _CODES = {
     **dict.fromkeys(("1", "true", "yes"), 1),
@@ -71,50 +71,50 @@ _CODES = {
 }
 _PLAIN = "1, true or yes (present), 0, -1, false or no (absent), or empty (unknown)"
 
-_STARS_ALONE = re.compile(r"[?\[]")  # what else would mean something in a pattern
+_STARS_ALONE = re.compile(r"[?\[]")  # the other special characters of patterns
 
 _KEYS = (IMAGE, SPLIT, PERSON, "attributes", "categories")
 _RULES = ("column", "yes", "no", "unknown", "at_least", "below")
 
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)  # a decimal comma, or commas between thousands
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)  # ambiguous: decimal comma or thousands separators
 
 Reading = Callable[[str], int | None]
-"""From a cell to its label or code; None for a cell that is nothing of the kind."""
+"""Maps a cell to its label or code; None for an invalid cell."""
 
 
 class Attribute(NamedTuple):
-    """An attribute, the column that tells it, and how."""
+    """An attribute, its column, and how cells are read."""
 
     name: str
     column: str
     read: Reading
     expected: str
-    """What the cells may be, for messages."""
+    """The valid cells, for messages."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a mapping says; by default nothing, so that names decide."""
+    """The content of a mapping; by default empty, so that columns are recognised by their names."""
 
     image: str | None = None
     split: str | None = None
     person: str | None = None
     patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What the values of the column of the split are like, by split."""
+    """Patterns for the values of the split column, by split."""
     parts: Mapping[str, float] = field(default_factory=dict)
-    """What part of the people, or of the images, each split has, where no column says it."""
+    """Share of the people, or of the images, in each split, without a split column."""
     attributes: Sequence[Attribute] | None = None
     categories: Mapping[str, Sequence[str]] | None = None
-    """Columns that have an attribute for each of their values, and the values; none: all that occur."""
+    """Columns with an attribute per value, and the values to use; an empty list means all that occur."""
 
     @property
     def chosen(self) -> bool:
-        """Whether it says which columns are attributes."""
+        """Whether the mapping selects the attribute columns."""
         return self.attributes is not None or self.categories is not None
 
     def splits_of(self, value: str) -> list[str]:
-        """Return the split that a cell names; none if it names none, several if patterns of several are like it."""
+        """Return the splits that a cell matches: none if it matches none, several if it is ambiguous."""
         folded = fold(value)
         if not self.patterns:
             return [SPLIT_VALUES[folded]] if folded in SPLIT_VALUES else []
@@ -125,7 +125,7 @@ class Columns:
         ]
 
     def part_of(self, key: str) -> str:
-        """Return the split that a person or an image is dealt to, the same whatever else the table holds."""
+        """Return the split assigned to a person or an image, independent of the rest of the table."""
         place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 * sum(self.parts.values())
         for split, part in self.parts.items():
             place -= part
@@ -135,7 +135,7 @@ class Columns:
 
 
 def plain(name: str) -> Attribute:
-    """Return the attribute of a column of yes, no and unknown."""
+    """Return the attribute of a column with yes, no and unknown."""
     return Attribute(name, name, _plain_code, _PLAIN)
 
 
@@ -143,7 +143,7 @@ def read_columns(path: Path) -> Columns:
     """Read a mapping.
 
     Raises:
-        DataError: It is no TOML or JSON, or says what cannot be.
+        DataError: The file is not TOML or JSON, or its content is invalid.
     """
     content = _load(path)
     faults = Faults(path)
@@ -177,7 +177,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: must be a TOML or JSON file, got no such file. Name it with --columns.") from error
     except DataError:
         raise
-    except (ValueError, RecursionError) as error:  # what both parsers and the decoder raise
+    except (ValueError, RecursionError) as error:  # from the parsers and the decoder
         raise DataError(
             f"{path}: must be TOML, or JSON with a name ending in .json, got {error}. Correct it."
         ) from error
@@ -187,7 +187,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON, as TOML has it: no name twice."""
+    """Return a JSON object, without repeated names, as in TOML."""
     names = [name for name, _ in pairs]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"the entry {repeated[0]!r} twice")
@@ -314,7 +314,7 @@ def _counted(lists: Mapping[str, Sequence[str] | None]) -> dict[str, int]:
 
 
 def _listed(values: Any) -> list[str] | None:
-    """Return a list of values as text; None if it is none."""
+    """Return a list of values as text; None if it is not a list of values."""
     if not isinstance(values, list) or not all(isinstance(value, str | int | float) for value in values):
         return None
     return [str(value) for value in values]
@@ -334,7 +334,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(cell: str) -> float | None:
-    """Return a finite number, with a point or a comma before its decimals; None for what is none or may be another."""
+    """Return a finite number with a decimal point or comma; None if the cell is not a number or is ambiguous."""
     if not _NUMBER.fullmatch(cell) or _GROUPED.fullmatch(cell):
         return None
     number = float(cell.replace(",", "."))
@@ -342,7 +342,7 @@ def _number(cell: str) -> float | None:
 
 
 def fold(cell: str) -> str:
-    """Return a cell whatever its case, and a number in whatever way it is written."""
+    """Return a cell in lower case, and a number in a canonical format."""
     number = _number(cell)
     return cell.casefold() if number is None else f"{number:.12g}"
 

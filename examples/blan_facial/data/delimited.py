@@ -1,4 +1,4 @@
-"""Tables in text files, whoever wrote them: commas, semicolons or tabs between the columns, an index by pandas."""
+"""Tables in text files from any program: separated by commas, semicolons or tabs, with or without pandas' index."""
 
 import codecs
 import csv
@@ -13,26 +13,26 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 MOST_COLUMNS = 10_000
 MOST_CHARACTERS = 2**22
-"""Of a line."""
+"""Maximum number of characters of a line."""
 
 Row = tuple[int, list[str]]
-"""The number of a line, and its columns without blanks around them."""
+"""The number of a line, and its columns without surrounding whitespace."""
 
-_INDEX = re.compile(r"|Unnamed: \d+(\.\d+)*")  # what pandas calls a column of row numbers
+_INDEX = re.compile(r"|Unnamed: \d+(\.\d+)*")  # pandas' names for a column of row numbers
 _QUOTED = re.compile(r'"[^"]*("|$)')
 
 
 def read_rows(path: Path, option: str) -> Iterator[Row]:
-    """Yield every row that is not blank, the first of them with the columns' names.
+    """Yield every non-blank row; the first contains the names of the columns.
 
-    First columns that pandas wrote, the number of each row under no name, are left out.
+    Leading index columns written by pandas, which contain row numbers, are left out.
 
     Args:
         path: The file.
         option: The option that names it, for messages.
 
     Raises:
-        DataError: There is no such file, or it is no text, or no table.
+        DataError: The file does not exist, or is not text or not a table.
     """
     first: int | None = None
     for number, columns in _rows(path, option):
@@ -43,10 +43,10 @@ def read_rows(path: Path, option: str) -> Iterator[Row]:
 
 
 def encoding_of(path: Path) -> str:
-    """Return how a text file is written: in UTF-8, or in UTF-16 as Excel does.
+    """Return the encoding of a text file: UTF-8, or UTF-16 as written by Excel.
 
     Raises:
-        UnicodeError: It is neither.
+        UnicodeError: The encoding is neither.
     """
     with path.open("rb") as file:
         start = file.read(512)
@@ -61,7 +61,7 @@ def encoding_of(path: Path) -> str:
 
 def _rows(path: Path, option: str) -> Iterator[Row]:
     try:
-        if not path.is_file():  # waiting for a pipe may never end
+        if not path.is_file():  # reading a pipe may block forever
             raise FileNotFoundError
         encoding = encoding_of(path)
         with path.open(encoding=encoding, newline="") as lines:
@@ -82,14 +82,14 @@ def _rows(path: Path, option: str) -> Iterator[Row]:
 
 
 def _delimiter(path: Path, encoding: str) -> str:
-    """Return what parts the names of the first line that is not blank: what stands there most often, unquoted."""
+    """Return the delimiter: the most frequent candidate outside quotes in the first non-blank line."""
     with path.open(encoding=encoding, newline="") as lines:
         first = next((line for line in bounded(path, lines) if line.strip()), "")
     return max(DELIMITERS, key=_QUOTED.sub("", first).count)
 
 
 def bounded(path: Path, lines: TextIO) -> Iterator[str]:
-    """Yield lines, and refuse one that is too long before it is in memory as a whole."""
+    """Yield lines, and refuse one that is too long before it is completely in memory."""
     number = 0
     while line := lines.readline(MOST_CHARACTERS + 1):
         number += 1

@@ -1,4 +1,4 @@
-"""The class of all data sets of faces, and how an image file becomes a face."""
+"""The class of all face data sets, and decoding image files."""
 
 import dataclasses
 import io
@@ -17,13 +17,13 @@ from shared.program import UserError
 SPLITS = ("train", "validation", "test")
 
 UNKNOWN = -1
-"""The label of an attribute of which nobody said whether the face has it; 1 says that it has, 0 that it has not."""
+"""The label of an attribute whose value is unknown; 1 means present and 0 absent."""
 
 MAX_PIXELS = 89_478_485
-"""Pixels that an image may have to be decoded, unless `limit_pixels` says otherwise: Pillow's own limit."""
+"""Maximum number of pixels of a decoded image, unless set by `limit_pixels`: Pillow's own limit."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") + ("AVIF",) * bool(features.check("avif"))
-"""Pillow's names of the image formats that are decoded, whatever the file is called. Others may start programs."""
+"""Pillow's names of the supported image formats, independent of file names. Other formats may start programs."""
 
 SUFFIXES = frozenset(
     (
@@ -31,11 +31,11 @@ SUFFIXES = frozenset(
         *(".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"),
     )
 )
-"""What the files of a folder end in that are taken for images, in lower case; HEIC is refused by its name."""
+"""Extensions of image files in folders, in lower case; HEIC is refused with a message that names it."""
 
-# Pillow sees an image's size before it decodes it; of one beyond the limit it only warns up to twice the limit.
+# Pillow checks the size of an image before decoding; between the limit and twice the limit it only warns.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", "Corrupt EXIF data")  # which spoils no image
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # harmless for the image
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,28 +46,28 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by its EXIF orientation."""
+"""Operations that turn an image upright, by EXIF orientation."""
 
 
 Box: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right and bottom of a part of an image."""
+"""Left, top, right and bottom of a region of an image."""
 
 
 class DataError(UserError):
-    """A data folder or file that cannot be used; the message says what is wrong and what to do."""
+    """A data folder or file that cannot be used; the message states the problem and the remedy."""
 
 
 class NoSplitError(DataError):
-    """A split that the data set does not have."""
+    """The data set lacks the requested split."""
 
 
 class CorruptImageError(DataError):
-    """An image file that does not decode.
+    """An image file that cannot be decoded.
 
     Args:
-        place: The file, or where else the image lies.
-        index: Its index in the data set.
-        reason: What the decoder found.
+        place: The file, or another description of the image's location.
+        index: Index of the image in the data set.
+        reason: The decoder's message.
     """
 
     def __init__(self, place: Path | str, index: int, reason: str) -> None:
@@ -84,43 +84,43 @@ class CorruptImageError(DataError):
 
 
 class LargeImageError(Exception):
-    """An image that takes much memory where only others were asked for."""
+    """An image that needs much memory, although only small ones were requested."""
 
 
 class PixelLimitError(ValueError):
-    """An image of more pixels than may be decoded."""
+    """An image with more pixels than allowed."""
 
 
 class ImageReader(Protocol):
-    """Image files by their index, wherever their bytes lie."""
+    """Reads image files by index from any storage."""
 
     def read(self, index: int) -> bytes:
         """Return the bytes of image file `index`.
 
         Raises:
-            OSError: They cannot be read.
-            ValueError: They are not what was written.
+            OSError: The file cannot be read.
+            ValueError: The stored bytes are damaged.
         """
 
     def place(self, index: int) -> Path | str:
-        """Return where the image lies, for messages."""
+        """Return the location of the image, for messages."""
 
 
 @dataclass(eq=False, kw_only=True)
 class FaceDataset:
-    """Square RGB faces with binary attributes; the labels are in memory, image files are decoded when asked for.
+    """Square RGB faces with binary attributes; labels are in memory, image files are decoded on access.
 
     Attributes:
-        name: Name of the data set, as `--data` has it.
+        name: Name of the data set, as in `--data`.
         split: One of `SPLITS`.
         attributes: The N attributes; those of CelebA and LFWA by their CelebA names.
         labels: int8 (n, N): 1, 0 or `UNKNOWN`.
-        images: At least n images: uint8 RGB (n, image_size, image_size, 3) in memory, or what reads their files.
+        images: At least n images: uint8 RGB (n, image_size, image_size, 3) in memory, or a reader of image files.
         image_size: Side of the images in pixels.
         notes: Sentences for the user, such as "12 images have no label row and were left out".
-        groups: int64 (n,), a number for the person in each image; None where the people are unknown.
-        boxes: At least n boxes, int (n, 4): left, top, right and bottom of the face in the pixels of its file, which
-            is cropped to it; one without an area, or None, leaves the whole image.
+        groups: int64 (n,), the number of the person in each image; None if people are unknown.
+        boxes: At least n boxes, int (n, 4): left, top, right and bottom in pixels of the file, to which the image is
+            cropped; a box without area, or None, leaves the image uncropped.
     """
 
     name: str
@@ -140,8 +140,8 @@ class FaceDataset:
         """Return face `index` as uint8 RGB (image_size, image_size, 3).
 
         Raises:
-            CorruptImageError: Its file is no image, or not a whole one.
-            OSError: Its file cannot be read at all.
+            CorruptImageError: The file is not an image, or is incomplete.
+            OSError: The file cannot be read.
         """
         if isinstance(self.images, np.ndarray):
             return self.images[index]
@@ -154,7 +154,7 @@ class FaceDataset:
             raise CorruptImageError(self.images.place(index), index, str(error)) from error
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return how many faces have each attribute, have it not, and of how many that is unknown."""
+        """Return the numbers of positive, negative and unknown labels of each attribute."""
         codes = {"yes": 1, "no": 0, "unknown": UNKNOWN}
         columns = {name: (self.labels == code).sum(0).tolist() for name, code in codes.items()}
         return {
@@ -168,7 +168,7 @@ class FaceDataset:
         return dataclasses.replace(self, labels=self.labels[:count], groups=groups)
 
     def with_attributes(self, attributes: Sequence[str]) -> "FaceDataset":
-        """Return the same faces with some of their attributes, in the order given.
+        """Return the same faces with a selection of their attributes, in the given order.
 
         Raises:
             DataError: The data set lacks one of them.
@@ -183,49 +183,49 @@ class FaceDataset:
 
 
 def number_people(names: Sequence[str]) -> np.ndarray:
-    """Return a number for each person, int64 (n,); without a name, an image is a person of its own."""
+    """Return a number for each person, int64 (n,); each image without a name counts as another person."""
     people = [name or place for place, name in enumerate(names)]
     numbers = {person: number for number, person in enumerate(dict.fromkeys(people))}
     return np.array([numbers[person] for person in people], dtype=np.int64)
 
 
 def decode_face(data: bytes, image_size: int, *, box: Sequence[int] | None = None, large: bool = True) -> np.ndarray:
-    """Decode an image of any mode and size, and resize the whole of it to a square, bilinear and antialiased.
+    """Decode an image of any mode and size, and resize it to a square, bilinear and antialiased.
 
-    An image that says by EXIF how it was taken is turned upright.
+    The image is turned upright by its EXIF orientation.
 
     Args:
         data: The image file's bytes, in one of `FORMATS`.
         image_size: Side of the square in pixels.
-        box: Left, top, right and bottom of the part to take; without an area, or None: the whole image.
-        large: Whether it may take much memory. Threads that decode side by side leave such images to one of them.
+        box: Left, top, right and bottom of the region to use; None, or a box without area, uses the whole image.
+        large: Whether decoding may need much memory. Parallel threads leave such images to one of them.
 
     Returns:
         uint8 RGB (image_size, image_size, 3).
 
     Raises:
-        ValueError: The bytes are no image, or not a whole one.
-        LargeImageError: It takes much memory, and `large` is False.
-        PixelLimitError: The image has more pixels than Pillow's limit (89 million, or what `limit_pixels` set).
+        ValueError: The bytes are not an image, or are incomplete.
+        LargeImageError: Decoding needs much memory, and `large` is False.
+        PixelLimitError: The image has more pixels than Pillow's limit (89 million, or as set by `limit_pixels`).
     """
     return _decode(data, lambda width, height: (image_size, image_size), box, large=large)
 
 
 def decode_picture(data: bytes, longest: int, *, enlarge: bool = True, large: bool = True) -> np.ndarray:
-    """Decode an image as `decode_face` does, but in its own proportions.
+    """Decode an image like `decode_face`, but keep its aspect ratio.
 
     Args:
         data: The image file's bytes.
         longest: Longest side in pixels.
-        enlarge: Whether a smaller image is brought to that size.
+        enlarge: Whether smaller images are enlarged to that size.
         large: As for `decode_face`.
 
     Returns:
         uint8 RGB (height, width, 3).
 
     Raises:
-        ValueError: The bytes are no image, or not a whole one.
-        LargeImageError: It takes much memory, and `large` is False.
+        ValueError: The bytes are not an image, or are incomplete.
+        LargeImageError: Decoding needs much memory, and `large` is False.
         PixelLimitError: The image has more pixels than Pillow's limit.
     """
 
@@ -239,10 +239,10 @@ def decode_picture(data: bytes, longest: int, *, enlarge: bool = True, large: bo
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
-    """Return an image of Pillow's as `decode_face` takes it, of any mode and upright: uint8 RGB (height, width, 3).
+    """Return a Pillow image of any mode upright as uint8 RGB (height, width, 3), like `decode_face`.
 
     Raises:
-        ValueError: Its black and white are unknown.
+        ValueError: The black and white levels of its pixels are unknown.
     """
     _refuse_unknown_range(image)
     return np.array(_upright(_rgb(image), image))
@@ -255,16 +255,16 @@ def _decode(
     *,
     large: bool,
 ) -> np.ndarray:
-    """Decode an image, or a part of it, and resize it to the size that its own asks for."""
+    """Decode an image or a region of it, and resize it to a size that depends on its own."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = size(*image.size)
-            cost = 4 * image.width * image.height  # Pillow keeps a pixel in four bytes
-            # A large JPEG decodes at a fraction of its size, rounded up to whole pixels; the box says where it ends.
+            cost = 4 * image.width * image.height  # Pillow uses four bytes per pixel
+            # A large JPEG decodes at a fraction of its size, rounded up to whole pixels; the box marks the exact end.
             box: Box | None = None if part is None else _within(part, *image.size)
             if box is None and (draft := image.draft("RGB", (2 * width, 2 * height))):
                 box = draft[1]
-            if not image.info.get("progressive"):  # of which every scan is kept in full
+            if not image.info.get("progressive"):  # all scans of those are kept in memory
                 cost = 4 * image.width * image.height
             if cost > LARGE and not large:
                 raise LargeImageError
@@ -280,12 +280,12 @@ def _decode(
         raise PixelLimitError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, perhaps a decompression bomb") from error
     except UnidentifiedImageError as error:
         raise ValueError(_unknown_format(data)) from error
-    except Exception as error:  # a decoder meets a broken file with whatever its code runs into
+    except Exception as error:  # decoders can raise anything for a broken file
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _unknown_format(data: bytes) -> str:
-    """Say what an image is that no decoder takes."""
+    """Describe an image in an unsupported format."""
     kind = data[8:12] if data[4:8] == b"ftyp" else b""
     names = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
     if kind in names:
@@ -294,14 +294,14 @@ def _unknown_format(data: bytes) -> str:
 
 
 def _within(box: Sequence[int], width: int, height: int) -> tuple[int, int, int, int] | None:
-    """Return the part of a box that lies in an image; None if there is none."""
+    """Clip a box to an image; None if nothing is left."""
     left, top, right, bottom = box
     inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
 
 
 def limit_pixels(pixels: int) -> None:
-    """Set how many pixels an image may have to be decoded, in this process, from now on.
+    """Set the maximum number of pixels of decoded images for the rest of this process.
 
     Raises:
         ValueError: The number is below 1.
@@ -312,10 +312,10 @@ def limit_pixels(pixels: int) -> None:
 
 
 def check_request(owner: str, split: str, image_size: int) -> None:
-    """Refuse a split or an image size that no data set has.
+    """Refuse an unknown split or an invalid image size.
 
     Raises:
-        ValueError: `split` is none of `SPLITS`, or `image_size` is below 1.
+        ValueError: `split` is not one of `SPLITS`, or `image_size` is below 1.
     """
     if split not in SPLITS:
         raise ValueError(f"{owner}: split must be one of {', '.join(SPLITS)}, got {split!r}.")
@@ -329,7 +329,7 @@ def _refuse_unknown_range(image: Image.Image) -> None:
 
 
 def _shrunk(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
-    """Resize a part of a large image strip by strip, first by whole factors, so that there is one copy of it."""
+    """Resize a region of a large image in strips, first by integer factors, so that memory holds only one copy."""
     sides = box[2] - box[0], box[3] - box[1]
     across, down = (max(1, int(side) // (2 * wanted)) for side, wanted in zip(sides, size, strict=True))
     rows = down * max(1, LARGE // (16 * image.width * down))
@@ -342,9 +342,9 @@ def _shrunk(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion clips instead of scaling
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scaling
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "P":  # a palette may hold transparency, which Pillow converts by way of RGBA alone
+    if image.mode == "P":  # transparency in a palette needs conversion through RGBA
         image = image.convert("RGBA")
     return image.convert("RGB")
 
@@ -352,6 +352,6 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _upright(resized: Image.Image, image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # whatever Pillow runs into in broken EXIF
+    except Exception:  # Pillow can raise anything for broken EXIF
         turn = None
     return resized if turn is None else resized.transpose(turn)

@@ -1,15 +1,15 @@
-"""All that is wrong with a file, in one message."""
+"""Collects all mistakes of a file in one message."""
 
 from pathlib import Path
 
 from blan_facial.data.faces import DataError
 
 _MOST = 20
-"""Kinds of faults that a message tells, and that are looked for at most five times."""
+"""Maximum number of kinds of mistakes in a message."""
 
 
 class Faults:
-    """Collects what is wrong with a file, the same rule broken in several lines as one.
+    """Collects the mistakes of a file; violations of the same rule in several lines count as one.
 
     Args:
         path: The file, for messages.
@@ -20,20 +20,20 @@ class Faults:
         self._places: dict[str, list[str]] = {}
 
     def add(self, fault: str, place: str = "") -> None:
-        """Keep a fault: the rule, the value and the remedy; and the place in the file.
+        """Add a mistake (rule, value and remedy) and its place in the file.
 
         Raises:
-            DataError: There are so many that nothing is won by reading on.
+            DataError: There are too many mistakes to continue reading.
         """
         self._places.setdefault(fault, []).append(place)
         if len(self._places) >= 5 * _MOST:
             self.refuse()
 
     def refuse(self) -> None:
-        """Refuse the file, if anything is wrong with it.
+        """Refuse the file if it has mistakes.
 
         Raises:
-            DataError: Something is.
+            DataError: There are mistakes.
         """
         if not self._places:
             return

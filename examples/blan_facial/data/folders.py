@@ -1,6 +1,6 @@
-"""Data sets that are folders: their parts, and their image files.
+"""Folders of data sets: their parts and their image files.
 
-What is an image file among theirs, `image_file` says; a link that leads out of the folder is refused.
+`image_file` defines what counts as an image file; links that lead out of the folder are refused.
 """
 
 import os
@@ -18,8 +18,8 @@ class ImageFiles:
 
     Args:
         folder: The folder.
-        names: Their n names relative to it. An array, since forked workers share its memory for good, where reading a
-            list of strings copies it page by page.
+        names: Their n names relative to it. An array stays shared between forked workers, whereas reading a list of
+            strings copies its memory page by page.
     """
 
     def __init__(self, folder: Path, names: np.ndarray) -> None:
@@ -30,7 +30,7 @@ class ImageFiles:
         """Return the bytes of file `index`.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         return read_image_file(self.place(index))
 
@@ -40,7 +40,7 @@ class ImageFiles:
 
 
 def open_root(owner: str, root: Path | str, option: str = "--data-root") -> Path:
-    """Return the data set's folder.
+    """Return the folder of a data set.
 
     Args:
         owner: The function that reads it, for messages.
@@ -48,7 +48,7 @@ def open_root(owner: str, root: Path | str, option: str = "--data-root") -> Path
         option: The option that names it, for messages.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: The folder does not exist.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -58,12 +58,12 @@ def open_root(owner: str, root: Path | str, option: str = "--data-root") -> Path
 
 
 def find_part(owner: str, places: Sequence[Path], remedy: str) -> Path:
-    """Return the first of some places of a file or folder that exists.
+    """Return the first existing path of a file or folder.
 
     Args:
         owner: The function that reads it, for messages.
-        places: Where it may be, under one name.
-        remedy: What to do if it is missing, one sentence.
+        places: Possible paths.
+        remedy: A sentence that says what to do if it is missing.
 
     Raises:
         DataError: None of them exists.
@@ -75,15 +75,15 @@ def find_part(owner: str, places: Sequence[Path], remedy: str) -> Path:
 
 
 def relative_name(where: str, name: str, remedy: str) -> str:
-    """Return an image's name with forward slashes, whatever slashes it has.
+    """Return an image's name with forward slashes.
 
     Args:
-        where: The place that the name was read from, for messages.
-        name: The name.
-        remedy: What to do if it leaves the folder, one sentence.
+        where: The source of the name, for messages.
+        name: The name, with slashes or backslashes.
+        remedy: A sentence that says what to do if it leaves the folder.
 
     Raises:
-        DataError: The name is absolute or has a part `..`.
+        DataError: The name is absolute or contains `..`.
     """
     image = PureWindowsPath(name.strip())
     if image.anchor or ".." in image.parts:
@@ -92,7 +92,7 @@ def relative_name(where: str, name: str, remedy: str) -> str:
 
 
 def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
-    """Say which image files a folder has, reading each of its subfolders once.
+    """Return which image files exist in a folder, listing each subfolder once.
 
     Args:
         owner: The function that reads them, for messages.
@@ -129,7 +129,7 @@ def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
 
 
 def _list(folder: Path) -> dict[str, bool]:
-    """Return the regular files of a folder, and of each whether it is a link; none if there is no such folder."""
+    """Return the regular files of a folder, and whether each is a link; empty if the folder does not exist."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}

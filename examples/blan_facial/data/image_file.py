@@ -1,7 +1,7 @@
-"""The one rule of what is an image file, and how it is read: for every data set and for ``predict.py``.
+"""Reading image files, with the same rules for every data set and for ``predict.py``.
 
-It is a regular file of a bounded size. In a folder that is read it lies in that folder, links followed. Pipes, sockets
-and devices are none, since reading one may never end.
+An image file is a regular file of bounded size. Within a folder it must lie in that folder after following links.
+Pipes, sockets and devices are refused, since reading them may never end.
 """
 
 import errno
@@ -12,37 +12,37 @@ from pathlib import Path
 from PIL import Image
 
 LARGE = 2**24
-"""Bytes, of a file or of its pixels, above which images are decoded one at a time and strip by strip."""
+"""Size in bytes, of a file or of its pixels, above which images are decoded one at a time and in strips."""
 
-_HEADER = 2**20  # bytes that an image may have beside its pixels
+_HEADER = 2**20  # bytes allowed in addition to the pixels
 
 
 class FileKindError(OSError):
-    """What is there is no regular file, or a file of more bytes than an image may have."""
+    """The path is not a regular file, or the file is too large for an image."""
 
 
 def limit_bytes() -> int:
-    """Return how many bytes an image file may have: those of as many RGB pixels as may be decoded, and a header."""
+    """Return the maximum size of an image file: the bytes of the maximum number of RGB pixels, plus a header."""
     return 3 * (Image.MAX_IMAGE_PIXELS or 0) + _HEADER
 
 
 def read_image_file(path: Path) -> bytes:
-    """Return the bytes of an image file; of one that is too large, no more than the limit is read.
+    """Return the bytes of an image file; never more than the limit are read.
 
     Raises:
-        FileKindError: It is not regular, or has too many bytes.
-        OSError: It cannot be read.
+        FileKindError: The file is not regular, or too large.
+        OSError: The file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(descriptor, "rb") as file:
         found, limit = os.fstat(descriptor), limit_bytes()
         if not stat.S_ISREG(found.st_mode):
             raise FileKindError(errno.EINVAL, "something that is not a regular file", str(path))
-        if found.st_size > limit or len(data := file.read(limit + 1)) > limit:  # some say that they are empty
+        if found.st_size > limit or len(data := file.read(limit + 1)) > limit:  # some report size 0
             raise FileKindError(errno.EFBIG, f"more than the {limit:,} bytes that an image may have", str(path))
     return data
 
 
 def leaves(folder: Path, path: Path) -> bool:
-    """Tell whether a path leads out of a folder, links followed."""
+    """Return whether a path leads out of a folder, after following links."""
     return not path.resolve().is_relative_to(folder.resolve())

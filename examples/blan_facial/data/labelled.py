@@ -1,4 +1,4 @@
-"""Training faces of which few have labels: whose labels are kept, and what a batch holds of both kinds."""
+"""Training with few labels: selecting the labels to keep, and batches of labelled and unlabelled faces."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,27 +9,27 @@ from blan_facial.data.faces import UNKNOWN, DataError, FaceDataset
 from blan_facial.data.loading import EpochBatches, EpochIndex, random_generator
 from blan_facial.machines.share import WHOLE, Share
 
-_CHOICE, _LABELLED, _REST = 2, 3, 4  # the random streams of one seed, beside those of loading
+_CHOICE, _LABELLED, _REST = 2, 3, 4  # random streams of a seed, other than those of loading
 
 
 def has_label(faces: FaceDataset) -> np.ndarray:
-    """Return which faces have a label at all, bool (n,)."""
+    """Return which faces have any known label, bool (n,)."""
     known: np.ndarray = (faces.labels != UNKNOWN).any(1)
     return known
 
 
 def keep_labels(faces: FaceDataset, count: int, seed: int) -> FaceDataset:
-    """Return the faces with the labels of some of them, drawn by the seed, and those of the others unknown.
+    """Keep the labels of randomly chosen faces, and set those of the others to unknown.
 
-    People are drawn with all their labelled faces, so that nobody is among both.
+    People are drawn with all their labelled faces, so that nobody has faces of both kinds.
 
     Args:
         faces: The training faces.
-        count: How many keep their labels.
-        seed: Seed of the draw.
+        count: Number of faces that keep their labels.
+        seed: Seed of the choice.
 
     Raises:
-        DataError: There are fewer labelled faces, or whole people do not add up to the number.
+        DataError: There are fewer labelled faces, or no set of whole people has this number of faces.
     """
     candidates = np.flatnonzero(has_label(faces))
     if count > len(candidates):
@@ -56,21 +56,21 @@ def keep_labels(faces: FaceDataset, count: int, seed: int) -> FaceDataset:
 
 
 class MixedBatches(EpochBatches):
-    """Batches with a fixed number of labelled faces, and unlabelled ones in the other places.
+    """Batches with a fixed number of labelled faces; the rest are unlabelled.
 
-    An epoch has as many batches as one of all faces, however many have labels: each kind is gone through again and
-    again, in an order that depends on seed and pass alone, and what does not fill a batch is left out of a pass.
-    Several processes have an equal part of both kinds.
+    An epoch has as many batches as an epoch over all faces, independent of the number of labels. Each kind is iterated
+    repeatedly, in an order that depends only on the seed and the pass; faces that do not fill a batch are left out of a
+    pass. Several processes get equal parts of both kinds.
 
     Args:
         labelled: Which faces have labels, bool (n,).
-        batch_size: Items a batch.
+        batch_size: Faces per batch.
         seed: Seed of the order.
-        unlabelled: Items of a batch without labels.
-        share: Which of several processes asks.
+        unlabelled: Unlabelled faces per batch.
+        share: The share of this process.
 
     Raises:
-        ValueError: A batch needs more faces of a kind than there are, or they cannot be cut into equal parts.
+        ValueError: A batch needs more faces of a kind than there are, or they cannot be split into equal parts.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class MixedBatches(EpochBatches):
             (_REST, np.flatnonzero(~labelled), unlabelled),
         ]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
-        """The pass that each kind is in, and its order."""
+        """Current pass of each kind, and its order."""
         for (_, faces, places), kind in zip(self._kinds, ("labelled", "unlabelled"), strict=True):
             if places > len(faces):
                 raise ValueError(
@@ -105,9 +105,9 @@ class MixedBatches(EpochBatches):
             yield [(epoch, index) for index in indices]
 
     def _faces(self, number: int, stream: int, faces: np.ndarray, places: int) -> list[int]:
-        """Return this process's part of a kind in a batch, which is numbered from the first of the run."""
+        """Return this process's faces of a kind in a batch, numbered from the start of the run."""
         passed, place = divmod(number, len(faces) // places)
-        if self._orders.get(stream, (-1,))[0] != passed:  # one order serves all batches of a pass
+        if self._orders.get(stream, (-1,))[0] != passed:  # drawn once per pass
             self._orders[stream] = passed, random_generator(self.seed, stream, passed).permutation(len(faces))
         order = self._orders[stream][1]
         drawn = faces[order[place * places : (place + 1) * places]]

@@ -1,6 +1,6 @@
 r"""LFWA, read from its official MATLAB files.
 
-The folder holds `lfw_att_40.mat` (`label`, 0 or 1; `AttrName`; `name`, such as `Aaron_Eckhart\Aaron_Eckhart_0001.jpg`),
+The folder has `lfw_att_40.mat` (`label`, 0 or 1; `AttrName`; `name`, such as `Aaron_Eckhart\Aaron_Eckhart_0001.jpg`),
 `indices_train_test.mat` (`indices_img_train` and `indices_img_test`, counted from 1) and the people's folders of images
 in `lfw/`, in `lfw-deepfunneled/` or directly.
 """
@@ -19,7 +19,7 @@ from blan_facial.data.folders import ImageFiles, find_files, find_part, open_roo
 from blan_facial.data.matlab import open_matlab
 
 Partition: TypeAlias = Literal["50:50", "80:10", "all"]
-"""Shares of the images to train on and to test on."""
+"""Percentages of the images for training and for the test."""
 
 _IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled")
 _COPY = "Copy it from LFWA's download."
@@ -28,23 +28,23 @@ _COPY = "Copy it from LFWA's download."
 def load_lfwa(
     root: Path | str, split: str, *, image_size: int, partition: Partition = "50:50", image_folder: Path | None = None
 ) -> FaceDataset:
-    """Read LFWA's labels and split; the images are decoded when asked for.
+    """Read LFWA's labels and split; images are decoded on access.
 
     Args:
         root: The official folder.
-        split: `"train"`, `"test"` or, of the partition 80:10, `"validation"`.
+        split: `"train"`, `"test"` or, with the partition 80:10, `"validation"`.
         image_size: Side in pixels; the whole image is resized to the square.
-        partition: `"50:50"`, the official halves; `"80:10"`, about 80 % of the images to train on and 10 % each for
-            validation and test, all images of a person in one of them; or `"all"`, to train on every image and to test
-            on the official half.
-        image_folder: The folder that the people's folders are in, if it is none of the official ones.
+        partition: `"50:50"`, the official halves; `"80:10"`, about 80 % of the images for training and 10 % each for
+            validation and test, with all images of a person in one split; or `"all"`, training on every image and
+            testing on the official half.
+        image_folder: The folder that contains the people's folders, if it is not one of the official ones.
 
     Returns:
-        The split, in the order of its indices; images that are missing are left out and counted in its notes.
+        The split, in the order of its indices; missing images are left out and counted in its notes.
 
     Raises:
-        DataError: A part of the folder is missing or is not what its format says, or a link leads out of it.
-        NoSplitError: The partition has no such split.
+        DataError: A part of the folder is missing or violates its format, or a link leads out of it.
+        NoSplitError: The partition lacks this split.
         ValueError: `split`, `image_size` or `partition` is out of range.
     """
     check_request("load_lfwa", split, image_size)
@@ -101,7 +101,7 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
         names = [relative_name(str(path), name, "Use the official file.") for name in file.strings("name")]
         labels = file.numbers("label")
     shape = (len(names), len(attributes))
-    if labels.shape == shape[::-1]:  # MATLAB writes its columns as HDF5's rows
+    if labels.shape == shape[::-1]:  # MATLAB stores arrays column by column
         labels = labels.T
     if labels.shape != shape:
         raise DataError(
@@ -117,12 +117,12 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], list[str], np.ndarray]:
 
 
 def _people(names: Sequence[str]) -> list[str]:
-    """Return the person in each image, who is its folder."""
+    """Return the person in each image, by the name of its folder."""
     return [name.rpartition("/")[0] or name for name in names]
 
 
 def _rows_by_person(names: Sequence[str], split: str) -> np.ndarray:
-    """Return the rows of a split of 80:10; people are dealt out in the order of their names' hashes, for good."""
+    """Return the rows of a split of 80:10; people are assigned in the order of their names' hashes, so it is fixed."""
     people = _people(names)
     counts = Counter(people)
     splits, before = {}, 0

@@ -1,7 +1,7 @@
-"""From a data set of faces to batches.
+"""Loading batches from a face data set.
 
-What a batch holds depends on the seed, the epoch and its place in the epoch alone: not on the number of workers, nor on
-whether the epoch began at its first batch. The global random state is neither read nor changed.
+The content of a batch depends only on the seed, the epoch and its position in the epoch, not on the number of workers
+or the first batch that is loaded. The global random state is neither read nor changed.
 """
 
 import logging
@@ -23,7 +23,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _PILLOW = "PIL"
-_ORDER, _MIRROR = 0, 1  # the random streams of one seed
+_ORDER, _MIRROR = 0, 1  # random streams of a seed
 
 EpochIndex: TypeAlias = tuple[int, int]
 """An epoch and an index into the data set."""
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """Faces that a model sees together."""
+    """A batch of faces."""
 
     images: Tensor
     """uint8 (B, 3, S, S), channels last in memory."""
@@ -46,32 +46,33 @@ class Batch(NamedTuple):
     indices: Tensor
     """int64 (B,), indices into the data set."""
     skipped: int
-    """Corrupt images that were left out, so that B is smaller by as many; B may be 0."""
+    """Number of corrupt images that were left out; B is smaller by this number and may be 0."""
     warned: tuple[str, ...] = ()
-    """What Pillow warned of while it decoded them, in a worker or not."""
+    """Pillow's warnings while decoding, also in workers."""
 
 
 class EpochBatches(Sampler[list[EpochIndex]]):
-    """Batches of (epoch, index) pairs, in an order that depends on the seed and the epoch alone.
+    """Batches of (epoch, index) pairs, in an order that depends only on the seed and the epoch.
 
-    Several processes share the batches of one. Full ones are cut: each process has its part of every batch. Where the
-    last one may be smaller, they take whole batches by turns, so that each holds the same images as in one process.
+    Several processes share the batches of a single process. With `drop_last`, each process gets its part of every
+    batch. Otherwise the last batch may be smaller, and the processes take whole batches by turns. Both ways, a batch
+    contains the same images as with a single process.
 
     Args:
         length: Number of items.
-        batch_size: Items a batch.
+        batch_size: Items per batch.
         seed: Seed of the order.
         shuffle: Whether the order is random; otherwise it is that of the indices.
-        drop_last: Whether a last batch that is not full is left out.
-        share: Which of several processes asks.
+        drop_last: Whether to drop an incomplete last batch.
+        share: The share of this process.
 
     Attributes:
-        epoch: The epoch whose batches come next. Set it before iterating.
-        first_batch: The batch to begin with, for an epoch that was begun before. Set it before iterating.
+        epoch: The epoch of the next iteration. Set it before iterating.
+        first_batch: The first batch to yield, for resuming within an epoch. Set it before iterating.
 
     Raises:
-        ValueError: `length` or `batch_size` is below 1, `seed` is negative, `drop_last` leaves no batch, full batches
-            cannot be cut into equal parts; when iterating, `first_batch` lies outside the epoch.
+        ValueError: `length` or `batch_size` is below 1, `seed` is negative, `drop_last` leaves no batch, or full
+            batches cannot be split into equal parts; when iterating, `first_batch` lies outside the epoch.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
         self.first_batch = 0
 
     def __len__(self) -> int:
-        """Return the number of batches in a whole epoch of all processes, wherever this one begins."""
+        """Return the number of batches in a whole epoch over all processes, independent of `first_batch`."""
         return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
@@ -133,16 +134,16 @@ class EpochBatches(Sampler[list[EpochIndex]]):
 
 
 class FaceView(Dataset[Face]):
-    """Faces as tensors, mirrored at random, asked for by (epoch, index).
+    """Faces as randomly mirrored tensors, indexed by (epoch, index).
 
     Args:
         faces: The data set.
         seed: Seed of the mirroring.
-        mirror: Probability of a horizontal flip; whether a face is flipped depends on seed, epoch and index alone.
-        skip_corrupt: Whether a batch goes on without its corrupt images.
+        mirror: Probability of a horizontal flip; whether a face is flipped depends only on seed, epoch and index.
+        skip_corrupt: Whether to leave corrupt images out of batches.
 
     Raises:
-        ValueError: `mirror` is no probability or `seed` is negative.
+        ValueError: `mirror` is not a probability, or `seed` is negative.
     """
 
     def __init__(self, faces: FaceDataset, *, seed: int, mirror: float = 0.0, skip_corrupt: bool = False) -> None:
@@ -171,9 +172,9 @@ class FaceView(Dataset[Face]):
         return _channels_first(image.copy()), torch.from_numpy(self.faces.labels[index].astype(np.int64)), index
 
     def __getitems__(self, items: Sequence[EpochIndex]) -> Batch | CorruptImageError | OSError | WorkerError:
-        """Return the faces of a batch, or the error of the first that is corrupt or cannot be read.
+        """Return the faces of a batch, or the error of the first one that is corrupt or unreadable.
 
-        The error is returned, not raised: a DataLoader would put a worker's traceback in place of its text.
+        The error is returned instead of raised, since a DataLoader would replace its text by a worker's traceback.
         """
         indices = np.array([index for _, index in items], dtype=np.int64)
         warned: list[str] = []
@@ -214,14 +215,14 @@ class FaceView(Dataset[Face]):
 
 
 class FaceLoader(DataLoader[Face]):
-    """A DataLoader that raises a worker's own error as it is, and waits for no worker without end.
+    """A DataLoader that raises a worker's original error, and never waits for a worker forever.
 
-    What Pillow warns of in a worker is logged in this process, where it can be counted.
+    Pillow's warnings in workers are logged in this process, where they are counted.
 
     Attributes:
         batch_sampler: Set its `epoch` and `first_batch` before iterating.
-        dataset: What is loaded.
-        stopping: Says whether somebody wants to stop. While it does, a batch that does not come is one of no images.
+        dataset: The faces.
+        stopping: Returns whether a stop was requested. If so, an empty batch replaces one that is not yet available.
     """
 
     batch_sampler: EpochBatches
@@ -256,15 +257,15 @@ def make_loader(
 
     Args:
         faces: The data set.
-        batches: What each batch holds; its seed is that of the mirroring, too.
+        batches: The batches; their seed is also used for mirroring.
         mirror: Probability of a horizontal flip.
-        workers: Processes that decode images; 0 decodes in this one. They live for an epoch, which costs their start
-            once an epoch and keeps those of one loader from standing by while another is used.
-        skip_corrupt: Whether batches go on without corrupt images, counting them in `Batch.skipped`.
+        workers: Number of processes that decode images; 0 decodes in this process. Workers are started for each epoch,
+            so that those of one loader are not idle while another loader is used.
+        skip_corrupt: Whether to leave corrupt images out of batches and count them in `Batch.skipped`.
 
     Raises:
         CorruptImageError: When iterating, the first corrupt image, unless `skip_corrupt`.
-        WorkerError: When iterating, workers do not start, end or have no room for a batch.
+        WorkerError: When iterating, workers do not start, end, or lack memory for a batch.
         ValueError: `workers` is negative, or `FaceView` refuses its arguments.
     """
     if workers < 0:
@@ -277,12 +278,12 @@ def make_loader(
         timeout=POLL if workers else 0,
         worker_init_fn=leave_process_group,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(batches.seed),  # else the loader would draw from the global one
+        generator=torch.Generator().manual_seed(batches.seed),  # otherwise the loader would use the global generator
     )
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Turn uint8 images (..., 3, H, W) into float32 ones of ImageNet's mean and standard deviation.
+    """Normalise uint8 images (..., 3, H, W) to float32 by ImageNet's mean and standard deviation.
 
     Raises:
         TypeError: `images` is not uint8.
@@ -294,7 +295,7 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def denormalize(images: Tensor) -> Tensor:
-    """Turn normalised images (..., 3, H, W), or reconstructions of them, into float32 pictures in [0, 1]."""
+    """Convert normalised images (..., 3, H, W) or reconstructions to float32 pictures in [0, 1]."""
     mean, std = _statistics(images.device)
     return images.float().mul(std).add_(mean).clamp_(0, 1)
 
@@ -313,11 +314,11 @@ def _channels_first(images: np.ndarray) -> Tensor:
 
 
 def random_generator(seed: int, *stream: int) -> np.random.Generator:
-    """Return the generator of a stream of a seed: its number, and what else tells it apart."""
+    """Return the generator of a random stream of a seed, identified by its numbers."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
 @lru_cache(maxsize=2)
 def _mirror_draws(seed: int, epoch: int, length: int) -> np.ndarray:
-    """Return a uniform number per index; that of an index does not depend on `length`."""
+    """Return a uniform random number per index, independent of `length`."""
     return random_generator(seed, _MIRROR, epoch).random(length)

@@ -1,4 +1,4 @@
-"""Variables of MATLAB v7.3 files, which are HDF5 files, read within bounds and from nowhere else."""
+"""Reading variables of MATLAB v7.3 files, which are HDF5 files, with size limits and without external links."""
 
 import math
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ import numpy as np
 from blan_facial.data.faces import DataError
 
 MOST_BYTES = 2**28
-"""Of a variable, unpacked: fifty times those of LFWA's labels."""
+"""Maximum size of an unpacked variable: fifty times that of LFWA's labels."""
 MOST_CELLS = 200_000
-"""Of a cell array; LFWA has 13,143 names."""
+"""Maximum number of cells in a cell array; LFWA has 13,143 names."""
 MOST_CHARACTERS = 4096
-"""Of a string in a cell."""
+"""Maximum length of a string in a cell."""
 
 _TAKE = "Use the official file."
 
 
 class MatlabFile:
-    """An open file; every failure to read it is a :class:`DataError` that names file and variable."""
+    """An open file; every reading error becomes a :class:`DataError` that names file and variable."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self.file = path, file
@@ -31,7 +31,7 @@ class MatlabFile:
         """Return an array of numbers.
 
         Raises:
-            DataError: There is none of that name, or it is no array of numbers, too large or damaged.
+            DataError: The variable is missing, not an array of numbers, too large or damaged.
         """
         with self._told(key):
             array = self._array(key)
@@ -43,7 +43,7 @@ class MatlabFile:
         """Return a cell array of strings: references to arrays of UTF-16 code units.
 
         Raises:
-            DataError: There is none of that name, or it is no cell array of strings, too large or damaged.
+            DataError: The variable is missing, not a cell array of strings, too large or damaged.
         """
         with self._told(key):
             cells = self._array(key)
@@ -106,7 +106,7 @@ class MatlabFile:
             ValueError,
             TypeError,
             RuntimeError,
-        ) as error:  # what HDF5 raises where it is damaged
+        ) as error:  # from HDF5, for damaged files
             raise DataError(f"{self.path}: {key} must be readable, got {_said(error)}. Copy the file again.") from error
 
 
@@ -115,7 +115,7 @@ def open_matlab(path: Path) -> Iterator[MatlabFile]:
     """Open a file.
 
     Raises:
-        DataError: It is no MATLAB file of version 7.3, or damaged.
+        DataError: The file is not in MATLAB's format 7.3, or is damaged.
     """
     if not path.is_file():
         raise DataError(f"{path}: must be a file, got a folder or a device. {_TAKE}")

@@ -1,12 +1,12 @@
-"""Faces in Parquet files, such as the copies of CelebA on the Hugging Face hub, read through `datasets`.
+"""Faces in Parquet files, such as the copies of CelebA on the Hugging Face hub, read by `datasets`.
 
-A file belongs to the split that its name or its folder's begins with: `train-00000-of-00019.parquet`,
-`validation-...` or `valid-...`, `test-...`. Where the files have a column `split`, that decides instead. The column
-`image` holds image files; `person`, `identity` or `celeb_id` says who is in the image. Every other column of truth
-values or numbers is an attribute, with 0 and 1 or -1 and 1; empty cells are unknown.
+The split of a file is the one with which its name or its folder's name begins: `train-00000-of-00019.parquet`,
+`validation-...` or `valid-...`, `test-...`. If the files have a column `split`, it is used instead. The column `image`
+contains image files; `person`, `identity` or `celeb_id` identifies the person. Every other column of booleans or
+numbers is an attribute, with 0 and 1 or -1 and 1; empty cells are unknown.
 
-Parquet is no format for random access. `datasets` copies the files once to its cache, as Arrow, which is mapped into
-memory. Nothing is asked of the network.
+Parquet does not support random access. `datasets` therefore copies the files once to its cache in Arrow format, which
+is mapped into memory. No network access is needed.
 """
 
 import glob
@@ -23,7 +23,7 @@ from blan_facial.data.attributes import choose
 from blan_facial.data.columns import MISSING, SPLIT_VALUES, Unknown, fold
 from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
 
-if TYPE_CHECKING:  # both take most of a second to import, and are imported where they are used
+if TYPE_CHECKING:  # both are slow to import, so they are imported where they are used
     import datasets
     import pyarrow as pa
 
@@ -37,8 +37,8 @@ class ParquetImages:
 
     Args:
         table: The opened files.
-        rows: The n rows that have the images.
-        name: What messages call the table.
+        rows: The n rows with the images.
+        name: Name of the table in messages.
     """
 
     def __init__(self, table: "datasets.Dataset", rows: np.ndarray, name: str) -> None:
@@ -54,7 +54,7 @@ class ParquetImages:
         return data
 
     def place(self, index: int) -> str:
-        """Return the row of image file `index`, and its name if it has one."""
+        """Return the row number of image file `index`, and its file name if it has one."""
         file = self._cell(index)["path"]
         return f"{self.name}, row {self.rows[index]}" + (f" ({file})" if file else "")
 
@@ -70,23 +70,22 @@ def load_parquet(
     unknown: Unknown | None = None,
     attributes: Sequence[str] = (),
 ) -> FaceDataset:
-    """Read the labels of a split; its images are decoded when asked for.
+    """Read the labels of a split; images are decoded on access.
 
     Args:
-        root: A Parquet file, or a folder of them.
+        root: A Parquet file or a folder of them.
         split: `"train"`, `"validation"` or `"test"`.
         image_size: Side in pixels; the whole image is resized to the square.
-        unknown: Which of 0 and -1 means unknown, which must be said where both occur, in whatever splits.
-        attributes: Read these only, where there are such; by default all.
+        unknown: Which of 0 and -1 means unknown; required if both occur in any split.
+        attributes: Read only these attributes, if they exist; by default all.
 
     Returns:
-        The split, in the order of its files' names and rows; rows without an image are left out and counted in its
-        notes, and so are columns that hold no labels.
+        The split, ordered by file name and row. Rows without an image and columns without labels are left out and
+        mentioned in its notes.
 
     Raises:
-        DataError: The files cannot be read, say nothing of splits, have no images or no labels, or labels that are not
-            binary.
-        NoSplitError: None of them is of the split.
+        DataError: The files cannot be read, do not define splits, lack images or labels, or labels are not binary.
+        NoSplitError: No file belongs to the split.
         ValueError: `split` or `image_size` is out of range.
     """
     check_request("load_parquet", split, image_size)
@@ -130,7 +129,7 @@ def load_parquet(
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Turn what Arrow raises at a damaged file into an error that names it; the system's own errors stay."""
+    """Convert Arrow's errors for a damaged file to an error that names it; system errors are passed through."""
     import pyarrow as pa
 
     try:
@@ -143,7 +142,7 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 def _find(root: Path) -> list[Path]:
-    """Return the Parquet files of a folder in the order of their names, or the one that is named."""
+    """Return the Parquet files of a folder in the order of their names, or the given file."""
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*.parquet") if path.is_file())
     if not files:
         state = "a folder without Parquet files" if root.is_dir() else "nothing there"
@@ -155,7 +154,7 @@ def _find(root: Path) -> list[Path]:
 
 
 def _read_columns(files: Sequence[Path]) -> dict[str, "pa.DataType"]:
-    """Return the columns that all files have, and their types."""
+    """Return the common columns of all files, and their types."""
     import pyarrow.parquet as pq
 
     tables = []
@@ -172,7 +171,7 @@ def _read_columns(files: Sequence[Path]) -> dict[str, "pa.DataType"]:
 
 
 def _of_split(root: Path, files: Sequence[Path], split: str) -> tuple[list[Path], list[str]]:
-    """Return the files of a split by their names, and a note on those of none."""
+    """Return the files of a split, by name, and a note on files without a split."""
     splits = [_split_of(path.relative_to(root.parent if root.is_file() else root)) for path in files]
     if not any(splits):
         raise DataError(
@@ -188,13 +187,13 @@ def _of_split(root: Path, files: Sequence[Path], split: str) -> tuple[list[Path]
 
 
 def _split_of(path: Path) -> str | None:
-    """Return the split that the name of a file, or of its folder, begins with."""
+    """Return the split with which the name of a file or of its folder begins."""
     words = (re.split(r"[-_.]", name, maxsplit=1)[0].lower() for name in path.parts[:-3:-1])
     return next((SPLIT_VALUES[word] for word in words if word in SPLIT_VALUES), None)
 
 
 def _attributes(path: Path, columns: Mapping[str, "pa.DataType"]) -> tuple[str, ...]:
-    """Return the columns of labels, where there are images too."""
+    """Return the label columns, after checking the image column."""
     import pyarrow as pa
 
     def is_binary(kind: pa.DataType) -> bool:
@@ -223,18 +222,18 @@ def _attributes(path: Path, columns: Mapping[str, "pa.DataType"]) -> tuple[str, 
 
 
 def _open(root: Path, files: Sequence[Path], columns: list[str]) -> "datasets.Dataset":
-    """Open files as one table, which is copied to the cache of `datasets` the first time."""
+    """Open files as one table, which `datasets` copies to its cache the first time."""
     import datasets
 
     hidden, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs of a damaged file is in our error
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # our error includes its message
     try:
         paths = [glob.escape(str(path)) for path in files]
         return datasets.Dataset.from_parquet(paths, columns=columns)
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno is not None:  # the system's, such as a full disk
+        if isinstance(cause, OSError) and cause.errno is not None:  # from the system, such as a full disk
             cache = cause.filename or str(datasets.config.HF_DATASETS_CACHE)
             raise OSError(cause.errno, os.strerror(cause.errno), cache) from error
         raise DataError(
@@ -263,7 +262,7 @@ def _rows_of_split(root: Path, table: "datasets.Dataset", split: str) -> np.ndar
 def _unknown_numbers(
     root: Path, files: Sequence[Path], attributes: Sequence[str], unknown: Unknown | None
 ) -> tuple[int, ...]:
-    """Return which of 0 and -1 means unknown; refuse to guess where both occur in the files, of whatever splits."""
+    """Return which of 0 and -1 means unknown; refuse to guess if both occur in any split."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -336,5 +335,5 @@ def _has_image(table: "datasets.Dataset") -> np.ndarray:
 
 
 def _column(table: "datasets.Dataset", name: str) -> np.ndarray:
-    """Return a column; None or NaN where it is empty."""
+    """Return a column; empty cells are None or NaN."""
     return np.asarray(table.data.column(name).to_pandas())

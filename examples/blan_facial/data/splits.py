@@ -1,4 +1,4 @@
-"""The splits that a run needs, whatever the data set."""
+"""Loading the splits of a run from any data set."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,24 +20,24 @@ from blan_facial.data.lfwa import load_lfwa
 from blan_facial.data.parquet import load_parquet
 from blan_facial.data.table import load_csv, read_table
 
-_NAMED = 10  # attributes that a warning names
+_NAMED = 10  # attributes named in a warning
 
 
 class Splits(NamedTuple):
-    """Faces to learn from, to choose settings by, and to report on."""
+    """Faces for training, validation and test."""
 
     train: FaceDataset
     validation: FaceDataset | None
-    """None where the data set has no such split."""
+    """None if the data set has no validation split."""
     test: FaceDataset
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Return how many faces have each attribute, have it not, and of how many that is unknown, by split."""
+        """Return the numbers of positive, negative and unknown labels of each attribute, by split."""
         return {split.split: split.counts() for split in self if split is not None}
 
 
 def load_splits(config: Config, console: Console) -> Splits:
-    """Open the data set of a run, showing the progress of drawing it and what its folder lacks.
+    """Open the data set of a run, and show the progress of drawing and notes on missing parts.
 
     Raises:
         DataError: The folder cannot be used.
@@ -58,7 +58,7 @@ def load_splits(config: Config, console: Console) -> Splits:
 
 
 def load_split(config: Config, split: str, console: Console) -> FaceDataset:
-    """Open one split alone, in the same way.
+    """Open a single split in the same way.
 
     Raises:
         DataError: The folder cannot be used.
@@ -71,7 +71,7 @@ def load_split(config: Config, split: str, console: Console) -> FaceDataset:
 
 
 def _look_at_classes(train: FaceDataset, console: Console) -> None:
-    """Name the attributes whose known training labels are all the same, of which nothing can be learnt.
+    """Warn of attributes whose known training labels are all the same, since they cannot be learnt.
 
     Raises:
         DataError: No attribute has both labels.
@@ -99,7 +99,7 @@ def _print_notes(splits: Sequence[FaceDataset], console: Console) -> None:
 
 
 def _reader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
-    """Return what opens a split, no more of it than the run may use."""
+    """Return a function that opens a split, limited to the images that the run may use."""
     read = READERS[config.data](config, bar)
 
     def load(split: str) -> FaceDataset:
@@ -113,7 +113,7 @@ def _reader(config: Config, bar: Progress) -> Callable[[str], FaceDataset]:
 
 
 def _limit(config: Config, split: str) -> int | None:
-    """Return how many images of a split may be used; None: all."""
+    """Return the maximum number of images of a split; None for all."""
     limits = [config.images, config.train_images if split == "train" else None]
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -174,4 +174,4 @@ READERS: dict[Data, Callable[[Config, Progress], Callable[[str], FaceDataset]]] 
     "csv": _csv,
     "parquet": _parquet,
 }
-"""What makes the reader of a data set, which opens its splits, from the settings of a run."""
+"""Functions that make the reader of each data set, which opens its splits, from the settings of a run."""

@@ -1,15 +1,16 @@
-"""People's own faces, read from a CSV table.
+"""The user's own faces, read from a CSV table.
 
-The first line names the columns: `image`, the path of an image in the data folder; `split`, which is train, validation
-or test; `person`, if there is one, who is in the image, empty for a person who is in no other. Every other column is an
-attribute. A label is 1, true or yes where the face has the attribute, -1, 0, false or no where it has not, and empty
-where that is unknown. Where a table has both 0 and -1, one of them means unknown, and an option says which.
+The first line names the columns: `image`, the path of an image in the data folder; `split`, with the values train,
+validation or test; and optionally `person`, which identifies the person in the image and is empty for a person without
+other images. Every other column is an attribute. A label is 1, true or yes if the attribute is present, -1, 0, false or
+no if it is absent, and empty if it is unknown. In a table with both 0 and -1, one of them means unknown, as selected by
+an option.
 
     image,split,person,Smiling,Freckles
     anna/1.jpg,train,Anna,1,0
     anna/2.jpg,test,Anna,,1
 
-Commas, semicolons or tabs part the columns. `columns` says what else they may be.
+Columns are separated by commas, semicolons or tabs. `columns` describes other tables.
 """
 
 from array import array
@@ -41,28 +42,28 @@ from blan_facial.data.folders import ImageFiles, find_files, open_root, relative
 from blan_facial.data.zipped import ZipImages, find_members, is_archive
 
 _SUFFIXES = (".csv", ".tsv", ".txt")
-_STRANGE = 3  # wrong values of an attribute that a message tells
+_STRANGE = 3  # invalid values of an attribute that are named in a message
 
 
 class Table(NamedTuple):
-    """What a CSV file says of images."""
+    """The content of a CSV file."""
 
     path: Path
     """The file, or the folder of several."""
     attributes: tuple[str, ...]
     """The N attributes, by the names of their columns."""
     files: np.ndarray
-    """The n images, relative to the data folder, with forward slashes."""
+    """Paths of the n images relative to the data folder, with forward slashes."""
     splits: np.ndarray
     """The n names of their splits."""
     labels: np.ndarray
     """int8 (n, N): 1, 0 or `UNKNOWN`."""
     groups: np.ndarray | None
-    """int64 (n,), a number for the person in each image; None without a column of people."""
+    """int64 (n,), the number of the person in each image; None without a person column."""
 
 
 class _Layout(NamedTuple):
-    """Where the columns of a table are."""
+    """Positions of the columns of a table."""
 
     width: int
     image: int
@@ -73,7 +74,7 @@ class _Layout(NamedTuple):
 
 
 class _Read:
-    """What was read of a table so far."""
+    """The part of a table that has been read."""
 
     def __init__(self) -> None:
         self.splits: dict[str, str] = {}
@@ -81,7 +82,7 @@ class _Read:
         self.labels = array("b")
         self.categories: list[array[int]] = []
         self.values: list[dict[str, tuple[int, str]]] = []
-        """Of each column of categories, the number and the spelling of each value, by what it is folded to."""
+        """For each category column, the number and the spelling of each value, by its folded form."""
         self.strange: dict[str, set[str]] = {}
 
 
@@ -92,16 +93,16 @@ def read_table(
     unknown: Unknown | None = None,
     attributes: Sequence[str] = (),
 ) -> Table:
-    """Read a CSV file, without a look at the images.
+    """Read a CSV file, without reading the images.
 
     Args:
-        path: The file, or a folder of several that have the same columns.
-        columns: What the columns mean; by default their names say it.
-        unknown: Which of 0 and -1 means unknown, which must be said where both occur.
-        attributes: Read these only, where there are such; by default all.
+        path: The file, or a folder of several with the same columns.
+        columns: Meaning of the columns; by default they are recognised by their names.
+        unknown: Which of 0 and -1 means unknown; required if both occur.
+        attributes: Read only these attributes, if they exist; by default all.
 
     Raises:
-        DataError: The file is missing or is not what its format says; all that is wrong with it in one message.
+        DataError: The file is missing or violates the format; one message lists all mistakes.
     """
     path, columns = Path(path), columns or Columns()
     read = _Read()
@@ -133,20 +134,20 @@ def read_table(
 
 
 def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> FaceDataset:
-    """Read the images of a table; they are decoded when asked for.
+    """Return a split of a table; images are decoded on access.
 
     Args:
-        table: What `read_table` returned.
-        root: The data folder, which the paths of the table start from, or a ZIP archive of it.
+        table: The table, from `read_table`.
+        root: The data folder to which the paths in the table are relative, or a ZIP archive of it.
         split: `"train"`, `"validation"` or `"test"`.
         image_size: Side in pixels; the whole image is resized to the square.
 
     Returns:
-        The split, in the order of its rows; images that are missing are left out and counted in its notes.
+        The split, in the order of its rows; missing images are left out and counted in its notes.
 
     Raises:
         DataError: The split has no images or no known labels, or an image lies outside the folder.
-        NoSplitError: No row is of the split.
+        NoSplitError: No row belongs to the split.
         ValueError: `split` or `image_size` is out of range.
     """
     check_request("load_csv", split, image_size)
@@ -204,7 +205,7 @@ def _named(layout: _Layout) -> list[object]:
 def _find_columns(
     header: Sequence[str], line: int, columns: Columns, asked: Sequence[str], faults: Faults
 ) -> _Layout | None:
-    """Return where the columns are; None if a table cannot be read so."""
+    """Return the positions of the columns; None if the table cannot be read."""
     where = f"line {line}"
     if not header:
         faults.add(
@@ -258,7 +259,7 @@ def _find_columns(
 
 
 def _find(header: Sequence[str], name: str, given: str | None) -> list[int]:
-    """Return the places of the column that is given or, by default, is called so: by that very name, if there is it."""
+    """Return the positions of the given column or of those with the default name; an exact match has precedence."""
     if given is not None or name in header:
         return [place for place, column in enumerate(header) if column == (given or name)][:1]
     return [place for place, column in enumerate(header) if column.casefold() in NAMES[name]]
@@ -335,7 +336,7 @@ def _read_file(where: str, name: str, faults: Faults) -> str:
 
 
 def _decided(labels: np.ndarray, names: Sequence[str], unknown: Unknown | None, faults: Faults) -> np.ndarray:
-    """Return labels whose 0 and -1 mean no or unknown; refuse to guess where both occur."""
+    """Return labels with 0 and -1 resolved to no or unknown; refuse to guess if both occur."""
     zeros, minus_ones = ((labels == code).any(0) for code in (ZERO, MINUS_ONE))
     if unknown is None and zeros.any() and minus_ones.any():
         faults.add(
@@ -356,7 +357,7 @@ def _decided(labels: np.ndarray, names: Sequence[str], unknown: Unknown | None, 
 def _with_categories(
     names: tuple[str, ...], labels: np.ndarray, layout: _Layout, columns: Columns, read: _Read, faults: Faults
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the attributes and labels with those of the categories, one for each value."""
+    """Return attributes and labels including those of the categories, with one attribute per value."""
     parts = [labels]
     for (_, column), numbers, values in zip(layout.categories, read.categories, read.values, strict=True):
         occurring = sorted(spelling for value, (_, spelling) in values.items() if value not in MISSING)

@@ -1,4 +1,4 @@
-"""Images still in a ZIP archive, read at any place and by any number of processes at once."""
+"""Images in a ZIP archive, with random access from any number of processes."""
 
 import posixpath
 import struct
@@ -13,18 +13,18 @@ import numpy as np
 from blan_facial.data.faces import SUFFIXES, DataError
 from blan_facial.data.image_file import limit_bytes
 
-_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, lengths of its name and of what follows it
+_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, lengths of name and extra field
 
 
 class ZipImages:
-    """Some images of an archive, by index. Every reading opens the archive anew, so that processes share nothing.
+    """Images of an archive, by index. Every access opens the archive again, so that processes share no state.
 
     Args:
         path: The archive.
-        members: Their n names in it.
+        members: Names of the n images in it.
 
     Raises:
-        DataError: One is encrypted, or packed in a way that is not read here.
+        DataError: An image is encrypted, or compressed by an unsupported method.
     """
 
     def __init__(self, path: Path, members: np.ndarray) -> None:
@@ -43,7 +43,7 @@ class ZipImages:
 
         Raises:
             OSError: The archive cannot be read.
-            ValueError: The file is not as it was packed.
+            ValueError: The file is damaged.
         """
         offset, packed, size, checksum, method = self.places[index].tolist()
         if max(packed, size) > limit_bytes():
@@ -65,17 +65,17 @@ class ZipImages:
         return data
 
     def place(self, index: int) -> Path:
-        """Return the archive, and the path of file `index` in it."""
+        """Return the path of the archive followed by that of file `index` in it."""
         return self.path / str(self.members[index])
 
 
 def is_archive(path: Path) -> bool:
-    """Say whether a path is that of a ZIP archive, by its name."""
+    """Return whether a path is that of a ZIP archive, by its name."""
     return path.suffix.lower() == ".zip" and path.is_file()
 
 
 def find_members(path: Path, names: Sequence[str]) -> list[str | None]:
-    """Return the members that have some names, or have them within the folder that all images are packed in.
+    """Return the members with the given names, either directly or within the common folder of all images.
 
     Raises:
         DataError: The archive cannot be read.
@@ -103,7 +103,7 @@ def _directory(path: Path) -> dict[str, zipfile.ZipInfo]:
     return _read_directory(path, state.st_mtime_ns, state.st_size)
 
 
-@lru_cache(maxsize=1)  # every split asks for it
+@lru_cache(maxsize=1)  # used by every split
 def _read_directory(path: Path, changed: int, size: int) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:

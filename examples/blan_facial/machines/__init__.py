@@ -1,1 +1,1 @@
-"""Devices, the processes that serve them, and signals; nothing here knows of faces."""
+"""Devices, their processes, and signals; independent of the task."""

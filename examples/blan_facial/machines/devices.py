@@ -1,4 +1,4 @@
-"""The devices of a run: which there are, how they share the work, and how fast they may compute."""
+"""The devices of a run: detection, division of the work, and precision."""
 
 import os
 from typing import NamedTuple
@@ -13,39 +13,40 @@ from blan_facial.machines.processes import TIMEOUT
 from blan_facial.machines.sharding import shard
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun, or our own launcher, tells each process that it starts."""
+"""Environment variables that torchrun or our own launcher sets for each process."""
 
 
 class Layout(NamedTuple):
-    """Processes of a run, one for each device."""
+    """Number of processes of a run, one per device."""
 
     local: int
-    """On each machine."""
+    """Processes per machine."""
     nodes: int
     """Machines."""
 
     @property
     def processes(self) -> int:
-        """On all machines."""
+        """Processes on all machines."""
         return self.local * self.nodes
 
 
 def launched() -> bool:
-    """Tell whether this process is one of several that torchrun or our own launcher started."""
+    """Return whether torchrun or our own launcher started this process as one of several."""
     return all(name in os.environ for name in ENVIRONMENT)
 
 
 def rank() -> int:
-    """Return the number of this process among those of the run; 0 is the one that writes and prints."""
+    """Return the rank of this process within the run; rank 0 writes and prints."""
     return int(os.environ["RANK"]) if launched() else 0
 
 
 def layout(config: Config) -> Layout:
-    """Return how many processes a run has on how many machines.
+    """Return the number of processes per machine and of machines of a run.
 
     Raises:
-        ConfigError: This machine lacks the accelerator or so many devices, the accelerator lacks the precision, the
-            devices cannot share the work as they were told to, or torchrun started other processes than were asked for.
+        ConfigError: The accelerator or the number of devices is not available, the accelerator does not support the
+            precision, the devices cannot share the work as requested, or torchrun started other processes than
+            requested.
     """
     kind = _kind(config)
     if config.accelerator not in ("auto", kind):
@@ -60,7 +61,7 @@ def layout(config: Config) -> Layout:
 
 
 def make_fabric(config: Config) -> Fabric:
-    """Return device, precision and processes of a run, with the settings of PyTorch that are fast there.
+    """Return the Fabric of a run (device, precision, processes), and set PyTorch's fast settings for the device.
 
     Raises:
         ConfigError: As in :func:`layout`.
@@ -80,13 +81,13 @@ def make_fabric(config: Config) -> Fabric:
         )
         fabric.launch()
     if kind == "cuda":
-        torch.backends.cudnn.benchmark = True  # all batches of training have one shape
-        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it
+        torch.backends.cudnn.benchmark = True  # all training batches have the same shape
+        torch.set_float32_matmul_precision("high")  # TF32, as for convolutions
     return fabric
 
 
 def _kind(config: Config) -> str:
-    """Return the kind of devices that a run gets."""
+    """Return the device type of a run."""
     if config.accelerator in ("auto", "cuda") and torch.cuda.is_available():
         return "cuda"
     if config.accelerator in ("auto", "mps") and torch.backends.mps.is_available():
@@ -110,7 +111,7 @@ def _layout_of_torchrun(config: Config) -> Layout:
     for option, there, asked in (("devices", found.local, config.devices), ("nodes", found.nodes, config.nodes)):
         if asked not in (there, "auto"):
             raise ConfigError(
-                f"train: --{option} must agree with torchrun, {there}, got {asked}. Give --{option} {there}."
+                f"train: --{option} must agree with torchrun ({there}), got {asked}. Give --{option} {there}."
             )
     return found
 
@@ -118,9 +119,9 @@ def _layout_of_torchrun(config: Config) -> Layout:
 def _layout_of_this_machine(config: Config, kind: str) -> Layout:
     if config.nodes > 1:
         raise ConfigError(
-            f"train: --nodes {config.nodes} needs torchrun, which connects the machines, got a plain start. On each of "
-            f"them run torchrun --nnodes {config.nodes} --nproc-per-node DEVICES --rdzv-backend c10d --rdzv-endpoint "
-            "HOST:PORT instead of python."
+            f"train: --nodes {config.nodes} needs torchrun, which connects the machines, got a plain start. On each "
+            f"machine run torchrun --nnodes {config.nodes} --nproc-per-node DEVICES --rdzv-backend c10d "
+            "--rdzv-endpoint HOST:PORT instead of python."
         )
     there = torch.cuda.device_count() if kind == "cuda" else 1
     if config.devices == "auto":
@@ -134,7 +135,7 @@ def _layout_of_this_machine(config: Config, kind: str) -> Layout:
 
 
 def _check_shares(config: Config, kind: str, count: int) -> None:
-    """Refuse what cannot be shared among so many processes."""
+    """Refuse settings that cannot be divided among this number of processes."""
     if config.batch_size % count or config.batch_size < 2 * count:
         raise ConfigError(
             f"train: --batch-size must give {count} equal shares of at least 2 images, one per device, "
@@ -143,9 +144,7 @@ def _check_shares(config: Config, kind: str, count: int) -> None:
     if config.strategy == "fsdp" and count == 1:
         raise ConfigError("train: --strategy fsdp needs several devices, got 1. Leave it out.")
     if config.sync_batch_norm and kind != "cuda":
-        raise ConfigError(
-            f"train: --sync-batch-norm needs CUDA, got {kind}, which PyTorch does not support here. Leave it out."
-        )
+        raise ConfigError(f"train: --sync-batch-norm needs CUDA, got {kind}, for which PyTorch has none. Leave it out.")
     if config.sync_batch_norm and count == 1:
         raise ConfigError("train: --sync-batch-norm needs several devices, got 1. Leave it out.")
 
@@ -156,5 +155,5 @@ def _strategy(config: Config, count: int) -> Strategy:
     return DDPStrategy(
         timeout=TIMEOUT,
         gradient_as_bucket_view=True,
-        find_unused_parameters=config.fusion and not config.gamma,  # fusion weights that nothing trains
+        find_unused_parameters=config.fusion and not config.gamma,  # untrained fusion weights
     )

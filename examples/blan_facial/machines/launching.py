@@ -1,4 +1,4 @@
-"""The processes of one machine, a device each, by torch's elastic launcher: started, watched, and ended together."""
+"""The processes of one machine, one per device: torch's elastic launcher starts, monitors and stops them together."""
 
 import logging
 import os
@@ -21,20 +21,20 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from shared.program import SIGNALS, Interrupted, UserError
 
 LOST = 75
-"""Status of a process that ends because another one is gone."""
+"""Exit status of a process that ends because another one died."""
 
 _POLL = 0.1
 _LAUNCHER = "BLAN_LAUNCHER"
-_EXPLAINED = {1, *(128 + number for number in SIGNALS)}  # statuses of a process that has said why it ends
+_EXPLAINED = {1, *(128 + number for number in SIGNALS)}  # statuses of processes that printed the reason
 
 
 class ProcessLostError(UserError):
-    """A process ended otherwise than the program ends it.
+    """A process ended in a way that the program itself never ends.
 
     Args:
-        rank: Its number.
-        count: How many there were.
-        failure: What is known of its end.
+        rank: Rank of the process.
+        count: Number of processes.
+        failure: Its exit as recorded by torch.
     """
 
     def __init__(self, rank: int, count: int, failure: ProcessFailure) -> None:
@@ -48,17 +48,17 @@ class ProcessLostError(UserError):
 
 
 def launch(program: str, arguments: Sequence[str], count: int) -> int:
-    """Run a Python program in so many processes, and return the status of the first that failed, or 0.
+    """Run a Python program in several processes, and return the status of the first that failed, or 0.
 
-    Each is told its place as torchrun tells it, and leads a session of its own, so that Ctrl-C comes to it from here
-    alone. What they print is printed. As soon as one fails, torch ends the others: by SIGTERM, and 30 s later by
-    SIGKILL.
+    Each process gets the same environment variables as from torchrun, and leads its own session, so that it receives
+    Ctrl-C only through this launcher. Their output is passed through. As soon as one fails, torch stops the others by
+    SIGTERM, and 30 s later by SIGKILL.
 
     Raises:
-        Interrupted: A signal came before all had started, or twice at once.
-        ProcessLostError: One was killed, or ended as the program does not end.
+        Interrupted: A signal arrived before all had started, or a second one arrived during the first.
+        ProcessLostError: A process was killed, or ended with a status that the program does not use.
     """
-    logging.getLogger(multiprocessing.__name__).setLevel(logging.CRITICAL)  # its words are for those who know it
+    logging.getLogger(multiprocessing.__name__).setLevel(logging.CRITICAL)  # its messages are for developers
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in SIGNALS)
     place = {
         "WORLD_SIZE": str(count),
@@ -85,7 +85,7 @@ def launch(program: str, arguments: Sequence[str], count: int) -> int:
 
 
 def follow_launcher() -> bool:
-    """If :func:`launch` started this process, take the launcher's end as SIGTERM, and tell so."""
+    """If :func:`launch` started this process, treat the end of the launcher as SIGTERM; return whether it did."""
     launcher = os.environ.get(_LAUNCHER)
     if launcher is None:
         return False
@@ -100,9 +100,9 @@ def follow_launcher() -> bool:
 
 
 def _watch(processes: SubprocessContext) -> RunProcsResult:
-    """Wait until all have ended, and pass on the signals that come meanwhile: the processes decide what becomes of it.
+    """Wait until all have ended, and forward signals: the processes decide how to react.
 
-    torch's agent, which stands above these processes, would kill them 30 s after the signal, amid a step or a save.
+    torch's agent would instead kill the processes 30 s after the signal, possibly during a step or a save.
     """
     while True:
         try:
@@ -114,10 +114,10 @@ def _watch(processes: SubprocessContext) -> RunProcsResult:
 
 
 def _common_status(failures: dict[int, ProcessFailure], count: int) -> int:
-    """Return the status of the first process that failed by itself, if that one has said why."""
+    """Return the status of the process that failed first on its own, if it printed the reason."""
     if not failures:
         return 0
-    rank = min(failures, key=lambda rank: failures[rank].exitcode == LOST)  # they are in the order of their ends
+    rank = min(failures, key=lambda rank: failures[rank].exitcode == LOST)  # in the order in which they ended
     status = _shell_status(failures[rank].exitcode)
     if status in _EXPLAINED:
         return status
@@ -125,5 +125,5 @@ def _common_status(failures: dict[int, ProcessFailure], count: int) -> int:
 
 
 def _shell_status(status: int) -> int:
-    """Return an exit status as shells have it."""
+    """Return an exit status in the shell's convention, 128 + n after signal n."""
     return 128 - status if status < 0 else status

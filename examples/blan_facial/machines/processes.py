@@ -1,4 +1,4 @@
-"""The processes of a run, one for each device, and what they agree on beside the gradients."""
+"""The processes of a run, one per device, and their communication apart from gradients."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,26 +12,27 @@ from torch import Tensor, distributed, nn
 from blan_facial.machines.share import Share
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for another one that neither answers nor ends."""
+"""How long a process waits for another that neither responds nor ends."""
 
 _T = TypeVar("_T")
 
 
 class PeerError(Exception):
-    """Something went wrong in another process, which tells of it."""
+    """An error occurred in another process, which reports it."""
 
 
 class Processes:
-    """What the processes of a run say to one another.
+    """Communication between the processes of a run.
 
-    They speak through their CPUs, so that no device is waited for. Where there is only one, nothing is said.
+    They communicate through their CPUs, so that no device has to be synchronised. A single process communicates
+    nothing.
 
     Args:
-        fabric: Device and processes of the run, launched.
+        fabric: The launched Fabric of the run.
 
     Attributes:
-        rank: The number of this one.
-        count: How many there are.
+        rank: Rank of this process.
+        count: Number of processes.
     """
 
     def __init__(self, fabric: Fabric) -> None:
@@ -42,12 +43,12 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     @property
     def share(self) -> Share:
-        """What this one loads."""
+        """The share of the data that this process loads."""
         return Share(self.rank, self.count)
 
     def numbers(self, *mine: int) -> Tensor:
@@ -60,14 +61,14 @@ class Processes:
         return torch.stack(rows)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over the processes of float64 values."""
+        """Return the mean of float64 values over the processes."""
         if self._group is not None:
             values = values.clone()
             distributed.all_reduce(values, group=self._group)
         return values / self.count
 
     def collect(self, value: _T) -> Sequence[_T]:
-        """Return the values of all processes in the first one, and in the others this one's alone."""
+        """Return the values of all processes in the first one, and only the own value in the others."""
         if self._group is None:
             return [value]
         values: list[Any] | None = [None] * self.count if self.first else None
@@ -75,10 +76,10 @@ class Processes:
         return values or [value]
 
     def of_first(self, make: Callable[[], _T]) -> _T:
-        """Make something in the first process, and return it in all.
+        """Call ``make`` in the first process, and return its result in all.
 
         Raises:
-            PeerError: It could not be made there.
+            PeerError: The call failed in the first process.
         """
         made: list[Any] = [None]
         with self.together():
@@ -91,15 +92,15 @@ class Processes:
 
     @torch.no_grad()
     def spread_buffers(self, module: nn.Module) -> None:
-        """Give all processes the first one's buffers, which training keeps apart."""
+        """Copy the first process's buffers to all processes; in training they differ."""
         for buffer in module.buffers() if self.count > 1 else ():
             distributed.broadcast(buffer, 0)
 
     def one_by_one(self, make: Callable[[], _T]) -> _T:
-        """Make something in all processes, on each machine in one before the others, which find what it kept on disk.
+        """Call ``make`` in all processes, on each machine first in one, whose files on disk the others then find.
 
         Raises:
-            PeerError: It could not be made in another process.
+            PeerError: The call failed in another process.
         """
         made = []
         for turn in (True, False):
@@ -110,17 +111,17 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave a block in all processes or in none: the first that fails has its error, the others another's.
+        """Complete a block in all processes or in none: a process that fails raises its error, the others PeerError.
 
         The block itself must not wait for other processes.
 
         Raises:
-            PeerError: An error came up in another process.
+            PeerError: An error occurred in another process.
         """
         error: Exception | None = None
         try:
             yield
-        except Exception as raised:  # whatever it is, the others must not wait for this process
+        except Exception as raised:  # after any error, the others must not wait for this process
             error = raised
         failed = self.numbers(error is not None)[:, 0].tolist()
         if True not in failed:
@@ -131,5 +132,5 @@ class Processes:
 
 
 def lost_contact(error: RuntimeError) -> bool:
-    """Tell whether an error says that another process is gone: gloo knows them by nothing but its own path."""
+    """Return whether an error means that another process died; gloo's errors are recognisable only by its file path."""
     return isinstance(error, distributed.DistError) or "/gloo/" in str(error)

@@ -1,4 +1,4 @@
-"""Weights and optimiser states that several devices share (FSDP), and the whole ones that checkpoints hold."""
+"""Sharding of weights and optimiser states over devices (FSDP), and the unsharded states for checkpoints."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from torch.distributed.fsdp import fully_shard
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Spread a module's parameters over the devices: each ``nn.Sequential`` of composite modules, and then the rest.
+    """Shard a module's parameters over the devices: each ``nn.Sequential`` of composite modules, and then the rest.
 
-    While the module runs, the parameters of a sequence are whole for as long as it needs them.
+    The parameters of a sequence are gathered only while it runs.
     """
-    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the one layout that can be cut
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the only layout that can be sharded
     for part in module.modules():
         if isinstance(part, nn.Sequential) and any(any(child.children()) for child in part):
             fully_shard(part, mesh=mesh)
@@ -29,13 +29,13 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def whole_states(module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a module's state and what its optimiser keeps for each parameter, by name and whole, on the CPU.
+    """Return the unsharded states of a module and of its optimiser by parameter name, on the CPU.
 
-    All processes call this together; the first one gets the states, the others nothing.
+    All processes must call this together; the first one gets the states, the others get empty ones.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(module, options=options)
-    if not optimizer.state:  # torch would let it take a step first
+    if not optimizer.state:  # torch would take a step first
         return weights, {}
     kept: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=options)
     return weights, kept.get("state", {})
@@ -47,7 +47,7 @@ def load_whole_states(
     weights: dict[str, Any],
     kept: dict[str, Any],
 ) -> None:
-    """Load what :func:`whole_states` returned, sharded as the module is; the optimiser's options stay as they are."""
+    """Load the result of :func:`whole_states`, sharded like the module; the optimiser's options are unchanged."""
     options = StateDictOptions(full_state_dict=True)
     if kept:
         content: dict[str, Any] = {"state": kept, "param_groups": [{"params": list(kept)}]}

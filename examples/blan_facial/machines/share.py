@@ -1,14 +1,14 @@
-"""The part of the work that one process has."""
+"""The share of the work of one process."""
 
 from typing import NamedTuple
 
 
 class Share(NamedTuple):
-    """Which of several processes loads."""
+    """Rank of a process, and the number of processes that share the data."""
 
     rank: int = 0
     processes: int = 1
 
 
 WHOLE = Share()
-"""All of it."""
+"""The share of a single process: everything."""

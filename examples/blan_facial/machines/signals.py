@@ -1,4 +1,4 @@
-"""A signal to the training as the wish to save and stop."""
+"""Signals that ask training to save and stop."""
 
 import signal
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from shared.program import handling_signals
 
 
 class Stopped(Exception):
-    """A signal asked training to stop, and its state is saved: no error.
+    """Training was stopped by a signal after saving its state; this is not an error.
 
     Attributes:
         number: The signal.
-        step: Steps done.
+        step: Completed steps.
     """
 
     def __init__(self, number: int, step: int) -> None:
@@ -23,10 +23,10 @@ class Stopped(Exception):
 
 
 class Wish:
-    """Whether a signal came.
+    """A request to stop.
 
     Attributes:
-        number: The signal, 0 before it came.
+        number: The signal, 0 before it arrives.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Wish:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the first signal as the wish to save and stop after the step; the next one ends the program at once."""
+        """Treat the first signal as a request to save and stop after the step; the next ends the program at once."""
         with ExitStack() as listening:
 
             def note(number: int, _: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""Processes that load batches for the one that trains: watched, and never waited for without end.
+"""Worker processes that load batches for training: they are monitored, and waiting for them is bounded.
 
-A batch goes through shared memory, which on Linux is the file system ``/dev/shm`` and small in a container.
+Batches pass through shared memory, which on Linux is the file system ``/dev/shm`` and is small in containers.
 """
 
 import multiprocessing
@@ -18,10 +18,10 @@ from torch.utils.data import get_worker_info
 from shared.program import UserError
 
 POLL = 1.0
-"""Seconds between two looks at workers that are waited for."""
+"""Seconds between checks of the workers while waiting for them."""
 
 PATIENCE = 300.0
-"""Seconds that a batch is waited for; below the time that processes wait for one another."""
+"""Maximum seconds to wait for a batch; less than the time that processes wait for each other."""
 
 _ROOM = "or give more shared memory (docker run --shm-size 2g)"
 _SHARED = "/dev/shm"
@@ -30,14 +30,14 @@ _T = TypeVar("_T")
 
 
 class WorkerError(UserError):
-    """A process that loads batches could not start, ended, or had no room for a batch."""
+    """A worker process could not start, ended, or lacked memory for a batch."""
 
 
 def share_memory(*tensors: Tensor) -> None:
-    """In a worker, move tensors to shared memory; left to its queue, a worker without room would drop them unsaid.
+    """In a worker, move tensors to shared memory; its queue would drop them silently when memory is lacking.
 
     Raises:
-        WorkerError: There is no room.
+        WorkerError: There is not enough shared memory.
     """
     if get_worker_info() is None:
         return
@@ -49,21 +49,21 @@ def share_memory(*tensors: Tensor) -> None:
         raise WorkerError(
             f"--workers: a batch, {size:.1f} MiB, must fit into the shared memory, {_room()}, got "
             f"{str(error).splitlines()[0]}. Use --workers 0, a smaller --batch-size, {_ROOM}."
-        ) from None  # a worker's own traceback says nothing here
+        ) from None  # a worker's traceback is of no use here
 
 
 def watched(
     start: Callable[[], Iterator[_T]], count: int, stopping: Callable[[], object] | None = None
 ) -> Iterator[_T | None]:
-    """Yield what the workers of a DataLoader load.
+    """Yield the batches of a DataLoader's workers.
 
     Args:
-        start: Starts them and returns the DataLoader's iterator, whose ``timeout`` is ``POLL``.
-        count: How many they are.
-        stopping: Says whether somebody wants to stop. While it does and workers are waited for, None is yielded.
+        start: Starts the workers and returns the DataLoader's iterator, whose ``timeout`` is ``POLL``.
+        count: Number of workers.
+        stopping: Returns whether a stop was requested. If so, None is yielded while waiting for workers.
 
     Raises:
-        WorkerError: They could not be started, one ended, or none answered for ``PATIENCE`` seconds.
+        WorkerError: Workers could not be started, one ended, or none responded for ``PATIENCE`` seconds.
     """
     batches, workers = _started(start, count)
     asked = time.monotonic()
@@ -73,7 +73,7 @@ def watched(
         except StopIteration:
             return
         except (EOFError, OSError, RuntimeError) as error:
-            if "Traceback" in str(error):  # raised by what they run, and told by torch with its traceback
+            if "Traceback" in str(error):  # raised inside a worker, reported by torch with its traceback
                 raise
             if not str(error).startswith("DataLoader timed out"):
                 raise _lost(workers, error) from error
@@ -81,7 +81,7 @@ def watched(
                 yield None
             elif time.monotonic() - asked > PATIENCE:
                 raise WorkerError(
-                    f"--workers: a batch must come within {PATIENCE:.0f} s, got none. Check the disk of the images, "
+                    f"--workers: a batch must arrive within {PATIENCE:.0f} s, got none. Check the disk of the images, "
                     "or use --workers 0."
                 ) from error
             continue
@@ -90,25 +90,25 @@ def watched(
 
 
 def leave_process_group(worker: int) -> None:
-    """Keep an interrupt that a terminal or `timeout` sends to the whole group from ending a worker in mid-batch.
+    """Keep an interrupt that a terminal or `timeout` sends to the process group from ending a worker mid-batch.
 
-    The process that the worker serves decides what the interrupt means, and ends the worker by its own signal.
+    The main process decides how to handle the interrupt, and ends the worker by its own signal.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
 
 
 def _started(start: Callable[[], Iterator[_T]], count: int) -> tuple[Iterator[_T], list[BaseProcess]]:
-    """Start workers and return what they load, and them.
+    """Start workers, and return their batches and the processes.
 
-    torch would raise the end of a worker wherever the program is, amid a step: its handler is taken back, and the end
-    is seen where the worker is waited for.
+    torch's signal handler would raise an error at any point, even in the middle of a step, when a worker ends. The
+    handler is therefore removed, and the end is noticed while waiting for the worker.
     """
     others = multiprocessing.active_children()
     number = getattr(signal, "SIGCHLD", None)
     handler = None if number is None else signal.getsignal(number)
     try:
-        del [multiprocessing.Lock() for _ in range(4 * count + 10)][:]  # more than torch takes, which is left in halves
+        del [multiprocessing.Lock() for _ in range(4 * count + 10)][:]  # more than torch needs: it fails halfway
         batches = start()
     except OSError as error:
         raise WorkerError(
@@ -122,7 +122,7 @@ def _started(start: Callable[[], Iterator[_T]], count: int) -> tuple[Iterator[_T
 
 
 def _lost(workers: list[BaseProcess], error: Exception) -> WorkerError:
-    """Return the error that tells why the workers are no more."""
+    """Return the error that explains why a worker ended."""
     status = next((worker.exitcode for worker in workers if worker.exitcode), None)
     if status is None:
         return WorkerError(
@@ -139,7 +139,7 @@ def _lost(workers: list[BaseProcess], error: Exception) -> WorkerError:
 
 
 def _room() -> str:
-    """Name the shared memory and its size."""
+    """Return the name and the size of the shared memory."""
     if not os.path.isdir(_SHARED):
         return "the system's"
     usage = shutil.disk_usage(_SHARED)

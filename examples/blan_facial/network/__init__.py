@@ -1,1 +1,1 @@
-"""BLAN and its rivals, their objectives, and the builder that makes them from the settings."""
+"""BLAN and the baselines, their objectives, and the builder that makes them from the settings."""

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class BasicBlock(nn.Module):
-    """ResNet's block of two 3x3 convolutions around a shortcut, its parameters named as in torchvision.
+    """ResNet's block of two 3x3 convolutions with a shortcut; parameters are named as in torchvision.
 
     Args:
         in_channels: Channels of the input.
@@ -39,16 +39,16 @@ class BasicBlock(nn.Module):
 
 
 def stage(in_channels: int, channels: int, blocks: int, *, stride: int = 1) -> nn.Sequential:
-    """Chain ``blocks`` BasicBlocks; the first one changes the channels and strides."""
+    """Chain ``blocks`` BasicBlocks; the first one changes the number of channels and has the stride."""
     first = BasicBlock(in_channels, channels, stride=stride)
     return nn.Sequential(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
 
 
 @torch.no_grad()
 def he_initialize(module: nn.Module) -> None:
-    """Start every layer in ``module`` as in ResNet: He's normal weights, zero biases, fresh batch normalisation.
+    """Initialise every layer in ``module`` as in ResNet: He's normal weights, zero biases, default batch norms.
 
-    Convolutions keep the variance of the backward pass (fan out), linear layers that of the forward pass (fan in).
+    Convolutions preserve the variance of the backward pass (fan out), linear layers that of the forward pass (fan in).
     """
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""From the settings of a run to its network and objective; light enough for a program that only predicts."""
+"""Builds network and objective from the settings of a run, without importing training libraries."""
 
 from collections.abc import Sequence
 
@@ -20,14 +20,14 @@ _CLASSIFIERS = ((5, 4, (2, 1)), (3, 2, (4, 1)), (3, 2, (8, 4)), (3, 2, (16, 16))
 
 
 def build(config: Config, attributes: Sequence[str]) -> tuple[Network, Objective]:
-    """Return the network and the objective that the settings describe, their weights drawn from the seed.
+    """Return the network and the objective that the settings describe, with weights drawn from the seed.
 
     Args:
         config: The settings.
         attributes: The attributes, by their CelebA names.
 
     Raises:
-        ValueError: The rival cannot be built for these attributes.
+        ValueError: The baseline cannot be built for these attributes.
     """
     torch.manual_seed(config.seed)
     if config.model != "blan":

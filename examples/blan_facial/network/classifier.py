@@ -1,4 +1,4 @@
-"""The attribute classifier AC_i that ends each level of BLAN."""
+"""The attribute classifier AC_i at the end of each level of BLAN."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from blan_facial.network.blocks import he_initialize
 
 
 class AttributeClassifier(nn.Module):
-    """Two Conv-BN-ReLU units and two linear layers: every attribute's two scores, from one level's features.
+    """Two Conv-BN-ReLU units and two linear layers that give two scores per attribute from the features of one level.
 
     The first linear layer's output is the summary T that LMIM pairs with the features; ReLU and dropout follow it.
 
@@ -20,7 +20,7 @@ class AttributeClassifier(nn.Module):
         attributes: N, the number of attributes.
         summary_channels: Width of T.
         dropout: Probability of dropping an element between T and the scores.
-        zero_scores: Whether the last layer starts at zero, so that every score is zero at first.
+        zero_scores: Whether the last layer is initialised to zero, so that all scores start at zero.
 
     Shape:
         A (B, in_channels, in_size, in_size) -> T (B, summary_channels), scores (B, N, 2).

@@ -1,4 +1,4 @@
-"""BLAN's decoder: the encoder mirrored, without its last stage, up to the reconstructed image."""
+"""BLAN's decoder, which mirrors the encoder without its last stage, up to the reconstructed image."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ UPSAMPLINGS = ("nearest", "bilinear")
 
 
 class Decoder(nn.Module):
-    """Stages 3, 2, 1 of residual blocks, each after a x2 upsampling, then the way back to an image.
+    """Stages 3, 2, 1 of residual blocks, each after x2 upsampling, then the layers that produce an image.
 
-    Table 1 prints three upsamplings and one transposed convolution for a factor of 32, so a factor of two is missing.
-    Here it comes first: each stage computes at the resolution of its encoder feature. :class:`LateDecoder` is the other
-    reading; both have the same parameters.
+    Table 1 lists three upsamplings and one transposed convolution for a factor of 32, so a factor of two is missing.
+    Here it comes first, so that each stage computes at the resolution of its encoder feature. :class:`LateDecoder`
+    implements the other interpretation; both have the same parameters.
 
     Args:
         width: Channels of D_1; D_2 and D_3 have twice and four times as many, the input E_4 eight times.
@@ -74,13 +74,13 @@ class Decoder(nn.Module):
         return self.enlarge(d1, self.to_rgb)
 
     def enlarge(self, x: Tensor, step: nn.Module) -> Tensor:
-        """Double the size and take a step."""
+        """Double the size, then apply a step."""
         enlarged: Tensor = step(self.upsample(x))
         return enlarged
 
 
 class LateDecoder(Decoder):
-    """The decoder with every upsampling after its step: D_i follows the upsampling that Table 1 prints in its row.
+    """The decoder with every upsampling after its step: D_i follows the upsampling in its row of Table 1.
 
     The missing factor of two comes last. The blocks compute at half the resolution, which takes a quarter of the
     arithmetic: 2.24 instead of 8.96 GFLOP at 256 px.
@@ -90,10 +90,10 @@ class LateDecoder(Decoder):
     """
 
     def enlarge(self, x: Tensor, step: nn.Module) -> Tensor:
-        """Take a step and double the size."""
+        """Apply a step, then double the size."""
         enlarged: Tensor = self.upsample(step(x))
         return enlarged
 
 
 DECODERS = {"upsample-stage": Decoder, "stage-upsample": LateDecoder}
-"""The decoder of each order of upsampling and stage."""
+"""The decoder for each order of upsampling and stage."""

@@ -1,4 +1,4 @@
-"""BLAN's encoder, ResNet-34 without its head, and the published ImageNet weights for it."""
+"""BLAN's encoder, ResNet-34 without its head, and its published ImageNet weights."""
 
 import hashlib
 import pickle
@@ -17,18 +17,18 @@ from blan_facial.network.weights import fault_of
 from shared.program import UserError
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
-"""PyTorch's own address of torchvision's ResNet-34 weights; the name ends in the start of the file's SHA-256."""
+"""PyTorch's URL of torchvision's ResNet-34 weights; the name ends with the first digits of the file's SHA-256."""
 
 IMAGENET_HASH = "b627a593"
 
 STRIDES = (4, 8, 16, 32)
-"""Pixels of the image to one location of E_1..E_4."""
+"""Pixels of the image per location of E_1..E_4."""
 
 WIDE = 16
-"""Channels from which on maps lie channels-last, in which convolutions are fastest.
+"""Minimum number of channels for the channels-last layout, in which convolutions are fastest.
 
 In oneDNN (PyTorch 2.13, CPU) the backward of a 1x1 convolution of stride 2 over a channels-last map of fewer channels
-writes past its memory.
+writes past the end of its memory.
 """
 
 RESNET34_WIDTH = 64
@@ -38,7 +38,7 @@ _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingErr
 
 
 class EncoderWeightsError(UserError):
-    """Weights that cannot be had or do not fit the encoder; the message says what is wrong and what to do."""
+    """Weights that cannot be obtained or do not fit the encoder; the message states the problem and the remedy."""
 
 
 class ResNetEncoder(nn.Module):
@@ -49,7 +49,7 @@ class ResNetEncoder(nn.Module):
         blocks: Blocks of each of the four stages.
 
     Attributes:
-        memory_format: How weights and maps should lie.
+        memory_format: Memory layout that weights and maps should have.
 
     Shape:
         (B, 3, H, W) -> E_1 (B, width, H/4, W/4), E_2 (B, 2 width, H/8, W/8), E_3 (B, 4 width, H/16, W/16),
@@ -76,7 +76,7 @@ class ResNetEncoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features of the four stages, (E_1, E_2, E_3, E_4)."""
         if self.width < WIDE:
-            images = images.contiguous()  # decoded images lie channels-last
+            images = images.contiguous()  # decoded images are channels-last
         e1 = self.layer1(self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True)))
         e2 = self.layer2(e1)
         e3 = self.layer3(e2)
@@ -84,13 +84,13 @@ class ResNetEncoder(nn.Module):
 
 
 def load_encoder_weights(encoder: ResNetEncoder, source: str | Path) -> None:
-    """Load ResNet-34 weights in torchvision's format: every entry is used, but for the classifier's ``fc.*``.
+    """Load ResNet-34 weights in torchvision's format: every entry except the classifier's ``fc.*`` is used.
 
-    The encoder is either loaded as a whole or left as it was.
+    The encoder is either loaded completely or left unchanged.
 
     Args:
         encoder: An encoder of ResNet-34's width and blocks.
-        source: A file (``.safetensors``, or what ``torch.save`` wrote), or "imagenet" for PyTorch's published weights,
+        source: A file (``.safetensors``, or written by ``torch.save``), or "imagenet" for PyTorch's published weights,
             which are downloaded once, kept in the ``torch.hub`` folder and checked against their hash at every use.
 
     Raises:
@@ -109,7 +109,7 @@ def load_encoder_weights(encoder: ResNetEncoder, source: str | Path) -> None:
 
 def _download() -> object:
     kept = Path(torch.hub.get_dir(), "checkpoints", IMAGENET_URL.rpartition("/")[2])
-    if kept.is_file():  # torch checks what it downloads, and not what it finds
+    if kept.is_file():  # torch verifies downloads, but not existing files
         digest = hashlib.sha256(kept.read_bytes()).hexdigest()
         if not digest.startswith(IMAGENET_HASH):
             raise EncoderWeightsError(
@@ -149,7 +149,7 @@ def _load(encoder: ResNetEncoder, entries: object, source: str) -> None:
         raise EncoderWeightsError(f"Encoder weights: must be a mapping of names to tensors, got {source}. {remedy}")
     weights = {name: value for name, value in entries.items() if not name.startswith("fc.")}
     own = encoder.state_dict()
-    # Checkpoints older than PyTorch 0.4.1 do not count the batches, and nothing here reads the count.
+    # Checkpoints older than PyTorch 0.4.1 lack the batch counts, which are not used here.
     required = [name for name in own if not name.endswith("num_batches_tracked")]
     if missing := [name for name in required if name not in weights]:
         raise EncoderWeightsError(

@@ -1,6 +1,6 @@
-"""What makes an attended feature A_i of the encoder's E_i and the decoder's D_i, at levels 1 to 3.
+"""Joins, which compute the attended features A_i from the encoder's E_i and the decoder's D_i at levels 1 to 3.
 
-A join is a module ``(E, D) -> A`` of maps (B, C, H, W). RDAM is the paper's; the others are its ablations and rivals.
+A join is a module ``(E, D) -> A`` of maps (B, C, H, W). RDAM is the paper's; the others are ablations and alternatives.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class DecoderOnly(nn.Module):
 
 
 class Concatenate(nn.Module):
-    """Both features side by side, ``A = [E; D]``, of 2C channels."""
+    """Concatenation of both features, ``A = [E; D]``, with 2C channels."""
 
     def forward(self, encoded: Tensor, decoded: Tensor) -> Tensor:
         """Return [E; D]."""
@@ -38,7 +38,7 @@ class Concatenate(nn.Module):
 
 
 class Join(NamedTuple):
-    """How a join is made of the settings and C, and the channels of A in units of C."""
+    """A function that builds a join from the settings and C, and the number of channels of A in units of C."""
 
     make: Callable[[Config, int], nn.Module]
     expansion: int = 1
@@ -56,11 +56,11 @@ JOINS = {
     "concat": Join(lambda *_: Concatenate(), expansion=2),
     "none": Join(lambda *_: EncoderOnly()),
 }
-"""The joins by their names in the settings; RAR and the attention gate with their authors' batch norms."""
+"""The joins by their names in the settings; RAR and the attention gate have their authors' batch norms."""
 
 
 def join_of(config: Config) -> Join:
-    """Return the join that the settings ask for."""
+    """Return the join that the settings select."""
     if not config.decoder:
         return Join(lambda *_: EncoderOnly())
     if not config.encoder_features:

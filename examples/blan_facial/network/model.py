@@ -1,4 +1,4 @@
-"""BLAN, the bi-directional ladder attentive network, from its parts."""
+"""BLAN, the bi-directional ladder attentive network, assembled from its parts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ LEVEL_NAMES = tuple(f"AC{level}" for level in range(1, LEVELS + 1))
 
 
 class Features(NamedTuple):
-    """What a network makes of images."""
+    """The outputs of a network for images."""
 
     scores: Tensor
     """Scores of the K classifiers, (K, B, N, 2)."""
@@ -28,7 +28,7 @@ class Features(NamedTuple):
     summaries: tuple[Tensor, ...] = ()
     """BLAN's T_1..T_4, each (B, summary_channels)."""
     reconstruction: Tensor | None = None
-    """The decoder's image (B, 3, H, W) in the units of the input; None unless asked for."""
+    """The decoder's image (B, 3, H, W) in the units of the input; None unless requested."""
 
     @property
     def logits(self) -> Tensor:
@@ -37,12 +37,12 @@ class Features(NamedTuple):
 
 
 class Network(nn.Module, ABC):
-    """What the trainer trains: BLAN, or a rival."""
+    """A network for the trainer: BLAN or a baseline."""
 
     level_names: tuple[str, ...] = ()
-    """Names of the levels whose scores there are; none where one classifier gives all scores."""
+    """Names of the levels; empty if one classifier gives all scores."""
     reconstructs = False
-    """Whether ``model(images, reconstruct=True)`` is possible."""
+    """Whether ``model(images, reconstruct=True)`` is supported."""
     encoder: ResNetEncoder
     fusion: AdaptiveScoreFusion | None
 
@@ -53,28 +53,28 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, *, reconstruct: bool = False) -> Features:
-        """Return the features of normalised images (B, 3, H, W), with the reconstruction if it is asked for."""
+        """Return the features of normalised images (B, 3, H, W), with the reconstruction if requested."""
 
 
 class BLAN(Network):
-    """Encoder, decoder, a join of both at three levels, a classifier at each of four levels, fusion.
+    """Encoder, decoder, a join of the two at three levels, a classifier at each of four levels, and fusion.
 
     ``E = encoder(x)``, ``D = decoder(E_4)``, ``A_i = join_i(E_i, D_i)`` for i <= 3, ``A_4 = E_4``,
     ``T_i, s_i = classifier_i(A_i)``, ``fusion(s)``.
 
-    An ablation is another part: a join that takes one of its two maps, no decoder, no fusion. This is the network of
-    inference; the critics of the mutual information are the objective's. :func:`blan_facial.network.builder.build`
+    An ablation replaces a part: a join that uses one of its two maps, no decoder, or no fusion. This is the network for
+    inference; the critics for mutual information belong to the objective. :func:`blan_facial.network.builder.build`
     makes the parts from the settings of a run.
 
     Args:
-        encoder: Gives E_1..E_4.
-        decoder: Gives D_1, D_2, D_3, and the reconstruction; None for none: the joins are given E_i twice.
+        encoder: Returns E_1..E_4.
+        decoder: Returns D_1, D_2, D_3 and the reconstruction. If None, the joins get E_i twice.
         joins: Three modules ``(E_i, D_i) -> A_i``.
         classifiers: Four modules ``A_i -> (T_i, s_i)``.
-        fusion: Fuses the scores; None for none: their sum is the prediction.
+        fusion: Fuses the scores. If None, their sum is the prediction.
 
     Shape:
-        Images (B, 3, S, S), normalised, of the size S for which the classifiers are built -> ``Features``.
+        Normalised images (B, 3, S, S), with the size S that the classifiers are built for -> ``Features``.
 
     Raises:
         ValueError: There are not three joins and four classifiers.
@@ -118,15 +118,15 @@ class BLAN(Network):
 
     @property
     def reconstructs(self) -> bool:  # type: ignore[override]  # a constant where it depends on nothing
-        """Whether ``model(images, reconstruct=True)`` is possible."""
+        """Whether ``model(images, reconstruct=True)`` is supported."""
         return self.decoder is not None and self.decoder.to_rgb is not None
 
     def forward(self, images: Tensor, *, reconstruct: bool = False) -> Features:
-        """Return features and scores; of the decoder, only what leads to D_1 runs unless it is to reconstruct.
+        """Return features and scores; the decoder's last step runs only if a reconstruction is requested.
 
         Raises:
             TypeError: The images are not floating point.
-            ValueError: The images have another shape; there is no reconstruction to give.
+            ValueError: The images have another shape, or the model has no reconstruction.
         """
         self._check_images(images)
         encoded = self.encoder(images)

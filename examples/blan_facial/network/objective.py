@@ -1,4 +1,4 @@
-"""The objective: named terms, each with a weight, in one sum."""
+"""The objective: a weighted sum of named terms."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,18 +18,18 @@ REDUCTIONS = ("sum", "mean")
 
 
 class Term(nn.Module, ABC):
-    """A term of the objective. Progress, logs, page and the search for a non-finite loss take its names from here.
+    """A term of the objective. Progress, logs, page and the search for a non-finite loss use its names.
 
     Args:
-        weight: Its factor in the sum, not negative.
+        weight: Non-negative factor of the term in the sum.
     """
 
     name: str
-    """What logs call it."""
+    """Name in logs."""
     short: str
-    """What the progress calls it, and what the losses of its levels begin with."""
+    """Name in the progress display, and prefix of the names of its levels' losses."""
     of_labels = False
-    """Whether it is a mean over known labels, and no other over images."""
+    """Whether the term is a mean over known labels; otherwise it is a mean over images."""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -42,30 +42,30 @@ class Term(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Features, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, averaged over the batch: a scalar, or (4,), one of each level, which are summed.
+        """Return the loss averaged over the batch: a scalar, or (4,) with one loss per level, which are summed.
 
         Args:
-            features: What the network made of the images.
+            features: The network's outputs for the images.
             images: The network's input (B, 3, H, W), normalised.
             labels: int64 (B, N): 1, 0 or ``UNKNOWN``.
         """
 
-    def look_at(self, labels: np.ndarray) -> None:  # most terms need nothing of them
-        """Take what the term needs of all training labels (n, N)."""
+    def look_at(self, labels: np.ndarray) -> None:  # most terms do not need them
+        """Prepare the term from all training labels (n, N)."""
 
 
 class CrossEntropy(nn.Module):
-    """Eq. 4 for scores (K, B, N, 2): the cross entropy of every attribute, averaged over the batch: (K,).
+    """Eq. 4 for scores (K, B, N, 2): the cross entropy over attributes, averaged over the batch, (K,).
 
-    The reduction over attributes sets the scale of the other terms' weights: with 40 attributes the paper's sum (Eqs. 4
-    and 7) is 40 times the mean.
+    The reduction over attributes affects the relative weights of the other terms: with 40 attributes the paper's sum
+    (Eqs. 4 and 7) is 40 times the mean.
 
-    An unknown label has no term: the mean is that over the known ones, and the sum is N times as much. The gradient is
-    then that of the labelled part of a batch alone, and does not shrink with the rest.
+    Unknown labels are ignored: the mean is taken over the known labels, and the sum is N times the mean. The gradient
+    is therefore that of the labelled part of a batch, and does not shrink as the unlabelled part grows.
 
     Args:
         reduction: "sum" (the paper's) or "mean" over attributes.
-        balanced: For how many attributes :meth:`balance` is to weigh both labels; None: every label weighs the same.
+        balanced: Number of attributes whose labels :meth:`balance` weights; None gives every label the same weight.
 
     Raises:
         ValueError: The reduction is neither of the two.
@@ -83,7 +83,7 @@ class CrossEntropy(nn.Module):
         self.reduction = reduction
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Compare scores with labels (B, N)."""
+        """Return the loss of scores for labels (B, N)."""
         targets = labels.expand(len(scores), *labels.shape)
         losses = F.cross_entropy(
             precise(scores).flatten(0, 2), targets.flatten(), ignore_index=UNKNOWN, reduction="none"
@@ -93,10 +93,10 @@ class CrossEntropy(nn.Module):
         return over_known(losses, labels, self.reduction)
 
     def balance(self, labels: np.ndarray) -> None:
-        """Take the weights from the known training labels (n, N), if labels are weighed.
+        """Set the weights from the known training labels (n, N), if labels are weighted.
 
-        A label weighs half the known ones over its own number, so that both weigh the same in all and the mean weight
-        of a known label is 1. An attribute with one label only keeps the weight 1.
+        The weight of a label is half the number of known labels divided by its own count. Both labels then have the
+        same total weight, and the mean weight of a known label is 1. An attribute with only one label keeps weight 1.
         """
         if self.weights is not None:
             counts = np.stack([(labels == label).sum(0) for label in (0, 1)])
@@ -105,16 +105,16 @@ class CrossEntropy(nn.Module):
 
 
 def over_known(losses: Tensor, labels: Tensor, reduction: str) -> Tensor:
-    """Return the mean (K,) of losses (K, B, N), 0 where the label (B, N) is unknown, or N times as much for "sum"."""
+    """Return the mean (K,) over known labels (B, N) of losses (K, B, N) that are 0 elsewhere, N times it for "sum"."""
     mean = losses.sum((-2, -1)) / (labels != UNKNOWN).sum().clamp(min=1)
     return labels.shape[-1] * mean if reduction == "sum" else mean
 
 
 class Classification(Term):
-    """``sum_i l_CLS_i``: how each classifier's scores fit the labels.
+    """``sum_i l_CLS_i``: the classification loss of each level's scores.
 
     Args:
-        loss: From scores (K, B, N, 2) and labels (B, N) to the loss (K,) of each classifier.
+        loss: Maps scores (K, B, N, 2) and labels (B, N) to the loss (K,) of each classifier.
     """
 
     name, short = "classification", "cls"
@@ -130,13 +130,13 @@ class Classification(Term):
         return losses
 
     def look_at(self, labels: np.ndarray) -> None:
-        """Let the loss balance itself, if it does."""
+        """Let the loss compute its weights, if it has any."""
         if balance := getattr(self.loss, "balance", None):
             balance(labels)
 
 
 class MutualInformation(Term):
-    """``alpha sum_i l_LMIM_i`` (Eq. 5): local mutual information of A_i and T_i. Its critics learn with the network.
+    """``alpha sum_i l_LMIM_i`` (Eq. 5): local mutual information of A_i and T_i. Its critics are trained jointly.
 
     Args:
         weight: alpha.
@@ -185,7 +185,7 @@ class Reconstruction(Term):
 
 
 class Fusion(Term):
-    """``gamma l_SF`` (Eq. 7): how the fused scores fit the labels. Its gradient flows into the scores of all levels.
+    """``gamma l_SF`` (Eq. 7): classification loss of the fused scores. Its gradient reaches the scores of all levels.
 
     Args:
         weight: gamma.
@@ -215,29 +215,29 @@ class Fusion(Term):
 
 
 class Losses(NamedTuple):
-    """The objective and what it is made of."""
+    """The objective and its terms."""
 
     total: Tensor
-    """What is minimised."""
+    """The weighted sum to minimise."""
     parts: dict[str, Tensor]
-    """Every term before its weight by its name, and those of its levels as ``cls_AC1``, ``lmim_AC1`` and so on."""
+    """Every unweighted term by its name, and the terms of its levels as ``cls_AC1``, ``lmim_AC1`` and so on."""
 
     def logged(self) -> dict[str, Tensor]:
-        """Return every value under its name, detached."""
+        """Return all values by name, detached."""
         return {name: loss.detach() for name, loss in {"total": self.total, **self.parts}.items()}
 
 
 class Objective(nn.Module):
     """``sum_t weight_t loss_t`` over named terms.
 
-    The terms' own parameters (critics) go to the optimiser beside the network's. Every loss is computed in float32 at
-    least, under autocast too.
+    The parameters of the terms (critics) are optimised together with the network's. Every loss is computed in at least
+    float32, under autocast too.
 
     Args:
-        terms: What is summed; no two of one name.
+        terms: Terms with distinct names.
 
     Raises:
-        ValueError: There is no term, or two have one name.
+        ValueError: There is no term, or two have the same name.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
@@ -254,11 +254,11 @@ class Objective(nn.Module):
 
     @property
     def shown(self) -> dict[str, str]:
-        """What the progress calls the losses, by their names."""
+        """Short names for the progress display, by the names of the losses."""
         return {"total": "loss"} | {name: term.short for name, term in self.terms.items()}
 
     def look_at(self, labels: np.ndarray) -> None:
-        """Let every term take what it needs of all training labels (n, N)."""
+        """Prepare every term from all training labels (n, N)."""
         for term in self.terms.values():
             term.look_at(labels)
 
@@ -266,15 +266,15 @@ class Objective(nn.Module):
         """Compute every term.
 
         Args:
-            features: What the network made of the images.
-            images: The network's input (B, 3, H, W), the reconstruction's target.
+            features: The network's outputs for the images.
+            images: The network's input (B, 3, H, W), the target of the reconstruction.
             labels: int64 (B, N): 1, 0 or ``UNKNOWN``.
-            counted: What means over these images and over these labels count, (2,), beside those of other processes'
-                parts of the batch; None: 1 each.
+            counted: Weights (2,) of the means over these images and over these labels, relative to other processes'
+                parts of the batch; None for 1 each.
 
         Raises:
             TypeError: The labels are not int64.
-            ValueError: The labels have another shape than (B, N), or a term's features are missing.
+            ValueError: The labels do not have the shape (B, N), or features that a term needs are missing.
         """
         _check_labels(labels, features.scores)
         parts: dict[str, Tensor] = {}
@@ -290,7 +290,7 @@ class Objective(nn.Module):
 def build_objective(config: Config, local_channels: Sequence[int], attributes: int) -> Objective:
     """Return BLAN's objective, Eq. 8: ``sum_i (l_CLS_i + alpha l_LMIM_i) + beta l_REC + gamma l_SF``.
 
-    A term whose weight is 0, or whose part of the network is left out, is left out.
+    Terms with weight 0, or whose part of the network is left out, are omitted.
 
     Args:
         config: The settings.
@@ -313,7 +313,7 @@ def build_objective(config: Config, local_channels: Sequence[int], attributes: i
 
 
 def precise(values: Tensor) -> Tensor:
-    """Return values in float32 at least."""
+    """Return values in at least float32."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

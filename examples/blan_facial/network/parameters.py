@@ -1,4 +1,4 @@
-"""What the parts of a network weigh."""
+"""The number of parameters of each part of a network."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ from blan_facial.network.model import BLAN, Network
 
 PAPER_PARAMETERS = 38_340_000
 PAPER_NOTE = (
-    "The paper's Table 10 gives 38.34 M parameters, its layer tables (1 and 2) give 41.1 M with 1x1 and 42.5 M with "
-    "3x3 convolutions in RDAM, without the critics, which are needed in training only; this model follows the tables."
+    "The paper's Table 10 gives 38.34 M parameters. Its layer tables (1 and 2) give 41.1 M with 1x1 and 42.5 M with "
+    "3x3 convolutions in RDAM, without the critics, which only training needs. This model follows the layer tables."
 )
 
 
@@ -17,19 +17,19 @@ class ParameterTable(NamedTuple):
     """Parameters of a model, part by part."""
 
     rows: tuple[tuple[str, int], ...]
-    """(part, parameters) of each part there is."""
+    """(part, number of parameters) of each part."""
     inference: int
     """Parameters of the model itself."""
     training: int
     """Parameters of the model and of the objective's critics."""
     paper: int | None = PAPER_PARAMETERS
-    """What the paper's Table 10 gives; None for a model that is not BLAN."""
+    """The paper's number in Table 10; None for a model other than BLAN."""
     note: str = PAPER_NOTE
-    """Why the two differ, in a sentence."""
+    """An explanation of the difference."""
 
 
 def parameter_table(model: Network, objective: nn.Module | None = None) -> ParameterTable:
-    """Count parameters part by part, with the objective's critics if it is given."""
+    """Count the parameters of each part, including the critics if the objective is given."""
     counts = {name: _count(part) for name, part in model.named_children()}
     if objective is not None:
         counts["critics (training only)"] = _count(objective)

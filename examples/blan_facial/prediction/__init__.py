@@ -1,4 +1,4 @@
-"""What ``predict.py`` does: images found, scored, written down; no training library is imported for it.
+"""The parts of ``predict.py``: finding images, predicting and writing answers, without importing training libraries.
 
-``prediction.arrays.BLANPredictor`` is for programs.
+``prediction.arrays.BLANPredictor`` is the interface for programs.
 """

@@ -1,6 +1,6 @@
-"""Pictures with what a model says of them beside them: the part that draws, imported only when asked for.
+"""Pictures annotated with a model's answers; imported only when needed.
 
-They are drawn by Pillow, twenty and more a second; an SVG with as many words takes several times as long.
+Pillow draws more than twenty of them per second; an SVG with as many words takes several times as long.
 """
 
 import hashlib
@@ -21,24 +21,24 @@ from shared.fonts import boxed, missing, others, own_fonts
 from shared.program import shown
 
 INK, FAINT, MARGIN = "#1c2028", "#5a6170", 24
-ZOOM = 1.5  # pixels for each unit of what follows
-LONGEST, LINE, ROWS = 340, 16.5, 24  # the picture's longest side and a row's height; most rows of a column
+ZOOM = 1.5  # pixels per unit of the lengths below
+LONGEST, LINE, ROWS = 340, 16.5, 24  # longest side of the picture, height of a row, rows per column
 HEADER, GAP = 76, 24
 NAME, BAR, NUMBER, LEVEL = 140, 90, 44, 40
 
 PICTURE = round(LONGEST * ZOOM)
-"""The longest side in pixels that a picture needs."""
+"""Longest side of a picture in pixels."""
 
 _TITLE = 60  # characters
-_QUICK = {"compress_level": 1, "compress_type": 3}  # zlib's fastest ways, on files that are little larger
-_NAME = 230  # bytes; systems take 255, with what is added
+_QUICK = {"compress_level": 1, "compress_type": 3}  # zlib's fastest settings, with slightly larger files
+_NAME = 230  # bytes; systems allow 255, including what is added
 
 
 class Annotator:
-    """Writes a picture for each image.
+    """Writes an annotated picture for each image.
 
     Args:
-        folder: Where they go, each to its place in the folder that its image was found in.
+        folder: Output folder, with the same subfolders as the folder in which the images were found.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,12 +46,12 @@ class Annotator:
         self._taken: set[Path] = set()
 
     def write(self, name: str, picture: np.ndarray, answers: Sequence[Answer]) -> Path:
-        """Write the picture of an image and return its path; images of the same name get numbers, long names are cut.
+        """Write the picture of an image and return its path; equal names are numbered, long names are shortened.
 
         Args:
-            name: The image's place in the folder that it was found in.
+            name: Path of the image relative to the folder in which it was found.
             picture: uint8 RGB (height, width, 3), its longest side ``PICTURE``.
-            answers: What is said of it.
+            answers: The model's answers.
 
         Raises:
             OSError: The picture cannot be written.
@@ -76,18 +76,18 @@ class Annotator:
 
 
 def annotated(picture: np.ndarray, name: str, answers: Sequence[Answer]) -> bytes:
-    """Draw an image beside its answers, the most probable first, each with its bar and threshold and the level.
+    """Draw an image next to its answers, the most probable first, each with bar, threshold and decisive level.
 
     Args:
         picture: uint8 RGB (height, width, 3).
-        name: What stands above it.
-        answers: One or more.
+        name: Title above the image.
+        answers: One or more answers.
 
     Returns:
         A PNG file.
     """
     ordered = sorted(answers, key=lambda answer: -answer.probability)
-    rows = -(-len(ordered) // -(-len(ordered) // ROWS))  # as many in each column
+    rows = -(-len(ordered) // -(-len(ordered) // ROWS))  # equal numbers in all columns
     columns = [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
     height, width = (LONGEST * side / max(picture.shape[:2]) for side in picture.shape[:2])
     left = MARGIN + LONGEST + GAP
@@ -121,21 +121,21 @@ def _draw(sheet: "_Sheet", left: float, answers: Sequence[Answer]) -> None:
 
 
 class _Sheet:
-    """A white sheet to draw on; all lengths are those before the zoom."""
+    """A white sheet to draw on; all lengths are before zooming."""
 
     def __init__(self, width: float, height: float) -> None:
         self.image = Image.new("RGB", (round(ZOOM * width), round(ZOOM * height)), "white")
         self.draw = ImageDraw.Draw(self.image)
 
     def bar(self, left: float, top: float, width: float, height: float, color: str) -> None:
-        """Fill a rectangle, at least a pixel wide unless it has no width."""
+        """Fill a rectangle, at least one pixel wide unless its width is 0."""
         if width > 0:
             right, bottom = round(ZOOM * (left + width)) - 1, round(ZOOM * (top + height)) - 1
             start = round(ZOOM * left)
             self.draw.rectangle((start, round(ZOOM * top), max(right, start), bottom), fill=color)
 
     def picture(self, pixels: np.ndarray, left: float, top: float, width: float, height: float) -> None:
-        """Place a picture, smoothly scaled."""
+        """Place a picture, scaled smoothly."""
         size = max(1, round(ZOOM * width)), max(1, round(ZOOM * height))
         scaled = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
         self.image.paste(scaled, (round(ZOOM * left), round(ZOOM * top)))
@@ -152,7 +152,7 @@ class _Sheet:
         end: bool = False,
         longest: float | None = None,
     ) -> None:
-        """Write words whose baseline begins, or ends, at (x, y), cut where they would be longer than they may."""
+        """Write words whose baseline begins or ends at (x, y), truncated at the maximum length."""
         pixels = round(ZOOM * size)
         runs = list(_runs(words, pixels, bold))
         if longest is not None:
@@ -172,7 +172,7 @@ class _Sheet:
 
 
 def _runs(words: str, size: int, bold: bool) -> Iterator[tuple[str, ImageFont.FreeTypeFont]]:
-    """Yield parts of words, each with a font that has them."""
+    """Yield parts of words, each with a font that contains its characters."""
     printed = boxed(
         "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in words)
     )

@@ -1,4 +1,4 @@
-"""A finished run for programs: arrays, pictures and frames of a video in, answers out."""
+"""A finished run for programs: it answers for arrays, pictures and video frames."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -22,10 +22,10 @@ class BLANPredictor:
     """A finished run that answers for pictures in memory.
 
     Args:
-        predictor: The model that answers.
+        predictor: The model.
         image_size: Side of its input in pixels.
-        batch_size: Pictures at a time.
-        crop: What cuts the largest face out of a picture first; None: the whole picture is taken.
+        batch_size: Pictures per batch.
+        crop: Crops a picture to its largest face first; None uses the whole picture.
 
     Example:
         predict = BLANPredictor.from_run("runs/demo-0", attributes=["Smiling"])
@@ -57,17 +57,17 @@ class BLANPredictor:
         """Return the predictor of a run's output folder.
 
         Args:
-            folder: The folder, of which ``config.json`` and ``model.safetensors`` are read.
-            attributes: Answer these only, in this order; by default all that the model knows.
-            threshold: An attribute is predicted above this probability; by default the run's own thresholds, or 0.5.
-            device: Where to compute.
-            batch_size: Pictures at a time.
-            crop: Whether to cut the largest face out of each picture first, by OpenCV (extra ``crop``).
+            folder: The folder, from which ``config.json`` and ``model.safetensors`` are read.
+            attributes: Attributes to predict, in this order; by default all attributes of the model.
+            threshold: Probability above which an attribute is predicted; by default the run's thresholds, or 0.5.
+            device: Device for the computation.
+            batch_size: Pictures per batch.
+            crop: Whether to crop each picture to its largest face first, by OpenCV (extra ``crop``).
 
         Raises:
-            RunError: The folder is no finished run's.
-            UserError: Faces are to be cut out, and OpenCV is not here.
-            ValueError: The model does not know an attribute, or a number is out of its range.
+            RunError: The folder does not contain a finished run.
+            UserError: Faces are to be cropped, and OpenCV is not installed.
+            ValueError: The model lacks an attribute, or a number is out of range.
         """
         run = load_run(Path(folder))
         asked, lacking = choose(attributes, run.attributes)
@@ -89,21 +89,21 @@ class BLANPredictor:
         return cls(predictor, run.config.image_size, batch_size=batch_size, crop=FaceCropper() if crop else None)
 
     def __call__(self, images: Picture | Sequence[Picture]) -> list[list[Answer]]:
-        """Answer for pictures of any size: a list of them, an array (B, height, width, 3), or one alone.
+        """Answer for pictures of any size: a list of them, an array (B, height, width, 3), or a single picture.
 
         Returns:
-            A list of answers for each picture, [] for one in which no face was found.
+            A list of answers for each picture; [] if no face was found in it.
 
         Raises:
-            TypeError: A picture is of another kind or dtype.
-            ValueError: A picture has another shape.
+            TypeError: A picture has an unsupported type or dtype.
+            ValueError: A picture has an unsupported shape.
         """
         if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             return list(self.frames([images]))
         return list(self.frames(images))
 
     def frames(self, frames: Iterable[Picture]) -> Iterator[list[Answer]]:
-        """Yield the answers for one picture after the other, such as the frames of a video, ``batch_size`` at a time.
+        """Yield the answers for a stream of pictures, such as the frames of a video, in batches of ``batch_size``.
 
         OpenCV reads frames as BGR: pass ``frame[:, :, ::-1]``.
         """
@@ -125,7 +125,7 @@ class BLANPredictor:
 
 
 def resized(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """Return a picture as the square that a model takes."""
+    """Resize a picture to the square input of a model."""
     square = Image.fromarray(pixels).resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.array(square)
 

@@ -1,4 +1,4 @@
-"""Faces found in pictures, by the cascade that OpenCV's package brings along; imported only when asked for."""
+"""Finding faces in pictures by the cascade in OpenCV's package; imported only when needed."""
 
 import threading
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ import numpy as np
 from shared.program import UserError
 
 MARGIN = 0.4
-"""What is added to a face on each side, in its own sides: about as much as CelebA's aligned images show around it."""
+"""Margin on each side of a face, relative to its side: about as much as in CelebA's aligned images."""
 
-_LONGEST = 640  # pixels of a picture that is searched
-_SMALLEST = 24  # of a face in it
+_LONGEST = 640  # pixels of the picture that is searched
+_SMALLEST = 24  # pixels of a face in it
 _CASCADE = "haarcascade_frontalface_default.xml"
 
 
 class FaceCropper:
-    """Cuts the largest face out of a picture; may be called from several threads.
+    """Crops a picture to its largest face; it may be called from several threads.
 
     Raises:
-        UserError: OpenCV is not installed, or is a version that has no cascades.
+        UserError: OpenCV is not installed, or its version has no cascades.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class FaceCropper:
         self._detector()
 
     def __call__(self, picture: np.ndarray) -> tuple[np.ndarray | None, int]:
-        """Return the largest face with its margin, as a part of the picture, and how many were found.
+        """Return the part of the picture with the largest face and its margin, and the number of faces found.
 
         Args:
             picture: uint8 RGB (height, width, 3).
@@ -52,7 +52,7 @@ class FaceCropper:
         return picture[top:bottom, left:right], len(found)
 
     def _detector(self) -> Any:
-        """Return the detector of this thread, which keeps a state of its own."""
+        """Return the detector of this thread; detectors have a state, so that threads cannot share one."""
         if not hasattr(self._of_thread, "detector"):
             try:
                 detector = self._cv2.CascadeClassifier(self._cv2.data.haarcascades + _CASCADE)
@@ -72,7 +72,7 @@ def _lacking(got: str) -> UserError:
 
 
 def _with_margin(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of a box with its margin, within the picture."""
+    """Return left, top, right and bottom of a box with its margin, clipped to the picture."""
     left, top, wide, high = box
     return (
         max(0, round(left - MARGIN * wide)),

@@ -1,4 +1,4 @@
-"""From images to answers, and the level that decided each."""
+"""A model that answers for images, with the level that decided each answer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,42 +12,42 @@ from blan_facial.training.scaling import Scaling
 
 
 class Answer(NamedTuple):
-    """What a model says of an attribute of an image."""
+    """A model's answer for an attribute of an image."""
 
     attribute: str
     probability: float
-    """That the image has the attribute."""
+    """Probability that the image has the attribute."""
     predicted: bool
-    """Whether that is above the attribute's threshold."""
+    """Whether the probability is above the attribute's threshold."""
     level: str | None
-    """The level that spoke most for the answer; None for a model without levels."""
+    """The level that contributed most to the answer; None for a model without levels."""
     contributions: dict[str, float]
-    """What each level adds to the log-odds of the attribute; {} for a model without levels."""
+    """Contribution of each level to the log-odds of the attribute; {} for a model without levels."""
     threshold: float = 0.5
     """The probability above which it is predicted."""
     shift: float = 0.0
-    """What calibration adds to the log-odds, beside the contributions."""
+    """The shift that calibration adds to the log-odds, apart from the contributions."""
 
 
 class Predictor:
-    """A model that answers.
+    """A model that answers for images.
 
-    The prediction's log-odds are a sum over the levels, since fusion is linear (Eq. 6):
+    The log-odds of the prediction are a sum over the levels, since fusion is linear (Eq. 6):
 
         fused[n, 1] - fused[n, 0] = sum_i (W[i, n] + W[K+1, n]) (s_i[n, 1] - s_i[n, 0]),
 
-    without fusion the same with weights of 1. Both sides are multiplied by the scale of the attribute; its shift is
-    added beside the levels. A term is what its level contributes. The level that decided is the one whose term points
-    furthest to the answer: upwards to yes, downwards to no. It says who spoke for this answer about this image, other
-    than the level that is best for the attribute on average, which ``metrics.json`` names.
+    and without fusion the same with weights of 1. Both sides are multiplied by the scale of the attribute, and its
+    shift is added separately. Each term is the contribution of its level. The decisive level is the one with the
+    largest term for a yes and with the smallest for a no. It explains this answer for this image, whereas
+    ``metrics.json`` names the level that is most accurate for the attribute on average.
 
     Args:
         model: The model, in evaluation mode.
         attributes: The N attributes in the order of its scores.
-        asked: Those to answer, in the order of the answers; None: all.
-        threshold: The answer is yes above this probability, or above those of the N attributes.
-        scaling: What calibrates the log-odds; None leaves them as the model has them.
-        device: Where the model goes.
+        asked: Attributes to answer, in the order of the answers; None for all.
+        threshold: Probability above which the answer is yes, or one for each of the N attributes.
+        scaling: Calibration of the log-odds; None leaves them unchanged.
+        device: Device for the model.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> list[list[Answer]]:
-        """Answer for each of some images, uint8 (B, S, S, 3)."""
+        """Answer for images, uint8 (B, S, S, 3)."""
         inputs = normalize(torch.from_numpy(images).movedim(-1, 1).to(self.device))
         output = self.model(inputs)
-        # In float64, on the CPU: not every accelerator has it.
+        # In float64 on the CPU, since not all accelerators support it.
         odds = output.logits.cpu().double().diff(dim=-1)[..., 0] * self.scale + self.shift  # (B, N)
         terms = (
             output.scores.cpu().double().diff(dim=-1)[..., 0][: len(self.model.level_names)] * self.scale

@@ -1,4 +1,4 @@
-"""From what a user names to images: files, folders, and lists that are read as they come."""
+"""Finding the images that a user names: files, folders, and lists that are read as they arrive."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,37 +9,37 @@ from blan_facial.data.faces import SUFFIXES
 from blan_facial.data.image_file import leaves
 
 LIST = Path("-")
-"""The name of the list on standard input."""
+"""The argument that stands for a list on standard input."""
 
 _CHUNK = 1 << 16  # bytes
-_LONGEST = 1 << 13  # bytes of a line, twice what a path may have
+_LONGEST = 1 << 13  # bytes of a line, twice the maximum of a path
 
 
 class Source(NamedTuple):
-    """An image to be read."""
+    """An image to read."""
 
     path: Path
     name: str
-    """Where it is in the folder that it was found in; of an image named by itself, its file name."""
+    """Path relative to the folder in which it was found; the file name for an image named directly."""
 
 
 class Problem(NamedTuple):
-    """Why something gives no image."""
+    """The reason why an argument gives no image."""
 
     message: str
 
 
 class Sources:
-    """Finds images, in the order in which they are named and, in a folder, in that of their names.
+    """Finds images in the order of the arguments and, within a folder, in the order of their names.
 
     Args:
         paths: Image files, folders and `LIST`.
-        names: Where the list is read from, a path a line.
-        root: A folder that all images must lie in, links followed; relative paths start there. None: anywhere, and
-            relative paths start in the working folder.
+        names: Stream of the list, with one path per line.
+        root: Folder that must contain all images after following links; relative paths start there. None allows all
+            folders, and relative paths start in the working folder.
 
     Attributes:
-        skipped: Files in folders that were passed over, since their names are not those of images.
+        skipped: Number of files in folders that were skipped because their names are not those of images.
     """
 
     def __init__(self, paths: Sequence[Path], names: IO[bytes], *, root: Path | None = None) -> None:
@@ -49,9 +49,9 @@ class Sources:
         self.skipped = 0
 
     def batches(self, size: int) -> Iterator[list[Source | Problem]]:
-        """Yield what is found, at most ``size`` at a time and, from a list, no later than the next line is waited for.
+        """Yield batches of at most ``size`` items; those of a list are yielded before waiting for its next line.
 
-        The batches of files and folders are full but for the last, so that their scores do not depend on the time.
+        All batches of files and folders but the last are full, so that their scores do not depend on timing.
         """
         batch: list[Source | Problem] = []
         for found in self._found():
@@ -64,7 +64,7 @@ class Sources:
             yield batch
 
     def _found(self) -> Iterator[Source | Problem | None]:
-        """Yield images and problems, and None wherever nothing more may come for a while."""
+        """Yield images and problems, and None wherever the next item may take a while."""
         for path in self.paths:
             if path != LIST:
                 yield from self._find(path)
@@ -81,7 +81,7 @@ class Sources:
                 yield from self._find_in(path)
             else:
                 yield self._source(path, path.name)
-        except (OSError, RuntimeError, ValueError) as error:  # whatever the system has against the path
+        except (OSError, RuntimeError, ValueError) as error:  # any problem of the system with the path
             name = str(path) if len(str(path)) <= _LONGEST // 2 else f"{str(path)[:80]}..."
             yield Problem(f"{name}: must be an image file or a folder, got {reason(error)}. Correct the path.")
 
@@ -113,7 +113,7 @@ class Sources:
             )
 
     def _source(self, path: Path, name: str) -> Source | Problem:
-        """Return an image file, unless it is none that may be read."""
+        """Return an image file, or the problem if it must not be read."""
         if self._leaves_root(path):
             return Problem(f"{path}: must be in --root {self.root}, got a path outside it. Leave it out.")
         if not path.is_file():
@@ -126,17 +126,17 @@ class Sources:
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, without the path that the message names already."""
+    """Return the text of an error, without the path, which the message already contains."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _lines(stream: IO[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines that are there, whenever some come; blank ones are left out, and no more is kept than a path has.
+    """Yield the available lines as they arrive, without blank ones.
 
-    A line that is longer is cut to what no system takes for a path.
+    A line is truncated to a length that no system accepts for a path, so that memory is bounded.
     """
     rest = b""
-    read = getattr(stream, "read1", stream.read)  # what is there, where there is a choice
+    read = getattr(stream, "read1", stream.read)  # returns the available bytes, where supported
     while chunk := read(_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
         rest = rest[:_LONGEST]

@@ -1,4 +1,4 @@
-"""Answers as a table, CSV or JSON lines."""
+"""Writing answers as a table, CSV or JSON lines."""
 
 import csv
 import json
@@ -16,16 +16,16 @@ from shared.program import Terminal, shown
 
 DIGITS = 6
 
-_WIDTH = 80  # of a table that no terminal shows
+_WIDTH = 80  # columns of a table outside a terminal
 
 
 class Writer(ABC):
     """Writes answers, image by image.
 
     Args:
-        stream: Where to; characters that stand for the bytes of a file name are written as those bytes.
+        stream: Output; characters that represent undecodable bytes of file names are written as those bytes.
         scaled: Whether the probabilities are calibrated by the run's scaling.
-        fitted: Whether each attribute has a threshold of its own, which the answers tell then.
+        fitted: Whether each attribute has its own threshold, which is then part of the answers.
     """
 
     def __init__(self, stream: IO[str], *, scaled: bool = False, fitted: bool = False) -> None:
@@ -35,11 +35,11 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
-        """Write what is answered about an image, and where its annotated picture is, if there is one."""
+        """Write the answers for an image, and the path of its annotated picture, if there is one."""
 
 
 class TableWriter(Writer):
-    """A table for each image, its answers from the most to the least probable."""
+    """A table for each image, with the most probable answers first."""
 
     def __init__(self, stream: IO[str], *, scaled: bool = False, fitted: bool = False) -> None:
         super().__init__(stream, scaled=scaled, fitted=fitted)
@@ -55,7 +55,7 @@ class TableWriter(Writer):
 
 
 class CSVWriter(Writer):
-    """A line for each image and attribute. Text that a spreadsheet would compute (``=1+1``) begins with a quote."""
+    """A line per image and attribute. Text that a spreadsheet would evaluate (``=1+1``) gets a leading quote."""
 
     def __init__(self, stream: IO[str], *, scaled: bool = False, fitted: bool = False) -> None:
         super().__init__(stream, scaled=scaled, fitted=fitted)
@@ -69,12 +69,12 @@ class CSVWriter(Writer):
             predicted = "true" if answer.predicted else "false"
             probability = f"{answer.probability:.{DIGITS}f}"
             values = (_as_text(str(path)), _as_text(answer.attribute), probability, predicted, answer.level)
-            lines = self.quoted if "\r" in f"{path}{answer.attribute}" else self.lines  # Python forgets to quote it
+            lines = self.quoted if "\r" in f"{path}{answer.attribute}" else self.lines  # Python does not quote it
             lines.writerow((*values, "true" if self.scaled else "false"))
 
 
 class JSONLinesWriter(Writer):
-    """An object for each image, in a line of its own; what the levels contribute to the log-odds is in it."""
+    """A JSON object per image and line, including the contributions of the levels to the log-odds."""
 
     def write(self, path: Path, answers: Sequence[Answer], picture: Path | None) -> None:
         """Write the line."""

@@ -1,1 +1,1 @@
-"""What a person looks at after training: the page of a run, and its pictures."""
+"""The report of a run: its page and its pictures."""

@@ -1,4 +1,4 @@
-"""Write page and pictures of existing runs: ``python examples/blan_facial/report --help``."""
+"""Write the page and the pictures of existing runs: ``python examples/blan_facial/report --help``."""
 
 import argparse
 import sys
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_all(settings: argparse.Namespace, console: Console) -> int:
-    """Write every page that can be written, and return 1 if one cannot."""
+    """Write all pages, and return 1 if one of them failed."""
     status = 0
     for folder in settings.folders:
         try:
@@ -53,10 +53,10 @@ def _write_all(settings: argparse.Namespace, console: Console) -> int:
 
 
 def _sample(folder: Path, data_root: Path | None, console: Console) -> tuple[Sample | None, str]:
-    """Show a run's model the faces that it was shown at its end; without them, say why.
+    """Return the same sample of faces as at the end of the run, or None and the reason why there is none.
 
     Raises:
-        RunError: The folder is not a run's, or its files do not fit one another.
+        RunError: The folder is not that of a run, or its files do not match each other.
     """
     if not (folder / WEIGHTS).is_file():
         return None, "The run has no weights yet, so there are no predictions to show."
@@ -69,7 +69,7 @@ def _sample(folder: Path, data_root: Path | None, console: Console) -> tuple[Sam
             run.model, faces, device="cpu", seed=config.seed
         ), "No face of the test split can be decoded."
     except (ConfigError, DataError, OSError, ValueError) as error:
-        return None, f"The faces are not shown, since the data of the run cannot be read: {error}"
+        return None, f"The faces are not shown, because the data of the run cannot be read: {error}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Their colours are classes, which the page's style sheet fills for a light and a dark screen."""
+"""Charts as inline SVG. The page's style sheet defines their colours, by class, for light and dark screens."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,17 +10,17 @@ from markupsafe import Markup
 from shared.svg import element
 
 WIDTH, HEIGHT = 360, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26  # the room of the words around a plot
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26  # margins for the words around a plot
 
 BINS = 150
-"""Points that a curve has at most; more steps are averaged, and a band shows how far they lie apart."""
+"""Maximum number of points of a curve; more steps are averaged, and a band shows their range."""
 
 
 Scale: TypeAlias = Callable[[float], float]
 
 
 class Curve(NamedTuple):
-    """A quantity over the epochs."""
+    """A quantity as a function of the epoch."""
 
     name: str
     style: str
@@ -47,7 +47,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:
-    """Return round numbers that [low, high] lies between."""
+    """Return round numbers that enclose [low, high]."""
     if high <= low:
         low, high = low - 0.5, high + 0.5
     step = _step(low, high, 5)
@@ -57,18 +57,18 @@ def rounded(low: float, high: float) -> tuple[float, float]:
 def curves(
     label: str, lines: Sequence[Curve], *, end: float, taken_up: Sequence[float] = (), limit: float | None = None
 ) -> Markup:
-    """Draw quantities over the epochs.
+    """Draw quantities as functions of the epoch.
 
     Args:
-        label: What the chart shows, for those who do not see it.
-        lines: The curves. A single one has a band from the least to the largest of the steps behind each point.
-        end: Epochs in all, where the axis ends.
-        taken_up: Epochs at which the run was taken up again.
-        limit: A value that cannot be passed, drawn as a line; None: there is none.
+        label: Description of the chart for screen readers.
+        lines: The curves. A single one has a band from the smallest to the largest of the steps behind each point.
+        end: Total number of epochs, where the axis ends.
+        taken_up: Epochs at which the run was resumed.
+        limit: An upper bound, drawn as a line; None if there is none.
     """
     condensed = [_condense(line) for line in lines]
     everything = np.concatenate([line.values for line in lines])
-    low, high = np.quantile(everything, (0.002, 0.998)).tolist()  # a few steps may be far off
+    low, high = np.quantile(everything, (0.002, 0.998)).tolist()  # robust to a few outliers
     high = high if limit is None else limit
     if high - low < 1e-9 * max(1.0, abs(high)):
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
@@ -112,7 +112,7 @@ def curves(
 
 
 def levels(attribute: str, bars: Sequence[Bar]) -> Markup:
-    """Draw an attribute's accuracies side by side with their intervals, on a scale of their own."""
+    """Draw an attribute's accuracies side by side with their intervals, on their own scale."""
     width, height, top, bottom, left = 168, 112, 20, 22, 8
     low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
     if high - low < 0.2:
@@ -140,7 +140,7 @@ def levels(attribute: str, bars: Sequence[Bar]) -> Markup:
 
 
 def _condense(line: Curve) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return epochs, means, least and largest values of at most `BINS` points."""
+    """Return epochs, means, minima and maxima of at most `BINS` points."""
     parts = np.array_split(np.arange(len(line.values)), min(BINS, len(line.values)))
     of = [(line.epochs[part].mean(), *(f(line.values[part]) for f in (np.mean, np.min, np.max))) for part in parts]
     epochs, means, lows, highs = np.array(of).T

@@ -1,4 +1,4 @@
-"""What a run logged step by step, its sittings joined."""
+"""The logs of a run, joined over its sessions."""
 
 import csv
 import math
@@ -17,28 +17,28 @@ class Series(NamedTuple):
     """A logged quantity."""
 
     steps: np.ndarray
-    """The steps that it was logged in, from 0, in their order."""
+    """The steps at which it was logged, counted from 0, in ascending order."""
     values: np.ndarray
-    """Its value in each of them, finite."""
+    """Its value at each of these steps, finite."""
 
 
 class History(NamedTuple):
     """Everything that a run logged."""
 
     series: Mapping[str, Series]
-    """By the names of ``metrics.csv``."""
+    """Logged quantities by their names in ``metrics.csv``."""
     steps_per_epoch: int
-    """Steps of a whole epoch; 1 where the logs do not tell."""
+    """Steps of a whole epoch; 1 if unknown from the logs."""
     taken_up: tuple[float, ...]
-    """Epochs passed when later sittings took the run up."""
+    """Epochs completed when later sessions resumed the run."""
 
     @property
     def end(self) -> float:
-        """Epochs logged in all."""
+        """Total number of logged epochs."""
         return float(max(series.steps[-1] for series in self.series.values()) + 1) / self.steps_per_epoch
 
     def epochs(self, name: str) -> np.ndarray:
-        """Return the epochs passed when each value was logged: before a training step, behind a validation."""
+        """Return the epoch at which each value was logged: before the step in training, after it in validation."""
         return (self.series[name].steps + name.startswith(VALIDATION)) / self.steps_per_epoch
 
     def by_epoch(self, name: str) -> dict[int, float]:
@@ -48,10 +48,10 @@ class History(NamedTuple):
 
 
 def read_history(folder: Path) -> History | None:
-    """Join the logs of all sittings of a run; None if there are none.
+    """Join the logs of all sessions of a run; None if there are none.
 
-    A later sitting goes on from a checkpoint and so repeats what an earlier one logged behind it. What the later one
-    says counts. Lines that a kill left unfinished are passed over.
+    A later session resumes from a checkpoint and therefore repeats steps that an earlier one logged after it. The
+    values of the later session are used. Lines left incomplete by a killed run are skipped.
 
     Args:
         folder: The run's folder.
@@ -101,7 +101,7 @@ def _number(text: str) -> float:
 
 
 def _steps_per_epoch(joined: Mapping[int, Mapping[str, float]]) -> int:
-    """Return the steps of an epoch, from the last line that tells."""
+    """Return the number of steps per epoch, from the last line that shows it."""
     for step in sorted(joined, reverse=True):
         if epoch := joined[step].get("epoch"):
             return max(1, round(step / epoch))

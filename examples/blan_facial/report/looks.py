@@ -1,4 +1,4 @@
-"""What a model saw and made of a few faces, ready for the page."""
+"""Gates, reconstructions and predictions for a few faces, prepared for the page."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from blan_facial.report.sample import Kind, Sample
 from shared.svg import embedded
 
 SHOWN = 12
-"""Faces under the attention maps, and beside their reconstructions."""
+"""Number of faces shown with attention maps and with reconstructions."""
 
 SIGNS: dict[Kind, tuple[str, str]] = {
     "correct": ("✓", "predicted and true"),
     "false-positive": ("+", "predicted, but not true"),
     "missed": ("\N{MINUS SIGN}", "true, but not predicted"),
 }
-"""Sign and meaning of every kind of mark: the sign says without its colour what it is."""
+"""Sign and meaning of every kind of mark; the signs are distinguishable without colours."""
 
 SCALE = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """Viridis, the colours of the gates from the lowest to the highest."""
@@ -39,11 +39,11 @@ class Attention(NamedTuple):
 
     levels: tuple[Gates, ...]
     faces: tuple[tuple[str, tuple[tuple[int, str, str], ...]], ...]
-    """A grey face, and for each level its number, its gate and what is said of it."""
+    """A grey face, and for each level its number, its gate and a description."""
     low: float
     high: float
     colors: str
-    """The colours from low to high, as a gradient in CSS."""
+    """The colours from low to high, as a CSS gradient."""
 
 
 class Marked(NamedTuple):
@@ -53,11 +53,11 @@ class Marked(NamedTuple):
     right: int
     known: int
     marks: tuple[tuple[Kind, str, str, str], ...]
-    """Kind, sign, meaning and attribute of each that is predicted or true."""
+    """Kind, sign, meaning and name of each attribute that is predicted or true."""
 
 
 def attention(sample: Sample) -> Attention | None:
-    """Lay the gates over grey faces, all on one scale; None without RDAM."""
+    """Overlay the gates on grey faces, with a common scale; None without RDAM."""
     maps = [gates[:SHOWN] for gates in sample.spatial_maps]
     if not maps:
         return None
@@ -77,7 +77,7 @@ def attention(sample: Sample) -> Attention | None:
 
 
 def reconstructions(sample: Sample) -> Mapping[str, Any] | None:
-    """Return faces, what the decoder made of them, and the error of each; None without reconstruction."""
+    """Return faces, their reconstructions and the error of each; None without reconstruction."""
     if sample.reconstructions is None or sample.squared_errors is None:
         return None
     pairs = zip(sample.faces[:SHOWN], sample.reconstructions[:SHOWN], sample.squared_errors[:SHOWN], strict=True)
@@ -89,7 +89,7 @@ def reconstructions(sample: Sample) -> Mapping[str, Any] | None:
 
 
 def faces(sample: Sample) -> list[Marked]:
-    """Return every face with the attributes that it has or is said to have."""
+    """Return every face with its true and its predicted attributes."""
     found = []
     for place, face in enumerate(sample.faces):
         marks = tuple((kind, *SIGNS[kind], spoken(name)) for name, kind in sample.marks(place))
@@ -100,19 +100,19 @@ def faces(sample: Sample) -> list[Marked]:
 
 
 def picture(pixels: np.ndarray) -> str:
-    """Return the data URI of a face or a gate, small enough that dozens of them fit on a page."""
+    """Return the data URI of a face or a gate, small enough for dozens of them on a page."""
     return embedded(pixels, 160)
 
 
 def _pale(faces: np.ndarray) -> np.ndarray:
-    """Turn faces (B, S, S, 3) into light grey ones of equal contrast, so that the colours laid over them read alike."""
+    """Convert faces (B, S, S, 3) to light grey with equal contrast, so that overlaid colours are comparable."""
     grey = faces.mean(-1, keepdims=True)
     dark, bright = np.percentile(grey, (2, 98), axis=(1, 2), keepdims=True)
     return (0.4 + 0.6 * ((grey - dark) / np.maximum(bright - dark, 1)).clip(0, 1)).repeat(3, -1)
 
 
 def _gate(values: np.ndarray, low: float, high: float) -> str:
-    """Return the data URI of a map (H, W) in colours, a pixel a location: who shows it enlarges it smoothly."""
+    """Return the data URI of a map (H, W) in colours, with a pixel per location; the viewer enlarges it smoothly."""
     colors = np.array([[int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)] for color in SCALE])
     at = np.linspace(low, max(high, low + 1e-9), len(colors))
     return picture(np.stack([np.interp(values, at, channel) for channel in colors.T], -1))

@@ -1,4 +1,4 @@
-"""From a template to a file: one page that holds its style, its script and its pictures, and may load nothing."""
+"""Writing pages from templates: self-contained files with style, script and pictures, which may load nothing."""
 
 import base64
 import hashlib
@@ -18,15 +18,15 @@ NOTHING = "\N{EN DASH}"
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:
-    """Fill a template and write the page, whole or not at all.
+    """Fill a template and write the page atomically.
 
-    Everything that is filled in is escaped. The page's own policy lets a browser run its one script, by that one's
-    hash, and load nothing at all.
+    All inserted content is escaped. The content security policy of the page allows only its own script, by hash, and
+    forbids loading anything.
 
     Args:
         path: The file.
-        template: Name of a file in the folder of the templates.
-        **content: What the template speaks of.
+        template: File name in the folder of templates.
+        **content: Variables of the template.
     """
     text = _templates().get_template(template).render(**content)
     with replacing(path) as file:
@@ -34,34 +34,34 @@ def write_page(path: Path, template: str, **content: Any) -> None:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Write a fraction in percent, without the sign."""
+    """Format a fraction in percent, without the percent sign."""
     return NOTHING if value is None else f"{100 * value:.{digits}f}"
 
 
 def points(value: float | None) -> str:
-    """Write a difference of fractions in percentage points, with its sign."""
+    """Format a difference of fractions in percentage points, with its sign."""
     return NOTHING if value is None else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """Write a number with so many digits behind the point."""
+    """Format a number with a fixed number of decimals."""
     return NOTHING if value is None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def chance(value: float | None) -> str:
-    """Write a p-value."""
+    """Format a p-value."""
     if value is None:
         return NOTHING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def count(value: int | None) -> str:
-    """Write a whole number with its thousands apart."""
+    """Format an integer with separated thousands."""
     return NOTHING if value is None else f"{value:,}"
 
 
 def duration(seconds: float) -> str:
-    """Write a span of time in the two largest units that it has."""
+    """Format a duration in its two largest units."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

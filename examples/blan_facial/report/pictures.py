@@ -1,4 +1,4 @@
-"""The pictures of a run: parts of its page on sheets of PNG, for eyes without a browser."""
+"""The pictures of a run: parts of its page as PNG files, for viewing without a browser."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,22 +17,22 @@ from shared.svg import FAINT, MARGIN, element, image, png, text
 
 HEADER, FACE, GAP, LABELS = 76, 112, 6, 96  # pixels of a drawing
 COLUMNS = 8
-"""Faces beside one another, but for those with their attributes."""
+"""Faces per row, except for faces with their attributes."""
 OPACITY = 0.65
-"""Of the gates over grey faces."""
+"""Opacity of the gates over grey faces."""
 
 LIGHT = dict(re.findall(r"(--[\w-]+): ([^;]+);", STYLE.partition("}")[0]))
-"""The page's colours on a light screen, which its style begins with."""
+"""The page's colours for a light screen, at the start of its style sheet."""
 
 
 def write_pictures(folder: Path, sample: Sample | None, metrics: Mapping[str, Any] | None) -> None:
-    """Write what there is to show, each picture whole or not at all: the same bytes for the same arguments.
+    """Write the available pictures atomically; the same arguments give the same bytes.
 
     Args:
-        folder: An existing folder. ``faces.png``, ``attention.png`` if the model has RDAM, ``reconstructions.png`` if
-            it reconstructs, and ``accuracy.png`` if it has levels go into it.
-        sample: Faces and what the model says of them; None if there are none to show.
-        metrics: What ``metrics.json`` holds; None if the run has none yet.
+        folder: An existing folder for ``faces.png``, ``attention.png`` if the model has RDAM, ``reconstructions.png``
+            if it reconstructs, and ``accuracy.png`` if it has levels.
+        sample: Faces with the model's predictions; None if there are none to show.
+        metrics: Content of ``metrics.json``; None if the run has none yet.
 
     Raises:
         OSError: A file cannot be written.
@@ -47,7 +47,7 @@ def write_pictures(folder: Path, sample: Sample | None, metrics: Mapping[str, An
 
 
 def multiples(note: str, drawings: Sequence[tuple[str, Markup]]) -> bytes:
-    """Return the small charts of the attributes, six in a row, in the colours of a light screen."""
+    """Return the small charts of the attributes as PNG, six per row, in the colours of a light screen."""
     width, height, columns = 186, 146, min(6, len(drawings))
     parts = []
     for place, (name, drawing) in enumerate(drawings):
@@ -57,13 +57,13 @@ def multiples(note: str, drawings: Sequence[tuple[str, Markup]]) -> bytes:
         parts.append(element("g", words, element("g", drawing, transform="translate(0 6)"), transform=moved))
     lines = -(-len(drawings) // columns)
     rules = "\n".join(re.findall(r"^(?:svg|\.level-1).*", STYLE, re.MULTILINE))
-    rules = re.sub(r"var\((--[\w-]+)\)", lambda name: LIGHT[name[1]], rules)  # resvg has no variables
+    rules = re.sub(r"var\((--[\w-]+)\)", lambda name: LIGHT[name[1]], rules)  # resvg does not support variables
     across = max(2 * MARGIN + columns * width - 18, 900)
     return png("Accuracy by level", note, across, HEADER + lines * height, *parts, style=rules)
 
 
 def _accuracy(metrics: Mapping[str, Any]) -> bytes | None:
-    """Draw Fig. 3 of the paper for this run; None without levels."""
+    """Draw the paper's Fig. 3 for this run; None without levels."""
     drawings = [
         (f"{attribute} ★" if significant else attribute, drawing)
         for attribute, drawing, significant in scores.multiples(metrics)
@@ -76,7 +76,7 @@ def _accuracy(metrics: Mapping[str, Any]) -> bytes | None:
 
 
 def _faces(sample: Sample) -> bytes:
-    """Draw a contact sheet: beside each face the attributes that it has or is said to have."""
+    """Draw a contact sheet of faces with their true and predicted attributes."""
     line, width = 14.5, 262
     colors = {"correct": LIGHT["--ink"], "false-positive": LIGHT["--bad"], "missed": LIGHT["--missed"]}
     key = [
@@ -102,7 +102,7 @@ def _faces(sample: Sample) -> bytes:
 
 
 def _attention(sample: Sample) -> bytes | None:
-    """Lay RDAM's spatial gates over grey faces: a column is a face, a row is a level; None without RDAM."""
+    """Overlay RDAM's spatial gates on grey faces, with a column per face and a row per level; None without RDAM."""
     attention = looks.attention(sample)
     if attention is None:
         return None
@@ -124,7 +124,7 @@ def _attention(sample: Sample) -> bytes | None:
 
 
 def _reconstructions(sample: Sample) -> bytes | None:
-    """Draw faces above their reconstructions, each with its error; None without reconstruction."""
+    """Draw faces above their reconstructions with errors; None without reconstruction."""
     found = looks.reconstructions(sample)
     if found is None:
         return None
@@ -144,13 +144,13 @@ def _reconstructions(sample: Sample) -> bytes | None:
 
 
 def _named(top: float, name: str, note: str = "") -> Markup:
-    """Name a row of faces on its left."""
+    """Draw the name of a row of faces on its left."""
     words = text(name, MARGIN, top + FACE / 2, size=12), text(note, MARGIN, top + FACE / 2 + 16, color=FAINT)
     return Markup("").join(words)
 
 
 def _row(top: float, sources: Sequence[str], **attributes: object) -> list[Markup]:
-    """Lay pictures side by side."""
+    """Draw pictures side by side."""
     return [
         image(source, MARGIN + LABELS + place * (FACE + GAP), top, FACE, FACE, **attributes)
         for place, source in enumerate(sources)

@@ -1,4 +1,4 @@
-"""What the logs say, ready for the page: curves, the means of the epochs, and LMIM in nats."""
+"""The logs prepared for the page: curves, means of the epochs, and the LMIM bound in nats."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,17 +13,17 @@ from blan_facial.report.history import VALIDATION, History
 from blan_facial.report.scores import Axis, Strip, strip, style_of
 
 LIMIT = 2 * math.log(2)
-"""Nats that the bound of LMIM cannot pass."""
+"""Upper limit of the LMIM bound, in nats."""
 
 WORDS = {"total": "objective", "lmim": "LMIM", "lr": "learning rate"}
-"""What the page calls logged quantities whose names are no words; the others have their own names."""
+"""Names on the page of logged quantities whose own names are not words."""
 
 CHARTED = ("classification", "lmim", "reconstruction", "fusion")
-"""The terms of the objective whose charts have words of their own."""
+"""The terms of the objective whose charts have their own titles."""
 
 
 class Legend(NamedTuple):
-    """A line of a chart, and where it ends."""
+    """A curve of a chart, and its last value."""
 
     name: str
     style: str
@@ -31,7 +31,7 @@ class Legend(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A drawing with its words."""
+    """A drawing with its title and legend."""
 
     title: str
     note: str
@@ -40,7 +40,7 @@ class Chart(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """What LMIM's critic of a level told, in nats."""
+    """The LMIM bound of a level, in nats."""
 
     level: str
     first: float
@@ -51,7 +51,7 @@ class Bound(NamedTuple):
 
 
 def charts(history: History) -> list[Chart]:
-    """Draw everything logged that is worth a look."""
+    """Return the charts of the logged quantities."""
     cls = [(f"cls_{level}", level, style_of(level)) for level in LEVEL_NAMES]
     lmim = [(f"lmim_{level}", level, style_of(level)) for level in LEVEL_NAMES]
     several = all(name in history.series for name, *_ in cls)
@@ -90,7 +90,7 @@ def charts(history: History) -> list[Chart]:
 
 
 def bounds(history: History) -> list[Bound]:
-    """Return the bound of every level that has a critic."""
+    """Return the bound of every level with a critic."""
     found, axis = [], Axis(0, LIMIT)
     for level in LEVEL_NAMES:
         if f"lmim_{level}" in history.series:
@@ -100,7 +100,7 @@ def bounds(history: History) -> list[Bound]:
 
 
 def epochs(history: History) -> tuple[list[str], list[tuple[int, list[float | None]]]]:
-    """Return the names of the quantities, and the mean of each in every epoch."""
+    """Return the names of the quantities, and their means in every epoch."""
     validated = [name for name in history.series if name.startswith(VALIDATION)]
     known = [name for name in ("total", *_terms(history), "lr", *validated) if name in history.series]
     means = [history.by_epoch(name) for name in known]
@@ -109,7 +109,7 @@ def epochs(history: History) -> tuple[list[str], list[tuple[int, list[float | No
 
 
 def _terms(history: History) -> list[str]:
-    """Return the terms of the objective that were logged, those of every run first."""
+    """Return the logged terms of the objective, with those common to all runs first."""
     others = {"total", "epoch", "step", "lr"}
     logged = [name for name in history.series if name not in others and not name.startswith(VALIDATION)]
     terms = [name for name in logged if not name.endswith(tuple(f"_{level}" for level in LEVEL_NAMES))]
@@ -129,7 +129,7 @@ def _chart(
     change: Callable[[np.ndarray], np.ndarray] = np.positive,
     limit: float | None = None,
 ) -> Chart | None:
-    """Draw those of the quantities that were logged; None if none was."""
+    """Return a chart of the quantities that were logged; None if there are none."""
     lines, legend = [], []
     for name, called, style in wanted:
         if name in history.series:

@@ -1,4 +1,4 @@
-"""Settings and environment of a run, ready for the page."""
+"""Settings and environment of a run, prepared for the page."""
 
 import shlex
 from collections.abc import Mapping
@@ -8,28 +8,28 @@ from blan_facial.config import PRESETS, RESUMABLE
 
 PROGRAM = "python examples/blan_facial/train.py"
 
-# Of the settings that do not decide what is computed, those that a repetition needs.
+# Settings that do not affect the results, but are needed to repeat a run.
 _REPEATED = frozenset(
     {"data_root", "image_folder", "labels", "columns", "unknown", "attributes", "max_steps", "extend"}
 )
 
-_ONCE = frozenset({"output", "resume", "overwrite"})  # said of one sitting, not of the run
+_ONCE = frozenset({"output", "resume", "overwrite"})  # settings of a session, not of the run
 
 NAMES = {"time": "tested at", "python": "Python", "cuda": "CUDA"}
-"""Entries of ``environment.json`` that are called otherwise on the page."""
+"""Entries of ``environment.json`` with other names on the page."""
 
 
 class Setting(NamedTuple):
-    """A setting, and what the preset says of it."""
+    """A setting, compared with the preset."""
 
     name: str
     value: str
     preset: str | None
-    """The preset's value if it is another one."""
+    """The preset's value if it differs."""
 
 
 def settings(config: Mapping[str, Any]) -> list[Setting]:
-    """Return all settings, by their options' names."""
+    """Return all settings, by the names of their options."""
     differing, preset = changed(config), PRESETS.get(str(config.get("preset")))
     usual = {} if preset is None else preset.as_json()
     return [
@@ -40,7 +40,7 @@ def settings(config: Mapping[str, Any]) -> list[Setting]:
 
 
 def changed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that differ from the preset's and that a repetition of the run needs."""
+    """Return the settings that differ from the preset and are needed to repeat the run."""
     preset = PRESETS.get(str(config.get("preset")))
     usual = {} if preset is None else preset.as_json()
     left_out = {"preset"} | RESUMABLE - _REPEATED
@@ -60,7 +60,7 @@ def command(config: Mapping[str, Any]) -> str:
 
 
 def environment(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what a run ran on, entry by entry."""
+    """Return the entries of the environment of a run."""
     entries = found | found.get("packages", {})
     return [
         (NAMES.get(name, name), _written(value))

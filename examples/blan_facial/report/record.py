@@ -19,22 +19,22 @@ NEEDED = (
     *("parameters", "training_parameters", "train_seconds", "waiting_seconds", "images_per_second"),
     *("average_precision", "calibration_error", "nll", "scaling", "statistics"),
 )
-"""What the page reads of the metrics."""
+"""The metrics that the page needs."""
 
 
 class Record(NamedTuple):
-    """What a run left in its folder."""
+    """The contents of a run's folder."""
 
     name: str
-    """The folder's, and the row's where ``experiments.py`` named it by its seed alone."""
+    """The name of the folder, preceded by that of the row if ``experiments.py`` named the folder by its seed."""
     config: Mapping[str, Any]
-    """The settings, as ``config.json`` has them."""
+    """The settings in ``config.json``."""
     metrics: Mapping[str, Any] | None
-    """``metrics.json``; None for a run that has not come to its end."""
+    """``metrics.json``; None for an unfinished run."""
     environment: dict[str, Any] | None
-    """``environment.json``; None for a run of a release that did not write it."""
+    """``environment.json``; None for a run by a release that did not write it."""
     history: History | None
-    """Everything logged; None without logs."""
+    """The logs; None without logs."""
     fusion: np.ndarray | None
     """W_s (K+1, N); None without fusion, or without weights."""
 
@@ -43,10 +43,10 @@ def read_record(folder: Path) -> Record:
     """Read a run's folder.
 
     Raises:
-        RunError: The folder is not a run's, or a file in it is broken.
+        RunError: The folder is not that of a run, or a file in it is broken.
     """
     config, attributes = read_settings(folder)
-    if set(attributes) not in (set(CELEBA_ATTRIBUTES), set(AVATARS)):  # else they are all that there are
+    if set(attributes) not in (set(CELEBA_ATTRIBUTES), set(AVATARS)):  # otherwise they are all attributes of the data
         config["attributes"] = list(attributes)
     metrics = _read(folder / METRICS, "metrics")
     if metrics is not None and (missing := [name for name in NEEDED if name not in metrics]):

@@ -22,18 +22,18 @@ KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 def write_report(
     folder: Path, sample: Sample | None, *, without_faces: str = "No face of the test split can be decoded."
 ) -> Path:
-    """Write ``report.html`` and the pictures into a run's folder, from what lies there.
+    """Write ``report.html`` and the pictures into a run's folder, from the files there.
 
     Args:
         folder: The run's folder.
-        sample: Faces and what the model says of them; None if there are none to show.
-        without_faces: Why there are none, in a sentence.
+        sample: Faces with the model's predictions; None if there are none to show.
+        without_faces: A sentence that explains why there are none.
 
     Returns:
-        The page's file.
+        The path of the page.
 
     Raises:
-        RunError: The folder is not a run's, or a file in it is broken.
+        RunError: The folder is not that of a run, or a file in it is broken.
         OSError: A file cannot be written.
     """
     record = read_record(folder)
@@ -44,7 +44,7 @@ def write_report(
 
 
 def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
-    """Return what the template speaks of; None where a run has no such thing."""
+    """Return the variables of the template, None for parts that the run lacks."""
     config, metrics, history = record.config, record.metrics, record.history
     kind = KINDS.get(str(config.get("model", "blan")), "model")
     return {
@@ -94,7 +94,7 @@ def _chips(record: Record) -> list[tuple[str, str]]:
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the figures that stand out: what, how much, and what it is to be seen beside."""
+    """Return the key figures: name, value, and a value to compare with."""
     described = scores.described(metrics)["columns"][score_names(metrics)[-1]]
 
     def span(name: str) -> str:
@@ -114,7 +114,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _scaled(metrics: Mapping[str, Any]) -> str:
-    """Say what scaling makes of the calibration error."""
+    """Return a note on the calibration error after scaling."""
     if metrics["scaling"] is None:
         return "not scaled; 0 is perfect"
     return f"{fixed(metrics['scaled_calibration_error'])} scaled for each attribute"
@@ -131,7 +131,7 @@ def _levels(metrics: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def _fusion(record: Record) -> Mapping[str, Any] | None:
-    """Return the weights W_s, each beside its distance from the start; None without fusion."""
+    """Return the weights W_s, each with its change since the start; None without fusion."""
     weights, metrics = record.fusion, record.metrics
     if weights is None or metrics is None or weights.shape[1] != len(metrics["per_attribute"]):
         return None

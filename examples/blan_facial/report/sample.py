@@ -1,4 +1,4 @@
-"""A few faces, and all that a model says of them."""
+"""A sample of faces with a model's predictions, gates and reconstructions."""
 
 import logging
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ _log = logging.getLogger(__name__)
 
 
 class Mark(NamedTuple):
-    """An attribute that a face has, or is said to have."""
+    """A true or predicted attribute of a face."""
 
     attribute: str
     kind: Kind
 
 
 class Sample(NamedTuple):
-    """B faces and what a model says of them."""
+    """B faces with a model's predictions."""
 
     attributes: tuple[str, ...]
     """The N attributes."""
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
     squared_errors: np.ndarray | None
     """Mean squared error of each reconstruction (B,), in the normalised units of the loss; None without one."""
     plain_errors: np.ndarray
-    """The same error (B,) of a picture that is nothing but the face's mean colour."""
+    """The same error (B,) for a uniform picture in the face's mean colour."""
 
     def marks(self, face: int) -> list[Mark]:
         """Return the marks of one face."""
@@ -53,7 +53,7 @@ class Sample(NamedTuple):
 
 
 def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[int]) -> list[Mark]:
-    """Say of every attribute that is predicted or true which of the two it is; of an unknown one, nothing.
+    """Return a mark for every attribute that is predicted or true; unknown attributes get none.
 
     Args:
         attributes: N names.
@@ -61,7 +61,7 @@ def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[i
         true: N labels: 1, 0 or UNKNOWN.
 
     Returns:
-        The correct ones, then the false positives, then the missed ones, each in the order of `attributes`.
+        The correct ones, then the false positives, then the missed ones, each group in the order of `attributes`.
     """
     kinds: dict[tuple[bool, int], Kind] = {
         (True, 1): "correct",
@@ -81,20 +81,20 @@ def marks(attributes: Sequence[str], predicted: Sequence[bool], true: Sequence[i
 def draw_sample(
     model: Network, faces: FaceDataset, count: int = FACES, *, device: torch.device | str, seed: int
 ) -> Sample | None:
-    """Show a model some faces.
+    """Apply a model to some faces.
 
     Args:
-        model: The model; it is left in evaluation mode.
+        model: The model, which is put into evaluation mode.
         faces: The data set.
-        count: Number of faces, or as many as there are.
+        count: Maximum number of faces.
         device: Where the model is.
-        seed: Seed of the choice; corrupt images are passed over.
+        seed: Seed of the random choice; corrupt images are skipped.
 
     Returns:
         The sample, or None if no face decodes.
 
     Raises:
-        ValueError: The model's attributes are not as many as the data set's, or its image size is another.
+        ValueError: The numbers of attributes of model and data set, or their image sizes, differ.
     """
     if model.attributes != len(faces.attributes):
         raise ValueError(
@@ -121,7 +121,7 @@ def draw_sample(
 
 
 def _with_maps(model: Network, images: Tensor) -> tuple[Features, list[Tensor]]:
-    """Return what the model makes of images, and the spatial maps (B, H, W) of its joins, if they have gates."""
+    """Return the model's outputs for images, and the spatial maps (B, H, W) of its joins, if they have gates."""
     if not any(getattr(module, "gates", None) for module in model.modules()):
         return model(images, reconstruct=model.reconstructs), []
     with capture_maps(model) as captured:

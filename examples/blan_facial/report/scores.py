@@ -1,4 +1,4 @@
-"""What the metrics say, ready for the page: on average, by attribute, by level."""
+"""The metrics prepared for the page: on average, by attribute and by level."""
 
 import math
 from collections import Counter
@@ -14,37 +14,37 @@ from blan_facial.report.charts import Bar, levels
 from blan_facial.results.terminal import averages, score_names
 
 PAPER = {"celeba": "CelebA", "lfwa": "LFWA"}
-"""The data sets that the paper's Table 7 has a column for."""
+"""The data sets with a column in the paper's Table 7."""
 
 Interval = Sequence[float] | None
 
 
 class Axis(NamedTuple):
-    """A scale from left to right."""
+    """A horizontal scale."""
 
     low: float
     high: float
 
     def place(self, value: float | None) -> float | None:
-        """Return how far from the left a value lies, in percent of the width."""
+        """Return the position of a value from the left, in percent of the width."""
         if value is None:
             return None
         return 100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
 class Strip(NamedTuple):
-    """A value on an axis; all places are in percent of its width."""
+    """A value on an axis; all positions are in percent of its width."""
 
     at: float
     low: float | None
     high: float | None
     mark: float | None
-    """Where something to compare with lies."""
+    """Position of a value to compare with."""
     style: str
     dots: tuple[float, ...] = ()
-    """The single values behind it."""
+    """Positions of the single values behind it."""
     paper: float | None = None
-    """The paper's value."""
+    """Position of the paper's value."""
 
 
 class Score(NamedTuple):
@@ -58,7 +58,7 @@ class Score(NamedTuple):
 
 
 def axis_of(values: Iterable[float | None], high: float | None = None, step: float = 0.1) -> Axis:
-    """Return an axis that holds all values and begins and ends at multiples of `step`."""
+    """Return an axis that covers all values and begins and ends at multiples of `step`."""
     known = [value for value in values if value is not None] or [0.0]
     low = step * math.floor(min(known) / step + 1e-9)
     top = step * math.ceil(max(known) / step - 1e-9) if high is None else high
@@ -68,7 +68,7 @@ def axis_of(values: Iterable[float | None], high: float | None = None, step: flo
 def strip(
     axis: Axis, value: float | None, interval: Interval = None, mark: float | None = None, style: str = ""
 ) -> Strip | None:
-    """Place a value; None if there is none."""
+    """Return the strip of a value; None if there is no value."""
     at = axis.place(value)
     if at is None:
         return None
@@ -77,19 +77,19 @@ def strip(
 
 
 def style_of(name: str) -> str:
-    """Return the CSS class of a level's colour, or of what is none."""
+    """Return the CSS class for the colour of a level or of other scores."""
     return f"level-{name.removeprefix('AC')}" if name in LEVEL_NAMES else "whole"
 
 
 def described(metrics: Mapping[str, Any], attribute: str | None = None) -> Mapping[str, Any]:
-    """Return what the statistics say of an attribute or of the average."""
+    """Return the statistics of an attribute or of the average."""
     statistics = metrics["statistics"]
     of: Mapping[str, Any] = statistics["mean"] if attribute is None else statistics["per_attribute"][attribute]
     return of
 
 
 def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
-    """Return the average of every set of scores, beside the majority's answer."""
+    """Return the average of every set of scores, and of always giving the more frequent answer."""
     of = described(metrics)["columns"]
     names = score_names(metrics)
     found = [("majority", "the more frequent answer", metrics["majority_accuracy"], None)]
@@ -105,7 +105,7 @@ def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
 
 
 class Attribute(NamedTuple):
-    """An attribute's line, or the average's."""
+    """The line of an attribute or of the average."""
 
     name: str
     accuracy: float | None
@@ -124,7 +124,7 @@ class Attribute(NamedTuple):
 
 
 def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attribute]:
-    """Return every attribute's line and the average's."""
+    """Return the lines of all attributes, and that of the average."""
     per_attribute = metrics["per_attribute"]
     axis = axis_of((of[name] for of in per_attribute.values() for name in ("accuracy", "majority")), 1.0)
     column = PAPER.get(metrics["data"])
@@ -154,11 +154,11 @@ def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attri
 
 
 class Cell(NamedTuple):
-    """A level's accuracy, coloured by how far it lies from the levels' average."""
+    """A level's accuracy, coloured by its distance from the average of the levels."""
 
     value: float | None
     heat: float
-    """In percent of the deepest colour; negative below the average."""
+    """Depth of the colour in percent of the maximum; negative below the average."""
     best: bool
 
 
@@ -174,7 +174,7 @@ class Level(NamedTuple):
 
 
 def by_level(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Level], Level]:
-    """Return the names of the scores, every attribute's line and the average's."""
+    """Return the names of the scores, the lines of all attributes, and that of the average."""
     names = score_names(metrics)
     distances = [abs(d) for of in metrics["per_attribute"].values() for d in _deviations(of, names) if d is not None]
     deep = deepest(distances, 0.01)
@@ -194,24 +194,24 @@ def by_level(metrics: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Level], 
 
 
 def deepest(distances: Sequence[float], least: float) -> float:
-    """Return the distance that gets the deepest colour, so that the few largest do not make all others pale."""
+    """Return the distance that gets the deepest colour, robust to a few large distances."""
     return max(least, sorted(distances)[int(0.95 * len(distances))] if distances else 0.0)
 
 
 def depth(distance: float | None, deep: float) -> float:
-    """Return how deep a colour a signed distance gets, from -100 to 100."""
+    """Return the colour depth of a signed distance, from -100 to 100."""
     return 0.0 if distance is None else 100 * max(-1.0, min(1.0, distance / deep))
 
 
 def left_out(metrics: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return the attributes of which more than a twentieth of the resamples had one label alone, and how many."""
+    """Return the attributes with only one label in over 5 % of the resamples, and the number of these resamples."""
     many = metrics["statistics"]["bootstrap"]["resamples"] / 20
     counts = {spoken(name): of["left_out"] for name, of in metrics["statistics"]["per_attribute"].items()}
     return [(name, count) for name, count in counts.items() if count > many]
 
 
 def winners(rows: Sequence[Level]) -> list[tuple[str, int, int]]:
-    """Return for every level of how many attributes it is the best, and of how many significantly."""
+    """Return for every level the number of attributes for which it is the best, and significantly the best."""
     best = [row.winner for row in rows if row.winner is not None]
     each = Counter(winner["level"] for winner in best)
     sure = Counter(winner["level"] for winner in best if winner["significant"])
@@ -238,7 +238,7 @@ def multiples(metrics: Mapping[str, Any]) -> list[tuple[str, Markup, bool]]:
 
 
 def _deviations(of: Mapping[str, Any], names: Sequence[str]) -> list[float | None]:
-    """Return how far each accuracy lies from the average of the levels."""
+    """Return the difference of each accuracy from the average of the levels."""
     known = [of[name] for name in names if name in LEVEL_NAMES and of[name] is not None]
     if len(known) < 2:
         return [None] * len(names)

@@ -1,1 +1,1 @@
-"""The folder of a run, and a finished run read from it."""
+"""The folder of a run, and loading a finished run from it."""

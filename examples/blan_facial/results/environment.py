@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device and commit, kept beside its results."""
+"""The environment of a run: versions, device and commit, stored with its results."""
 
 import os
 import platform
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 PACKAGES = ("blan-layers", "torch", "lightning", "numpy", "triton", "torchmetrics", "pillow")
-"""The packages that decide what a run computes, or how fast."""
+"""The packages that affect a run's results or its speed."""
 
 
 def environment(device: torch.device | str) -> dict[str, Any]:
-    """Describe this process, in JSON's types.
+    """Describe this process in JSON types.
 
     Args:
-        device: Where the run computes.
+        device: Device of the run.
     """
     device = torch.device(device)
     return {
@@ -36,12 +36,12 @@ def environment(device: torch.device | str) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use; macOS tells only how many there are."""
+    """Return the number of cores that this process may use; on macOS, the number of cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def commit(folder: Path) -> str | None:
-    """Return the commit that a folder's files are of, with a ``+`` if they differ from it; None outside git."""
+    """Return the commit of a folder's files, with a ``+`` if they have been changed; None outside git."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"],

@@ -23,7 +23,7 @@ _DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaim
 
 
 class FinishedRun(NamedTuple):
-    """What a run left."""
+    """A finished run: its model, settings and calibration."""
 
     folder: Path
     config: Config
@@ -32,15 +32,15 @@ class FinishedRun(NamedTuple):
     model: Network
     """The trained model, on the CPU, in evaluation mode."""
     parameters: ParameterTable
-    """Its parameters, and those it had in training."""
+    """Parameter counts for inference and for training."""
     scaling: Scaling | None
-    """What calibrates its log-odds; None for a run that was not calibrated."""
+    """Calibration of the log-odds; None for an uncalibrated run."""
     thresholds: tuple[float, ...] | None
-    """The log-odds, not scaled, above which each attribute is predicted; None for a run that has none of its own."""
+    """The uncalibrated log-odds above which each attribute is predicted; None for a run without fitted thresholds."""
 
     @property
     def probabilities(self) -> tuple[float, ...] | float:
-        """The probabilities, scaled as the run's are, above which attributes are predicted."""
+        """The probabilities, calibrated like the run's, above which attributes are predicted."""
         if self.thresholds is None:
             return 0.5
         cuts = torch.tensor(self.thresholds, dtype=torch.float64)
@@ -48,13 +48,13 @@ class FinishedRun(NamedTuple):
 
 
 def load_run(folder: Path) -> FinishedRun:
-    """Rebuild the model of a run; no weight is drawn on the way.
+    """Rebuild the model of a run, without drawing initial weights.
 
     Args:
         folder: The run's output folder.
 
     Raises:
-        RunError: The folder is no finished run's, or its files do not fit one another.
+        RunError: The folder does not contain a finished run, or its files do not match each other.
     """
     settings, attributes = read_settings(folder)
     try:
@@ -62,8 +62,8 @@ def load_run(folder: Path) -> FinishedRun:
         config.check()
         with _NothingDrawn(), torch.random.fork_rng(devices=[]):
             model, objective = build(config, attributes)
-    except (ValueError, RuntimeError, MemoryError) as error:  # the last two where there is no room for the model
-        raise RunError(f"{folder / CONFIG}: must contain valid settings of a run, got a mistake: {error}") from error
+    except (ValueError, RuntimeError, MemoryError) as error:  # the last two if memory is lacking
+        raise RunError(f"{folder / CONFIG}: must contain valid settings of a run, got an error: {error}") from error
     own = model.state_dict()
     weights, scaling, thresholds = read_weights(folder / WEIGHTS)
     fitted = {} if thresholds is None else {"threshold": thresholds}
@@ -76,13 +76,13 @@ def load_run(folder: Path) -> FinishedRun:
             )
     _check_weights(folder / WEIGHTS, weights, own)
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
-    # As in training, so that the same arithmetic gives the same scores to the last digit.
+    # The same layout as in training, so that the scores are bitwise identical.
     model.eval().to(memory_format=model.encoder.memory_format)  # type: ignore[call-overload]  # torch types Module.to without it
     return FinishedRun(folder, config, attributes, model, parameter_table(model, objective), scaling, thresholds)
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves weights as they are where a constructor would draw them: those of the file take their place."""
+    """Skips the initialisation of weights in constructors, since weights from a file replace them."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

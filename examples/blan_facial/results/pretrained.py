@@ -1,4 +1,4 @@
-"""A finished run as a folder that others load, from a disk or from the Hugging Face hub."""
+"""Saving a finished run as a folder for others, and loading it from a disk or from the Hugging Face hub."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from shared.files import replacing, write_json
 
 CARD = "README.md"
 FILES = CONFIG, WEIGHTS
-"""What a model is rebuilt from."""
+"""The files from which a model is rebuilt."""
 
 _MEANS = {
     "accuracy": "accuracy",
@@ -26,30 +26,30 @@ _MEANS = {
 _PEOPLE = """
 ## What it must not be used for
 
-The attributes are labels that somebody gave to pictures, or drew. They are not facts about a person.
+The attributes are labels that somebody assigned to pictures, or drew. They are not facts about a person.
 
-- **No conclusions about people.** Not about identity, gender, age, origin, health, character or ability, and no
-  decision about anyone.
-- **No surveillance.** Not to find, watch, sort or rank people.
-- **Bias.** Labels such as "attractive", "male" or "young" reflect the views of those who labelled. Errors differ
-  between groups of people: measure them on your own data before you rely on an answer.
-- **Consent.** Ask the people whose pictures you give it.
+- **No conclusions about people.** Draw no conclusions about identity, gender, age, origin, health, character or
+  ability, and make no decisions about anyone.
+- **No surveillance.** Do not use it to find, watch, sort or rank people.
+- **Bias.** Labels such as "attractive", "male" or "young" reflect the views of the annotators. Errors differ
+  between groups of people. Measure them on your own data before you rely on a prediction.
+- **Consent.** Ask the people whose pictures you use.
 """
 
 _DRAWN = """The faces are drawings, composed at random from parts of python-avatars. No person was photographed or
-labelled, and what was learnt from drawings does not apply to photographs.
+labelled. A model trained on drawings does not work on photographs.
 """
 
 
 def save_pretrained(run: FinishedRun, folder: Path) -> None:
-    """Write weights, settings, metrics and a model card; paths of this machine are left out.
+    """Write weights, settings, metrics and a model card, without paths of this machine.
 
     Args:
-        run: What :func:`~blan_facial.results.finished.load_run` returns.
-        folder: A new folder, or an empty one.
+        run: The run, from :func:`~blan_facial.results.finished.load_run`.
+        folder: A new or empty folder.
 
     Raises:
-        RunError: The folder holds something, or the run's metrics cannot be read.
+        RunError: The folder is not empty, or the run's metrics cannot be read.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"save_pretrained: folder must be new or empty, got {folder}. Name another.")
@@ -58,7 +58,7 @@ def save_pretrained(run: FinishedRun, folder: Path) -> None:
     config = _without_paths(run.config)
     write_json(folder / CONFIG, settings_json(config, run.attributes))
     with replacing(folder / WEIGHTS) as file:
-        file.write((run.folder / WEIGHTS).read_bytes())  # with what was fitted to them, and their digest
+        file.write((run.folder / WEIGHTS).read_bytes())  # including calibration, thresholds and digest
     if metrics:
         write_json(folder / METRICS, metrics)
     with replacing(folder / CARD) as file:
@@ -66,15 +66,15 @@ def save_pretrained(run: FinishedRun, folder: Path) -> None:
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> FinishedRun:
-    """Rebuild a run from a folder, or from the hub; nothing is unpickled.
+    """Rebuild a run from a folder or from the hub; nothing is unpickled.
 
     Args:
-        source: A folder, or "owner/name" on the hub. A folder is taken if there is one.
+        source: A folder, or "owner/name" on the hub. An existing folder has precedence.
         revision: Branch, tag or commit on the hub.
-        local_files_only: Take what was downloaded before, and ask no network.
+        local_files_only: Use only files downloaded before, without network access.
 
     Raises:
-        RunError: There is no such model, or its files do not fit one another.
+        RunError: There is no such model, or its files do not match each other.
     """
     if Path(source).is_dir():
         return load_run(Path(source))
@@ -94,7 +94,7 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, local_fi
 
 
 def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
-    """Return the model card, its numbers those of the metrics."""
+    """Return the model card, with the numbers from the metrics."""
     config = run.config
     drawn = config.data == "avatars"
     lines = [
@@ -108,7 +108,7 @@ def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
         'run = from_pretrained("FOLDER")  # or "owner/name" on the hub\n'
         "run.model, run.attributes, run.scaling\n```\n",
         "It needs a clone of https://github.com/blan-layers/blan-layers with `examples` on the path. "
-        "`predict.py FOLDER PICTURE` answers from the command line.\n",
+        "`predict.py FOLDER PICTURE` predicts from the command line.\n",
         *_results(metrics),
         _PEOPLE,
     ]
@@ -132,7 +132,7 @@ def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _without_paths(config: Config) -> Config:
-    """Return settings whose paths are names alone, which tell nothing of the machine that trained."""
+    """Return the settings with paths reduced to names, which reveal nothing about the machine."""
     names = {
         field.name: Path(value.name)
         for field in dataclasses.fields(config)

@@ -25,16 +25,16 @@ LOCK = ".lock"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
-_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # what a disk says that takes no more
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # errors of a full disk
 
 
 @contextmanager
 def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
-    """Hold the run's folder, made if need be and otherwise as it was, against other runs.
+    """Create the run's folder if needed, and lock it against other runs; existing files are unchanged.
 
     Raises:
-        RunError: The folder holds results that the run was not told to go on from or to start over, or there is no
-            checkpoint to go on from, or the folder cannot be written, or another run holds it.
+        RunError: The folder contains results without --resume or --overwrite, there is no checkpoint to resume from,
+            the folder cannot be written, or another run has locked it.
     """
     folder = config.output
     if folder is None:
@@ -54,14 +54,14 @@ def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
                 f"train: the output folder must be free, got {folder}, where another run is training. "
                 "Wait for it, or give another --output."
             )
-        _check_results(folder, config)  # another run may have ended meanwhile
+        _check_results(folder, config)  # another run may have ended since
         with _staying(folder):
             yield folder
 
 
 @contextmanager
 def _staying(folder: Path) -> Iterator[None]:
-    """Give an error of the system its cause, where that is the folder itself: it is gone, or its disk is full."""
+    """Explain system errors that are due to the folder: it was moved or deleted, or its disk is full."""
     begun = folder.stat()
     try:
         yield
@@ -77,7 +77,7 @@ def _staying(folder: Path) -> Iterator[None]:
 
 
 def _check_results(folder: Path, config: Config) -> None:
-    """Refuse a folder that does not hold what the settings go on from, or holds what they would lose."""
+    """Refuse a folder without a checkpoint to resume from, or with results that would be lost."""
     if config.resume and not (folder / CHECKPOINT).is_file():
         raise RunError(
             f"train: --resume needs a checkpoint to continue from, got none at {folder / CHECKPOINT}. "
@@ -92,7 +92,7 @@ def _check_results(folder: Path, config: Config) -> None:
 
 
 def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
-    """Write settings and attributes; remove what a killed run left and, to start over, what the run before wrote."""
+    """Write settings and attributes; remove leftovers of a killed run and, with --overwrite, earlier results."""
     remove_leftovers(folder)
     if config.overwrite:
         for name in (*RESULTS, ENVIRONMENT, REPORT, *PICTURES):
@@ -103,15 +103,15 @@ def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
 
 
 def settings_json(config: Config, attributes: Sequence[str]) -> dict[str, Any]:
-    """Return what ``config.json`` holds."""
+    """Return the content of ``config.json``."""
     return config.as_json() | {_ATTRIBUTES: list(attributes)}
 
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return what ``config.json`` says: the settings as JSON, and the attributes in the order of the model's scores.
+    """Return the settings in ``config.json`` as JSON, and the attributes in the order of the model's scores.
 
     Raises:
-        RunError: There is no such file, or it is not what a run writes.
+        RunError: The file is missing, or was not written by a run.
     """
     path = folder / CONFIG
     try:
@@ -125,22 +125,22 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """Return what a JSON file of a run says.
+    """Return the content of a JSON file of a run.
 
     Args:
         path: The file.
-        what: What it holds, for messages.
+        what: Description of the content, for messages.
 
     Raises:
-        RunError: It is not what a run writes.
-        OSError: It cannot be read.
+        RunError: The file was not written by a run.
+        OSError: The file cannot be read.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return content
         found = f"no {what}"
-    except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
+    except (ValueError, RecursionError) as error:  # the latter for deep nesting
         found = str(error)
     raise RunError(f"{path}: must be JSON that a run wrote, got {found}. Restore it, or repeat the run.")
 
@@ -152,13 +152,13 @@ def save_results(
     scaling: Scaling | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> None:
-    """Write the metrics, and the inference weights with the scaling and the thresholds that were fitted to them."""
+    """Write the metrics, and the inference weights with their scaling and thresholds."""
     write_weights(folder / WEIGHTS, model, scaling, thresholds)
     write_json(folder / METRICS, metrics)
 
 
 def _first_free(root: Path, preset: str) -> Path:
-    """Claim the first folder of the preset that does not exist; two runs never claim the same one."""
+    """Create the first folder of the preset that does not exist; two runs never get the same one."""
     number = 0
     while True:
         folder = root / f"{preset}-{number}"

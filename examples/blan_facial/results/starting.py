@@ -1,4 +1,4 @@
-"""A run that starts from the weights of a finished one."""
+"""Initialising a run from the weights of a finished run."""
 
 import re
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ _COMPUTING = (
     *("model", "width", "blocks", "summary_channels", "arrangement", "rdam_norm"),
     *("decoder", "encoder_features", "decoder_order", "join", "fusion"),
 )
-"""The settings that decide which weights there are, or what is made of them."""
+"""The settings that affect the set of weights or their use."""
 
 _OF_SCORES = re.compile(r"classifiers\.\d+\.(fc2\.)?(weight|bias)")
-"""The layers that give two scores for each attribute."""
+"""The layers that output two scores per attribute."""
 
 
 def start_from(folder: Path, model: Network, attributes: Sequence[str], config: Config) -> str:
-    """Give a model the weights of a finished run, and return a sentence that says which.
+    """Initialise a model with the weights of a finished run, and return a sentence that says so.
 
     Args:
         folder: The run's output folder.
-        model: The network, which takes the weights.
-        attributes: What it is to learn: the run's attributes or some of them, in any order.
-        config: Its settings.
+        model: The network to initialise.
+        attributes: Attributes to learn: all or some of the run's, in any order.
+        config: Settings of the new run.
 
     Raises:
-        RunError: The folder is no finished run's, or the run was of another network or lacks an attribute.
+        RunError: The folder does not contain a finished run, or that run has another network or lacks an attribute.
     """
     run = load_run(folder)
     if lacking := [name for name in attributes if name not in run.attributes]:
@@ -54,7 +54,7 @@ def start_from(folder: Path, model: Network, attributes: Sequence[str], config: 
     fault = None if others else fault_of(weights, own, exact=True)
     differing = [name for name in _COMPUTING if getattr(config, name) != getattr(run.config, name)]
     if others or fault or differing:
-        if config.image_size != run.config.image_size:  # which not all networks depend on
+        if config.image_size != run.config.image_size:  # not all networks depend on it
             differing.append("image_size")
         listed = ", ".join(f"{name} {getattr(run.config, name)} (here {getattr(config, name)})" for name in differing)
         raise RunError(
@@ -64,7 +64,7 @@ def start_from(folder: Path, model: Network, attributes: Sequence[str], config: 
     model.load_state_dict(weights)
     of = "all" if alike else f"{len(attributes)} of its {len(run.attributes)}"
     return (
-        f"The network starts from the weights of {folder}, its scores from those of {of} attributes. Critics, "
+        f"The network starts from the weights of {folder}, including the scores of {of} attributes. Critics, "
         "optimisers and the learning rate start from scratch."
     )
 
@@ -74,7 +74,7 @@ def _state(model: Network) -> dict[str, Tensor]:
 
 
 def _chosen(name: str, value: Tensor, places: Sequence[int], count: int) -> Tensor:
-    """Return the part of a weight that belongs to some of the attributes."""
+    """Return the part of a weight that belongs to the chosen attributes."""
     chosen = torch.tensor(places)
     if name == "fusion.weight":
         return value[:, chosen]

@@ -1,4 +1,4 @@
-"""The metrics and the parameter counts, as tables for the terminal."""
+"""Metrics and parameter counts as tables for the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ _ATTRIBUTES = 40  # rows of a table of labels
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Lay out the accuracies of every attribute and their means, in percent, and say how sure they are."""
+    """Return a table of the accuracies of every attribute and their means in percent, with the interval of the mean."""
     table = Table(title=tested_on(metrics), caption=_certainty(metrics), caption_justify="left")
     table.add_column("attribute", no_wrap=True, max_width=40)
     for column in ("accuracy", "majority", "balanced"):
@@ -28,7 +28,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def labels_table(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
-    """Lay out how many faces of each split have an attribute, have it not, or are unknown, of at most 40 attributes.
+    """Return a table of the numbers of positive, negative and unknown labels in each split, for up to 40 attributes.
 
     Args:
         counts: By split, attribute, and ``yes``, ``no`` or ``unknown``.
@@ -47,7 +47,7 @@ def labels_table(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table
 
 
 def parameters_table(table: ParameterTable) -> Table:
-    """Lay out the parameters of every part, and beside their sum what the paper reports."""
+    """Return a table of the parameters of every part, and of their sum next to the paper's."""
     printed = Table(title="Parameters", caption=table.note or None, caption_justify="left", min_width=60)
     printed.add_column("part", ratio=1)
     printed.add_column("parameters", justify="right")
@@ -63,19 +63,19 @@ def parameters_table(table: ParameterTable) -> Table:
 
 
 def tested_on(metrics: Mapping[str, Any]) -> str:
-    """Return what the metrics were measured on, in words."""
+    """Return a description of the test images."""
     images = metrics["images"]
     return f"{metrics['split'].capitalize()} split of {metrics['data']}, {images:,} image{'s' * (images != 1)}"
 
 
 def resampled(metrics: Mapping[str, Any]) -> str:
-    """Return what was resampled for the intervals, in words."""
+    """Return a description of the units that were resampled for the intervals."""
     bootstrap = metrics["statistics"]["bootstrap"]
     return f"resampled {bootstrap['units']:,} {bootstrap['resampled']}"
 
 
 def calibrated(metrics: Mapping[str, Any]) -> str:
-    """Say how well probabilities are calibrated, raw and scaled."""
+    """Return a sentence on the calibration of the probabilities, raw and scaled."""
     raw, scaling = _calibration(metrics), metrics["scaling"]
     if scaling is None:
         return f"{raw}; not scaled, for want of labelled validation images with finite scores."
@@ -87,23 +87,23 @@ def calibrated(metrics: Mapping[str, Any]) -> str:
 
 
 def averages(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the means over the attributes, named as the rates of an attribute are."""
+    """Return the means over the attributes, with the same keys as the rates of an attribute."""
     return {"accuracy": metrics["accuracy"]} | {name: metrics[f"{name}_accuracy"] for name in ("majority", "balanced")}
 
 
 def score_names(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the scores there are: each level's, their sum and, with fusion, the fused ones."""
+    """Return the names of the available scores: the levels', their sum and, with fusion, the fused ones."""
     return tuple(name for name, accuracy in metrics["per_level"].items() if accuracy is not None)
 
 
 def best_level(values: Mapping[str, Any]) -> str | None:
-    """Return the name of the level with the highest accuracy, AC1 to AC4, the lowest of equals; None without levels."""
+    """Return the level with the highest accuracy, AC1 to AC4, the lowest in a tie; None without levels."""
     levels = [level for level in LEVEL_NAMES if values[level] is not None]
     return max(levels, key=lambda level: values[level]) if levels else None
 
 
 def _certainty(metrics: Mapping[str, Any]) -> str:
-    """Say what the interval of the mean accuracy is, what was resampled, and how well probabilities are calibrated."""
+    """Return sentences on the interval of the mean accuracy, the resampling and the calibration."""
     interval = metrics["statistics"]["mean"]["columns"][score_names(metrics)[-1]]["accuracy_interval"]
     span = "none" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
     sure = f"95 % interval of the mean accuracy: {span} ({resampled(metrics)})."
@@ -111,7 +111,7 @@ def _certainty(metrics: Mapping[str, Any]) -> str:
 
 
 def _at_thresholds(metrics: Mapping[str, Any]) -> str:
-    """Say how good the predictions are at the run's own thresholds, if it has any."""
+    """Return a sentence on the predictions at the run's fitted thresholds, if it has any."""
     at = metrics.get("at_thresholds")
     if at is None:
         return ""

@@ -1,4 +1,4 @@
-"""``model.safetensors``: the weights of inference, the scaling, the thresholds, and a digest of all."""
+"""``model.safetensors``: the inference weights, the scaling, the thresholds, and a digest of everything."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ from shared.files import replacing
 
 WEIGHTS = "model.safetensors"
 
-_ENTRY = "blan"  # the one of the metadata, as safetensors writes several in any order
+_ENTRY = "blan"  # a single metadata entry, since safetensors writes several in any order
 
 
 def write_weights(
     path: Path, model: nn.Module, scaling: Scaling | None, thresholds: Sequence[float] | None = None
 ) -> None:
-    """Write the weights, and the scaling and the thresholds that were fitted to them."""
+    """Write the weights with their scaling and thresholds."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     entry: dict[str, object] = {
         "sha256": _digest(weights, scaling, thresholds),
@@ -35,10 +35,10 @@ def write_weights(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Scaling | None, tuple[float, ...] | None]:
-    """Return weights, scaling and thresholds; a file of another program has no digest, and is taken as it is.
+    """Return weights, scaling and thresholds; a file of another program, without a digest, is not verified.
 
     Raises:
-        RunError: There is no such file, or it is not as it was written.
+        RunError: The file is missing or has been damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -61,8 +61,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Scaling | None, tuple[f
         raise RunError(f"{path}: must be a whole safetensors file, got {error}. Copy it again.") from error
     if entry.get("temperature") is not None:
         raise RunError(
-            f"{path}: must hold a scale and a shift for each attribute, got the one temperature of an older version. "
-            "Train the run again, or use the version that wrote it."
+            f"{path}: must contain a scale and a shift for each attribute, got the single temperature of an older "
+            "version. Train the run again, or use the version that wrote it."
         )
     if written not in (None, found):
         raise RunError(
@@ -80,7 +80,7 @@ def _scaling(scale: Sequence[float], shift: Sequence[float], images: int) -> Sca
 
 def _digest(weights: Mapping[str, Tensor], scaling: Scaling | None, thresholds: Sequence[float] | None) -> str:
     digest = hashlib.sha256(repr(scaling).encode())
-    if thresholds is not None:  # which older files have not
+    if thresholds is not None:  # older files have none
         digest.update(repr(list(thresholds)).encode())
     for name in sorted(weights):
         digest.update(save({name: weights[name].cpu()}))  # with dtype and shape

@@ -1,1 +1,1 @@
-"""The paper's tables and Fig. 3: which runs each one needs, how they are run, and how the results are laid out."""
+"""The paper's tables and Fig. 3: the runs that each one needs, their execution, and the layout of the results."""

@@ -1,4 +1,4 @@
-"""What a table is made of: its runs, its cells, and the data sets that it may be measured on."""
+"""The parts of a table: its runs, its cells, and the options of its data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,41 +30,41 @@ AVATAR_EPOCHS = 5
 
 @dataclass(frozen=True)
 class Run:
-    """What to train, once for each seed."""
+    """A training, repeated for each seed."""
 
     name: str
     options: tuple[str, ...]
     longer: float = 1.0
-    """How many times as many epochs it has as the table's other runs."""
+    """Factor on the number of epochs of the table's other runs."""
 
 
 class Cell(NamedTuple):
-    """Where a value of ours comes from."""
+    """The source of one of our values."""
 
     run: Run
     measure: Measure
     test: Data | None = None
-    """Another data set to test the run on; None: its own test."""
+    """Another data set to test the run on; None for its own test."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table: its cells of ours by (row, column); the paper's are in ``published.json``."""
+    """A table with our cells by (row, column); the paper's values are in ``published.json``."""
 
     name: Name
     title: str
     paper_data: str
-    """What the paper's own values were measured on."""
+    """The data on which the paper's values were measured."""
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The runs of all cells, each once."""
+        """The runs of all cells, without repetition."""
         return tuple(dict.fromkeys(cell.run for cell in self.cells.values()))
 
 
 def options_of(data: Data) -> tuple[str, ...]:
-    """Return the options of ``train.py`` that every run on a data set has, but for its folder."""
+    """Return the options of ``train.py`` for every run on a data set, except for its folder."""
     return ("--preset", PRESETS[data], *(("--data", data) if data == "avatars-hard" else ()))

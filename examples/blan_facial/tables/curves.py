@@ -1,4 +1,4 @@
-"""Curves of a table with their spread: a measure of each model against labels or seconds."""
+"""Curves of a table with their spread: a metric of each model against labels or seconds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Point = tuple[float, Ours]
 
 
 def curves(plan: Experiment, entries: Sequence[Entry]) -> list[tuple[str, Markup]]:
-    """Return the title and the drawing of each panel; none for a table without curves, or without a run."""
+    """Return the title and the drawing of each panel; none for a table without curves or without runs."""
     cells = {(entry.row, entry.column): entry.ours for entry in entries}
     panels = []
     for suppression in SUPPRESSIONS if plan.name in ("labels", "budget") else ():
@@ -38,7 +38,7 @@ def curves(plan: Experiment, entries: Sequence[Entry]) -> list[tuple[str, Markup
 
 
 def sheet(title: str, note: str, drawings: Sequence[tuple[str, Markup]]) -> bytes:
-    """Return a PNG of the panels, two in a row."""
+    """Return a PNG of the panels, two per row."""
     parts = []
     for place, (name, drawing) in enumerate(drawings):
         line, column = divmod(place, 2)
@@ -63,7 +63,7 @@ def _points(
 
 
 def _panel(across: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
-    """Draw means as curves and their spreads as bars, over a logarithmic axis; each curve is named at its end."""
+    """Draw means as curves and spreads as bars over a logarithmic axis, with the name of each curve at its end."""
     points = [point for line in lines.values() for point in line]
     edges = [float(ours.mean) + sign * (ours.spread or 0.0) for _, ours in points for sign in (-1, 1)]
     low, high = min(edges) - 0.5, max(edges) + 0.5
@@ -86,7 +86,7 @@ def _panel(across: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
     parts.append(text(across, middle, HEIGHT - 6, color=FAINT, text_anchor="middle"))
     heights = _apart({name: y(float(line[-1][1].mean)) for name, line in lines.items()})
     for place, (color, (name, line)) in enumerate(zip(_COLORS, lines.items(), strict=False)):
-        aside = 3.0 * (place - (len(lines) - 1) / 2)  # so that no spread hides another
+        aside = 3.0 * (place - (len(lines) - 1) / 2)  # so that spreads do not overlap
         path = " ".join(f"{x(at) + aside:.1f},{y(float(ours.mean)):.1f}" for at, ours in line)
         parts.append(element("polyline", points=path, fill="none", stroke=color, stroke_width=1.8))
         for at, ours in line:
@@ -102,13 +102,13 @@ def _panel(across: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
 
 
 def _marks(points: Sequence[Point]) -> list[float]:
-    """Return what the axis names: the places of all points or, of many, the ends."""
+    """Return the labelled positions of the axis: all points or, if there are many, the ends."""
     places = sorted({at for at, _ in points})
     return places if len(places) <= len(COUNTS) else [places[0], places[-1]]
 
 
 def _apart(heights: Mapping[str, float], least: float = 14.0) -> dict[str, float]:
-    """Move names apart that would stand upon one another."""
+    """Move overlapping names apart."""
     found: dict[str, float] = {}
     bottom = -math.inf
     for name, height in sorted(heights.items(), key=lambda item: item[1]):

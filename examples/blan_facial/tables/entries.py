@@ -1,4 +1,4 @@
-"""The cells of a table: ours over the seeds, and the paper's."""
+"""The cells of a table: our values over the seeds, and the paper's."""
 
 import statistics
 from collections import Counter
@@ -11,14 +11,14 @@ from blan_facial.tables.measures import Result
 
 
 class Ours(NamedTuple):
-    """A value of ours over the seeds."""
+    """One of our values over the seeds."""
 
     mean: float | str
-    """The mean or, of names, the most frequent one."""
+    """The mean or, for names, the most frequent one."""
     spread: float | None
     """Sample standard deviation; None with one seed, and for names."""
     values: tuple[float | str, ...]
-    """One for each finished seed."""
+    """One value per finished seed."""
 
     def __str__(self) -> str:
         if isinstance(self.mean, str):
@@ -28,7 +28,7 @@ class Ours(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A cell as it came out."""
+    """A filled cell."""
 
     row: str
     column: str
@@ -37,13 +37,13 @@ class Entry(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Say whose value there is."""
+        """Whether the cell has our value, the paper's, both or none."""
         names = [name for name, value in (("ours", self.ours), ("paper", self.paper)) if value is not None]
         return " and ".join(names) or "empty"
 
 
 def entries(experiment: Experiment, results: Mapping[Cell, Sequence[Result]]) -> list[Entry]:
-    """Fill every cell, row by row, from the finished runs behind it."""
+    """Fill every cell, row by row, from its finished runs."""
     found = []
     for row in experiment.rows:
         for column in experiment.columns:
@@ -55,7 +55,7 @@ def entries(experiment: Experiment, results: Mapping[Cell, Sequence[Result]]) ->
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
-    """Return a cell in JSON's types."""
+    """Return a cell in JSON types."""
     ours = None if entry.ours is None else {**entry.ours._asdict(), "values": list(entry.ours.values)}
     return {"row": entry.row, "column": entry.column, "ours": ours, "paper": entry.paper, "source": entry.source}
 

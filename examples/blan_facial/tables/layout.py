@@ -1,4 +1,4 @@
-"""A table as it is shown: in the terminal, as Markdown, and inside another Markdown file."""
+"""The layout of a table: in the terminal, as Markdown, and inside another Markdown file."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from blan_facial.tables.entries import Entry
 from blan_facial.tables.running import ExperimentError
 from shared.files import replacing
 
-EMPTY = "–"  # noqa: RUF001  # a dash, as tables have it
+EMPTY = "–"  # noqa: RUF001  # the usual dash in tables
 
 
 def halves(experiment: Experiment, entries: Sequence[Entry]) -> list[tuple[str, str]]:
-    """Return the columns to show; each has a half for ours, one for the paper's, or both."""
+    """Return the columns to show, each with our values, the paper's, or both side by side."""
     return [
         (column, owner)
         for column in experiment.columns
@@ -34,7 +34,7 @@ def grid(experiment: Experiment, entries: Sequence[Entry]) -> tuple[list[str], l
 
 
 def caption(experiment: Experiment, entries: Sequence[Entry], budget: str) -> str:
-    """Say what the values are and whose."""
+    """Return the caption, which explains the values and their sources."""
     counts = Counter(entry.source for entry in entries)
     sources = ", ".join(
         f"{counts[name]} {name}" for name in ("ours and paper", "ours", "paper", "empty") if counts[name]
@@ -66,17 +66,17 @@ def terminal(experiment: Experiment, entries: Sequence[Entry], budget: str) -> T
 
 
 def written(value: object) -> str:
-    """Write a value of a cell, numbers with two digits."""
+    """Format the value of a cell, numbers with two decimals."""
     if value is None:
         return EMPTY
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def insert(path: Path, name: str, text: str) -> None:
-    """Put a table between its two marker lines of a Markdown file.
+    """Replace the text between the two marker lines of a table in a Markdown file.
 
     Raises:
-        ExperimentError: The file does not hold both markers, once each and in their order.
+        ExperimentError: The file does not contain both markers once each in their order.
     """
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     page = path.read_text(encoding="utf-8")

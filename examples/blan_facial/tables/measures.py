@@ -1,4 +1,4 @@
-"""What a cell of a table says of a finished run."""
+"""Measures: functions that compute the value of a cell from a finished run."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -13,13 +13,13 @@ class Result(NamedTuple):
     """A finished run with one seed."""
 
     metrics: Mapping[str, Any]
-    """What ``metrics.json`` or, on another data set, ``evaluate.py`` says."""
+    """The metrics in ``metrics.json`` or, on another data set, from ``evaluate.py``."""
     config: Config
     """The settings of the run."""
 
 
 def percent(key: str) -> Measure:
-    """Return the measure of a fraction of ``metrics.json``."""
+    """Return the measure of a fraction in ``metrics.json``, in percent."""
 
     def measure(result: Result) -> float | None:
         value = result.metrics[key]
@@ -29,12 +29,12 @@ def percent(key: str) -> Measure:
 
 
 def millions(result: Result) -> float:
-    """Return the parameters of inference, in millions."""
+    """Return the number of inference parameters in millions."""
     return float(result.metrics["parameters"] / 1e6)
 
 
 def of_attribute(attribute: str, key: str) -> Measure:
-    """Return the measure of an attribute's fraction, None where the data set lacks the attribute or its labels."""
+    """Return the measure of an attribute's fraction, None if the data set lacks the attribute or its labels."""
 
     def measure(result: Result) -> float | None:
         values = result.metrics["per_attribute"].get(attribute)
@@ -44,7 +44,7 @@ def of_attribute(attribute: str, key: str) -> Measure:
 
 
 def best_level(attribute: str) -> Measure:
-    """Return the measure of an attribute's best level, starred if it is significantly better than the second."""
+    """Return the measure of an attribute's best level, with a star if significantly better than the second."""
 
     def measure(result: Result) -> str | None:
         values = result.metrics["statistics"]["per_attribute"].get(attribute)
@@ -62,10 +62,10 @@ def kept(result: Result) -> float:
 
 
 def seconds(result: Result) -> float:
-    """Return the time that all epochs of training took."""
+    """Return the total training time in seconds."""
     return float(result.metrics["train_seconds"])
 
 
 def milliseconds(result: Result) -> float:
-    """Return the time of one image by itself."""
+    """Return the inference time of a single image in milliseconds."""
     return speed.milliseconds(result.config, tuple(result.metrics["per_attribute"]))

@@ -1,4 +1,4 @@
-"""What each table of the paper is: its rows and columns, and the run and the measure behind each cell."""
+"""The tables of the paper: their rows and columns, and the run and the measure of each cell."""
 
 from collections.abc import Callable, Mapping
 
@@ -44,7 +44,7 @@ OURS: dict[str, Measure] = {
     "average precision": percent("average_precision"),
     "parameters": millions,
 }
-"""Columns that the paper's tables of accuracies do not have."""
+"""Columns that the paper's accuracy tables lack."""
 
 
 def _accuracies(runs: Mapping[str, Run], column: str) -> dict[tuple[str, str], Cell]:

@@ -1,4 +1,4 @@
-"""Runs of training, one process each: what is finished is read, what is not goes on, several side by side."""
+"""Training runs in a process each: finished runs are read, unfinished ones are continued, several in parallel."""
 
 import hashlib
 import os
@@ -28,16 +28,16 @@ TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("trai
 LOG = "train.log"
 
 _POLL = 0.1  # seconds
-_OF_DATA = ("data_root", "image_folder", "labels")  # a run goes on elsewhere, but a table is of one data set
+_OF_DATA = ("data_root", "image_folder", "labels")  # a run may resume with other paths, but a table has one data set
 
 
 class ExperimentError(UserError):
-    """An experiment that cannot be run as it was asked to be."""
+    """An experiment that cannot be run as requested."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run with one seed, and its folder."""
+    """A run with one seed and its folder."""
 
     name: str
     folder: Path
@@ -54,18 +54,18 @@ class Job:
         return parse(self.arguments)
 
     def metrics(self) -> dict[str, Any] | None:
-        """Return the metrics of a finished run; None if it has still to be run, or to go on.
+        """Return the metrics of a finished run; None if it is missing or unfinished.
 
         Raises:
-            ExperimentError: The folder holds a run of other settings.
-            RunError: It does not say of which, or its metrics are broken.
+            ExperimentError: The folder contains a run with other settings.
+            RunError: The settings or the metrics of that run cannot be read.
         """
-        wanted = self.config.comparable()  # so that settings that cannot be are refused before the first run
+        wanted = self.config.comparable()  # refuses invalid settings before the first run
         asked = self.config.as_json()
         if not (self.folder / METRICS).is_file():
             return None
         settings, _ = read_settings(self.folder)
-        found = Config().as_json() | settings  # a setting that an older release lacked had its default
+        found = Config().as_json() | settings  # settings that an older release lacked have their defaults
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         differing += [name for name in found if name not in wanted and name not in RESUMABLE]
         differing += [name for name in _OF_DATA if _place(found.get(name)) != _place(asked[name])]
@@ -75,7 +75,7 @@ class Job:
                 f"experiments: a finished run must have the requested settings, got others in {self.folder}: "
                 f"{listed}. Repeat its options, or give another --output."
             )
-        if found["max_steps"] != self.config.max_steps:  # it ended early, or is to: it goes on
+        if found["max_steps"] != self.config.max_steps:  # it ended early, or shall: it continues
             return None
         metrics = read_object(self.folder / METRICS, "metrics")
         if "temperature" in metrics:
@@ -86,7 +86,7 @@ class Job:
         return metrics
 
     def tested_on(self, data: str, root: Path) -> dict[str, Any]:
-        """Return the metrics of the finished run on another data set, measured unless these weights were on these data.
+        """Return the metrics of the finished run on another data set, cached by weights and data.
 
         Raises:
             DataError: The data set cannot be used.
@@ -104,7 +104,7 @@ class Job:
         return read_object(path, "metrics")
 
     def command(self) -> list[str]:
-        """Return the command that begins the run or takes it up."""
+        """Return the command that starts or resumes the run."""
         how = "--resume" if (self.folder / CHECKPOINT).is_file() else "--overwrite"
         return [sys.executable, str(TRAIN), *self.arguments, "--output", str(self.folder), how]
 
@@ -121,11 +121,11 @@ def _labels(data: str, root: Path) -> str:
 
 
 def complete(jobs: Sequence[Job], places: Sequence[dict[str, str]], console: Console) -> list[str]:
-    """Run what is not finished, one run in each place at a time, and return what went wrong.
+    """Complete the unfinished runs, one at a time in each place, and return error messages.
 
     Args:
         jobs: The runs.
-        places: The environment of each place, such as the GPU that it may see.
+        places: The environment variables of each place, such as its visible GPU.
         console: Where progress is shown.
     """
     waiting = [job for job in jobs if job.metrics() is None]
@@ -157,10 +157,10 @@ def complete(jobs: Sequence[Job], places: Sequence[dict[str, str]], console: Con
 
 
 def places(count: int | None) -> list[dict[str, str]]:
-    """Return the places to run in, each with its GPU or, without one, its share of the CPU's threads.
+    """Return the places for runs, each with a GPU or, without GPUs, a share of the CPU threads.
 
     Args:
-        count: Runs at a time; None: one for each GPU, or for each core, at most 4.
+        count: Number of simultaneous runs; None for one per GPU, or one per core but at most 4.
     """
     if gpus := torch.cuda.device_count():
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -172,7 +172,7 @@ def places(count: int | None) -> list[dict[str, str]]:
 
 @contextmanager
 def _ended(running: dict[int, tuple[Job, subprocess.Popen[bytes], float]]) -> Iterator[None]:
-    """Whatever ends the experiment, ask its runs to save and stop, and wait for them."""
+    """At the end of the experiment for any reason, ask its runs to save and stop, and wait for them."""
     try:
         yield
     finally:
@@ -191,7 +191,7 @@ def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
-            start_new_session=True,  # Ctrl-C is for the experiment, which passes it on
+            start_new_session=True,  # Ctrl-C reaches the experiment, which forwards it
         )
 
 

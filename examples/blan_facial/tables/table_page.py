@@ -1,4 +1,4 @@
-"""A table as a page of its own: values and spread, the paper's beside them, and the runs behind them."""
+"""A table as a web page: values with their spread, the paper's values, and the runs behind them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ from blan_facial.tables.running import Job
 from shared.files import replacing
 
 UNITS = {"parameters": "millions", "ms/image": "milliseconds", "epoch kept": "epochs", "seconds": "of training"}
-"""Of the columns that are not in percent."""
+"""Units of the columns that are not in percent."""
 
 
 class Line(NamedTuple):
@@ -50,22 +50,22 @@ class Seed(NamedTuple):
 
     name: str
     accuracy: float | None
-    """None while it is not finished."""
+    """None for an unfinished run."""
     link: str | None
-    """Its report, relative to the page; None if there is none."""
+    """Path of its report relative to the page; None if there is none."""
 
 
 def write_table_page(
     path: Path, plan: Experiment, entries: Sequence[Entry], budget: str, jobs: Mapping[Run, Sequence[Job]]
 ) -> None:
-    """Write the page and, of Fig. 3, a picture beside it.
+    """Write the page and, for Fig. 3 and tables with curves, a picture next to it.
 
     Args:
-        path: The page's file, in a folder above the runs'.
+        path: Path of the page, in a folder above those of the runs.
         plan: The table.
         entries: Its cells.
-        budget: What all rows have in common, in words.
-        jobs: Every run, seed by seed.
+        budget: Description of what all rows have in common.
+        jobs: All runs, seed by seed.
     """
     runs = [(run.name, " ".join(run.options), [_seed(path.parent, job) for job in of]) for run, of in jobs.items()]
     cells, shown = {(entry.row, entry.column): entry for entry in entries}, halves(plan, entries)
@@ -103,7 +103,7 @@ def write_table_page(
 
 
 def _panels(plan: Experiment, cells: Mapping[tuple[str, str], Entry]) -> list[Panel]:
-    """Return a chart for every column that has numbers of ours."""
+    """Return a chart for every column with numbers of ours."""
     panels = []
     for column in plan.columns:
         entries = [cells[row, column] for row in plan.rows]
@@ -124,7 +124,7 @@ def _panels(plan: Experiment, cells: Mapping[tuple[str, str], Entry]) -> list[Pa
 
 
 def _multiples(plan: Experiment, cells: Mapping[tuple[str, str], Entry]) -> list[tuple[str, Markup, str, str]]:
-    """Return for every attribute that was measured its chart, our best level and the paper's."""
+    """Return for every measured attribute its chart, our best level and the paper's."""
     found = []
     for row in plan.rows:
         measured = [(level, ours) for level in LEVEL_NAMES if (ours := cells[row, level].ours) is not None]

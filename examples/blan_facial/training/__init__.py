@@ -1,1 +1,1 @@
-"""The training loop, and what it measures."""
+"""The training loop, checkpoints, logs and metrics."""

@@ -1,4 +1,4 @@
-"""How well probabilities are calibrated."""
+"""Measures of calibration: calibration error and log loss."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ BINS = 15
 
 
 def calibration_errors(odds: Tensor, labels: Tensor) -> Tensor:
-    """Return for each attribute the mean gap, over 15 bins, between its probability and its share of the images, (N,).
+    """Return the calibration error of each attribute, (N,): the mean gap of probability and frequency over 15 bins.
 
     NaN where no label is known.
     """

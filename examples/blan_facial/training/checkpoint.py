@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from."""
+"""The checkpoint from which a run resumes."""
 
 import io
 import math
@@ -14,30 +14,30 @@ from shared.files import replacing
 from shared.program import UserError
 
 CHECKPOINT, LOGS = "last.ckpt", "logs"
-"""What training leaves in the folder of a run."""
+"""The checkpoint file and the folder of logs in the folder of a run."""
 
 _FORMAT = 2
 
 
 class RunError(UserError):
-    """An output folder that cannot be used as it was asked to be."""
+    """An output folder that cannot be used as requested."""
 
 
 class Position(NamedTuple):
-    """How far a run has come."""
+    """Progress of a run."""
 
     step: int = 0
-    """Steps done."""
+    """Completed steps."""
     images: int = 0
     """Training images seen."""
     skipped: int = 0
-    """Corrupt images left out."""
+    """Skipped corrupt images."""
     seconds: float = 0.0
-    """Time spent in training steps, those of earlier sittings included."""
+    """Seconds spent in training steps, including those of earlier sessions."""
     waiting: float = 0.0
-    """The part of it in which they waited for images."""
+    """Seconds of these spent waiting for images."""
     judged: int = 0
-    """The last step at which the model was tested on the validation faces."""
+    """The last step after which the model was evaluated on the validation faces."""
 
     @property
     def images_per_second(self) -> float:
@@ -46,33 +46,33 @@ class Position(NamedTuple):
 
 
 class States(NamedTuple):
-    """The states that a run goes on from, whole, whatever the devices that it ran on."""
+    """The states from which a run resumes, unsharded and independent of the devices that it ran on."""
 
     weights: dict[str, Tensor]
-    """Of model and objective."""
+    """Weights of model and objective."""
     adam: dict[str, dict[str, Any]]
-    """What Adam keeps for each weight; the SGD of the fusion weights keeps nothing."""
+    """Adam's state for each weight; the SGD of the fusion weights has no state."""
     scaler: dict[str, Any]
     """The state of the gradient scaler."""
 
 
 class Best(NamedTuple):
-    """The model as it did best on the validation faces."""
+    """The model of the best epoch on the validation faces."""
 
     step: int
-    """Steps it had done."""
+    """Number of training steps until then."""
     seconds: float
-    """Time spent in them."""
+    """Seconds spent in these steps."""
     score: float
     """Mean average precision."""
     weights: dict[str, Tensor]
-    """Of the model alone, whole."""
+    """Weights of the model without the objective, unsharded."""
 
 
 def save_checkpoint(
     folder: Path, config: Config, data: dict[str, Any], position: Position, states: States, best: Best | None = None
 ) -> None:
-    """Write the checkpoint, whole or not at all; ``data`` tells the training data apart from others."""
+    """Write the checkpoint atomically; ``data`` identifies the training data."""
     content = {
         "format": _FORMAT,
         "config": config.comparable(),
@@ -81,27 +81,27 @@ def save_checkpoint(
         **states._asdict(),
         "best": None if best is None else best._asdict(),
     }
-    packed = io.BytesIO()  # torch words a disk that is full as an error of its own
+    packed = io.BytesIO()  # torch.save would raise its own error for a full disk
     torch.save(content, packed)
     with replacing(folder / CHECKPOINT) as file:
         file.write(packed.getbuffer())
 
 
 def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple[Position, States, Best | None]:
-    """Return where a run's checkpoint stands, its states, and the best model so far.
+    """Return the progress that a checkpoint records, its states, and the best model so far.
 
     Raises:
-        RunError: The checkpoint is broken, or was written by another configuration or for other data.
+        RunError: The checkpoint is broken, or was written with another configuration or for other data.
     """
     path = folder / CHECKPOINT
     try:
         content = _load(path)
         written = content["format"]
-    except Exception as error:  # whatever the readers run into in a broken file
+    except Exception as error:  # readers can raise anything for a broken file
         raise _broken(path, error) from error
     if written != _FORMAT:
         raise RunError(
-            f"train: {path} must be of checkpoint format {_FORMAT}, got {written}. Resume it with the release it is of."
+            f"train: {path} must have checkpoint format {_FORMAT}, got {written}. Use the release that wrote it."
         )
     try:
         theirs, trained_on = dict(content["config"]), dict(content["data"])
@@ -110,14 +110,14 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple
     except Exception as error:  # as above
         raise _broken(path, error) from error
     ours = config.comparable()
-    theirs = Config().comparable() | theirs  # a setting that an older release did not have is the default
+    theirs = Config().comparable() | theirs  # settings that an older release lacked have their defaults
     differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if differing:
         listed = ", ".join(f"{name} {theirs.get(name)!r} (now {ours.get(name)!r})" for name in differing)
         remedy = "Repeat the run's options, or start a new run"
         if differing == ["epochs"] and config.epochs > int(theirs["epochs"]):
             more = config.epochs - int(theirs["epochs"])
-            remedy = f"To go on longer, give --epochs {theirs['epochs']} --extend {more}, at the last learning rate"
+            remedy = f"To train longer, give --epochs {theirs['epochs']} --extend {more}, at the last learning rate"
         raise RunError(
             f"train: --resume needs the configuration that the checkpoint was written with, got another in {folder}: "
             f"{listed}. {remedy}."
@@ -131,13 +131,13 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple
 
 
 def _load(path: Path) -> Any:
-    """Load a file whose checksums hold, which torch does not look at."""
+    """Load a file after verifying its checksums, which torch does not do."""
     with zipfile.ZipFile(path) as packed:
         if (name := packed.testzip()) is not None:
-            raise ValueError(f"{name} is not as it was written")
-        # No checksum tells these, by which torch would read an entry as a folder or to another length.
+            raise ValueError(f"{name} fails its checksum")
+        # Checksums do not cover these fields, which can make torch read an entry as a folder or with another length.
         if any(entry.external_attr or entry.compress_size != entry.file_size for entry in packed.infolist()):
-            raise ValueError("an entry is not of the kind or length that it was written with")
+            raise ValueError("an entry has another type or length than when it was written")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -160,7 +160,7 @@ def _best(found: Any) -> Best | None:
     best = Best(**found)
     _check_finite(best.weights)
     if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in best[:3]):
-        raise ValueError("what is said of the best model must be numbers of at least 0")
+        raise ValueError("step, seconds and score of the best model must be numbers of at least 0")
     return best
 
 
@@ -172,7 +172,7 @@ def _check_finite(weights: dict[str, Any]) -> None:
 def _broken(path: Path, error: Exception) -> RunError:
     return RunError(
         f"train: {path} must be a checkpoint of this program, got a file that does not load "
-        f"({type(error).__name__}). Start over by --overwrite."
+        f"({type(error).__name__}). Start over with --overwrite."
     )
 
 

@@ -1,4 +1,4 @@
-"""A network that learns on its device: the step, its optimisers, and the states that a checkpoint holds."""
+"""A network trained on its device: the step, the optimisers, and the states for a checkpoint."""
 
 import copy
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from blan_facial.training.checkpoint import States
 
 
 class TrainingStep(nn.Module):
-    """Model and objective as one module, from a batch of bytes to the losses."""
+    """Model and objective as one module that maps a batch of uint8 images to the losses."""
 
     def __init__(self, model: Network, objective: Objective) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class TrainingStep(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, counted: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total loss, and every part of it detached."""
+        """Return the total loss, and all its parts detached."""
         inputs = normalize(images)
         features = self.model(inputs, reconstruct=self.model.reconstructs)
         losses = self.objective(features, inputs, labels, counted)
@@ -37,9 +37,9 @@ class TrainingStep(nn.Module):
 
 
 class Counted(NamedTuple):
-    """Factors of the means over a process's share of a batch, so that over the processes they average to the batch's.
+    """Factors for the means over a process's share of a batch, so that their average over the processes is the batch's.
 
-    Of unequal shares each counts as much as it has.
+    Unequal shares are weighted by their sizes.
     """
 
     images: float = 1.0
@@ -47,19 +47,19 @@ class Counted(NamedTuple):
 
 
 class Learner:
-    """A model and its objective, trained by Adam, the fusion weights by SGD.
+    """A model and its objective, trained by Adam, with SGD for the fusion weights.
 
-    A step draws its random numbers (dropout, negatives) from the run's seed, its own number and that of the process.
+    The random numbers of a step (dropout, negatives) depend on the run's seed, the step and the process.
 
     Args:
         config: The settings of the run.
         fabric: Device and precision, from :func:`blan_facial.machines.devices.make_fabric`.
-        processes: Those that train together.
+        processes: The processes that train together.
         model: The network, on the CPU.
-        objective: What it minimises.
+        objective: The objective to minimise.
 
     Attributes:
-        step: Model and objective on the device, as the devices share them.
+        step: Model and objective on the device, wrapped for training on several devices.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Learner:
         if config.sync_batch_norm:
             step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
         if config.compile:
-            step = torch.compile(step)  # type: ignore[assignment]  # a module that compiles what it holds
+            step = torch.compile(step)  # type: ignore[assignment]  # a module that wraps the compiled step
         self.step = fabric.setup_module(step)
         fusion = [] if model.fusion is None else list(model.fusion.parameters())
         others = [parameter for parameter in step.parameters() if all(parameter is not weight for weight in fusion)]
@@ -90,20 +90,20 @@ class Learner:
         used = [group for group in groups if group["params"]]
         self.adam = torch.optim.Adam(used, lr=config.lr, fused=fabric.device.type == "cuda" or None)
         self.optimizers: list[torch.optim.Optimizer] = [self.adam]
-        if fusion and config.gamma:  # without its loss the fusion has no gradient
+        if fusion and config.gamma:  # without this loss the fusion weights have no gradient
             self.optimizers.append(torch.optim.SGD(fusion, lr=config.fusion_lr))
         scaler = getattr(fabric.strategy.precision, "scaler", None)
         self.scaler = scaler or torch.amp.GradScaler(fabric.device.type, enabled=False)
 
     def learn(self, number: int, lr: float, images: Tensor, labels: Tensor, counted: Counted) -> dict[str, Tensor]:
-        """Take a step and return every part of its loss.
+        """Take a step and return all parts of its loss.
 
         Args:
             number: The step's number.
             lr: Adam's learning rate.
             images: uint8 (B, 3, H, W).
             labels: int64 (B, N).
-            counted: What this process's share of the batch counts beside the others'.
+            counted: Weights of this process's share of the batch relative to the others'.
         """
         place = [self.config.seed, number, self.processes.rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
@@ -125,7 +125,7 @@ class Learner:
         return losses
 
     def whole_model(self) -> Network:
-        """Return the model as it is, whole and the same in all processes, which call this together."""
+        """Return the current model, unsharded and identical in all processes, which must call this together."""
         self.processes.spread_buffers(self.model)
         if self._whole is None:
             return self.model
@@ -133,14 +133,14 @@ class Learner:
         return self._whole
 
     def states(self) -> States:
-        """Return the states, whole in the first process; all processes call this together."""
+        """Return the states, unsharded in the first process; all processes must call this together."""
         return States(*whole_states(self.unwrapped, self.adam), self.scaler.state_dict())
 
     def load(self, states: States) -> str:
-        """Go on from states, and return "", or what is wrong with them; all processes call this together."""
+        """Load states, and return "" or what is wrong with them; all processes must call this together."""
         try:
             load_whole_states(self.unwrapped, self.adam, states.weights, states.adam)
             self.scaler.load_state_dict(states.scaler)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # whatever torch trips over
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # from torch
             return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return ""

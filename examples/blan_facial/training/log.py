@@ -1,4 +1,4 @@
-"""The losses of training: written down, shown, and watched for one that is not finite."""
+"""The training log: losses are logged, shown, and checked for values that are not finite."""
 
 import csv
 import math
@@ -23,17 +23,17 @@ class NonFiniteLossError(UserError):
 
 
 class TrainingLog:
-    """What the processes lost in their steps: their mean goes to CSV and TensorBoard files and to the screen.
+    """Logs the losses, averaged over the processes, to CSV and TensorBoard files and to the terminal.
 
-    Losses are kept on the device until :meth:`look`, so that a step does not wait for them.
+    Losses stay on the device until :meth:`look`, so that a step does not wait for them.
 
     Args:
-        folder: The run's folder; a resumed run logs beside what it logged before.
-        processes: Those that train together; the first one writes.
-        shown: What the progress calls the losses, by their names.
+        folder: The run's folder; a resumed run adds to its earlier logs.
+        processes: The processes that train together; the first one writes.
+        shown: Short names of the losses for the progress display, by their full names.
         console: Where progress is shown.
         steps_per_epoch: Steps of a whole epoch.
-        learning_rate: The learning rate of a step.
+        learning_rate: Returns the learning rate of a step.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainingLog:
 
     @contextmanager
     def showing(self, position: Position, last: int) -> Iterator[None]:
-        """Show step, time left, speed and losses, in two lines that fit 80 columns; nothing where no one looks on."""
+        """Show step, time left, speed and losses in two lines of at most 80 columns, if the output is a terminal."""
         columns = (
             BarColumn(20),
             MofNCompleteColumn(),
@@ -72,12 +72,12 @@ class TrainingLog:
             yield
 
     def keep(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Keep the losses of a step, and show that it is done."""
+        """Store the losses of a completed step, and update the progress."""
         self._losses.append((step, losses))
         self._bar.update(self._task, completed=step + 1)
 
     def look(self, position: Position) -> None:
-        """Log and show the losses since the last look, and refuse to go on with one that is not finite.
+        """Log and show the losses since the last call, and stop if one is not finite.
 
         Raises:
             NonFiniteLossError: There is one.
@@ -98,12 +98,12 @@ class TrainingLog:
         self._losses.clear()
 
     def write(self, values: dict[str, float], step: int) -> None:
-        """Write values of a step down."""
+        """Log values of a step."""
         for logger in self._loggers:
             logger.log_metrics(values, step)
 
     def has(self, name: str, step: int) -> bool:
-        """Tell whether a value of a step was written down, in this sitting or before."""
+        """Return whether a value of a step was logged, in this session or an earlier one."""
         for path in (self.folder / LOGS).glob("version_*/metrics.csv"):
             with path.open(newline="", encoding="utf-8") as lines:
                 if any(row.get("step") == str(step) and row.get(name) for row in csv.DictReader(lines)):
@@ -111,7 +111,7 @@ class TrainingLog:
         return False
 
     def save(self) -> None:
-        """Put on the disk what was written down."""
+        """Write the logged values to disk."""
         for logger in self._loggers:
             logger.save()
 
@@ -129,7 +129,7 @@ class TrainingLog:
                 )
 
     def _refuse_not_finite(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in sorted(values.items(), key=lambda part: "_AC" not in part[0]):  # those of a level say most
+        for name, value in sorted(values.items(), key=lambda part: "_AC" not in part[0]):  # levels first
             if not math.isfinite(value):
                 raise NonFiniteLossError(
                     f"train: every part of the loss must be finite, got {name} = {value} in step {step + 1} "
@@ -139,14 +139,14 @@ class TrainingLog:
     @property
     def _remedy(self) -> str:
         return (
-            f"The last good checkpoint is kept in {self.folder / CHECKPOINT}. Start again with a smaller --lr, or with "
+            f"The last good checkpoint is {self.folder / CHECKPOINT}. Start again with a smaller --lr, or with "
             "--clip-norm 1."
         )
 
 
 @contextmanager
 def _errors_told_once() -> Iterator[None]:
-    """Let no thread print an error of the disk: TensorBoard's writer raises it again where it is written to."""
+    """Keep threads from printing disk errors, which TensorBoard's writer raises again on the next write."""
     before = threading.excepthook
 
     def tell(failure: threading.ExceptHookArgs) -> None:
@@ -161,6 +161,6 @@ def _errors_told_once() -> Iterator[None]:
 
 
 def _loggers(folder: Path) -> list[Logger]:
-    """Return what writes the losses down, as a version of its own beside those of earlier sittings."""
+    """Return the loggers, which write a new version next to those of earlier sessions."""
     csv = CSVLogger(folder, name=LOGS)
     return [csv, TensorBoardLogger(folder, name=LOGS, version=csv.version)]

@@ -1,7 +1,7 @@
-"""The training loop, which a run goes on from bit by bit wherever it was stopped.
+"""The training loop, which resumes bit for bit from any step.
 
-A batch is drawn from the run's seed, the epoch and its place in it, a step's random numbers from the seed and the
-step's own number. Several processes have an equal share of every batch, and step by step do the same or stop together.
+A batch depends only on the run's seed, the epoch and its position in the epoch; the random numbers of a step depend on
+the seed and the step. Several processes share every batch equally, and either take each step or stop together.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from blan_facial.training.log import TrainingLog
 from blan_facial.training.metrics import evaluate
 
 LOG_EVERY = 10
-"""Steps between two looks at the losses, each of which waits for the device."""
+"""Steps between reading the losses, which synchronises with the device."""
 
 MIRROR = 0.5
-"""Probability of mirroring a training image, part of the overfitting suppression."""
+"""Probability of mirroring a training image, as part of overfitting suppression."""
 
 VALIDATED = ("accuracy", "balanced_accuracy")
-"""Metrics that are logged of the validation faces after every epoch."""
+"""Metrics logged for the validation faces after every epoch."""
 
 
 class Trainer:
@@ -41,18 +41,18 @@ class Trainer:
 
     Args:
         config: Its settings.
-        processes: Those that train together.
-        learner: What learns.
+        processes: The processes that train together.
+        learner: The model, objective and optimisers.
         train: Training faces.
-        validation: Faces to test it on after every epoch, or None.
+        validation: Faces to evaluate on after every epoch, or None.
         console: Where progress is shown.
 
     Attributes:
-        position: How far the run has come.
-        best: The model as it did best on the validation faces, with ``--keep best``; None before it was tested.
+        position: Progress of the run.
+        best: With ``--keep best``, the model of the best epoch on the validation faces; None before an evaluation.
 
     Raises:
-        ConfigError: ``--keep best`` has no validation faces to judge by.
+        ConfigError: ``--keep best`` is given without validation faces.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class Trainer:
         self.best: Best | None = None
         if config.keep == "best" and validation is None:
             raise ConfigError(
-                f"train: --keep best needs a validation split to judge by, got --data {config.data} without one. "
-                "Use --keep last, or data that have one."
+                f"train: --keep best needs a validation split, got --data {config.data} without one. "
+                "Use --keep last, or data with a validation split."
             )
         with processes.together():
             self.loader = training_loader(config, train, processes.share)
@@ -93,43 +93,43 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run: of the schedule, and of what it was extended by."""
+        """Steps of the whole run, including its extension."""
         return (self.config.epochs + self.config.extend) * self.steps_per_epoch
 
     def restore(self, folder: Path) -> None:
-        """Take up the run of a folder where its checkpoint stands.
+        """Restore the run of a folder from its checkpoint.
 
         Raises:
-            RunError: The checkpoint is broken, or of another configuration or other data, or stands beyond the end.
+            RunError: The checkpoint is broken, is of another configuration or other data, or lies beyond the run's end.
         """
         with self.processes.together():
             position, states, best = read_checkpoint(folder, self.config, self.data)
             if position.step > self.steps:
                 beyond = -(-position.step // self.steps_per_epoch) - self.config.epochs
                 raise RunError(
-                    f"train: {folder / CHECKPOINT} must stand within the {self.steps} steps of the run, got step "
-                    f"{position.step}. Give --extend {beyond} if it was extended, or start over by --overwrite."
+                    f"train: {folder / CHECKPOINT} must be within the {self.steps} steps of the run, got step "
+                    f"{position.step}. Give --extend {beyond} if it was extended, or start over with --overwrite."
                 )
         fault = self.learner.load(states)
         with self.processes.together():
             if fault:
                 raise RunError(
-                    f"train: {folder / CHECKPOINT} must hold the states of this model, got others ({fault}). "
-                    "Start over by --overwrite."
+                    f"train: {folder / CHECKPOINT} must contain the states of this model, got others ({fault}). "
+                    "Start over with --overwrite."
                 )
         self.position, self.best = position, best
 
     def fit(self, folder: Path) -> Position:
-        """Train to the end of the schedule, or to ``max_steps``, and return how far the run has come.
+        """Train to the end of the run or to ``max_steps``, and return its progress.
 
         Args:
-            folder: Where checkpoint and logs go; a resumed run logs beside what it logged before.
+            folder: Where checkpoint and logs go; a resumed run adds to its earlier logs.
 
         Raises:
             CorruptImageError: An image does not decode.
             NonFiniteLossError: A part of the loss or a weight is not finite; the last good checkpoint is kept.
-            PeerError: One of these came up in another process.
-            Stopped: SIGINT, SIGTERM or SIGHUP came to one of the processes; the step at which it came is saved.
+            PeerError: One of these errors occurred in another process.
+            Stopped: One of the processes received SIGINT, SIGTERM or SIGHUP; the run was saved at that step.
         """
         log = TrainingLog(
             folder,
@@ -153,17 +153,17 @@ class Trainer:
                     self._judge(log)
                     self._stop_if_asked()
             finally:
-                log.save()  # the losses that lead to an error, too
+                log.save()  # including the losses that led to an error
         return self.position
 
     def learning_rate(self, step: int) -> float:
-        """Return Adam's learning rate in a step: warm-up, then the decay to a tenth [D10], which an extension keeps."""
+        """Return Adam's learning rate in a step: warm-up, then decay to a tenth [D10]; an extension keeps the tenth."""
         config, done = self.config, min(1.0, step / (self.config.epochs * self.steps_per_epoch))
         decay = 1 - 0.9 * done if config.lr_decay == "linear" else (1.0 if done < 0.5 else 0.1)
         return config.lr * decay * min(1.0, (step + 1) / (config.warmup_steps + 1))
 
     def _run_epoch(self, last: int, log: TrainingLog) -> None:
-        """Train from where the run stands to the end of its epoch or to step ``last``."""
+        """Train from the current position to the end of the epoch or to step ``last``."""
         sampler = self.loader.batch_sampler
         sampler.epoch, sampler.first_batch = divmod(self.position.step, self.steps_per_epoch)
         end = min(last, (sampler.epoch + 1) * self.steps_per_epoch)
@@ -195,7 +195,7 @@ class Trainer:
                 log.look(self.position)
 
     def _next(self, batches: Iterator[Batch], log: TrainingLog) -> Batch:
-        """Return the next batch; where there is none, save what all processes have come to."""
+        """Return the next batch; if loading fails in a process, save the progress of all processes."""
         try:
             with self.processes.together():
                 return next(batches)
@@ -214,7 +214,7 @@ class Trainer:
         raise Stopped(int(signals.max()), self.position.step)
 
     def _make_up(self, log: TrainingLog) -> None:
-        """Test the model where the run was ended between the save at an epoch's end and the test."""
+        """Evaluate the model if the run ended between the checkpoint at the end of an epoch and the evaluation."""
         step = self.position.step
         if step and self.validation is not None:
             done = self.config.keep == "last" and self.processes.of_first(
@@ -226,14 +226,14 @@ class Trainer:
 
     @property
     def kept(self) -> dict[str, float]:
-        """The epoch after which the model was as it is kept, and the seconds of training until then."""
+        """The epoch whose model is kept, and the seconds of training until then."""
         step, seconds = (self.best or self.position).step, (self.best or self.position).seconds
         return {"epoch": step / self.steps_per_epoch, "seconds": seconds}
 
     def kept_model(self) -> Network:
-        """Return the trained model to test and save, whole and the same in all processes, which call this together.
+        """Return the trained model to test and save, identical in all processes, which must call this together.
 
-        With ``--keep best`` it is that of the best epoch, unless the run ended before the end of its first.
+        With ``--keep best`` it is the model of the best epoch, unless the run ended within its first epoch.
         """
         model = self.learner.whole_model()
         if self.best is not None:
@@ -241,7 +241,7 @@ class Trainer:
         return model
 
     def _judge(self, log: TrainingLog) -> None:
-        """At the end of an epoch, test the model on the validation faces, and keep it if it is the best so far."""
+        """At the end of an epoch, evaluate the model on the validation faces, and keep it if it is the best so far."""
         epoch, inside = divmod(self.position.step, self.steps_per_epoch)
         if inside or self.position.judged == self.position.step:
             return
@@ -259,13 +259,13 @@ class Trainer:
     def _defined(self, score: float | None) -> float:
         if score is None:
             raise DataError(
-                "train: --keep best needs validation faces of which one is known to have an attribute, got none. "
-                "Label some, or use --keep last."
+                "train: --keep best needs at least one positive validation label, got none. "
+                "Label some validation images, or use --keep last."
             )
         return score
 
     def _validate(self, epoch: int, log: TrainingLog) -> float | None:
-        """Say how the model does on the validation faces; the first process returns its mean average precision."""
+        """Log and show validation metrics; the first process returns the mean average precision."""
         score, epochs = None, self.config.epochs + self.config.extend
         line = f"epoch {epoch}/{epochs}: {self.position.images_per_second:.0f} images/s"
         if self.validation is not None:
@@ -299,7 +299,7 @@ def training_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) ->
     """Return a process's share of the training batches of a run.
 
     Raises:
-        ConfigError: The faces have not what the batches shall hold.
+        ConfigError: There are not enough labelled or unlabelled faces for the batches.
     """
     batches: EpochBatches
     if config.labelled is None and not config.unlabelled:
@@ -310,7 +310,7 @@ def training_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) ->
             without = config.batch_size - round(config.labelled_fraction * config.batch_size)
         if config.unlabelled and labelled.all():
             raise ConfigError(
-                f"train: --unlabelled needs training faces without labels, got {len(faces)} that have some. "
+                f"train: --unlabelled needs training faces without labels, got {len(faces)} faces with labels. "
                 "Leave it out, or give --labelled a smaller number."
             )
         batches = MixedBatches(labelled, config.batch_size, seed=config.seed, unlabelled=without, share=share)
@@ -318,7 +318,7 @@ def training_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) ->
 
 
 def evaluation_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) -> FaceLoader:
-    """Return a process's share of all faces of a split, in their order."""
+    """Return a loader of a process's share of a split, in the order of the faces."""
     batches = EpochBatches(len(faces), config.batch_size, seed=config.seed, shuffle=False, drop_last=False, share=share)
     return _loader(config, faces, batches, mirror=0.0)
 
@@ -328,5 +328,5 @@ def _loader(config: Config, faces: FaceDataset, batches: EpochBatches, *, mirror
 
 
 def _part(mine: int, all_parts: Tensor) -> float:
-    """Return what a mean over a process's part counts beside those of the others, so that they average to the whole."""
+    """Return the weight of a process's mean such that the weighted means of all processes average to the whole's."""
     return mine * len(all_parts) / max(1, int(all_parts.sum()))

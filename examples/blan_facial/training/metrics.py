@@ -1,4 +1,4 @@
-"""How well a model predicts: per attribute, per level, fused."""
+"""Metrics of a model: for each attribute and level, and for the fused scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +19,11 @@ from blan_facial.training.thresholds import Criterion, fit_thresholds, rates_at
 
 
 class Scores:
-    """Counts of right and wrong predictions of every level, of their sum and of their fusion.
+    """Collects the predictions of every level, of their sum and of their fusion, and computes metrics.
 
     Args:
         attributes: The N attributes.
-        levels: Names of the K levels; () for a model whose one set of scores is not a level's.
+        levels: Names of the K levels; () for a model without levels, which has a single set of scores.
         fused: Whether there are fused scores.
     """
 
@@ -35,13 +35,13 @@ class Scores:
         self._labels: list[Tensor] = []
 
     def update(self, scores: Tensor, fused: Tensor | None, labels: Tensor) -> None:
-        """Take a batch: scores (K, B, N, 2), fused (B, N, 2) or None, labels (B, N): 1, 0 or UNKNOWN."""
+        """Add a batch: scores (K, B, N, 2), fused (B, N, 2) or None, labels (B, N): 1, 0 or UNKNOWN."""
         logits = torch.stack([*scores[: len(self.levels)], scores.sum(0), *(() if fused is None else (fused,))])
         self._odds.append(logits.float().diff(dim=-1)[..., 0].cpu())
         self._labels.append(labels.cpu())
 
     def gather(self, processes: Processes, indices: Tensor) -> Tensor:
-        """Take in what the other processes have, in the first one, and return the images' indices in their order."""
+        """Gather the predictions of all processes in the first one, and return the images' indices in that order."""
         shares = processes.collect((indices, self._odds, self._labels))
         indices, order = torch.cat([share[0] for share in shares]).sort()
         odds, labels = ([part for share in shares for part in share[n]] for n in (1, 2))
@@ -53,11 +53,11 @@ class Scores:
     def compute(self) -> dict[str, Any]:
         """Return accuracies as fractions, laid out as in ``metrics.json``.
 
-        The prediction is the fused one or, without fusion, the summed scores'. ``majority`` is the accuracy of the more
-        frequent label of this split. ``balanced`` is the mean of the accuracies on positives and on negatives, or
-        the one there is if the split has only one of them. Unknown labels count for nothing; an attribute without a
-        known one has None everywhere and is left out of the means. The mean average precision leaves out those that no
-        image has.
+        The prediction comes from the fused scores or, without fusion, from the summed scores. ``majority`` is the
+        accuracy of always answering with the more frequent label of this split. ``balanced`` is the mean of the
+        accuracies on positives and on negatives; if the split has only one of them, it is the accuracy on that one.
+        Unknown labels are ignored. An attribute without known labels is None everywhere and left out of the means. The
+        mean average precision leaves out attributes that no image has.
 
         Raises:
             DataError: No label is known.
@@ -89,7 +89,7 @@ class Scores:
         }
 
     def statistics(self, units: Units, scaling: Scaling | None = None) -> dict[str, Any]:
-        """Return precision, calibration, intervals, and which level wins, as ``metrics.json`` has it."""
+        """Return average precision, calibration, intervals and best levels, as in ``metrics.json``."""
         return statistics(
             torch.cat(self._odds, 1),
             torch.cat(self._labels),
@@ -101,11 +101,11 @@ class Scores:
         )
 
     def thresholds(self, criterion: Criterion) -> tuple[float, ...]:
-        """Return the log-odds of each attribute above which the answer yes is best for these images."""
+        """Return the threshold of each attribute, as log-odds, that maximises the criterion on these images."""
         return fit_thresholds(torch.cat(self._odds, 1)[-1], torch.cat(self._labels), criterion)
 
     def at(self, thresholds: Sequence[float], scaling: Scaling | None) -> dict[str, Any]:
-        """Return how good the prediction is at other thresholds than 0.5, as ``metrics.json`` has it."""
+        """Return the metrics of the predictions at other thresholds than 0.5, as in ``metrics.json``."""
         accuracy, balanced = rates_at(torch.cat(self._odds, 1)[-1], torch.cat(self._labels), thresholds)
         cuts = torch.tensor(thresholds, dtype=torch.float64)
         probabilities = (cuts if scaling is None else scaling(cuts)).sigmoid().tolist()
@@ -123,7 +123,7 @@ class Scores:
         }
 
     def scaling(self) -> Scaling | None:
-        """Return the scaling that calibrates the prediction on these images; None where there is none to fit."""
+        """Return the scaling that calibrates the prediction on these images; None if it cannot be fitted."""
         return fit_scaling(torch.cat(self._odds, 1)[-1], torch.cat(self._labels))
 
 
@@ -138,19 +138,19 @@ def evaluate(
     thresholds: Sequence[float] | None = None,
     columns: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Return the accuracies of a model on all images of a split, and leave its training mode as it was.
+    """Return the accuracies of a model on all images of a split, without changing its training mode.
 
-    Several processes share the images and call this together; the first has what one alone would have, the others {}.
+    Several processes share the images and must call this together; the first gets the result, the others {}.
 
     Args:
         fabric: Device and precision.
         model: The model.
         loader: This process's images.
-        processes: Those that share the images; None: this one has them all.
-        in_full: Whether to add what takes longer than the accuracies: :meth:`Scores.statistics`.
-        scaling: That of the run, for the scaled probabilities.
-        thresholds: Those of the attributes, if they have any, as log-odds: how good the prediction is at them is added.
-        columns: Places of the faces' attributes among the model's; None: they are the same.
+        processes: The processes that share the images; None if this one has them all.
+        in_full: Whether to add :meth:`Scores.statistics`, which takes longer than the accuracies.
+        scaling: The run's scaling, for the calibrated probabilities.
+        thresholds: Thresholds of the attributes as log-odds; metrics at these thresholds are added. None for 0.5 only.
+        columns: Indices of the faces' attributes among the model's; None if they are the same.
     """
     processes = processes or Processes(fabric)
     scores, indices = _scored(fabric, model, loader, processes, columns)
@@ -171,8 +171,8 @@ def calibrate(
 ) -> tuple[Scaling | None, tuple[float, ...] | None]:
     """Return the scaling of a model on a split that it was not trained on, and its thresholds as log-odds.
 
-    There is no scaling where there is none to fit (see :func:`fit_scaling`), and there are no thresholds without a
-    criterion. Several processes call this together; only what the first returns counts.
+    The scaling is None if it cannot be fitted (see :func:`fit_scaling`), and the thresholds are None without a
+    criterion. Several processes must call this together; only the result in the first is valid.
     """
     scores, _ = _scored(fabric, model, loader, processes)
     if not processes.first:
@@ -184,7 +184,7 @@ def calibrate(
 def _scored(
     fabric: Fabric, model: Network, loader: FaceLoader, processes: Processes, columns: Sequence[int] | None = None
 ) -> tuple[Scores, Tensor]:
-    """Return the scores of all images of a split, in the first process, and the images' indices."""
+    """Return the scores of all images of a split, gathered in the first process, and the images' indices."""
     scores = Scores(loader.dataset.faces.attributes, levels=model.level_names, fused=model.fusion is not None)
     training = model.training
     model.eval()
@@ -213,7 +213,7 @@ def _scored(
 def _rates(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return accuracy, balanced accuracy and majority accuracy, (N,) each, of predictions and labels (N, images).
 
-    They are NaN for an attribute without a known label.
+    They are NaN for attributes without known labels.
     """
     counts = torch.stack(
         [binary_stat_scores(*attribute, ignore_index=UNKNOWN) for attribute in zip(predictions, labels, strict=True)]

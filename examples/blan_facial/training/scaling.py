@@ -1,4 +1,4 @@
-"""The scale and the shift that calibrate the probabilities of each attribute."""
+"""Calibration of the probabilities by a scale and a shift for each attribute."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,30 +9,30 @@ from torch.nn.functional import softplus
 
 
 class Scaling(NamedTuple):
-    """What makes the log-odds of a run's predictions calibrated: scale * odds + shift, for each attribute.
+    """The calibration of a run's log-odds: scale * odds + shift, for each attribute.
 
-    Scales are positive, so that the order of the images stays. The shift moves the log-odds at which the answer
-    becomes yes.
+    Scales are positive, so that the ranking of the images is unchanged. The shift moves the log-odds at which the
+    answer becomes yes.
     """
 
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     images: int
-    """Of the validation split, on which it was fitted."""
+    """Number of validation images on which it was fitted."""
 
     def __call__(self, odds: Tensor) -> Tensor:
-        """Return the calibrated log-odds, in float64, of log-odds (..., N)."""
+        """Return calibrated log-odds, in float64, from log-odds (..., N)."""
         scale, shift = torch.tensor([self.scale, self.shift], dtype=torch.float64, device=odds.device)
         return odds.double() * scale + shift
 
     def of(self, places: Sequence[int]) -> "Scaling":
-        """Return the scaling of some attributes alone."""
+        """Return the scaling of a subset of the attributes, by index."""
         scale, shift = (tuple(values[place] for place in places) for values in self[:2])
         return Scaling(scale, shift, self.images)
 
 
 def fit_scaling(odds: Tensor, labels: Tensor) -> Scaling | None:
-    r"""Return the most probable scaling; None where no label is known, or the score of a known label is not finite.
+    r"""Return the most probable scaling; None if no label is known, or the score of a known label is not finite.
 
     With z = exp(u + v) o + b it minimises, over a common u and over v and b of each attribute,
 
@@ -40,7 +40,7 @@ def fit_scaling(odds: Tensor, labels: Tensor) -> Scaling | None:
 
     The targets t are Platt's: of an attribute with p positive and q negative labels, (p + 1) / (p + 2) and 1 / (q + 2)
     instead of 1 and 0, so that right answers alone do not prove certainty. The squares are standard normal priors,
-    which lend an attribute of few labels the scale of the others.
+    which pull the scale of an attribute with few labels towards the common scale.
 
     Args:
         odds: Log-odds o of the attributes, (n, N).
@@ -49,7 +49,7 @@ def fit_scaling(odds: Tensor, labels: Tensor) -> Scaling | None:
     Reference:
         Platt, Probabilistic outputs for support vector machines, 1999: scale, shift and targets. Guo, Pleiss, Sun and
         Weinberger, On calibration of modern neural networks, ICML 2017: one scale for all outputs. The priors, which
-        join the two, are ours.
+        combine the two, are ours.
     """
     known = (labels == 0) | (labels == 1)
     if not known.any() or not odds[known].isfinite().all():

@@ -1,4 +1,4 @@
-"""What ``metrics.json`` says beside the accuracies."""
+"""The metrics in ``metrics.json`` other than the accuracies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,31 +26,32 @@ def statistics(
     units: Units,
     scaling: Scaling | None = None,
 ) -> dict[str, Any]:
-    """Return precision and calibration of the prediction, and intervals, calibration and winners in detail.
+    """Return average precision and calibration of the prediction, and intervals, calibration and winners in detail.
 
-    An interval is the middle 95 % of a bootstrap, the same resamples for all columns: people are drawn with all their
-    images or, where they are unknown, images. A resample in which an attribute of both labels has one of them alone is
-    left out of the intervals of its balanced accuracy, and counted by ``left_out``. With one unit there is no interval.
+    An interval is the central 95 % of a bootstrap with the same resamples for all columns. It draws people with all
+    their images or, where people are unknown, single images. If an attribute has both labels but a resample contains
+    only one of them, the resample is left out of the interval of the balanced accuracy and counted in ``left_out``.
+    With one unit there is no interval.
 
-    The winner of an attribute is the most accurate level; an exact sign-flip test over the units, which over images
-    is McNemar's, sets it against the second, and Holm's correction keeps the chance of one false winner among all
-    attributes at 5 %. The winner of the mean is told by a paired bootstrap. Unknown labels count for nothing, and an
-    attribute without a known one has no winner.
+    The winner of an attribute is the most accurate level. It is compared with the second by an exact sign-flip test
+    over the units, which over images is McNemar's test. Holm's correction bounds the probability of any false winner
+    among all attributes by 5 %. The winner of the mean is tested by a paired bootstrap. Unknown labels are ignored, and
+    an attribute without known labels has no winner.
 
-    The calibration error is the mean gap, over 15 bins of the probability of the attribute, between that and the share
-    of images that have it. It has no interval, since resampling raises it. ``nll`` is the mean negative log-likelihood
-    of the labels in nats. Of the prediction both are also given for the scaled probabilities, with the accuracy and
-    the balanced accuracy of the answers that they give at 0.5. What is undefined is None: the average precision of an
-    attribute that no image has, what is said of one without a known label, and what is scaled without a scaling.
+    The calibration error is the mean gap, over 15 bins of the predicted probability, between the probability and the
+    fraction of images with the attribute. It has no interval, since resampling increases it. ``nll`` is the mean
+    negative log-likelihood of the labels in nats. For the prediction, both are also given for the scaled probabilities,
+    with their accuracy and balanced accuracy at 0.5. Undefined values are None: the average precision of an attribute
+    that no image has, everything for an attribute without known labels, and the scaled values without a scaling.
 
     Args:
-        odds: Log-odds of the attribute being there, (L, n, N); it is predicted above 0.
+        odds: Log-odds of each attribute, (L, n, N); the attribute is predicted above 0.
         labels: (n, N), 0 or 1; anything else is unknown and left out.
         names: The L columns, levels first; the last one is the model's prediction.
         attributes: The N attributes.
-        levels: How many of the columns are levels.
+        levels: Number of columns that are levels.
         units: People or images.
-        scaling: The run's; None: it has none.
+        scaling: The run's scaling; None if it has none.
     """
     known = (labels == 0) | (labels == 1)
     right = ((odds > 0) == labels.bool()) & known
@@ -114,12 +115,12 @@ def statistics(
 
 
 def average_precision(probabilities: Tensor, labels: Tensor) -> float | None:
-    """Return the mean over attributes of the average precision of probabilities (n, N); None where none is defined."""
+    """Return the mean over attributes of the average precision of probabilities (n, N); None if undefined for all."""
     return _mean(_average_precisions(probabilities, labels))
 
 
 def _scaled(odds: Tensor, labels: Tensor, scaling: Scaling | None) -> Mapping[str, Tensor | None]:
-    """Return what is measured of the scaled prediction, (N,) each; None without a scaling."""
+    """Return the metrics of the scaled prediction, (N,) each; None without a scaling."""
     if scaling is None:
         return dict.fromkeys(f"scaled_{name}" for name in (*_SHARPNESS, "accuracy", "balanced_accuracy"))
     odds = scaling(odds)
@@ -134,7 +135,7 @@ def _as_json(scaling: Scaling, attributes: Sequence[str]) -> dict[str, Any]:
 
 
 def _average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return the average precision of each attribute (N,), NaN where no image is known to have it."""
+    """Return the average precision of each attribute (N,), NaN without a positive label."""
     found = []
     for p, y in zip(probabilities.T, labels.T, strict=True):
         known = (y == 0) | (y == 1)

@@ -1,4 +1,4 @@
-"""A threshold for each attribute, fitted on faces that the model was not trained on."""
+"""Thresholds for each attribute, fitted on faces that the model was not trained on."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,15 +10,15 @@ Criterion = Literal["accuracy", "balanced"]
 
 
 def fit_thresholds(odds: Tensor, labels: Tensor, criterion: Criterion) -> tuple[float, ...]:
-    """Return for each attribute the log-odds above which the answer is yes.
+    """Return the threshold of each attribute, as log-odds, above which it is predicted.
 
-    All that tell these images apart are tried: the middles between neighbouring log-odds, and 0. Of equally good ones
-    the nearest to 0 is taken; an attribute with one label alone has 0.
+    All distinct candidates are tried: the midpoints between neighbouring log-odds, and 0. Of equally good candidates
+    the one nearest to 0 is chosen. An attribute with only one label has threshold 0.
 
     Args:
         odds: Log-odds of the attributes, (n, N).
         labels: (n, N), 0 or 1; anything else is unknown and left out.
-        criterion: What is to be highest: the accuracy, or the mean of the accuracies on both labels.
+        criterion: The metric to maximise: the accuracy, or the mean of the accuracies on both labels.
     """
     return tuple(_fit(*pair, criterion) for pair in zip(odds.double().T, labels.T, strict=True))
 
@@ -42,7 +42,7 @@ def _fit(odds: Tensor, labels: Tensor, criterion: Criterion) -> float:
         return 0.0
     middles = (odds[1:] + odds[:-1]) / 2
     cuts = torch.cat([torch.zeros(1, dtype=torch.float64), middles[odds[1:] > odds[:-1]]])
-    below = torch.searchsorted(odds, cuts, right=True)  # as many answers are no
+    below = torch.searchsorted(odds, cuts, right=True)  # number of negative answers
     rejected = torch.cat([torch.zeros(1, dtype=torch.float64), (1 - positive).cumsum(0)])[below]
     missed = below - rejected
     weights = (1.0, 1.0) if criterion == "accuracy" else (1 / positives, 1 / negatives)

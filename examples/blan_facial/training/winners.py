@@ -1,4 +1,4 @@
-"""Which level wins an attribute, and whether by more than chance."""
+"""The best level of each attribute, and whether it is significantly better than the second."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,22 +11,22 @@ from blan_facial.training.intervals import CONFIDENCE, Units, interval
 
 
 class Winner(NamedTuple):
-    """The best level of an attribute beside the second."""
+    """The best level of an attribute compared with the second."""
 
     level: str
     runner_up: str
     margin: float
-    """How much more accurate it is."""
+    """Difference in accuracy."""
     p_value: float
     significant: bool = False
-    """Whether that is told after Holm's correction over the attributes."""
+    """Whether the difference is significant after Holm's correction over the attributes."""
 
 
 def winners(right: Tensor, known: Tensor, names: Sequence[str], units: Units) -> list[Winner | None]:
-    """Return for every attribute who wins it; None for one without a known label.
+    """Return the winner of every attribute; None for an attribute without known labels.
 
     Args:
-        right: Whether a level is right and known to be, (K, n, N).
+        right: Whether the label is known and the level's answer correct, (K, n, N).
         known: Which labels are known, (n, N).
         names: The K levels.
         units: People or images.
@@ -42,7 +42,7 @@ def winners(right: Tensor, known: Tensor, names: Sequence[str], units: Units) ->
 
 
 def mean_winner(accuracy: Tensor, resampled: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Return the level that is best on average, told by a paired bootstrap.
+    """Return the level that is best on average, tested by a paired bootstrap.
 
     Args:
         accuracy: (K, N).
@@ -62,16 +62,16 @@ def mean_winner(accuracy: Tensor, resampled: Tensor, names: Sequence[str]) -> di
 
 
 def sign_flip(gains: Tensor) -> float:
-    """Return the exact two-sided p-value of a sum of gains if each unit's were as likely to have the other sign.
+    """Return the exact two-sided p-value of a sum of gains under random signs of the units' gains.
 
-    The gain of a unit is the number of its images on which one level alone is right, less that of those on which the
-    other alone is. If the levels are equally good, a unit's gain g is -g as often; the positive part of the sum is
-    then a sum of independent draws of |g| or 0, whose distribution is that of binomials, one for each size of |g|.
-    Images of one person may depend on one another in any way. Where each unit is one image, this is McNemar's exact
-    test.
+    The gain of a unit is the number of its images on which only the first level is correct, minus the number on which
+    only the second is. If the levels are equally good, the gains g and -g of a unit are equally likely. The positive
+    part of the sum is then a sum of independent draws of |g| or 0, whose distribution is a convolution of binomials,
+    one for each size of |g|. Images of one person may depend on one another in any way. Where each unit is one image,
+    this is McNemar's exact test.
 
     Args:
-        gains: Whole numbers, one for each unit, int64 (U,).
+        gains: Gain of each unit, int64 (U,).
 
     Reference:
         McNemar, 1947. Rosner, Glynn and Lee, The Wilcoxon signed rank test for paired comparisons of clustered data,
@@ -87,7 +87,7 @@ def sign_flip(gains: Tensor) -> float:
 
 
 def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
-    """Say which of several tests are significant, by Holm's step-down correction."""
+    """Return which of several tests are significant, by Holm's step-down correction."""
     passed = [False] * len(p_values)
     for place, test in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         if p_values[test] > level / (len(p_values) - place):
@@ -97,7 +97,7 @@ def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]
 
 
 def _binomial(trials: int) -> np.ndarray:
-    """Return the chance of each number of heads among tosses of a fair coin, (trials + 1,)."""
+    """Return the probability of each number of heads among tosses of a fair coin, (trials + 1,)."""
     k = torch.arange(trials + 1, dtype=torch.float64)
     n = torch.tensor(float(trials), dtype=torch.float64)
     logs = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1) - n * torch.log(2 * torch.ones_like(n))

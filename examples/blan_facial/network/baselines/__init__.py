@@ -1,4 +1,4 @@
-"""The rivals that BLAN is compared with, in its own trainer: same data, budget, metrics, checkpoints."""
+"""The baselines for comparison with BLAN, in the same trainer: same data, budget, metrics and checkpoints."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ __all__ = ["MCNN", "Baseline", "DomainBalancedError", "ResNet", "build_baseline"
 
 
 def build_baseline(config: Config, attributes: Sequence[str]) -> tuple[Baseline, Objective]:
-    """Return the model that ``config.model`` names, and its objective; not for BLAN itself."""
+    """Return the baseline that ``config.model`` names, and its objective."""
     dropout = config.dropout if config.os else 0.0
     model: Baseline
     if config.model == "mcnn":

@@ -1,4 +1,4 @@
-"""What the rivals share: BLAN's encoder, and one set of scores from its last features."""
+"""The base class of the baselines: BLAN's encoder, and one set of scores from its last features."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from blan_facial.network.model import Features, Network
 
 
 class Baseline(Network):
-    """An encoder of BLAN's depth and width, and one head on its last features.
+    """An encoder with BLAN's depth and width, and a single head on its last features.
 
     It has no levels: its scores are (1, B, N, 2), and their sum is the prediction.
 
@@ -20,7 +20,7 @@ class Baseline(Network):
         blocks: Residual blocks of the encoder's four stages.
 
     Shape:
-        Images (B, 3, H, W), normalised -> ``Features`` with nothing but scores.
+        Normalised images (B, 3, H, W) -> ``Features`` with scores only.
     """
 
     fusion = None
@@ -44,7 +44,7 @@ class Baseline(Network):
         """Score every attribute.
 
         Raises:
-            ValueError: A reconstruction is asked for; there is none.
+            ValueError: A reconstruction is requested, which the model lacks.
         """
         if reconstruct:
             raise ValueError(

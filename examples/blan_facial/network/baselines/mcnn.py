@@ -1,4 +1,4 @@
-"""MCNN's idea: attributes that stand in one place of the face share a branch of their own."""
+"""MCNN's idea: attributes of the same part of the face share a branch."""
 
 from collections.abc import Sequence
 
@@ -27,13 +27,13 @@ GROUPS = {
 
 
 class MCNN(Baseline):
-    """One encoder for all attributes, and a branch with its own convolution for each group that there is.
+    """One encoder for all attributes, and a branch with its own convolution for each group of attributes.
 
-    Of the original it has the groups and their branches, on this project's encoder; it leaves out the auxiliary
-    network that relates the attributes' scores.
+    It has the groups and branches of the original on this project's encoder, but omits the auxiliary network that
+    relates the scores of the attributes.
 
     Args:
-        attributes: The N attributes, by their CelebA names, by which they are grouped.
+        attributes: The N attributes, grouped by their CelebA names.
         width: Channels of the encoder's first stage; a branch's convolution has twice as many.
         blocks: Residual blocks of the encoder's four stages.
         summary_channels: Width of a branch's hidden layer.
@@ -74,7 +74,7 @@ class MCNN(Baseline):
         self.register_buffer("order", places.argsort(), persistent=False)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Score every group by its branch, and put the attributes back into their order."""
+        """Score every group by its branch, and restore the order of the attributes."""
         return torch.cat([branch(features) for branch in self.classifiers], 1).index_select(1, self.order)
 
 

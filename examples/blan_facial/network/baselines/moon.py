@@ -1,4 +1,4 @@
-"""MOON's idea: one network for all attributes, whose loss gives both labels of each the same say."""
+"""MOON's idea: one network for all attributes, with a loss that balances both labels of each."""
 
 import numpy as np
 import torch
@@ -8,10 +8,10 @@ from blan_facial.network.objective import over_known, precise
 
 
 class DomainBalancedError(nn.Module):
-    """The squared error between every attribute's margin and its label, -1 or 1, balanced over both labels.
+    """Squared error between every attribute's margin and its label, -1 or 1, balanced over both labels.
 
-    The margin is the difference of the two scores. The rarer label of an attribute in the training images has the
-    weight 1 and the other one the ratio of their counts, so that both weigh the same in all.
+    The margin is the difference of the two scores. The rarer label of an attribute in the training images has weight 1,
+    and the other one has the ratio of their counts, so that both have the same total weight.
 
     Args:
         attributes: N, the number of binary attributes.
@@ -33,16 +33,16 @@ class DomainBalancedError(nn.Module):
         self.register_buffer("weights", torch.ones(2, attributes))
 
     def balance(self, labels: np.ndarray) -> None:
-        """Take the weights from the known training labels (n, N).
+        """Set the weights from the known training labels (n, N).
 
-        An attribute with one label only keeps the weight 1.
+        An attribute with only one label keeps weight 1.
         """
         counts = np.stack([(labels == label).sum(0) for label in (0, 1)])
         weights = np.where(counts.min(0) > 0, counts.min(0) / np.maximum(counts, 1), 1.0)
         self.weights.copy_(torch.from_numpy(weights))
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Compare margins with labels; an unknown label has no term."""
+        """Return the loss of margins for labels; unknown labels are ignored."""
         margins = precise(scores).diff(dim=-1)[..., 0]
         negative, positive = (labels == label for label in (0, 1))
         errors = negative * self.weights[0] * (margins + 1).square()

@@ -1,4 +1,4 @@
-"""The plain rival: a ResNet with one linear layer."""
+"""The plain baseline: a ResNet with one linear layer."""
 
 from collections.abc import Sequence
 
