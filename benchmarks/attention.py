@@ -1,4 +1,4 @@
-"""CBAM, RDAM whole and after its convolution, and further gates, against hand-written forms and timm's module."""
+"""CBAM, RDAM as a whole and after its convolution, and other gates, against hand-written forms and timm's module."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ REDUCTION = 16
 
 
 def cases(device: torch.device) -> Iterator[Case]:
-    """Yield every subject at every size, eager and compiled, with and without its gradients."""
+    """Yield every subject at every size, eager and compiled, with and without gradients."""
     subjects: dict[str, Callable[..., Contest]] = {
         "CBAM": cbam,
         "RDAM after its convolution": residual,
@@ -49,7 +49,7 @@ def cases(device: torch.device) -> Iterator[Case]:
 
 
 def cbam(case: Case, shape: Shape, device: torch.device) -> Contest:
-    """CBAM without biases and norm, in all its forms."""
+    """CBAM without biases and batch norm, in all forms."""
     ours, (x,), cotangent = _drawn(case, shape, device, 1)
     timm_form, official = _adopted(peers.TimmForm, ours), _adopted(peers.OfficialForm, ours)
 
@@ -72,7 +72,7 @@ def cbam(case: Case, shape: Shape, device: torch.device) -> Contest:
 
 
 def cbam_with_norm(case: Case, shape: Shape, device: torch.device) -> Contest:
-    """CBAM with the batch norm before its spatial sigmoid that timm's module has."""
+    """CBAM with a batch norm before its spatial sigmoid, as in timm's module."""
     ours, (x,), cotangent = _drawn(case, shape, device, 1, norm=nn.BatchNorm2d)
     theirs = peers.timm().layers.cbam.CbamModule(shape[1]).to(device, case.dtype)
     peers.adopt(theirs, ours)
@@ -85,7 +85,7 @@ def cbam_with_norm(case: Case, shape: Shape, device: torch.device) -> Contest:
 
 
 def residual(case: Case, shape: Shape, device: torch.device) -> Contest:
-    """A map gated by both gates, and another one added."""
+    """A map with both gates applied, plus another map."""
     module, inputs, cotangent = _drawn(case, shape, device, 2)
     timm_form = _adopted(peers.TimmForm, module)
 
@@ -132,7 +132,7 @@ def rdam(case: Case, shape: Shape, device: torch.device) -> Contest:
 
 
 def gate(case: Case, kind: type[Gate], shape: Shape, device: torch.device) -> Contest:
-    """Another gate beside its literal form."""
+    """Another gate and its literal form."""
     torch.manual_seed(0)
     ours = kind(shape[1], device=device, dtype=case.dtype)
     x = torch.randn(shape, device=device, dtype=case.dtype, requires_grad=True)
@@ -143,7 +143,7 @@ def gate(case: Case, kind: type[Gate], shape: Shape, device: torch.device) -> Co
 
 
 def _literal(ours: Gate, x: Tensor) -> Tensor:
-    """Return what the paper's own lines make of a map."""
+    """Return the output of the paper's equations for a map."""
     if isinstance(ours, ECA):
         return reference.efficient_channel_attention(x, ours.conv.weight)
     weights = list(ours.parameters())
@@ -157,7 +157,7 @@ def _literal(ours: Gate, x: Tensor) -> Tensor:
 
 
 def attention_gate(case: Case, shape: Shape, device: torch.device) -> Contest:
-    """Attention gate of a skip, by a map of twice the channels and half the size."""
+    """Attention gate of a skip connection, gated by a map of twice the channels and half the size."""
     batch, channels, height, width = shape
     torch.manual_seed(0)
     ours = AttentionGate(channels, 2 * channels).to(device, case.dtype)
@@ -172,7 +172,7 @@ def attention_gate(case: Case, shape: Shape, device: torch.device) -> Contest:
 
 
 def rar(case: Case, shape: Shape, device: torch.device) -> Contest:
-    """Two recurrent steps of two maps."""
+    """RAR with two recurrent steps on two maps."""
     torch.manual_seed(0)
     ours = RAR(shape[1]).to(device, case.dtype)
 
@@ -200,7 +200,7 @@ def _beside_literal(case: Case, ours: nn.Module, literal: Callable[..., Tensor],
 def _drawn(
     case: Case, shape: Shape, device: torch.device, maps: int, norm: type[nn.Module] | None = None
 ) -> tuple[CBAM, list[Tensor], Tensor]:
-    """Return our module, the maps that it is given (the first one gated), and the gradient of its output."""
+    """Return our module, its input maps (the first is gated), and the gradient of its output."""
     torch.manual_seed(0)
     ours = CBAM(shape[1], reduction_ratio=REDUCTION, bias=False, norm=norm).to(device, case.dtype)
 
@@ -215,10 +215,10 @@ def _drawn(
 def _separated(
     inputs: Sequence[Tensor], pooled: Callable[..., tuple[Tensor, Tensor]], most_draws: int = 100
 ) -> list[Tensor]:
-    """Redraw the locations where rounding would decide which of two elements is the maximum.
+    """Redraw the locations at which rounding would decide which of two elements is the maximum.
 
-    ``pooled`` gives the maps whose maxima are taken over space and over channels. The gradient of a maximum goes to the
-    element that attains it: two ways of rounding may differ there, and both be right.
+    ``pooled`` returns the maps whose maxima are taken over space and over channels. The gradient of a maximum goes to
+    the element that attains it, so that two implementations may differ there although both are correct.
     """
     margin = max(1e-5, 4 * torch.finfo(inputs[0].dtype).eps)
     drawn = [x.contiguous() for x in inputs]
@@ -231,7 +231,7 @@ def _separated(
         if not close.any():
             return [x.requires_grad_() for x in drawn]
         drawn = [torch.where(close[:, None], torch.randn_like(x), x) for x in drawn]
-    raise RuntimeError(f"attention: maxima must be apart by {margin:g} of their size, got closer ones in every draw.")
+    raise RuntimeError(f"attention: maxima must differ by {margin:g} of their size, got closer ones in every draw.")
 
 
 def _close(tops: Tensor, margin: float) -> Tensor:
@@ -251,7 +251,7 @@ def _adopted(form: Callable[[int, int], nn.Module], ours: CBAM) -> nn.Module:
 
 
 def _copies(x: Tensor, times: float) -> Floor:
-    """Return the traffic that cannot be left out: each map read or written once; a copy is two such passes."""
+    """Return the minimum memory traffic: each map is read or written once; a copy is two such passes."""
     source, target = x.detach(), torch.empty_like(x)
     bytes_of_map = x.numel() * x.element_size()
     return Floor("copies of the map", lambda: target.copy_(source), times, 2 * bytes_of_map, "B")

@@ -1,4 +1,4 @@
-"""The picture of a machine's results: how many times faster ours is, a panel for each suite."""
+"""The chart of a machine's results: speed-ups of the library, with a panel per suite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from shared.sheet import FAINT, INK, MARGIN, Sheet
 WIN, DEFEAT, EVEN = "#0072b2", "#d55e00", "#999999"
 
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-"""Behind words, so that no line runs through them."""
+"""Background of words, so that no line crosses them."""
 
 ROW, HEADING, GAP = 0.16, 0.24, 0.75  # inches
 WORDS, BARS = 1.35, 3.3
 
 
 def chart(content: Mapping[str, Any], title: str) -> Figure:
-    """Draw a suite below the other, eager steps on the left, compiled ones on the right."""
+    """Draw the suites below each other, with eager steps on the left and compiled ones on the right."""
     panels = []
     for suite, results in content["suites"].items():
         timed = [record for record in results["cases"] if _headline(record) is not None]
@@ -45,13 +45,13 @@ def chart(content: Mapping[str, Any], title: str) -> Figure:
 
 
 def over_fastest(record: Record) -> float:
-    """Return the speed-up over the fastest peer; what computes less was not asked to agree, and is no peer."""
+    """Return the speed-up over the fastest peer; contenders that compute less are not peers."""
     speedups = [peer["speedup"]["median"] for peer in record["peers"].values() if peer.get("agrees")]
     return float(min(speedups))
 
 
 def _headline(record: Record) -> tuple[str, Record] | None:
-    """Return the peer that is compared first, if it was timed."""
+    """Return the first peer, if it was timed."""
     name, peer = next(iter(record["peers"].items()))
     return (name, peer["speedup"]) if "speedup" in peer else None
 

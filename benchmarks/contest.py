@@ -1,4 +1,4 @@
-"""What is compared: contenders that must agree before their times are, and the floor that none can pass."""
+"""Contests: contenders whose results must agree before they are timed, and a floor for their time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 Results: TypeAlias = Sequence[Tensor]
-"""What a step gives: its output first, then the gradients of its inputs and of every parameter."""
+"""Results of a step: its output, then the gradients of its inputs and of every parameter."""
 
 TOLERANCES = {
     torch.float64: (1e-10, 1e-9),
     torch.float32: (1e-5, 1e-4),
     torch.bfloat16: (2 * torch.finfo(torch.bfloat16).eps, 8 * torch.finfo(torch.bfloat16).eps),
 }
-"""Of values and of gradients, relative to the largest magnitude of the tensor."""
+"""Tolerances of values and of gradients, relative to the largest magnitude of the tensor."""
 
 
 def _as_they_are(results: Results) -> Results:
@@ -24,15 +24,15 @@ def _as_they_are(results: Results) -> Results:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to compute what all compute.
+    """One implementation of the computation.
 
     Attributes:
-        name: What the tables call it.
-        step: Computes; this is what is timed.
-        in_our_layout: Puts the results of a step into the order that ours has them in.
-        compiled: Whether it goes through ``torch.compile``.
-        compared: Computes what is compared, where that is not what the step returns.
-        computes_less: Whether it leaves work out and is no peer: it shows how far ours is from doing nothing.
+        name: Name in the tables.
+        step: The function that is timed.
+        in_our_layout: Rearranges the results of a step to the order of ours.
+        compiled: Whether it is compiled by ``torch.compile``.
+        compared: Computes the results to compare, if they differ from what the step returns.
+        computes_less: Whether it omits work. It is then not a peer, but shows the cost of the omitted work.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Contender:
     computes_less: bool = False
 
     def results(self) -> Results:
-        """Compute what is compared with that of others."""
+        """Compute the results that are compared with others'."""
         return self.in_our_layout((self.compared or self.step)())
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Work that no way of computing can leave out; timed among the contenders.
+    """Work that no implementation can avoid; it is timed together with the contenders.
 
     Attributes:
-        name: What it is.
+        name: Description.
         step: Does a part of that work.
-        times: How many such parts there are.
-        work: What one part counts in ``unit``.
+        times: Number of such parts.
+        work: Amount of work of one part, in ``unit``.
         unit: "FLOP" or "B".
     """
 
@@ -68,12 +68,12 @@ class Floor:
 
 @dataclass(frozen=True)
 class Contest:
-    """Contenders on the same inputs; the first one is ours.
+    """Contenders on the same inputs, ours first.
 
     Attributes:
         contenders: Ours, then its peers.
-        floor: What bounds them, or None.
-        tolerances: Of values and of gradients.
+        floor: Lower bound of their time, or None.
+        tolerances: Tolerances of values and of gradients.
     """
 
     contenders: Sequence[Contender]
@@ -86,14 +86,14 @@ class Case:
     """A row of the tables.
 
     Attributes:
-        subject: What is computed.
-        size: Of the inputs, in words.
-        differentiates: Whether the backward pass belongs to the step.
+        subject: Name of the computation.
+        size: Description of the size of the inputs.
+        differentiates: Whether the step includes the backward pass.
         compiled: Whether all contenders are compiled.
-        build: Makes the contest.
-        dtype: Of inputs and weights.
-        timed: Whether there is time to measure, or memory alone.
-        least_rounds: Rounds that are measured however long they take.
+        build: Builds the contest.
+        dtype: Dtype of inputs and weights.
+        timed: Whether to measure time; otherwise only memory is measured.
+        least_rounds: Minimum number of rounds, however long they take.
     """
 
     subject: str
@@ -107,7 +107,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The name under which results are kept."""
+        """The key of the results."""
         words = [self.subject, self.size, "forward + backward" if self.differentiates else "inference"]
         words += ["compiled"] if self.compiled else []
         words += [] if self.dtype == torch.float32 else [str(self.dtype).removeprefix("torch.")]
@@ -115,7 +115,7 @@ class Case:
 
 
 def differences(contest: Contest) -> Mapping[str, tuple[float, float]]:
-    """Return how far each peer's values and gradients are from ours, relative to the largest magnitude of each."""
+    """Return the errors of each peer's values and gradients relative to ours, scaled by the largest magnitude."""
     ours, *others = contest.contenders
     expected = ours.results()
     errors = {}
@@ -126,7 +126,7 @@ def differences(contest: Contest) -> Mapping[str, tuple[float, float]]:
 
 
 def agree(errors: tuple[float, float], contest: Contest) -> bool:
-    """Tell whether values and gradients are within the tolerances; what is not a number is not."""
+    """Return whether values and gradients are within the tolerances; NaN is not."""
     return all(error <= tolerance for error, tolerance in zip(errors, contest.tolerances, strict=True))
 
 
@@ -147,17 +147,17 @@ def contender(
     compiled: bool = False,
     in_our_layout: Callable[[Results], Results] = _as_they_are,
 ) -> Contender:
-    """Return a contender whose step calls ``call(*inputs)``, with its gradients where the case asks for them.
+    """Return a contender whose step calls ``call(*inputs)`` and computes the gradients if the case includes them.
 
     Args:
-        name: What the tables call it.
+        name: Name in the tables.
         call: A module or a function.
-        inputs: What it is called with.
-        parameters: What else it is differentiated by.
-        case: Says whether there are gradients.
+        inputs: Its arguments.
+        parameters: Parameters whose gradients are computed too.
+        case: The case, which determines whether gradients are computed.
         cotangent: The gradient of its output; None for a scalar.
-        compiled: Whether it goes through ``torch.compile``.
-        in_our_layout: Puts its results into the order that ours has them in.
+        compiled: Whether it is compiled by ``torch.compile``.
+        in_our_layout: Rearranges its results to the order of ours.
     """
     function = torch.compile(call, dynamic=False) if compiled else call
     leaves = [*inputs, *parameters]

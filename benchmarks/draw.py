@@ -1,4 +1,4 @@
-"""Draw the charts and write the tables of every machine's results: ``python benchmarks/draw.py``."""
+"""Draw the charts and write the tables for the results of all machines: ``python benchmarks/draw.py``."""
 
 import re
 import sys
@@ -23,11 +23,11 @@ from shared.sheet import style
 MARKED = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 Contents = Mapping[Path, Mapping[str, Any]]
-"""What each file of results holds."""
+"""The content of each results file."""
 
 
 def main() -> None:
-    """Draw and write everything that comes from the results."""
+    """Draw the charts and write the tables."""
     contents = all_results()
     for path, content in contents.items():
         draw(path.with_suffix(".svg"), content)
@@ -37,19 +37,19 @@ def main() -> None:
 
 
 def draw(path: Path, content: Mapping[str, Any]) -> None:
-    """Draw the chart of a machine: the same bytes for the same results."""
+    """Draw the chart of a machine; the same results give the same bytes."""
     with style(), replacing(path) as file:
         matplotlib.rcParams["svg.hashsalt"] = path.stem
         chart(content, title_of(content["machine"])).savefig(file, format="svg", metadata={"Date": None})
 
 
 def all_results(folder: Path = RESULTS) -> Contents:
-    """Return every machine's results."""
+    """Return the results of all machines."""
     return {path: load(path) for path in sorted(folder.glob("*.json"))}
 
 
 def pages(contents: Contents) -> dict[Path, str]:
-    """Return the pages that hold tables, with the tables of these results."""
+    """Return the pages that contain tables, updated with these results."""
     tables = {
         ROOT / "README.md": f"{sentence(contents)}\n",
         ROOT / "docs" / "speed.md": short_tables(contents),
@@ -59,7 +59,7 @@ def pages(contents: Contents) -> dict[Path, str]:
 
 
 def marked(page: str, table: str) -> str:
-    """Put a table between the marks of a page."""
+    """Replace the text between the markers of a page by a table."""
     return MARKED.sub(lambda marks: f"{marks[1]}{table}{marks[2]}", page)
 
 
@@ -96,7 +96,7 @@ def short_tables(contents: Contents) -> str:
 
 
 def full_tables(contents: Contents) -> str:
-    """Return all that was measured on each machine."""
+    """Return the tables of all measurements on each machine."""
     parts = []
     for content in contents.values():
         machine = content["machine"]

@@ -1,4 +1,4 @@
-"""The LMIM loss against the literal concatenation of both pairs."""
+"""The LMIM loss against the literal concatenation of real and fake pairs."""
 
 import timeit
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +17,11 @@ SIZES = ((64, 64), (128, 32), (256, 16), (512, 8))
 """(C, side of the map)"""
 
 WIDTH = 512
-"""Of the critic's hidden layers and of the summaries."""
+"""Width of the critic's hidden layers and of the summaries."""
 
 
 def cases(device: torch.device) -> Iterator[Case]:
-    """Yield every size, eager and compiled, and the largest map once more, for its memory, in a larger batch."""
+    """Yield every size, eager and compiled, and the largest map in a larger batch to measure memory."""
     cuda = device.type == "cuda"
     batch = 64 if cuda else 8
     for dtype in (torch.float32, torch.bfloat16) if cuda else (torch.float32,):
@@ -40,7 +40,7 @@ def _size(batch: int, channels: int, side: int) -> str:
 
 
 def lmim(case: Case, batch: int, channels: int, side: int, device: torch.device) -> Contest:
-    """The loss of maps and their summaries, its negatives those of evaluation, which are not drawn."""
+    """The loss of maps and their summaries, with the fixed negatives of evaluation mode."""
     torch.manual_seed(0)
     ours = LMIMLoss(channels, WIDTH, hidden_channels=WIDTH).to(device, case.dtype).eval()
     split = LMIMLoss(channels, WIDTH, critic=ours.critic, backend="reference").eval()
@@ -70,16 +70,17 @@ def lmim(case: Case, batch: int, channels: int, side: int, device: torch.device)
 
 @torch.no_grad()
 def _coarsen(tensors: Iterable[Tensor], step: float) -> None:
-    """Round to multiples of a power of two, so coarse that float32 adds up both hidden layers without rounding.
+    """Round to multiples of a power of two that are coarse enough for float32 to sum both hidden layers exactly.
 
-    A unit near zero would else be on in one order of summation and off in another, and the gradients of both be right.
+    Otherwise a unit near zero could be active for one order of summation and inactive for another, with different
+    gradients that are both correct.
     """
     for tensor in tensors:
         tensor.copy_((tensor / step).round() * step)
 
 
 def _products(rows: int, channels: int, like: Tensor) -> Floor:
-    """Return the matrix products of the split form and of its gradients, and nothing else, by their faster library."""
+    """Return only the matrix products of the split form and of its gradients, by the faster of two libraries."""
 
     def matrix(*shape: int) -> Tensor:
         return like.detach().new_ones(shape)
@@ -113,5 +114,5 @@ def _as_map(rows: Tensor) -> Tensor:
 
 
 def _least_seconds(step: Callable[[], None]) -> float:
-    """Return how long a step takes at least."""
+    """Return the minimum time of a step."""
     return min(timeit.repeat(step, number=1, repeat=4))

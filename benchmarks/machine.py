@@ -1,4 +1,4 @@
-"""What the numbers were measured on, and with what."""
+"""Description of the machine and the software of a measurement."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Describe the machine: what makes two runs comparable."""
+    """Describe the machine; runs are comparable if the descriptions are equal."""
     described: dict[str, Any] = {
         "cpu": _of_processor("model name") or platform.processor() or platform.machine(),
         "family": _of_processor("cpu family"),
@@ -35,12 +35,12 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def name_of(described: dict[str, Any]) -> str:
-    """Return the name of a machine's file: its GPU, or its CPU and the number of threads."""
+    """Return the name of a machine's file, from its GPU, or from its CPU and the number of threads."""
     return re.sub(r"[^a-z0-9]+", "-", title_of(described).lower()).strip("-")
 
 
 def title_of(described: Mapping[str, Any]) -> str:
-    """Name a machine in words: generations of a CPU share a name, and differ in family and model."""
+    """Return a readable name of a machine; generations of a CPU may share a name and differ in family and model."""
     if "gpu" in described:
         return str(described["gpu"])
     kind = f" (family {described['family']}, model {described['model']})" if described.get("family") else ""
@@ -48,7 +48,7 @@ def title_of(described: Mapping[str, Any]) -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """Describe a run: when, of which commit, with which versions, and how busy the machine was before it."""
+    """Describe a run: date, commit, versions, and load of the machine before it."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
@@ -75,7 +75,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _of_processor(key: str) -> str | None:
-    """Return what Linux tells of the first processor, None elsewhere."""
+    """Return an entry of the first processor in Linux's /proc/cpuinfo, None elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -85,7 +85,7 @@ def _of_processor(key: str) -> str | None:
 
 
 def _caches() -> dict[str, str]:
-    """Return the size of each of a core's caches, where the system tells."""
+    """Return the size of each of a core's caches, if the system reports it."""
     found = {}
     for cache in sorted(CACHES.glob("index*")):
         try:

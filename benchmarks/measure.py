@@ -1,4 +1,4 @@
-"""A case, from its inputs to a record: first whether all agree, then time, then memory."""
+"""Measuring a case: first agreement, then time, then memory."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,21 +10,21 @@ from benchmarks.memory import peak_in_a_process
 from benchmarks.timing import Quartiles, alternate, quartiles, ratios
 
 Record = dict[str, Any]
-"""A case's results in JSON's types."""
+"""Results of a case in JSON types."""
 
 
 def measure(case: Case, suite: str, device: torch.device, seconds: float, least_rounds: int, look: bool) -> Record:
     """Measure a case.
 
-    A peer that differs from ours is neither timed nor weighted: its record says by how much it differs.
+    A peer that differs from ours is neither timed nor measured for memory; its record contains the differences.
 
     Args:
-        case: What to measure.
-        suite: Where it comes from.
-        device: Where it runs.
-        seconds: For all rounds of timing; the case may ask for more rounds than fit.
-        least_rounds: Rounds that are measured however long they take.
-        look: Whether to leave out what is compiled, and memory.
+        case: The case to measure.
+        suite: Name of its suite.
+        device: Device for the measurement.
+        seconds: Time for all rounds; the case may require more rounds than fit.
+        least_rounds: Minimum number of rounds, however long they take.
+        look: Whether to leave out compiled contenders and memory.
     """
     contest = case.build(case)
     if look:
@@ -55,7 +55,7 @@ def measure(case: Case, suite: str, device: torch.device, seconds: float, least_
 
 
 def differs(record: Record) -> bool:
-    """Tell whether a peer of a case differs from ours."""
+    """Return whether a peer of a case differs from ours."""
     return not all(peer.get("agrees", True) for peer in record["peers"].values())
 
 
@@ -100,5 +100,5 @@ def _plain(values: Quartiles) -> dict[str, float]:
 
 
 def _named(errors: tuple[float, float]) -> dict[str, float]:
-    """Return what is said of values and of gradients."""
+    """Return the errors of values and of gradients by name."""
     return dict(zip(("values", "gradients"), errors, strict=True))

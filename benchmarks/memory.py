@@ -1,7 +1,8 @@
-"""Peak memory of a step, in a process of its own: ``python -m benchmarks.memory SUITE LABEL CONTENDER DEVICE``.
+"""Peak memory of a step in its own process: ``python -m benchmarks.memory SUITE LABEL CONTENDER DEVICE``.
 
-On a CPU it is the peak resident size, by Linux's own mark, which is reset before the step; memory that was freed must
-go back to the system at once to be seen, hence the allocator's settings. On CUDA it is the allocator's peak.
+On a CPU this is the peak resident size that Linux records, which is reset before the step. The allocator is set to
+return freed memory to the system at once, since the peak would otherwise include it. On CUDA it is the peak of the
+allocator.
 """
 
 import ctypes
@@ -23,9 +24,9 @@ MEBIBYTE = 2**20
 
 
 def peak_of(step: Callable[[], object], device: torch.device) -> dict[str, float | str]:
-    """Return the memory before a step and at its peak, in MiB, and how it was measured.
+    """Return the memory before a step and at its peak, in MiB, and the method of measurement.
 
-    A first step loads libraries and fills their caches. Where the mark cannot be reset there is no first step.
+    A first step loads libraries and fills their caches. If the recorded peak cannot be reset, there is no first step.
     """
     if device.type == "cuda":
         step()
@@ -55,7 +56,7 @@ def peak_in_a_process(suite: str, label: str, contender: str, device: torch.devi
     paths = [str(ROOT), str(ROOT / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **GIVES_BACK, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    measured: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])  # a peer's library may print too
+    measured: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])  # libraries may print as well
     return measured
 
 
@@ -64,7 +65,7 @@ def _in_mebibytes(before: int, peak: int, method: str) -> dict[str, float | str]
 
 
 def _resets_mark() -> bool:
-    """Set the mark of the largest resident size back to the present one, where the system lets us."""
+    """Reset the recorded peak resident size to the current size; return whether the system allows it."""
     try:
         (PROCESS / "clear_refs").write_text("5")
     except OSError:

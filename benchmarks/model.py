@@ -1,4 +1,4 @@
-"""BLAN of the paper's size: its training step and its inference, against the same model made of the plain forms."""
+"""BLAN of the paper's size: training step and inference, against the same model built from the plain forms."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ Assembly = tuple[BLAN, Objective]
 
 
 def cases(device: torch.device, config: Config = PRESETS["celeba"]) -> Iterator[Case]:
-    """Yield the training step, inference of one image and of many."""
+    """Yield the training step, and inference for one image and for a batch."""
     cuda = device.type == "cuda"
     for dtype in (torch.float32, torch.bfloat16) if cuda else (torch.float32,):
         batch = 64 if cuda else 8
@@ -43,14 +43,14 @@ def training(case: Case, config: Config, batch: int, device: torch.device) -> Co
 
     def begin(assemble: Callable[[Config], Assembly]) -> Callable[[], Results]:
         model, objective = assemble(config)
-        step = TrainingStep(model, objective.eval()).to(device)  # in evaluation, negatives are not drawn
+        step = TrainingStep(model, objective.eval()).to(device)  # in evaluation mode, negatives are fixed
         step.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types Module.to without it
         fusion = [] if model.fusion is None else list(model.fusion.parameters())
         others = [p for p in step.parameters() if all(p is not weight for weight in fusion)]
         optimizers = [torch.optim.Adam(others, lr=config.lr), torch.optim.SGD(fusion, lr=config.fusion_lr)]
 
         def train() -> Results:
-            torch.manual_seed(0)  # of dropout
+            torch.manual_seed(0)  # for dropout
             for optimizer in optimizers:
                 optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == torch.bfloat16):
@@ -58,14 +58,14 @@ def training(case: Case, config: Config, batch: int, device: torch.device) -> Co
             total.backward()
             for optimizer in optimizers:
                 optimizer.step()
-            if case.dtype == torch.bfloat16:  # the gradients of a deep network are rounding there
+            if case.dtype == torch.bfloat16:  # gradients of a deep network are mostly rounding errors there
                 return [total]
             return [total, *(cast("Tensor", p.grad) for p in step.parameters())]
 
         return train
 
     def compare(assemble: Callable[[Config], Assembly]) -> Results:
-        """Return loss and gradients in float64: in float32 rounding decides some of the critics' units."""
+        """Return loss and gradients in float64, since in float32 rounding flips some units of the critics."""
         model, objective = assemble(config)
         model.double().to(device)
         objective.double().eval().to(device)
@@ -104,7 +104,7 @@ def assemble_ours(config: Config) -> Assembly:
 
 
 def assemble_plain(config: Config) -> Assembly:
-    """Return the same with every RDAM and every LMIM loss written by hand."""
+    """Return model and objective with hand-written forms of every RDAM and every LMIM loss."""
     model, objective = assemble_ours(config)
     for level, ours in enumerate(cast("Sequence[RDAM]", model.joins)):
         plain = peers.PlainRDAM(ours.channels, ours.channel.fc1.out_features, bias=True)
@@ -117,7 +117,7 @@ def assemble_plain(config: Config) -> Assembly:
 
 
 def assemble_bare(config: Config) -> Assembly:
-    """Return the same without LMIM and gates: RDAM is its convolution and its sum."""
+    """Return model and objective without LMIM and gates: RDAM is reduced to its convolution and its sum."""
     model, objective = assemble_ours(config)
     for level, ours in enumerate(cast("Sequence[RDAM]", model.joins)):
         model.joins[level] = _Ungated(ours.conv)
@@ -144,7 +144,7 @@ class _Ungated(nn.Module):
 
 
 class _Begun:
-    """A step that is made when it is first taken: a process that weighs one model does not hold the others."""
+    """A step built at its first call, so that a process that measures one model does not hold the others."""
 
     def __init__(self, begin: Callable[[], Callable[[], Results]]) -> None:
         self.begin = begin
@@ -171,7 +171,7 @@ def _contest(
 
 
 def _faces(config: Config, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return random bytes for images, as the loader gives them, and random labels."""
+    """Return random uint8 images, like the loader's, and random labels."""
     generator = torch.Generator().manual_seed(0)
     shape = batch, 3, config.image_size, config.image_size
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -1,4 +1,4 @@
-"""The forms that people write by hand, and timm's own module where timm is installed."""
+"""Hand-written forms, and timm's own module where timm is installed."""
 
 import importlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from blan_layers.functional import reference
 
 
 class TimmForm(nn.Module):
-    """CBAM as timm writes it, without its batch norm: 1x1 convolutions, ``mean`` and ``amax``."""
+    """CBAM written like timm's, without its batch norm: 1x1 convolutions, ``mean`` and ``amax``."""
 
     def __init__(self, channels: int, hidden: int, kernel_size: int = 7, *, bias: bool = False) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class TimmForm(nn.Module):
 
 
 class OfficialForm(nn.Module):
-    """CBAM as its authors' code has it, without its batch norm: pools with a full kernel, the maximum first."""
+    """CBAM as in its authors' code, without its batch norm: pooling with a full kernel, the maximum first."""
 
     def __init__(self, channels: int, hidden: int, kernel_size: int = 7) -> None:
         super().__init__()
@@ -54,12 +54,12 @@ class OfficialForm(nn.Module):
 
     @staticmethod
     def swap_pools(results: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Put the gradient of the convolution, which comes last, into the order average, maximum."""
+        """Reorder the gradient of the convolution, which comes last, to average, maximum."""
         return [*results[:-1], results[-1].flip(1)] if len(results) > 1 else results
 
 
 class PlainRDAM(nn.Module):
-    """RDAM as one writes it by hand: concatenate, convolve, gate in timm's form, add."""
+    """RDAM written by hand: concatenate, convolve, gate in timm's form, add."""
 
     def __init__(self, channels: int, hidden: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -67,14 +67,14 @@ class PlainRDAM(nn.Module):
         self.gates = TimmForm(channels, hidden, bias=bias)
 
     def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
-        """Interweave the decoder's features with the encoder's."""
+        """Combine the decoder's features with the encoder's."""
         gated: Tensor = self.gates(self.conv(torch.cat([encoder_features, decoder_features], 1)))
         return gated + encoder_features
 
 
 @torch.no_grad()
 def adopt(peer: nn.Module, ours: nn.Module) -> None:
-    """Copy our weights into a peer that has the same ones, in the same order, in shapes of its own."""
+    """Copy our weights into a peer with the same weights in the same order, possibly in other shapes."""
     for theirs, weight in zip(peer.parameters(), ours.parameters(), strict=True):
         theirs.copy_(weight.view_as(theirs))
     if isinstance(peer, OfficialForm):
@@ -82,13 +82,13 @@ def adopt(peer: nn.Module, ours: nn.Module) -> None:
 
 
 def literal_lmim_loss(local_features: Tensor, global_features: Tensor, *layers: Tensor) -> Tensor:
-    """Return the loss of the two replicated concatenations."""
+    """Return the loss computed from the concatenations of real and fake pairs at all locations."""
     w1, b1, w2, b2, w3, b3 = layers
     return reference.lmim_loss(local_features, global_features, w1, b1, w2, b2, w3, b3)
 
 
 def checkpointed_lmim_loss(local_features: Tensor, global_features: Tensor, *layers: Tensor) -> Tensor:
-    """Return the literal loss, whose activations are computed again in the backward."""
+    """Return the literal loss with activations recomputed in the backward."""
     logits = [
         checkpoint(reference.concat_conv_logits, local_features, summary, *layers, use_reentrant=False)
         for summary in (global_features, global_features.roll(-1, 0))
@@ -98,15 +98,16 @@ def checkpointed_lmim_loss(local_features: Tensor, global_features: Tensor, *lay
 
 @lru_cache(maxsize=1)
 def timm() -> Any:
-    """Return timm, or None where it is not installed.
+    """Return timm, or None if it is not installed.
 
-    timm imports torchvision, which beside a torch without its compiled operators declares fewer than it asks for.
+    timm imports torchvision. With a torch that lacks torchvision's compiled operators, its import fails because of an
+    undeclared operator.
     """
     try:
         return importlib.import_module("timm")
     except ImportError:
         return None
-    except RuntimeError:  # torchvision's own, for an operator that does not exist
+    except RuntimeError:  # from torchvision, for an undeclared operator
         return _timm_beside_declared_operators()
 
 
@@ -120,4 +121,4 @@ def _timm_beside_declared_operators() -> Any:
 
 
 _DECLARED: list[torch.library.Library] = []
-"""What is declared lasts as long as its library."""
+"""Keeps the declarations alive: they last as long as their library."""

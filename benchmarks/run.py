@@ -1,4 +1,4 @@
-"""Measure ours beside its peers: ``python benchmarks/run.py --help``."""
+"""Measure the library and its peers: ``python benchmarks/run.py --help``."""
 
 import signal
 import sys
@@ -24,23 +24,24 @@ from benchmarks.suites import SUITES, cases_of
 from benchmarks.table import table
 
 WIDTH = 120
-"""Columns, where no terminal says how many it has."""
+"""Columns of the output outside a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure ours beside its peers on the same inputs, by turns, once they agree."""
+    """Measure the library and its peers on the same inputs, taking turns, after checking that they agree."""
 
     suite: Literal["attention", "lmim", "model", "all"] = "all"
-    """What to measure."""
+    """Suite to measure."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to measure it."""
+    """Device to measure on."""
     quick: bool = False
-    """A look: few rounds, nothing compiled, no memory."""
+    """Quick look: few rounds, nothing compiled, no memory."""
     only: str | None = None
-    """A look: only the cases in whose label this text is."""
+    """Measure only the cases whose label contains this text."""
     output: Path | None = None
-    """The JSON file. By default benchmarks/results/MACHINE.json; a look is then shown and not written."""
+    """JSON file of the results; by default benchmarks/results/MACHINE.json. With --quick or --only, results are shown
+    and by default not written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(str(error), style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print("\nStopped; nothing was written of the suite that was being measured.")
+        console.print("\nStopped; the unfinished suite was not written.")
         return 128 + signal.SIGINT
 
 
 def run(options: Options, console: Console) -> int:
-    """Measure, show and write suite after suite; return 1 if a peer differs from ours."""
+    """Measure, show and write one suite after the other; return 1 if a peer differs from ours."""
     device = torch.device(options.device)
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -85,7 +86,7 @@ def run(options: Options, console: Console) -> int:
             merge(output, described, circumstance, name, records)
             console.print(f"Written to {output}.", markup=False, highlight=False, soft_wrap=True)
     if failed:
-        console.print("A peer differs from ours by more than rounding: it was not timed.", style="bold red")
+        console.print("A peer differs from ours by more than rounding and was not timed.", style="bold red")
     return int(failed)
 
 

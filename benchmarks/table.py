@@ -1,4 +1,4 @@
-"""The results of a suite in rows of words, for the terminal and for Markdown alike."""
+"""The results of a suite as rows of text, for the terminal and for Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from benchmarks.measure import Record
 
 
 class Row(NamedTuple):
-    """A contender, or the floor; speed-ups are those of ours over it, quartiles stand in brackets."""
+    """A contender or the floor; speed-ups are those of ours over it, with quartiles in brackets."""
 
     name: str
     milliseconds: str = ""
@@ -24,7 +24,7 @@ HEADER = Row("", "ms", "speed-up of ours", "extra MiB", "whole MiB")
 
 
 def rows(record: Record) -> Iterator[Row]:
-    """Yield a row for each contender of a case, and one for its floor."""
+    """Yield a row per contender of a case, and one for its floor."""
     ours = record["ours"]
     yield _row("ours", ours, ours)
     for name, peer in record["peers"].items():
@@ -39,12 +39,12 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def heading(record: Record) -> str:
-    """Name what a case computes, at whatever size."""
+    """Return the name of a case without its size."""
     return ", ".join([record["subject"], record["pass"]] + [record["dtype"]] * (record["dtype"] != "float32"))
 
 
 def details(record: Record) -> str:
-    """Say how a case was measured."""
+    """Return how a case was measured."""
     words = [record["pass"], "compiled" if record["compiled"] else "eager"]
     words += [record["dtype"]] if record["dtype"] != "float32" else []
     words += [f"{record['rounds']} rounds"] if "rounds" in record else []
@@ -52,7 +52,7 @@ def details(record: Record) -> str:
 
 
 def table(suite: str, records: Sequence[Record]) -> Table:
-    """Lay out a suite for the terminal."""
+    """Return the table of a suite for the terminal."""
     printed = Table(title=f"{suite}: medians, quartiles in brackets", title_justify="left", box=SIMPLE_HEAD)
     printed.add_column("", min_width=34)
     for column in HEADER[1:]:
@@ -68,7 +68,7 @@ def table(suite: str, records: Sequence[Record]) -> Table:
 
 
 def bracketed(values: Mapping[str, float], scale: float = 1.0, digits: int | None = None) -> str:
-    """Return a median and its quartiles, in three digits if not told otherwise."""
+    """Return a median and its quartiles, with three digits by default."""
     low, median, high = (values[name] * scale for name in ("low", "median", "high"))
     if digits is None:
         digits = 0 if median >= 100 else 1 if median >= 10 else 2
@@ -76,13 +76,13 @@ def bracketed(values: Mapping[str, float], scale: float = 1.0, digits: int | Non
 
 
 def extra(entry: Record) -> float:
-    """Return the memory of a step above what there was before it, in MiB."""
+    """Return the peak memory of a step above the memory before it, in MiB."""
     value: float = entry["memory"]["peak"] - entry["memory"]["before"]
     return value
 
 
 def memory_ratio(peer: Record, ours: Record) -> float | None:
-    """Return how many times as much memory above the start a peer takes; None where nothing tells."""
+    """Return the ratio of a peer's extra memory to ours; None if unknown."""
     if "memory" not in peer or extra(ours) <= 0:
         return None
     return extra(peer) / extra(ours)

@@ -1,4 +1,4 @@
-"""Time, measured by turns: whatever slows the machine down slows all contenders down."""
+"""Timing by turns, so that a slowdown of the machine affects all contenders."""
 
 import gc
 import time
@@ -15,8 +15,8 @@ SHORT = 0.1
 """Seconds."""
 
 LARGEST_HEAP_BLOCK = 31 * 2**20
-"""Bytes. glibc keeps freed memory for blocks as large as the largest that was ever freed, up to 32 MiB. One that is
-freed at the start puts all contenders into the state of a process that has trained for a while."""
+"""Bytes. glibc keeps freed memory for blocks up to the size of the largest block ever freed, at most 32 MiB. Freeing
+such a block at the start puts all contenders into the state of a process that has trained for a while."""
 
 
 class Quartiles(NamedTuple):
@@ -28,12 +28,12 @@ class Quartiles(NamedTuple):
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
-    """Return the quartiles of numbers, interpolated linearly."""
+    """Return the quartiles of numbers by linear interpolation."""
     return Quartiles(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Quartiles:
-    """Return the quartiles of the ratios in each round, which a drift of the machine leaves alone."""
+    """Return the quartiles of the ratios within each round, which are robust to drift of the machine."""
     return quartiles([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
@@ -42,8 +42,9 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Time steps by turns, A B C A B C ..., and return the seconds of each in every round.
 
-    The turn of a short step begins with one that is not measured: the step before left its own data in the caches, and
-    its own holes in the heap. Warm-up tells which steps are short, and how many rounds fit into ``seconds``.
+    The turn of a short step begins with an unmeasured step, since the previous contender left its own data in the
+    caches and its own holes in the heap. Warm-up determines which steps are short, and how many rounds fit into
+    ``seconds``.
     """
     torch.empty(LARGEST_HEAP_BLOCK, dtype=torch.uint8)
     with _no_collector():
@@ -71,14 +72,14 @@ def _seconds(step: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def _no_collector() -> Iterator[None]:
-    """Keep Python's garbage collector out of the measurement."""
+    """Disable Python's garbage collector during the measurement."""
     gc.collect()
     gc.disable()
     try:

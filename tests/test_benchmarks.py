@@ -197,7 +197,7 @@ def test_results_of_a_suite_take_the_place_of_its_last_ones(tmp_path):
     merge(path, {"cpu": "a"}, {"date": 2}, "attention", [3])
     suites = {"attention": {"run": {"date": 2}, "cases": [3]}, "lmim": {"run": {"date": 1}, "cases": [2]}}
     assert load(path) == {"machine": {"cpu": "a"}, "suites": suites}
-    with pytest.raises(RecordError, match=r"must hold results of this machine, .*'b'.*, got those of .*'a'"):
+    with pytest.raises(RecordError, match=r"must contain results of this machine, .*'b'.*, got those of .*'a'"):
         merge(path, {"cpu": "b"}, {}, "lmim", [])
     assert load(path)["suites"] == suites
     assert list(path.parent.iterdir()) == [path]

@@ -1,1 +1,1 @@
-"""Representations learnt without labels by Deep InfoMax, and what linear probes find in them."""
+"""Representations learnt without labels by Deep InfoMax, evaluated by linear probes."""

@@ -29,7 +29,7 @@ from shared.sheet import style
 
 PROGRAM = "python examples/deep_infomax/compare.py"
 DESCRIPTION = """Train an encoder of drawn faces by Deep InfoMax, as an autoencoder, with a few labels, and not at
-all, and compare linear probes of its features with few labels."""
+all. Compare linear probes that are fitted to its features with few labels."""
 
 JSON, TABLE, PICTURE = RESULTS = ("compare.json", "compare.md", "probes.png")
 LABELS, FACES, EPOCHS, STEPS = (50, 200, 1000), 4000, 10, 200
@@ -37,47 +37,47 @@ QUICK_LABELS, QUICK_FACES, QUICK_EPOCHS, QUICK_STEPS = (20, 80), 400, 1, 20
 
 
 class CompareError(UserError):
-    """Settings that cannot be compared with."""
+    """Invalid settings of the comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to compare, how, and where the results go."""
+    """What to compare, how, and where to write the results."""
 
     ways: tuple[WayName, ...] = tuple(TITLES)
-    """Ways to train the encoder."""
+    """Methods of training the encoder."""
     labels: tuple[int, ...] | None = None
-    """Numbers of labelled faces; the smaller sets are parts of the larger ones. By default 50, 200 and 1000, or 20 and
-    80 with --quick."""
+    """Numbers of labelled faces; smaller sets are subsets of larger ones. By default 50, 200 and 1000, or 20 and 80
+    with --quick."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """A training of each way for each, from other weights, with other labelled faces."""
+    """Seeds, with one training per method each, which have different initial weights and labelled faces."""
     quick: bool = False
-    """See that it works: few faces and steps, far from what the ways can do."""
+    """Quick check with few faces and steps, whose results say little about the methods."""
     faces: int | None = None
-    """Training faces, a fifth as many for validation and two fifths for the test; by default 4000, or 400 with
-    --quick."""
+    """Number of training faces; the validation split has a fifth as many, the test split two fifths. By default 4000,
+    or 400 with --quick."""
     epochs: int | None = None
-    """Passes over the training faces without labels; by default 10, or 1 with --quick."""
+    """Passes over the unlabelled training faces; by default 10, or 1 with --quick."""
     steps: int | None = None
-    """Training steps with labels; by default 200, or 20 with --quick."""
+    """Training steps on labelled faces; by default 200, or 20 with --quick."""
     size: Literal[16, 32, 64] = 32
     """Side of the images in pixels."""
     width: int = 64
-    """Channels of the encoder's map of 8 x 8 locations."""
+    """Channels of the encoder's map, which has 8 x 8 locations."""
     dimensions: int = 256
-    """Width of the encoder's summary, which the probes are given."""
+    """Width of the encoder's summary, the input of the probes."""
     workers: int = min(4, os.cpu_count() or 1)
-    """Trainings at a time, in a process and a thread each; 1 trains in this process."""
+    """Number of simultaneous trainings, each in its own process with one thread; 1 trains in this process."""
     output: Path = Path("runs/deep_infomax")
-    """Folder of compare.json, compare.md and probes.png."""
+    """Output folder for compare.json, compare.md and probes.png."""
     overwrite: bool = False
-    """Replace results in the output folder."""
+    """Replace existing results in the output folder."""
 
     def check(self) -> None:
-        """Refuse what cannot be compared with.
+        """Refuse invalid settings.
 
         Raises:
-            CompareError: A number is out of its range, or something is named twice or not at all.
+            CompareError: A number is out of range, or a list is empty or has repeated values.
         """
         refuse_repeats(CompareError, "compare", ways=self.ways, labels=self.counts, seeds=self.seeds)
         least_of = {"faces": 10, "epochs": 1, "steps": 1, "width": 4, "dimensions": 1, "workers": 1}
@@ -107,7 +107,7 @@ class Settings:
 
     @property
     def recipe(self) -> Recipe:
-        """What all trainings have in common."""
+        """The settings that all trainings share."""
         return Recipe(
             size=self.size,
             width=self.width,
@@ -118,22 +118,22 @@ class Settings:
 
 
 class Job(NamedTuple):
-    """A way to train, from a seed."""
+    """A training method and a seed."""
 
     seed: int
     way: WayName
 
 
 class Time(NamedTuple):
-    """How long a comparison took, in seconds."""
+    """Duration of a comparison in seconds."""
 
     seconds: float
     processor_seconds: float
-    """Of all trainings and probes, whatever else the machine did."""
+    """Processor time of all trainings and probes, independent of other load on the machine."""
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Draw faces, train, probe, sum up, draw and write."""
+    """Draw faces, train, probe, summarise, and write table and picture."""
     settings.check()
     make_for("compare", settings.output, RESULTS, overwrite=settings.overwrite)
     started = time.perf_counter()
@@ -155,7 +155,7 @@ def run(settings: Settings, console: Console) -> None:
 
 
 def probe(settings: Settings, job: Job) -> tuple[Job, list[Score], float]:
-    """Train an encoder; return its probes' scores by number of labelled faces, and the seconds of processor time."""
+    """Train an encoder; return its probes' scores by number of labelled faces, and the processor time in seconds."""
     started = time.process_time()
     splits = load(settings.size, settings.train_faces)
     order = torch.randperm(settings.train_faces, generator=torch.Generator().manual_seed(job.seed))
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drawn(settings: Settings, progress: Progress) -> Splits:
-    """Draw the faces before the trainings need them."""
+    """Draw the faces before the trainings start."""
     bar = progress.add_task("faces", total=sum(split_counts(settings.train_faces).values()))
     before = 0
 
@@ -187,7 +187,7 @@ def _drawn(settings: Settings, progress: Progress) -> Splits:
 
 
 def _train(settings: Settings, progress: Progress) -> tuple[Scores, float]:
-    """Return the scores of all ways, and the seconds of processor time."""
+    """Return the scores of all methods, and the processor time in seconds."""
     jobs = [Job(seed, way) for seed in settings.seeds for way in settings.ways]
     found: dict[Job, list[Score]] = {}
     processor = 0.0
@@ -235,7 +235,7 @@ def _training(settings: Settings) -> str:
 
 
 def _as_json(settings: Settings, scores: Scores, rows: Sequence[Row], taken: Time) -> dict[str, object]:
-    """Return what compare.json holds."""
+    """Return the content of compare.json."""
     described = {
         "ways": list(settings.ways),
         "labels": list(settings.counts),

@@ -1,4 +1,4 @@
-"""The encoder that every way trains, and the decoder of the autoencoder."""
+"""The encoder that all methods train, and the decoder of the autoencoder."""
 
 import math
 from typing import NamedTuple
@@ -6,22 +6,22 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 MAP_SIZE = 8
-"""Side of the map, in locations."""
+"""Side of the map in locations."""
 
 _GRID = MAP_SIZE // 2
 
 
 class Features(NamedTuple):
-    """What an encoder makes of images."""
+    """The outputs of an encoder for images."""
 
     map: Tensor
-    """(B, width, 8, 8): a vector for each location."""
+    """(B, width, 8, 8): a vector per location."""
     summary: Tensor
     """(B, dimensions): a vector for the whole image, the representation that is probed."""
 
 
 class Encoder(nn.Module):
-    """Strided convolutions to a map, and on to a summary of it.
+    """Strided convolutions that compute a map, followed by layers that summarise it.
 
     Args:
         size: Side of the images in pixels: 16, 32 or 64.

@@ -19,12 +19,12 @@ class Faces(NamedTuple):
     labels: Tensor
 
     def take(self, indices: Tensor) -> "Faces":
-        """Return the faces of these indices."""
+        """Return the faces with these indices."""
         return Faces(self.images[indices], self.labels[indices])
 
 
 class Splits(NamedTuple):
-    """Faces to learn from, to choose on and to measure with."""
+    """Faces for training, validation and test."""
 
     train: Faces
     validation: Faces
@@ -37,12 +37,12 @@ def split_counts(faces: int) -> dict[str, int]:
 
 
 def load(size: int, faces: int, progress: Progress | None = None) -> Splits:
-    """Draw the faces, or read them where they were drawn before.
+    """Draw the faces, or read them from the cache.
 
     Args:
         size: Side of the images in pixels.
         faces: Number of training faces.
-        progress: Called with (faces drawn, faces) of each split that is drawn.
+        progress: Called with (faces drawn, total faces) for each split that is drawn.
     """
     counts = split_counts(faces)
     return Splits(

@@ -1,4 +1,4 @@
-"""The picture: balanced accuracy over the number of labelled faces, a line for each way."""
+"""The picture: balanced accuracy against the number of labelled faces, with a line per method."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from shared.sheet import INK, MARGIN, Sheet
 
 WIDTH, HEIGHT, HEADER, NAMES = 4.3, 3.4, 0.8, 2.65  # inches
 LEAST_GAP = 0.17
-"""Between the names of two lines, in inches."""
+"""Minimum distance between the names of two lines, in inches."""
 
 COLORS: dict[WayName, str] = {
     "local-infonce": "#0072b2",
@@ -27,11 +27,11 @@ MARKERS: dict[WayName, str] = {"autoencoder": "s", "labels": "D", "random": "v"}
 
 
 def probes_figure(rows: Sequence[Row], note: str) -> Figure:
-    """Draw a line for each way, its standard deviation over the seeds as a band, and its name at its end.
+    """Draw a line per method, with a band for the standard deviation over the seeds and the name at its end.
 
     Args:
-        rows: What the scores come to.
-        note: A line on how they were made.
+        rows: The summarised scores.
+        note: A line on how they were measured.
     """
     sheet = Sheet(MARGIN + 0.35 + WIDTH + NAMES, HEADER + HEIGHT + 0.5)
     sheet.title("Linear probes of frozen features", note)
@@ -74,7 +74,7 @@ def _finish(axes: Axes, labels: Sequence[int]) -> None:
 
 
 def _apart(places: dict[WayName, float]) -> dict[WayName, float]:
-    """Return the places from top to bottom, each moved down until it is clear of the one before it."""
+    """Return the positions from top to bottom, each moved down until it does not overlap the one above it."""
     moved: dict[WayName, float] = {}
     last = float("-inf")
     for way in sorted(places, key=places.__getitem__):

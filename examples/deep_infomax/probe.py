@@ -1,11 +1,12 @@
-r"""Linear probes: what a logistic regression reads off frozen features.
+r"""Linear probes: logistic regressions on frozen features.
 
 A probe of one attribute minimises ``mean_i w_i softplus(-(2 y_i - 1) (f_i . v + c)) + penalty / 2 |v|^2`` over features
-f that are standardised on the labelled faces. The weights w give either label half of the total, so that the probe is
-made for balanced accuracy, the mean of both labels' recalls. All attributes are fitted at once, which changes none.
+f that are standardised on the labelled faces. The weights w give each label half of the total, so that the probe
+optimises balanced accuracy, the mean of the recalls of both labels. All attributes are fitted at once, but
+independently of each other.
 
-An attribute that has a single label among the labelled faces is answered with that label, which is right for half of
-the balanced accuracy. Where one label is missing among the faces that are tested, its recall is left out of the mean.
+If all labelled faces have the same label of an attribute, the probe always answers with that label, which gives half of
+the balanced accuracy. If one label is missing among the tested faces, its recall is left out of the mean.
 """
 
 from collections.abc import Sequence
@@ -18,20 +19,20 @@ from torch import Tensor, nn
 from deep_infomax.faces import Faces, Splits
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""The penalties among which validation faces choose, one for all attributes."""
+"""The candidate penalties; one for all attributes is chosen on validation faces."""
 
 
 class Score(NamedTuple):
-    """What a probe comes to."""
+    """The result of a probe."""
 
     validation: float
-    """Balanced accuracy on validation faces, mean of the attributes."""
+    """Balanced accuracy on validation faces, averaged over the attributes."""
     test: float
-    """The same on test faces."""
+    """Balanced accuracy on test faces, averaged over the attributes."""
     accuracy: float
-    """Plain accuracy on test faces, mean of the attributes."""
+    """Plain accuracy on test faces, averaged over the attributes."""
     penalty: float
-    """The penalty that was chosen."""
+    """The chosen penalty."""
     by_attribute: list[float]
     """Balanced accuracy of each attribute on test faces."""
 
@@ -62,7 +63,7 @@ def measure(encoder: nn.Module, labelled: Faces, splits: Splits, penalties: Sequ
 
 
 def extract(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Return the summaries of images, in evaluation mode and without a gradient."""
+    """Return the summaries of images, in evaluation mode and without gradients."""
     encoder.eval()
     with torch.no_grad():
         return torch.cat([encoder(part).summary for part in images.split(256)])
@@ -88,18 +89,18 @@ def fit_probe(features: Tensor, labels: Tensor, penalty: float) -> Probe:
 
 
 def label_weights(labels: Tensor) -> Tensor:
-    """Return weights (n, N) that give either label of an attribute half of the total."""
+    """Return weights (n, N) that give each label of an attribute half of the total."""
     share = labels.mean(0)
     return 0.5 / torch.where(labels.bool(), share, 1 - share)
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return the binary cross entropy of every label, weighted, (n, N)."""
+    """Return the weighted binary cross entropy of every label, (n, N)."""
     return weights * F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
 
 def balanced_accuracy(answers: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean of both labels' recalls for each attribute, (N,)."""
+    """Return the mean of the recalls of both labels for each attribute, (N,)."""
     right = answers == labels.bool()
     recalls = [(right & chosen).sum(0) / chosen.sum(0) for chosen in (labels.bool(), ~labels.bool())]
     return torch.stack(recalls).nanmean(0)

@@ -1,4 +1,4 @@
-"""What the scores come to over the seeds, the configuration that validation chooses, and the tables."""
+"""Summaries of the scores over the seeds, the configuration chosen on validation faces, and the tables."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from deep_infomax.probe import Score
 from deep_infomax.training import INFOMAX, TITLES, WayName
 
 Scores: TypeAlias = Mapping[WayName, Mapping[int, Sequence[Score]]]
-"""The scores of each way and number of labelled faces, one a seed."""
+"""The scores of each method and number of labelled faces, one per seed."""
 
 
 class Spread(NamedTuple):
-    """Mean and standard deviation over the seeds, in per cent."""
+    """Mean and standard deviation over the seeds, in percent."""
 
     mean: float
     deviation: float
-    """Of a single seed 0."""
+    """Standard deviation; 0 with a single seed."""
 
     def __str__(self) -> str:
         return f"{self.mean:.1f} ± {self.deviation:.1f}"
 
 
 class Row(NamedTuple):
-    """A way with a number of labelled faces."""
+    """Scores of a method with a number of labelled faces."""
 
     way: WayName
     labels: int
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def summarise(scores: Scores) -> list[Row]:
-    """Return a row for each way and number of labelled faces."""
+    """Return a row for each method and number of labelled faces."""
     return [
         Row(way, labels, *(_spread([getattr(score, name) for score in by_seed]) for name in Row._fields[2:]))
         for way, by_count in scores.items()
@@ -48,18 +48,18 @@ def summarise(scores: Scores) -> list[Row]:
 
 
 def chosen(rows: Sequence[Row]) -> WayName | None:
-    """Return the configuration of Deep InfoMax that is best on validation faces, over all numbers of labels."""
+    """Return the Deep InfoMax configuration that is best on validation faces, over all numbers of labels."""
     candidates = [way for way in dict.fromkeys(row.way for row in rows) if way in INFOMAX]
     return max(candidates, key=lambda way: on_validation(rows, way), default=None)
 
 
 def on_validation(rows: Sequence[Row], way: WayName) -> float:
-    """Return a way's balanced accuracy on validation faces in per cent, mean of all numbers of labels."""
+    """Return a method's balanced accuracy on validation faces in percent, averaged over all numbers of labels."""
     return statistics.mean(row.validation.mean for row in rows if row.way == way)
 
 
 def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return header and lines of the table, a line for each way."""
+    """Return header and lines of the table, with a line per method."""
     counts = list(dict.fromkeys(row.labels for row in rows))
     cells = {(row.way, row.labels): f"{row.test} ({row.accuracy.mean:.1f})" for row in rows}
     best = chosen(rows)

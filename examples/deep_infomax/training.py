@@ -1,4 +1,4 @@
-"""The ways to train an encoder: by Deep InfoMax, as an autoencoder, with labels, or not at all."""
+"""The methods of training an encoder: Deep InfoMax, an autoencoder, labels, or none."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +53,7 @@ INFOMAX: dict[InfoMaxName, Callable[[Encoder], DeepInfoMaxLoss]] = {
         negatives="shift",
     ),
 }
-"""Configurations of Deep InfoMax; the last two weigh their terms as the paper's local and global model do."""
+"""Configurations of Deep InfoMax; the last two weight their terms like the paper's local and global models."""
 
 TITLES: dict[WayName, str] = {
     "local-infonce": "Deep InfoMax, local InfoNCE",
@@ -71,7 +71,7 @@ class TrainingError(UserError):
 
 
 class Recipe(NamedTuple):
-    """What all trainings have in common."""
+    """The settings that all trainings share."""
 
     size: int
     """Side of the images in pixels."""
@@ -86,7 +86,7 @@ class Recipe(NamedTuple):
 
 
 class InfoMax(nn.Module):
-    """Deep InfoMax of an encoder's map and summary."""
+    """The Deep InfoMax loss of an encoder's map and summary."""
 
     def __init__(self, encoder: Encoder, loss: DeepInfoMaxLoss) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class InfoMax(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Mean squared error of images that are decoded from the encoder's summaries."""
+    """Mean squared error of images decoded from the encoder's summaries."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Autoencoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Weighted cross entropy of attributes that a linear layer reads off the encoder's summaries."""
+    """Weighted cross entropy of attributes that a linear layer predicts from the encoder's summaries."""
 
     def __init__(self, encoder: Encoder, attributes: int) -> None:
         super().__init__()
@@ -122,13 +122,13 @@ class Classifier(nn.Module):
 
 
 def encoders(way: WayName, recipe: Recipe, seed: int, faces: Tensor, labelled: Sequence[Faces]) -> Iterator[Encoder]:
-    """Yield the encoder of a way for each set of labelled faces; one that learns without labels is always the same.
+    """Yield the encoder of a method for each set of labelled faces; without labels it is the same for all sets.
 
     Args:
-        way: How it is trained.
-        recipe: What all ways have in common.
-        seed: Of the first weights, which are the same for every way, and of the batches.
-        faces: Images without labels.
+        way: The training method.
+        recipe: The settings that all methods share.
+        seed: Seed of the initial weights, which are the same for all methods, and of the batches.
+        faces: Unlabelled images.
         labelled: Sets of labelled faces.
 
     Raises:
@@ -146,7 +146,7 @@ def encoders(way: WayName, recipe: Recipe, seed: int, faces: Tensor, labelled: S
 
 
 def minimise(objective: nn.Module, data: Sequence[Tensor], epochs: int) -> list[float]:
-    """Train an objective on shuffled batches of the data, and return its mean over each epoch.
+    """Train an objective on shuffled batches of the data, and return the mean loss of each epoch.
 
     Raises:
         FloatingPointError: The loss is not finite.
@@ -191,6 +191,6 @@ def _start(recipe: Recipe, seed: int) -> Encoder:
 
 
 def _batches(count: int) -> Tensor:
-    """Return shuffled indices (batches, batch size); what is left over waits for another epoch."""
+    """Return shuffled indices (batches, batch size), without those that do not fill a batch."""
     size = min(BATCH, count)
     return torch.randperm(count)[: count // size * size].view(-1, size)

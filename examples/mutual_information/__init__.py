@@ -1,1 +1,1 @@
-"""Mutual information, measured: estimators beside known truth, and a function for arrays of your own."""
+"""Measuring mutual information: estimators compared with known values, and a command for your own arrays."""

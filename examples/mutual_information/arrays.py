@@ -1,4 +1,4 @@
-"""The user's files: how they are read, and what is wrong with them."""
+"""Reading and checking the user's files."""
 
 import csv
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ import numpy.typing as npt
 from shared.program import UserError
 
 Line: TypeAlias = tuple[int, list[str]]
-"""Its number in the file, from 1 on, and its fields."""
+"""The number of a line, counted from 1, and its fields."""
 
 
 class ArraysError(UserError):
-    """A file that holds no array."""
+    """A file that does not contain a valid array."""
 
 
 def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
-    """Read an array from a NumPy file (.npy) or a table (.csv with commas, .tsv with tabs), with or without header.
+    """Read an array from a NumPy file (.npy) or a table (.csv with commas, .tsv with tabs), with or without a header.
 
-    A NumPy file is mapped into memory, not copied. A table of numbers has a header if a field of its first line is no
-    number; one of categories, if no field of its first line stands in its column again.
+    A NumPy file is mapped into memory, not copied. A table of numbers has a header if a field of its first line is not
+    a number. A table of categories has a header if no field of its first line occurs again in its column.
 
     Args:
         path: The file.
         categories: Whether to keep a table's fields as strings.
 
     Raises:
-        ArraysError: The file is of another kind, broken, or no table of numbers.
+        ArraysError: The file has another format, is broken, or is not a table of numbers.
         OSError: The file cannot be read.
     """
     kind = path.suffix.lower()

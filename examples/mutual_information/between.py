@@ -1,4 +1,4 @@
-"""Measure information between two files: ``python examples/mutual_information/between.py --help``."""
+"""Measure the mutual information between two files: ``python examples/mutual_information/between.py --help``."""
 
 import sys
 from collections.abc import Sequence
@@ -31,28 +31,29 @@ class Settings:
     x: tyro.conf.Positional[Path]
     """Array (n,) or (n, d): .npy, .csv or .tsv, with or without a header."""
     y: tyro.conf.Positional[Path]
-    """Array with as many rows."""
+    """Array with the same number of rows."""
     estimator: Literal["infonce", "nwj", "dv", "jsd", "smile", "certificate"] = "infonce"
-    """A lower bound of low variance, capped at the log of the pairs in a fold (infonce), lower bounds without cap and
-    of high variance (nwj, dv), estimates that are no bound (jsd, smile), or what the cross entropy certifies."""
+    """A lower bound with low variance, capped at the log of the number of pairs in a fold (infonce); lower bounds
+    without a cap but with high variance (nwj, dv); estimates that are not bounds (jsd, smile); or the information that
+    the cross entropy certifies (certificate)."""
     preprocess: Literal["ranks", "standardise"] = "ranks"
-    """Turn columns into normal scores, or bring them to mean 0 and deviation 1."""
+    """Transform columns to normal scores (ranks), or to mean 0 and standard deviation 1 (standardise)."""
     discrete: Literal["x", "y", "both"] | None = None
-    """Which array holds categories, numbers or strings."""
+    """Which array contains categories, as numbers or strings."""
     blocks: str | None = None
-    """Rows in a stretch of a series, or a file with the label of each row's group."""
+    """Number of consecutive rows of a series that form a block, or a file with the group label of each row."""
     units: Literal["nats", "bits"] = "nats"
     """Units of the result."""
     seed: int = 0
-    """Of folds, training, bootstrap and shuffles."""
+    """Seed of folds, training, bootstrap and permutations."""
     max_rows: int = 20_000
-    """Of more rows, so many are drawn."""
+    """Maximum number of rows; larger arrays are subsampled."""
     json: Path | None = None
     """Also write the result to this file."""
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Read, measure, print and write."""
+    """Read the arrays, measure, print the result and write it."""
     if settings.json is not None:
         read = (settings.x, settings.y, Path(settings.blocks or settings.x))
         refuse_inputs("between", "--json", settings.json, read)

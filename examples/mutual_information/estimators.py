@@ -1,7 +1,7 @@
-"""Estimators by name: what trains their critic, what is measured with it, and what that is.
+"""Estimators by name: the objective of their critic, the estimate, and the kind of estimate.
 
-All of them read the logits (*, N, N) of all pairs of a batch, the real ones on the diagonal, as ``all_pairs`` of a
-critic gives them; leading axes are the locations of maps.
+All of them take the logits (*, N, N) of all pairs of a batch, with the real pairs on the diagonal, as ``all_pairs`` of
+a critic returns them; leading axes are the locations of maps.
 """
 
 import math
@@ -22,7 +22,7 @@ CriticName: TypeAlias = Literal["separable", "concat", "dot-product", "bilinear"
 Kind: TypeAlias = Literal["lower bound", "lower bound given many pairs", "no bound"]
 
 Measure: TypeAlias = Callable[[Tensor], Tensor]
-"""Takes logits (*, N, N) to a scalar."""
+"""Maps logits (*, N, N) to a scalar."""
 
 ALPHA = 0.01
 
@@ -31,32 +31,32 @@ _MAX_NORM = 5.0
 
 @dataclass(frozen=True)
 class Estimator:
-    """How information is measured."""
+    """An estimator of mutual information."""
 
     title: str
     objective: ObjectiveName
-    """What its critic is trained to maximise; estimators of one objective can share a critic."""
+    """The objective that its critic maximises; estimators with the same objective can share a critic."""
     estimate: Measure
-    """Returns nats, with a critic that was trained so."""
+    """Returns the estimate in nats, for logits of such a critic."""
     kind: Kind
-    """What the estimate is of the information, whatever the critic."""
+    """Whether the estimate bounds the information for any critic."""
     cap: Callable[[int], float] = lambda candidates: math.inf
-    """The most that it can show in nats, by the number N of candidates."""
+    """Maximum of the estimate in nats, by the number N of candidates."""
 
 
 def real(logits: Tensor) -> Tensor:
-    """Return the logits (*, N) of pairs drawn together."""
+    """Return the logits (*, N) of real pairs, drawn jointly."""
     return logits.diagonal(dim1=-2, dim2=-1)
 
 
 def fake(logits: Tensor) -> Tensor:
-    """Return the logits (*, N - 1, N) of pairs drawn apart: all but the diagonal."""
+    """Return the logits (*, N - 1, N) of fake pairs, drawn independently: all but the diagonal."""
     n = logits.shape[-1]
     return logits.flatten(-2)[..., 1:].unflatten(-1, (n - 1, n + 1))[..., :-1]
 
 
 def build_objective(name: ObjectiveName) -> Measure:
-    """Return what a critic is to maximise; one object for each critic, since MINE's remembers earlier batches."""
+    """Return the objective of a critic; each critic needs its own, since MINE's keeps an average over batches."""
     if name == "mine":
         mine = MINEObjective()
         return lambda logits: mine(real(logits), fake(logits))
@@ -66,21 +66,21 @@ def build_objective(name: ObjectiveName) -> Measure:
 def build_critic(
     name: CriticName, channels: tuple[int, int], hidden_channels: int | None, *, default: int = 256, maps: bool = False
 ) -> Critic:
-    """Return a critic of pairs of so many numbers, which starts by scoring them all alike.
+    """Return a critic that initially gives all pairs the same score.
 
-    The library's product critics start near zero, the joint one by He's rule. Here the last layer of each starts at
-    exactly zero, so that all climb the staircase from one place: NWJ and MINE take exponentials of the logits, and a
-    critic that begins high does not recover.
+    The library's product critics start near zero, and the joint critic has He initialisation. Here the last layer of
+    each starts at exactly zero, so that all climb the staircase from the same value. NWJ and MINE take exponentials of
+    the logits, and a critic that starts with large scores does not recover.
 
     Args:
-        name: One of the library's; "concat" is the joint critic, which sees both sides at once.
-        channels: Numbers of x, or channels if it is a map, and of y.
-        hidden_channels: Width of the hidden layers, which the bilinear critic has none of; None means the default.
+        name: One of the library's critics; "concat" is the joint critic, which sees both sides at once.
+        channels: Dimensions of x, or channels if it is a map, and of y.
+        hidden_channels: Width of the hidden layers, of which the bilinear critic has none; None means the default.
         default: The default width.
         maps: Whether x is a map.
 
     Raises:
-        ValueError: A width was given to the bilinear critic.
+        ValueError: A width was given for the bilinear critic.
     """
     if name == "bilinear":
         if hidden_channels is not None:
@@ -95,7 +95,7 @@ def build_critic(
 
 
 def _starting_at_zero(critic: Critic) -> Critic:
-    """Set the critic's last layer, or that of one of its encoders, to zero."""
+    """Set the last layer of the critic, or of one of its encoders, to zero."""
     last = ("fc3.", "global_encoder.fc3.", "global_encoder.fc2.", "global_encoder.shortcut.", "global_encoder.weight")
     perceptron = any(name.startswith("global_encoder.fc3.") for name, _ in critic.named_parameters())
     for name, parameter in critic.named_parameters():
@@ -105,11 +105,11 @@ def _starting_at_zero(critic: Critic) -> Critic:
 
 
 def clip(name: ObjectiveName, critic: nn.Module) -> None:
-    """Clip the critic's gradient, but for MINE.
+    """Clip the critic's gradient, except for MINE.
 
-    The exponential of one outlier would otherwise fill Adam's second moments for a thousand steps, in which the critic
-    hardly moves. MINE's gradient is small in most batches and large in a few that hold the critic down; clipped, the
-    logits run away.
+    Without clipping, the exponential of one outlier would dominate Adam's second moments for a thousand steps, during
+    which the critic hardly changes. MINE's gradient is small in most batches and large in a few that keep the critic
+    bounded; with clipping, the logits diverge.
     """
     if name != "mine":
         nn.utils.clip_grad_norm_(critic.parameters(), _MAX_NORM)
@@ -157,7 +157,7 @@ OBJECTIVES: dict[ObjectiveName, Measure] = {
     "alpha": _alpha,
     "jsd": _jsd,
 }
-"""What the objectives come to, without what MINE's does to the gradient."""
+"""The values of the objectives, without MINE's correction of the gradient."""
 
 ESTIMATORS: dict[EstimatorName, Estimator] = {
     "infonce": Estimator("InfoNCE", "infonce", F.infonce_lower_bound, "lower bound", cap=math.log),

@@ -1,4 +1,4 @@
-"""Hold trained critics to the truth: ``python examples/mutual_information/held_out.py --help``."""
+"""Compare trained critics with known information: ``python examples/mutual_information/held_out.py --help``."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ Objective: TypeAlias = Literal["jsd", "nwj", "infonce"]
 
 
 class Recipe(NamedTuple):
-    """How a critic is trained by an objective, and what is read off it."""
+    """Training of a critic by an objective, and the estimators computed from it."""
 
     estimator: Literal["positive_logit", "nwj", "infonce"]
     negatives: Literal["shift", "all"]
@@ -52,7 +52,7 @@ RECIPES: dict[Objective, Recipe] = {
 
 
 class Case(NamedTuple):
-    """What to train."""
+    """A training to run."""
 
     objective: Objective
     information: float
@@ -60,49 +60,49 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a trained critic says of held-out pairs."""
+    """The estimates of a trained critic on held-out pairs."""
 
     case: Case
     estimate: float
 
     @property
     def error(self) -> float:
-        """Return how far the estimate is above the truth."""
+        """Return the estimate minus the true information."""
         return self.estimate - self.case.information
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to hold to the truth."""
+    """What to train and compare with the truth."""
 
     levels: tuple[float, ...] = (1.0, 2.0)
-    """Information in nats."""
+    """True information in nats."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """A training for each."""
+    """Seeds, with one training each."""
     limit: float = 0.15
-    """How far off an estimate may be, in nats."""
+    """Maximum error of an estimate, in nats."""
     workers: int = min(2, os.cpu_count() or 1)
-    """Trainings at a time."""
+    """Number of simultaneous trainings."""
 
     def check(self) -> None:
-        """Refuse what cannot be trained.
+        """Refuse invalid settings.
 
         Raises:
-            UserError: A number is below 0, or something is named twice or not at all.
+            UserError: A number is below 0, or a list is empty or has repeated values.
         """
         for name in ("levels", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values) or min(values) < 0 or (name == "levels" and 0 in values):
                 raise UserError(
-                    f"held_out: --{name} must be different numbers, and none below 0, got "
+                    f"held_out: --{name} must be different numbers of at least 0, got "
                     f"{' '.join(map(str, values)) or 'none'}. Name each once."
                 )
 
 
 def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:
-    """Train a critic, and estimate the information of pairs that it has not seen.
+    """Train a critic, and estimate the information on held-out pairs.
 
-    The rate rises and falls over the run. InfoNCE is measured among 512 candidates, the others with 16 fake pairs each.
+    The learning rate rises and falls over the run. InfoNCE uses 512 candidates, the others 16 fake pairs per real pair.
     """
     recipe = recipe or RECIPES[case.objective]
     torch.manual_seed(case.seed)
@@ -124,7 +124,7 @@ def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:
 
 
 def run(settings: Settings, console: Console) -> int:
-    """Train, show and return 0 if all estimates are within the limit."""
+    """Train, show the estimates, and return 0 if all are within the limit."""
     settings.check()
     started = time.perf_counter()
     cases = [
@@ -145,7 +145,7 @@ def run(settings: Settings, console: Console) -> int:
     worst = max(abs(outcome.error) for outcome in outcomes.values())
     seconds = time.perf_counter() - started
     console.print(
-        f"At most {worst:.3f} nats off, limit {settings.limit:g}; {seconds:.0f} s, {settings.workers} at a time."
+        f"Largest error {worst:.3f} nats, limit {settings.limit:g}; {seconds:.0f} s, {settings.workers} at a time."
     )
     return int(worst > settings.limit)
 

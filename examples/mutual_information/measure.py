@@ -1,4 +1,4 @@
-"""Train estimators where the information is known: ``python examples/mutual_information/measure.py --help``."""
+"""Train estimators on tasks with known information: ``python examples/mutual_information/measure.py --help``."""
 
 import math
 import os
@@ -36,47 +36,47 @@ STEPS, QUICK_STEPS = 1000, 60
 
 
 class MeasureError(UserError):
-    """Settings that cannot be measured with, or a training that failed."""
+    """Invalid settings, or a failed training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to measure, how, and where the results go."""
+    """What to measure, how, and where to write the results."""
 
     tasks: tuple[TaskName, ...] = tuple(TASKS)
-    """Tasks of known information."""
+    """Tasks with known information."""
     estimators: tuple[EstimatorName, ...] = tuple(ESTIMATORS)
     """Estimators."""
     levels: tuple[float, ...] = (2.0, 4.0, 6.0, 8.0, 10.0)
-    """Information in nats, one after the other."""
+    """Levels of information in nats, in this order."""
     quick: bool = False
-    """See that it works: a few steps a level, far from what the estimators can do."""
+    """Quick check with few steps per level, whose results say little about the estimators."""
     steps: int | None = None
     """Training steps at each level; by default 1000, or 60 with --quick."""
     batch_size: int = 64
-    """Pairs in a batch, all of which are scored with one another."""
+    """Number of pairs per batch; all combinations are scored."""
     dimensions: int = 20
-    """Numbers on either side of a pair."""
+    """Dimensions of each side of a pair."""
     critic: CriticName = "separable"
-    """Critic; concat sees both sides at once, and takes several times as long."""
+    """Critic; concat sees both sides at once and takes several times as long."""
     hidden_channels: int | None = None
     """Width of the critic's hidden layers; by default 256."""
     lr: float = 1e-3
     """Adam's learning rate."""
     seeds: tuple[int, ...] = (0,)
-    """A training for each; the table is over all of them, the picture of the first."""
+    """Seeds, with one training each; the table covers all of them, the picture shows the first."""
     workers: int = min(4, os.cpu_count() or 1)
-    """Trainings at a time, in a process and a thread each; 1 trains in this process."""
+    """Number of simultaneous trainings, each in its own process with one thread; 1 trains in this process."""
     output: Path = Path("runs/mutual_information")
-    """Folder of measure.json, measure.md and staircase.png."""
+    """Output folder for measure.json, measure.md and staircase.png."""
     overwrite: bool = False
-    """Replace results in the output folder."""
+    """Replace existing results in the output folder."""
 
     def check(self) -> None:
-        """Refuse what cannot be measured.
+        """Refuse invalid settings.
 
         Raises:
-            MeasureError: A number is out of its range, or something is named twice or not at all.
+            MeasureError: A number is out of range, or a list is empty or has repeated values.
         """
         lists = {name: getattr(self, name) for name in ("tasks", "estimators", "levels", "seeds")}
         refuse_repeats(MeasureError, "measure", **lists)
@@ -106,7 +106,7 @@ class Settings:
 
     @property
     def staircase(self) -> Staircase:
-        """What all trainings have in common."""
+        """The settings that all trainings share."""
         return Staircase(
             levels=self.levels,
             steps=self.steps or (QUICK_STEPS if self.quick else STEPS),
@@ -119,7 +119,7 @@ class Settings:
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Train, sum up, draw and write."""
+    """Train, summarise, and write table and picture."""
     settings.check()
     make_for("measure", settings.output, RESULTS, overwrite=settings.overwrite)
     started = time.perf_counter()
@@ -184,7 +184,7 @@ def _note(settings: Settings) -> str:
 
 
 def _as_json(settings: Settings, rows: Sequence[Row], seconds: float) -> dict[str, Any]:
-    """Return what measure.json holds."""
+    """Return the content of measure.json."""
     described = asdict(settings.staircase) | {"seeds": list(settings.seeds), "workers": settings.workers}
     return {"settings": described, "seconds": seconds, "rows": [row._asdict() for row in rows]}
 

@@ -1,4 +1,4 @@
-"""The staircase picture: every estimator on every task, over the training steps, beside the truth."""
+"""The staircase picture: estimates of every estimator on every task over the training steps, with the truth."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,17 +17,17 @@ from shared.sheet import FAINT, INK, MARGIN, Sheet
 WIDTH, HEIGHT, GAP, NAMES, HEADER = 1.75, 0.98, 0.14, 1.3, 0.98  # inches
 RAW, SMOOTH, TRUTH, CAP = "#9ecae9", "#0b559f", "#000000", "#d55e00"
 POINTS = 500
-"""Single estimates that a panel shows at most."""
+"""Maximum number of single estimates in a panel."""
 
 
 def staircase_figure(results: Results, levels: Sequence[float], batch_size: int, note: str) -> Figure:
-    """Draw a row for each estimator and a column for each task; of several seeds the first.
+    """Draw a row per estimator and a column per task, for the first seed.
 
     Args:
         results: The estimates.
         levels: The truth in nats.
         batch_size: Number of candidates, which caps some estimators.
-        note: A line on how they were made.
+        note: A line on how they were measured.
     """
     tasks = list(dict.fromkeys(task for task, _ in results))
     estimators = list(dict.fromkeys(estimator for _, estimator in results))
@@ -59,7 +59,7 @@ def staircase_figure(results: Results, levels: Sequence[float], batch_size: int,
 
 
 def smoothed(values: np.ndarray, span: float) -> np.ndarray:
-    """Return the running mean whose weights fall exponentially, to 1 / e over ``span`` values."""
+    """Return the running mean with exponentially decaying weights, which fall to 1 / e over ``span`` values."""
     keep = np.exp(-1 / span)
     mean, out = float(values[0]), np.empty(len(values))
     for place, value in enumerate(values):

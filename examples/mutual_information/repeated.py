@@ -1,4 +1,4 @@
-"""Measure known information on fresh draws, again and again: ``python examples/mutual_information/repeated.py``."""
+"""Measure known information on repeated fresh draws: ``python examples/mutual_information/repeated.py``."""
 
 import json
 import math
@@ -35,7 +35,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 
 class Task(NamedTuple):
-    """Pairs of a known information."""
+    """Pairs with known information."""
 
     title: str
     rows: int
@@ -55,19 +55,19 @@ class Settings:
     """What to measure."""
 
     tasks: tuple[str, ...] = ()
-    """Names of tasks; all by default."""
+    """Names of tasks; by default all."""
     repetitions: int = 20
-    """Draws of each task."""
+    """Number of draws per task."""
     first_seed: int = 0
     """Seed of the first draw; the others follow."""
     workers: int = min(2, os.cpu_count() or 1)
-    """Measurements at a time, of one thread each."""
+    """Number of simultaneous measurements, with one thread each."""
     seconds: float = math.inf
-    """Begin no measurement after this."""
+    """Seconds after which no further measurement is started."""
     results: Path = HERE / "repeated.json"
-    """File of all measurements."""
+    """JSON file of all measurements."""
     page: Path = HERE / "repeated.md"
-    """Page of what they show."""
+    """Markdown page that summarises them."""
 
 
 def _gaussian(dimensions: int, rho: float, correlated: int | None = None) -> Callable[..., tuple[Array, Array]]:
@@ -128,7 +128,7 @@ TASKS: dict[str, Task] = {
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Draw and measure."""
+    """Draw pairs and measure their information."""
     task = TASKS[case.task]
     x, y = task.draw(task.rows, np.random.default_rng([case.seed, *case.task.encode()]))
     started = time.perf_counter()
@@ -139,7 +139,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:
-    """Return the page of what all measurements show."""
+    """Return the page that summarises all measurements."""
     lines = [
         "# Repeated measurements of known information",
         "",
@@ -197,7 +197,7 @@ def _line(task: Task, found: Sequence[dict[str, Any]]) -> str:
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Measure what is missing, and write results and page after every measurement."""
+    """Run the missing measurements, and write results and page after each."""
     started = time.perf_counter()
     results = json.loads(settings.results.read_text(encoding="utf-8")) if settings.results.exists() else []
     done = {Case(result["task"], result["seed"]) for result in results}

@@ -23,15 +23,15 @@ from mutual_information.tasks import TASKS, TaskName
 from shared.parallel import each
 
 Estimates = npt.NDArray[np.float64]
-"""Estimates in nats, (levels, steps a level)."""
+"""Estimates in nats, (levels, steps per level)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Staircase:
-    """What all trainings have in common."""
+    """The settings that all trainings share."""
 
     levels: tuple[float, ...]
-    """Information in nats, one after the other."""
+    """Levels of information in nats, in this order."""
     steps: int
     """Training steps at each level."""
     batch_size: int
@@ -42,7 +42,7 @@ class Staircase:
 
 
 class Job(NamedTuple):
-    """One training, and the estimators that are read off its critic."""
+    """A training, and the estimators computed from its critic."""
 
     task: TaskName
     objective: ObjectiveName
@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
 
 def jobs(tasks: Sequence[TaskName], estimators: Sequence[EstimatorName], seeds: Sequence[int]) -> list[Job]:
-    """Return the trainings that these estimators need, those of one objective together."""
+    """Return the trainings that these estimators need; estimators with the same objective share one."""
     shared: dict[ObjectiveName, list[EstimatorName]] = {}
     for name in estimators:
         shared.setdefault(ESTIMATORS[name].objective, []).append(name)
@@ -64,9 +64,9 @@ def jobs(tasks: Sequence[TaskName], estimators: Sequence[EstimatorName], seeds: 
 
 
 def climb(job: Job, staircase: Staircase) -> dict[EstimatorName, Estimates]:
-    """Train a critic through all levels, and return what each estimator says of every batch before it is trained on.
+    """Train a critic through all levels, and return the estimates on every batch before training on it.
 
-    A batch is drawn for its step alone, so that every estimate is of pairs that the critic has not seen.
+    Each step draws a new batch, so that every estimate is computed on pairs that the critic has not seen.
     """
     task, d = TASKS[job.task], staircase.dimensions
     torch.manual_seed(job.seed)
@@ -90,7 +90,7 @@ def climb(job: Job, staircase: Staircase) -> dict[EstimatorName, Estimates]:
 def climb_all(
     todo: Sequence[Job], staircase: Staircase, workers: int
 ) -> Iterator[tuple[Job, dict[EstimatorName, Estimates]]]:
-    """Do the trainings, ``workers`` of them at a time, and yield each as it is done."""
+    """Run the trainings, ``workers`` at a time, and yield each when it is done."""
     yield from each(partial(_climb, staircase), todo, workers)
 
 

@@ -1,4 +1,4 @@
-"""What the estimates come to: bias, standard deviation and root mean square error, and the tables of them."""
+"""Summaries of the estimates: bias, standard deviation and root mean square error, and their tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,28 +12,28 @@ from mutual_information.staircase import Estimates
 from mutual_information.tasks import TASKS, TaskName
 
 SETTLED = 4
-"""The last so manieth part of a level's steps is summed up."""
+"""The summary covers the last 1 / SETTLED of the steps of each level."""
 
 Results = Mapping[tuple[TaskName, EstimatorName], Sequence[Estimates]]
-"""The estimates of each task and estimator, an array a seed."""
+"""The estimates of each task and estimator, one array per seed."""
 
 
 class Row(NamedTuple):
-    """An estimator on a task at a level, in nats."""
+    """The errors of an estimator on a task at a level, in nats."""
 
     task: TaskName
     estimator: EstimatorName
     truth: float
     bias: float
-    """Mean of the estimates, less the truth."""
+    """Mean of the estimates minus the truth."""
     std: float
     """Standard deviation of the estimates of single batches."""
     rmse: float
-    """Root of the mean squared error, of which the square of either is a part."""
+    """Root of the mean squared error, which is the sum of the squares of bias and standard deviation."""
 
 
 def summarise(results: Results, levels: Sequence[float]) -> list[Row]:
-    """Sum up the last quarter of each level, over all seeds."""
+    """Summarise the last quarter of each level over all seeds."""
     rows = []
     for (task, estimator), runs in results.items():
         for level, truth in enumerate(levels):
@@ -53,7 +53,7 @@ def summarise(results: Results, levels: Sequence[float]) -> list[Row]:
 
 
 def grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return header and lines of the table, a line for each task and estimator."""
+    """Return header and lines of the table, with a line per task and estimator."""
     levels = list(dict.fromkeys(row.truth for row in rows))
     header = ["task", "estimator", *(f"{level:g} nats" for level in levels)]
     cells = {(row.task, row.estimator, row.truth): row for row in rows}

@@ -1,21 +1,21 @@
-r"""Pairs of variables whose mutual information is known in closed form.
+r"""Pairs of variables with mutual information known in closed form.
 
 Correlated Gaussians, ``y = rho x + sqrt(1 - rho^2) e`` in d dimensions, have ``I = -(d / 2) log(1 - rho^2)`` nats: d
-independent pairs of normal variables. An invertible map of either side, the cube for one, leaves it as it is.
+independent pairs of normal variables. Invertible maps of either side, such as the cube, do not change it.
 
-Student's t. Vectors x of m and y of n numbers, together of the t distribution with nu degrees of freedom and scale
-matrix S, have the information of Gaussians with covariance S plus ``f(nu) + f(nu + m + n) - f(nu + m) - f(nu + n)``
+Student's t. Vectors x of m and y of n numbers with a joint t distribution of nu degrees of freedom and scale matrix S
+have the information of Gaussians with covariance S plus ``f(nu) + f(nu + m + n) - f(nu + m) - f(nu + n)``
 with ``f(u) = log Gamma(u / 2) - (u / 2) psi(u / 2)``. It follows from ``I = h(x) + h(y) - h(x, y)`` and the entropy of
 a t distribution in k dimensions,
 
 ``h = log det(S) / 2 + log((nu pi)^(k / 2) Gamma(nu / 2) / Gamma((nu + k) / 2))
 + (nu + k) / 2 (psi((nu + k) / 2) - psi(nu / 2))``:
 
-x and y by themselves are t distributed with nu degrees of freedom too; the powers of nu pi cancel, log Gamma(nu / 2)
-stands twice for x and y and once for both, and the factors of psi(nu / 2) sum to -nu / 2. The additional term is what x
-and y tell of one another by their common scale, and is there without any correlation.
+The marginals of x and y are t distributed with nu degrees of freedom too. The powers of nu pi cancel, log Gamma(nu / 2)
+occurs twice for x and y and once for both together, and the factors of psi(nu / 2) sum to -nu / 2. The additional term
+is the information through the common scale of x and y, which exists without any correlation.
 
-All variables are scaled to unit variance, which leaves information as it is.
+All variables are scaled to unit variance, which does not change the information.
 
 Maps. At every location u of a map ``F(u) = rho T + sqrt(1 - rho^2) e_u``, so that each location has the information of
 correlated Gaussians with the summary T.
@@ -48,13 +48,13 @@ LOCATIONS = (2, 2)
 
 @dataclass(frozen=True)
 class Task:
-    """Pairs of variables of a known information."""
+    """Pairs of variables with known information."""
 
     title: str
     draw: Callable[[int, int, float, Generator], Pairs]
-    """Draws (n, d, information in nats, generator) -> pairs."""
+    """Function (n, d, information in nats, generator) -> pairs."""
     least: Callable[[int], float] = lambda dimensions: 0.0
-    """Information in nats that there is without any correlation."""
+    """Information in nats without any correlation."""
     maps: bool = False
     """Whether x is a map; the information is then that of each location."""
 
@@ -65,7 +65,7 @@ def correlation(information: float, dimensions: int) -> float:
 
 
 def common_scale_information(degrees_of_freedom: int, m: int, n: int) -> float:
-    """Return what uncorrelated t vectors of m and n numbers tell of one another, in nats."""
+    """Return the mutual information in nats of uncorrelated, jointly t-distributed vectors of m and n numbers."""
     halves = torch.tensor([0, m + n, m, n], dtype=torch.float64).add(degrees_of_freedom) / 2
     f = torch.lgamma(halves) - halves * torch.digamma(halves)
     return float(f[0] + f[1] - f[2] - f[3])

@@ -1,1 +1,1 @@
-"""Attention at the skips of a small U-Net, on shapes drawn for it."""
+"""Attention in the skip connections of a small U-Net, on drawn shapes."""

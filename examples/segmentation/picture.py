@@ -1,4 +1,4 @@
-"""The pictures: masks beside the truth, and what the gates let through."""
+"""The pictures: predicted masks with the truth, and the gates over images."""
 
 from collections.abc import Mapping
 
@@ -17,12 +17,12 @@ HIT, MISSED, EXTRA = (1.0, 1.0, 1.0), (0.25, 0.55, 1.0), (1.0, 0.5, 0.1)
 
 
 def masks_figure(images: Tensor, masks: Tensor, predicted: Mapping[str, Tensor]) -> Figure:
-    """Draw a column for each image: itself, its mask, and the predicted masks with their mistakes in colour.
+    """Draw a column for each image: the image, its mask, and the predicted masks with errors in colour.
 
     Args:
         images: (N, 3, H, W).
         masks: (N, 1, H, W), bool.
-        predicted: Masks of the same shape by the names of their rows.
+        predicted: Masks of the same shape, by the names of their rows.
     """
     rows = {"image": images.movedim(1, -1).numpy(), "truth": _colored(masks, masks)}
     rows |= {name: _colored(found, masks) for name, found in predicted.items()}
@@ -40,7 +40,7 @@ def masks_figure(images: Tensor, masks: Tensor, predicted: Mapping[str, Tensor])
 
 
 def maps_figure(images: Tensor, networks: Mapping[str, nn.Module]) -> Figure:
-    """Draw the spatial gates at the skips of networks over images.
+    """Draw the spatial gates in the skip connections of networks over images.
 
     Args:
         images: (N, 3, H, W).
@@ -57,7 +57,7 @@ def maps_figure(images: Tensor, networks: Mapping[str, nn.Module]) -> Figure:
 
 
 def _colored(found: Tensor, masks: Tensor) -> npt.NDArray[np.float64]:
-    """Return masks (N, H, W, 3) with their mistakes in colour."""
+    """Return masks (N, H, W, 3) with errors in colour."""
     found, masks = found[:, 0], masks[:, 0]
     colors = np.zeros((*masks.shape, 3))
     for where, color in ((found & masks, HIT), (~found & masks, MISSED), (found & ~masks, EXTRA)):

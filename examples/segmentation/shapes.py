@@ -1,4 +1,4 @@
-"""Pictures of filled shapes among outlines of the same forms, blobs and lines, and the masks of what is filled."""
+"""Images of filled shapes among outlines of the same forms, blobs and lines, with masks of the filled shapes."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Array = npt.NDArray[np.float64]
 FORMS = {"disc": None, "square": 4, "triangle": 3}
 """Forms and their numbers of sides."""
 LEAST_SIZE = 16
-"""Side of the smallest picture on which the forms can be told apart, in pixels."""
+"""Smallest side in pixels at which the forms are distinguishable."""
 
 
 class Shapes(NamedTuple):
@@ -23,9 +23,9 @@ class Shapes(NamedTuple):
 
 
 class Canvas:
-    """A square picture that is painted on, and the mask of the shapes filled so far.
+    """A square image to paint on, and the mask of the shapes filled so far.
 
-    Lengths and places are in pixels, x to the right and y downwards. Every form has the area of the disc with the
+    Lengths and positions are in pixels, x to the right and y downwards. Every form has the area of a disc with the
     given radius.
     """
 
@@ -36,13 +36,13 @@ class Canvas:
         self._y, self._x = np.mgrid[:size, :size] + 0.5
 
     def fill(self, form: str, x: float, y: float, radius: float, angle: float, color: Array) -> None:
-        """Paint a form with its inside, and add it to the mask."""
+        """Paint a filled form, and add it to the mask."""
         inside = -self._distance(form, x, y, radius, angle)
         self._paint(inside + 0.5, color)
         self.mask |= inside >= 0
 
     def outline(self, form: str, x: float, y: float, radius: float, angle: float, width: float, color: Array) -> None:
-        """Paint the edge of a form alone."""
+        """Paint only the edge of a form."""
         self._paint(width / 2 + 0.5 - np.abs(self._distance(form, x, y, radius, angle)), color)
 
     def blob(self, x: float, y: float, radius: float, color: Array) -> None:
@@ -50,7 +50,7 @@ class Canvas:
         self._paint(np.exp(-((self._x - x) ** 2 + (self._y - y) ** 2) / radius**2), color)
 
     def line(self, x: float, y: float, angle: float, width: float, color: Array) -> None:
-        """Paint a straight line through the whole picture."""
+        """Paint a straight line across the whole image."""
         away = np.abs((self._x - x) * math.sin(angle) - (self._y - y) * math.cos(angle))
         self._paint(width / 2 + 0.5 - away, color)
 
@@ -58,7 +58,7 @@ class Canvas:
         self.image += np.clip(opacity, 0, 1) * (color[:, None, None] - self.image)
 
     def _distance(self, form: str, x: float, y: float, radius: float, angle: float) -> Array:
-        """Return how far every pixel's centre lies outside a form's edges."""
+        """Return the signed distance of every pixel's centre from the edges of a form, positive outside."""
         right, down, sides = self._x - x, self._y - y, FORMS[form]
         if sides is None:
             return np.hypot(right, down) - radius
@@ -68,10 +68,10 @@ class Canvas:
 
 
 def draw(count: int, size: int, seed: int | Sequence[int]) -> Shapes:
-    """Draw pictures; the same arguments give the same ones.
+    """Draw images; the same arguments give the same images.
 
     Raises:
-        ValueError: ``size`` is too small for the forms to be told apart.
+        ValueError: ``size`` is too small for the forms to be distinguishable.
     """
     if size < LEAST_SIZE:
         raise ValueError(f"draw: size must be at least {LEAST_SIZE}, got {size}. Raise it.")
@@ -86,7 +86,7 @@ def draw(count: int, size: int, seed: int | Sequence[int]) -> Shapes:
 
 
 def _scene(size: int, rng: np.random.Generator) -> Canvas:
-    """Return a picture without its noise: a background with a gradient, distractors, filled shapes on top."""
+    """Return an image without noise: a background with a gradient, distractors, and filled shapes on top."""
     base, slopes = rng.uniform(0.15, 0.5, 3), rng.uniform(-0.15, 0.2, (2, 3))
     across = np.linspace(-1, 1, size)
     canvas = Canvas(

@@ -1,4 +1,4 @@
-"""Compare skips of a U-Net: ``python examples/segmentation/train.py --help``."""
+"""Compare skip connections of a U-Net: ``python examples/segmentation/train.py --help``."""
 
 import os
 import statistics
@@ -32,8 +32,8 @@ from shared.program import UserError, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/segmentation/train.py"
-DESCRIPTION = """Train a small U-Net with each kind of skip on drawn shapes, compare its masks on held-out images, and
-draw the masks and the gates."""
+DESCRIPTION = """Train a small U-Net with each kind of skip connection on drawn shapes, compare its masks on held-out
+images, and draw the masks and the gates."""
 
 Kind: TypeAlias = Literal["plain", "attention-gate", "rdam"]
 
@@ -55,35 +55,36 @@ SCORES, MASKS, MAPS = RESULTS = ("scores.json", "masks.png", "maps.png")
 
 
 class TrainError(UserError):
-    """Settings that cannot be trained with."""
+    """Invalid settings of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to train, how, and where the results go."""
+    """What to train, how, and where to write the results."""
 
     kinds: tuple[Kind, ...] = tuple(SKIPS)
-    """Kinds of skips."""
+    """Kinds of skip connections."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """A training of each kind for each, of other weights on other images; the pictures show the first."""
+    """Seeds, with one training per kind each, which have different initial weights and images; the pictures show the
+    first."""
     steps: int = 600
-    """Training steps, of 16 images each."""
+    """Training steps, with 16 images each."""
     size: int = 32
     """Side of the images in pixels."""
     width: int = 16
     """Channels of the U-Net's finest level."""
     workers: int = min(4, os.cpu_count() or 1)
-    """Trainings at a time, in a process and a thread each; 1 trains in this process."""
+    """Number of simultaneous trainings, each in its own process with one thread; 1 trains in this process."""
     output: Path = Path("runs/segmentation")
-    """Folder of scores.json, masks.png and maps.png."""
+    """Output folder for scores.json, masks.png and maps.png."""
     overwrite: bool = False
-    """Replace results in the output folder."""
+    """Replace existing results in the output folder."""
 
     def check(self) -> None:
-        """Refuse what cannot be trained with.
+        """Refuse invalid settings.
 
         Raises:
-            TrainError: A number is out of its range, or something is named twice or not at all.
+            TrainError: A number is out of range, or a list is empty or has repeated values.
         """
         refuse_repeats(TrainError, "train", kinds=self.kinds, seeds=self.seeds)
         for name, least in (("steps", 1), ("size", LEAST_SIZE), ("width", 1), ("workers", 1)):
@@ -102,19 +103,19 @@ class Job(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What a training comes to."""
+    """The result of a training."""
 
     iou: float
-    """Intersection over union of the filled shapes, mean of the held-out images."""
+    """Intersection over union of the filled shapes, averaged over the held-out images."""
     dice: float
-    """Their Dice coefficient, likewise."""
+    """Dice coefficient of the filled shapes, averaged over the held-out images."""
     parameters: int
     milliseconds: float
     """Median time of a training step on one thread."""
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Train, test, draw and write."""
+    """Train, test, and write scores and pictures."""
     settings.check()
     make_for("train", settings.output, RESULTS, overwrite=settings.overwrite)
     started = time.perf_counter()
@@ -140,13 +141,13 @@ def run(settings: Settings, console: Console) -> None:
 
 
 def train(settings: Settings, job: Job) -> tuple[Job, Score, UNet]:
-    """Train a network and hold it to images that it has not seen."""
+    """Train a network and test it on held-out images."""
     images, masks = _drawn(IMAGES, settings, 1, job.seed)
     torch.manual_seed(job.seed)
     network = UNet(settings.width, DEPTH, skip=SKIPS[job.kind])
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=settings.steps)
-    generator = torch.Generator().manual_seed(job.seed)  # the same batches for each kind
+    generator = torch.Generator().manual_seed(job.seed)  # the same batches for all kinds
     seconds = []
     for batch in torch.randint(len(images), (settings.steps, BATCH), generator=generator):
         started = time.perf_counter()
@@ -163,21 +164,21 @@ def train(settings: Settings, job: Job) -> tuple[Job, Score, UNet]:
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Return binary cross entropy plus one less the soft Dice coefficient of each image."""
+    """Return binary cross entropy plus 1 minus the soft Dice coefficient of each image."""
     truth, probability = masks.to(logits.dtype), logits.sigmoid()
     both, either = (probability * truth).sum((1, 2, 3)), (probability + truth).sum((1, 2, 3))
     return F.binary_cross_entropy_with_logits(logits, truth) + 1 - ((2 * both + 1) / (either + 1)).mean()
 
 
 def predict(network: UNet, images: Tensor) -> Tensor:
-    """Return the masks that a network finds, in evaluation mode."""
+    """Return the masks that a network predicts in evaluation mode."""
     network.eval()
     with torch.no_grad():
         return torch.cat([network(part) for part in images.split(64)]) > 0
 
 
 def agreement(found: Tensor, masks: Tensor) -> tuple[float, float]:
-    """Return intersection over union and Dice coefficient of masks (N, 1, H, W), means of the images."""
+    """Return intersection over union and Dice coefficient of masks (N, 1, H, W), averaged over the images."""
     both, sizes = (found & masks).sum((1, 2, 3)), (found.sum((1, 2, 3)) + masks.sum((1, 2, 3)))
     return (both / (sizes - both)).mean().item(), (2 * both / sizes).mean().item()
 
@@ -210,13 +211,13 @@ def _table(settings: Settings, scores: Mapping[Kind, Sequence[Score]], seconds: 
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation in per cent."""
+    """Return mean and standard deviation in percent."""
     mean = f"{100 * statistics.mean(values):.1f}"
     return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 
 
 def _draw(settings: Settings, networks: Mapping[Kind, UNet]) -> None:
-    """Draw the first held-out images; where no skip has a gate, there are no maps."""
+    """Draw the first held-out images; there are no maps if no skip connection has a gate."""
     images, masks = _drawn(SHOWN, settings, 0)
     figures = {
         MASKS: masks_figure(images, masks, {kind: predict(network, images) for kind, network in networks.items()})

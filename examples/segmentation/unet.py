@@ -1,4 +1,4 @@
-"""A U-Net whose skips are parts of your choice."""
+"""A U-Net with exchangeable skip connections."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SkipFactory: TypeAlias = Callable[[int, int], nn.Module]
-"""Called with the channels of the skip and of the coarser decoder features; makes a module that is called with both."""
+"""Takes the channels of the skip and of the coarser decoder features; returns a module that is called with both."""
 
 
 class Plain(nn.Module):
-    """The skip as it is, whatever the decoder's features say."""
+    """The unchanged skip; the decoder's features are ignored."""
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         """Return the skip."""
@@ -20,12 +20,12 @@ class Plain(nn.Module):
 
 
 class UNet(nn.Module):
-    r"""Encoder and decoder with a skip at every level, for images of any size from 2\ :sup:`depth` on.
+    r"""Encoder and decoder with a skip connection at every level, for images of any size of at least 2\ :sup:`depth`.
 
     Args:
-        width: Channels of the finest level; each coarser one has twice as many.
-        depth: Number of times that the size is halved, and number of skips.
-        skip: Makes what stands in each skip.
+        width: Channels of the finest level; each coarser level has twice as many.
+        depth: Number of times that the size is halved, and number of skip connections.
+        skip: Builds the module in each skip connection.
         in_channels: Channels of the images.
 
     Shape:
@@ -52,7 +52,7 @@ class UNet(nn.Module):
             height, width = images.shape[2:]
             raise ValueError(
                 f"UNet: images must be at least {least} x {least} at depth {len(self.skips)}, got {height} x {width}. "
-                "Enlarge them, or build it with a smaller depth."
+                "Enlarge them, or build the network with a smaller depth."
             )
         levels: list[Tensor] = []
         x = images

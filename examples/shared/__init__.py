@@ -1,1 +1,1 @@
-"""What several examples need: files, errors, drawings, processes."""
+"""Code that several examples share: files, errors, drawings and processes."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files, and locks."""
 
 import json
 import os
@@ -20,19 +20,19 @@ else:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` that takes its place once it is written and on the disk.
+    """Open a temporary file in the folder of ``path``, which replaces ``path`` after it has been written to disk.
 
-    If anything fails on the way, the temporary file is removed and whatever stood at ``path`` stays as it was. A link
-    stays a link, and the file that it leads to is replaced; a file keeps its permissions. What is no regular file, such
-    as a pipe or ``/dev/stdout``, is written to directly.
+    On failure, the temporary file is removed and ``path`` is unchanged. A link stays a link, and its target is
+    replaced; a file keeps its permissions. Anything but a regular file, such as a pipe or ``/dev/stdout``, is written
+    to directly.
     """
     path = Path(os.path.realpath(path))
     mode = path.stat().st_mode if path.exists() else None
     if mode is not None and not stat.S_ISREG(mode):
-        with path.open("wb") as file:  # a folder is refused here
+        with path.open("wb") as file:  # raises for a folder
             yield file
         return
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short, whatever the name of the file
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short for any file name
     try:
         with temporary.open("xb") as file:
             if mode is not None:
@@ -45,31 +45,31 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         if (
             isinstance(error, OSError) and error.errno is not None and error.filename is None
-        ):  # a full disk does not say where
+        ):  # errors of a full disk lack the path
             error.filename = str(path)
         raise
     _sync_folder(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed; nobody may write there now."""
+    """Remove the temporary files of killed writers; nobody may write to the folder at the same time."""
     for file in folder.glob(f".{'[0-9a-f]' * 16}.tmp"):
         file.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that a person can read."""
+    """Write readable JSON."""
     with replacing(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def refuse_inputs(program: str, option: str, output: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to write over what is read.
+    """Refuse to overwrite an input.
 
     Raises:
-        UserError: The output is one of the inputs, links followed.
+        UserError: The output is one of the inputs, after following links.
     """
-    if not output.exists():  # then the inputs, which may be a large folder's, are not looked for
+    if not output.exists():  # avoids listing the inputs, which may fill a large folder
         return
     for given in inputs:
         if given.exists() and output.samefile(given):
@@ -80,9 +80,9 @@ def refuse_inputs(program: str, option: str, output: Path, inputs: Iterable[Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold the lock on a file that is made if need be, or yield False: another process holds it.
+    """Lock a file, which is created if needed; yield whether it succeeded or another process holds the lock.
 
-    The system releases the lock when the process ends, however it does; no child of it holds on.
+    The system releases the lock when the process ends for any reason; child processes do not inherit it.
     """
     with path.open("a+b") as file:
         try:
@@ -97,10 +97,10 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: bool) -> None:
-    """Make a folder for results.
+    """Create a folder for results.
 
     Raises:
-        UserError: It holds some already, which are not to be replaced.
+        UserError: It already contains results, without ``overwrite``.
     """
     found = [name for name in results if (folder / name).exists()]
     if found and not overwrite:
@@ -112,12 +112,12 @@ def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: b
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a folder's own entries on the disk, where the system can: a rename outlasts a loss of power then."""
+    """Write a folder's entries to disk where the system supports it, so that a rename survives a power failure."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # of a file system that knows no such thing
+        with suppress(OSError):  # file systems without support
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

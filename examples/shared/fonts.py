@@ -1,4 +1,4 @@
-"""Fonts for words of any script: one that is always there and, for what it lacks, those that the machine has."""
+"""Fonts for any script: one that is always available, and installed fonts for characters that it lacks."""
 
 import logging
 from collections.abc import Iterable
@@ -8,24 +8,24 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
-# Matplotlib, another of the examples' packages, brings it along.
+# Included in Matplotlib, which the examples need anyway.
 _FOLDER, _NAMES = "matplotlib/mpl-data/fonts/ttf", ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
 
-_warned: list[str] = []  # one warning is enough, whatever else is lacking
+_warned: list[str] = []  # warn only once
 
 BOX = "\N{WHITE SQUARE}"
-"""What stands for a character that no font has."""
+"""Replaces characters that no font has."""
 
 
 @cache
 def own_fonts() -> tuple[Path, Path]:
-    """Return the font that is always there, and its bold form."""
+    """Return the font that is always available, and its bold form."""
     regular, bold = (Path(str(distribution("matplotlib").locate_file(f"{_FOLDER}/{name}"))) for name in _NAMES)
     return regular, bold
 
 
 def missing(words: str) -> frozenset[str]:
-    """Return the characters that our own font lacks."""
+    """Return the characters that this font lacks."""
     if words.isascii():
         return frozenset()
     return frozenset(character for character in words if character.isprintable() and ord(character) not in _own())
@@ -33,7 +33,7 @@ def missing(words: str) -> frozenset[str]:
 
 @cache
 def others(characters: frozenset[str]) -> dict[str, Path]:
-    """Return for characters a font of this machine that has them; one warning names those that none has."""
+    """Return an installed font for each of the characters; one warning names characters that no font has."""
     found: dict[str, Path] = {}
     for path in _installed() if characters else ():
         lacking = characters - set(found)
@@ -47,7 +47,7 @@ def others(characters: frozenset[str]) -> dict[str, Path]:
 
 
 def boxed(words: str) -> str:
-    """Return words with a box for each character that no font has."""
+    """Return words with a box in place of each character that no font has."""
     lacking = missing(words)
     if not lacking:
         return words
@@ -73,14 +73,14 @@ def _own() -> frozenset[int]:
 
 @cache
 def _installed() -> tuple[Path, ...]:
-    from matplotlib.font_manager import findSystemFonts  # takes long to import, and is seldom needed
+    from matplotlib.font_manager import findSystemFonts  # slow to import and rarely needed
 
     return tuple(sorted(map(Path, findSystemFonts())))
 
 
 @cache
 def _characters(path: Path) -> frozenset[int]:
-    """Return the code points of a font; none of a file that is none."""
+    """Return the code points of a font, or an empty set for a file that is not a font."""
     from matplotlib.ft2font import FT2Font
 
     try:

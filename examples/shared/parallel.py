@@ -1,4 +1,4 @@
-"""Work spread over processes of one thread each."""
+"""Parallel work in single-threaded processes."""
 
 import multiprocessing
 import signal
@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 def each(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterator[R]:
-    """Yield what a function of a module makes of each, as it is done, ``workers`` of them at a time.
+    """Yield the results of a module-level function for each item as they are done, ``workers`` at a time.
 
-    One worker is this process itself. Others end with the iterator, however it ends.
+    With one worker, the work runs in this process. Worker processes end with the iterator, even after an error.
     """
     if workers > 1:
         with multiprocessing.get_context("spawn").Pool(workers, _start) as pool:
@@ -29,6 +29,6 @@ def each(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterato
 
 
 def _start() -> None:
-    """Take one thread, and leave it to the parent to end on Ctrl-C."""
+    """Use one thread, and leave Ctrl-C to the parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

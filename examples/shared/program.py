@@ -1,4 +1,4 @@
-"""What every program does around its work: errors in one line, signals, the exit status."""
+"""The frame of every command-line program: one-line errors, signals and exit status."""
 
 import codecs
 import errno
@@ -18,15 +18,15 @@ from rich.logging import RichHandler
 from rich.segment import Segment
 
 SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-"""The signals that ask a program to end: SIGHUP too, unless there is none (Windows) or it is ignored (``nohup``)."""
+"""The signals that ask a program to end; also SIGHUP, unless it does not exist (Windows) or is ignored (``nohup``)."""
 
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
     SIGNALS += (signal.SIGHUP,)
 
 AS_WRITTEN = "as-written"
-"""The error handler of outputs: bytes of file names as they are, what the encoding lacks as Python writes it."""
+"""The error handler of outputs: it keeps bytes of file names and escapes characters that the encoding lacks."""
 
-# What tables are drawn with, where the terminal's encoding lacks it.
+# Replacements for characters in tables that the terminal's encoding lacks.
 _PLAIN = {
     **dict.fromkeys("\u2588\u2589\u258a\u258b\u2590\u2501", "#"),
     **dict.fromkeys("\u258c\u258d\u258e\u258f\u2595\u257a\u2578\u2500\u2013\u2014\u2212", "-"),
@@ -36,7 +36,7 @@ _PICTURES = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "\u
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix: a program says it in one line, without a traceback.
+    """An error that the user can fix; programs print it in one line, without a traceback.
 
     Attributes:
         status: The program's exit status.
@@ -46,7 +46,7 @@ class UserError(ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to end.
+    """The program was asked to end by a signal.
 
     Args:
         number: The signal.
@@ -58,19 +58,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminal(Console):
-    """A console that prints names as they are, and goes on without a reader: ``train.py | head -1`` trains to its end.
+    """A console that prints names unchanged, and continues without a reader: ``train.py | head -1`` trains to its end.
 
-    What would steer the terminal (an escape sequence in the name of a file) is printed as a picture of it.
+    Control characters, such as an escape sequence in a file name, are replaced by visible symbols.
 
     Args:
-        options: Those of a console.
+        options: Options of rich's console.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
 
     def on_broken_pipe(self) -> None:
-        """Print nothing more, and let what was printed last go nowhere."""
+        """Discard all output from now on, including the last."""
         self.quiet = True
         with suppress(OSError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self.file.fileno())
@@ -84,7 +84,7 @@ class Terminal(Console):
             self.on_broken_pipe()
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render as a console does, with visible control characters."""
+        """Render like a console, but with visible control characters."""
         for segment in super().render(renderable, options):
             yield segment if segment.is_control else segment._replace(text=self._printed(segment.text))
 
@@ -98,13 +98,13 @@ class Terminal(Console):
 def run_program(
     name: str, work: Callable[[Console], int | None], *, stopped: str = "Stopped.", quiet: bool = False
 ) -> int:
-    """Do a program's work and return its exit status: the work's own, 1 after a mistake, 128 + n after signal n.
+    """Run a program's work and return its exit status: that of the work, 1 after an error, 128 + n after signal n.
 
     Args:
-        name: What messages call the program.
-        work: Does it, prints to the console that it is given, and returns a status; None means 0.
-        stopped: What is said when a signal ended it.
-        quiet: Print nothing but errors; another process speaks for this one.
+        name: Name of the program in messages.
+        work: Takes a console to print to, does the work, and returns a status; None means 0.
+        stopped: Message after a signal.
+        quiet: Print only errors, since another process prints for this one.
     """
     _open_standard_streams()
     try:
@@ -122,10 +122,10 @@ def run_program(
 
 
 def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[object]) -> None:
-    """Refuse a list that names nothing, or something twice, by its option.
+    """Refuse options whose list is empty or has repeated values.
 
     Raises:
-        UserError: There is one; of the class that is given.
+        UserError: There is such a list; the error has the given class.
     """
     for name, values in lists.items():
         if not values or len(set(values)) < len(values):
@@ -142,12 +142,12 @@ def log_to_terminal(level: int) -> None:
 
 
 def shown(name: str) -> str:
-    """Return a name in one line, with a picture for each character that does not print."""
+    """Return a name in one line, with visible symbols for non-printing characters."""
     return _visible(name).replace("\n", _PICTURES["\n"])
 
 
 def print_error(message: str, console: Console | None = None) -> None:
-    """Print an error as it is, in one line whatever the terminal's width; by default to standard error."""
+    """Print an error without markup and without wrapping, by default to standard error."""
     console = console or Terminal(stderr=True)
     console.print("error: ", style="bold red", end="")
     console.print(shown(message), markup=False, highlight=False, soft_wrap=True)
@@ -175,31 +175,31 @@ codecs.register_error(AS_WRITTEN, _as_written)
 
 
 def _visible(text: str) -> str:
-    """Return text with a picture for each character that does not print, but for the end of a line."""
+    """Return text with visible symbols for non-printing characters, except line ends."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else _PICTURES.get(c, "\ufffd") for c in text)
 
 
 def _open_standard_streams() -> None:
-    """See to it that printing never fails, whatever the streams are.
+    """Make sure that printing never fails, even with closed streams.
 
-    A closed stream's number would be given to the next file that is opened, which would be printed into. What the
-    encoding of standard output lacks is printed as Python writes it.
+    The descriptor of a closed stream would be reused by the next opened file, which would then receive the output.
+    Characters that the encoding of standard output lacks are escaped.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=AS_WRITTEN)
 
 
 @contextmanager
 def handling_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Give a handler the signals that ask the program to end; afterwards those take them that did before."""
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody catch signals
+    """Handle the signals that ask the program to end by a handler; the previous handlers are restored afterwards."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -213,5 +213,5 @@ def handling_signals(handler: Callable[[int, FrameType | None], object]) -> Iter
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    """End the program by an exception, so that what was begun is cleaned up."""
+    """End the program by an exception, so that cleanup code runs."""
     raise Interrupted(number)

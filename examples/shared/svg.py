@@ -1,4 +1,4 @@
-"""Drawings in SVG, and PNG made of them."""
+"""Drawings in SVG, and their conversion to PNG."""
 
 import base64
 import io
@@ -15,14 +15,14 @@ INK, FAINT = "#1c2028", "#5a6170"
 MARGIN = 24
 
 ZOOM = 1.5
-"""Pixels of a PNG for each pixel of its drawing."""
+"""Pixels of a PNG per pixel of its drawing."""
 
 UNWRITABLE = "[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-"""What XML cannot hold, and names of files can."""
+"""Characters that XML cannot contain, but file names can."""
 
 
 def element(name: str, *children: str | Markup, **attributes: object) -> Markup:
-    """Return an element with everything in it escaped; ``class_`` is ``class``, and ``_`` in a name is ``-``."""
+    """Return an element with escaped content; ``class_`` becomes ``class``, and ``_`` in other names ``-``."""
     written = [
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
         for key, value in attributes.items()
@@ -34,8 +34,8 @@ def element(name: str, *children: str | Markup, **attributes: object) -> Markup:
 def embedded(pixels: np.ndarray, longest: int, *, quality: int = 85) -> str:
     """Return the data URI of an RGB or grey picture (H, W, 3) or (H, W), uint8 or float in [0, 1].
 
-    Small ones are PNG, as drawings and single pixels want it, larger ones JPEG of that quality. None is more than
-    `longest` pixels wide or high.
+    Small pictures are PNG, which suits drawings and single pixels; larger ones are JPEG of that quality. Pictures are
+    at most `longest` pixels wide and high.
     """
     if pixels.dtype != np.uint8:
         pixels = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
@@ -49,25 +49,25 @@ def embedded(pixels: np.ndarray, longest: int, *, quality: int = 85) -> str:
 
 
 def text(words: str, x: float, y: float, *, color: str = INK, size: float = 11, **attributes: object) -> Markup:
-    """Return words whose baseline begins at (x, y), unless the attributes say otherwise."""
+    """Return words with their baseline starting at (x, y), unless the attributes say otherwise."""
     return element("text", words, x=x, y=y, style=f"fill: {color}; font-size: {size}px", **attributes)
 
 
 def image(source: str, x: float, y: float, width: float, height: float, **attributes: object) -> Markup:
-    """Return a picture, smoothly scaled, whose upper left corner is at (x, y)."""
+    """Return a smoothly scaled picture with its upper left corner at (x, y)."""
     return element("image", href=source, x=x, y=y, width=width, height=height, **attributes)
 
 
 def png(title: str, note: str, width: float, height: float, *parts: Markup, style: str = "") -> bytes:
-    """Return a white sheet with drawings below a title.
+    """Return a white sheet with drawings below a title as PNG.
 
     Args:
         title: The title.
-        note: A line that explains it.
-        width: In pixels of the drawing.
-        height: In the same.
+        note: An explanatory line.
+        width: Width in pixels of the drawing.
+        height: Height in pixels of the drawing.
         *parts: The drawings.
-        style: Rules in CSS for their classes.
+        style: CSS rules for their classes.
     """
     sheet = element(
         "svg",

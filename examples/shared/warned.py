@@ -1,4 +1,4 @@
-"""Warnings of libraries, counted instead of printed between what a program says."""
+"""Counting the warnings of libraries instead of printing them within a program's output."""
 
 import logging
 import warnings
@@ -12,11 +12,11 @@ from rich.console import Console
 
 @contextmanager
 def counted(package: str, shown: Console | None = None) -> Iterator[list[str]]:
-    """Collect what a package warns of, by Python's warnings or by its logger; other warnings go their way.
+    """Collect the warnings of a package, from Python's warnings and its logger; other warnings are unaffected.
 
     Args:
-        package: Its name.
-        shown: Where to print them, and to collect none; None: they are collected.
+        package: Name of the package.
+        shown: Console to print them to instead of collecting them; None collects them.
     """
     texts: list[str] = []
     before = warnings.showwarning
@@ -50,7 +50,7 @@ def counted(package: str, shown: Console | None = None) -> Iterator[list[str]]:
     warnings.showwarning = show
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("always", module=rf"{package}\b", append=True)  # after what is made an error
+            warnings.filterwarnings("always", module=rf"{package}\b", append=True)  # after filters that raise errors
             warnings.showwarning = show
             yield texts
     finally:
@@ -61,7 +61,7 @@ def counted(package: str, shown: Console | None = None) -> Iterator[list[str]]:
 
 @contextmanager
 def summed(package: str, console: Console) -> Iterator[None]:
-    """Say at the end how often a package warned, and of what most often."""
+    """Print at the end the number of warnings of a package, and the most frequent one."""
     with counted(package) as texts:
         try:
             yield

@@ -279,14 +279,14 @@ class TestHeldOut:
         monkeypatch.setattr(held_out, "held_out", lambda case: held_out.Outcome(case, case.information - 0.1))
         options = ["--workers", "1", "--seeds", "0"]
         assert held_out.main(options) == 0
-        assert "At most 0.100 nats off, limit 0.15" in capsys.readouterr().out
+        assert "Largest error 0.100 nats, limit 0.15" in capsys.readouterr().out
         assert held_out.main([*options, "--limit", "0.05"]) == 1
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--levels", "0"], "--levels must be different numbers, and none below 0, got 0.0. Name each once."),
-            (["--seeds", "1", "1"], "--seeds must be different numbers, and none below 0, got 1 1. Name each once."),
+            (["--levels", "0"], "--levels must be different numbers of at least 0, got 0.0. Name each once."),
+            (["--seeds", "1", "1"], "--seeds must be different numbers of at least 0, got 1 1. Name each once."),
         ],
     )
     def test_settings_that_cannot_be_are_refused(

@@ -84,7 +84,7 @@ class TestUNet:
     def test_images_that_cannot_be_halved_are_refused(self) -> None:
         message = (
             r"^UNet: images must be at least 8 x 8 at depth 3, got 20 x 7\. "
-            r"Enlarge them, or build it with a smaller depth\.$"
+            r"Enlarge them, or build the network with a smaller depth\.$"
         )
         with pytest.raises(ValueError, match=message):
             UNet(4, 3, skip=SKIPS["plain"])(torch.rand(1, 3, 20, 7))
