@@ -1,4 +1,4 @@
-"""Timing by turns, so that a slowdown of the machine affects all contenders."""
+"""Timing in turns, so that a slowdown of the machine affects all contenders."""
 
 import gc
 import time
@@ -40,7 +40,7 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Quarti
 def alternate(
     steps: Mapping[str, Callable[[], object]], seconds: float, least_rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Time steps by turns, A B C A B C ..., and return the seconds of each in every round.
+    """Time steps in turns, A B C A B C ..., and return the seconds of each in every round.
 
     The turn of a short step begins with an unmeasured step, since the previous contender left its own data in the
     caches and its own holes in the heap. Warm-up determines which steps are short, and how many rounds fit into

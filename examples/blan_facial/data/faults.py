@@ -5,7 +5,7 @@ from pathlib import Path
 from blan_facial.data.faces import DataError
 
 _MOST = 20
-"""Maximum number of kinds of mistakes in a message."""
+"""Maximum number of kinds of mistakes in a message; reading stops at five times as many."""
 
 
 class Faults:

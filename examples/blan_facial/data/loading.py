@@ -55,7 +55,7 @@ class EpochBatches(Sampler[list[EpochIndex]]):
     """Batches of (epoch, index) pairs, in an order that depends only on the seed and the epoch.
 
     Several processes share the batches of a single process. With `drop_last`, each process gets its part of every
-    batch. Otherwise the last batch may be smaller, and the processes take whole batches by turns. Both ways, a batch
+    batch. Otherwise the last batch may be smaller, and the processes take whole batches in turn. Both ways, a batch
     contains the same images as with a single process.
 
     Args:

@@ -111,7 +111,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Complete a block in all processes or in none: a process that fails raises its error, the others PeerError.
+        """Complete a block in all processes or in none: the first that fails raises its error, the others PeerError.
 
         The block itself must not wait for other processes.
 

@@ -108,7 +108,7 @@ def _started(start: Callable[[], Iterator[_T]], count: int) -> tuple[Iterator[_T
     number = getattr(signal, "SIGCHLD", None)
     handler = None if number is None else signal.getsignal(number)
     try:
-        del [multiprocessing.Lock() for _ in range(4 * count + 10)][:]  # more than torch needs: it fails halfway
+        del [multiprocessing.Lock() for _ in range(4 * count + 10)][:]  # torch cannot undo a partial start
         batches = start()
     except OSError as error:
         raise WorkerError(

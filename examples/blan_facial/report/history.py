@@ -56,12 +56,12 @@ def read_history(folder: Path) -> History | None:
     Args:
         folder: The run's folder.
     """
-    sittings = [rows for path in _logs(folder) if (rows := _read(path))]
-    if not sittings:
+    sessions = [rows for path in _logs(folder) if (rows := _read(path))]
+    if not sessions:
         return None
-    starts = [min(step for step, _ in rows) for rows in sittings]
+    starts = [min(step for step, _ in rows) for rows in sessions]
     joined: dict[int, dict[str, float]] = {}
-    for start, rows in zip(starts, sittings, strict=True):
+    for start, rows in zip(starts, sessions, strict=True):
         joined = {step: values for step, values in joined.items() if step < start}
         for step, values in rows:
             joined[step] = joined.get(step, {}) | values
