@@ -64,7 +64,7 @@ class TestLabels:
 
     def test_the_table_the_page_and_the_curves(self, tmp_path: Path, trained: list[Job]) -> None:
         assert main(["labels", "--data", "avatars-hard", "--output", str(tmp_path)]) == 0
-        assert len(trained) == 3 * 2 * (4 * 6 + 3)
+        assert len(trained) == 3 * (4 * (6 + 3) + 3 * 2)
         folder = tmp_path / "avatars-hard"
         content = json.loads((folder / "labels.json").read_text())
         assert {cell["source"] for cell in content["cells"]} == {"ours"}
@@ -116,4 +116,4 @@ class TestBudget:
 
     def test_runs_on_all_labels_are_those_of_the_other_table(self) -> None:
         shared = {run.name for run in experiment("labels", "avatars").runs if run.name.startswith("all-")}
-        assert shared == {run.name for run in experiment("budget", "avatars").runs if run.longer == 1}
+        assert shared < {run.name for run in experiment("budget", "avatars").runs if run.longer == 1}
