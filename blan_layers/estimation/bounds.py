@@ -7,7 +7,7 @@ Each resample then costs one matrix-vector product.
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +21,18 @@ _LARGEST = 600.0  # largest exponent, in float64
 _CLIP = 5.0
 
 
+class Critic(Protocol):
+    """Anything that computes the logits (n, m) of all pairs."""
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logits of x (n, d) and y (m, d')."""
+
+
+def shown(critic: Critic, pairs: tuple[Tensor, Tensor]) -> float:
+    """Return the InfoNCE estimate of a critic on pairs, in nats."""
+    return infonce(critic.logits(*pairs)).mean().item()
+
+
 def infonce(logits: Tensor) -> Tensor:
     """Return the term of each real pair (..., M) in the mean of InfoNCE, from logits (..., M, M)."""
     return logits.diagonal(dim1=-2, dim2=-1) - logits.logsumexp(-1) + math.log(logits.shape[-1])
@@ -28,7 +40,7 @@ def infonce(logits: Tensor) -> Tensor:
 
 def weighted(estimator: Estimator, logits: Tensor, weights: Tensor) -> Tensor:
     """Return the estimates (R,) under weights (R, M) of the pairs, from logits (M, M) in float64."""
-    return _WEIGHED[estimator](logits, weights)
+    return _WEIGHTED[estimator](logits, weights)
 
 
 def effective_pairs(logits: Tensor) -> float:
@@ -84,7 +96,7 @@ def _mean_of_fake(values: Tensor, weights: Tensor) -> Tensor:
     return total / (weights.sum(1).square() - weights.square().sum(1))
 
 
-_WEIGHED: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {
+_WEIGHTED: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {
     "infonce": _infonce,
     "nwj": _nwj,
     "dv": _dv,
@@ -93,4 +105,4 @@ _WEIGHED: dict[Estimator, Callable[[Tensor, Tensor], Tensor]] = {
     "certificate": _certificate,
 }
 
-ESTIMATORS: tuple[Estimator, ...] = tuple(_WEIGHED)
+ESTIMATORS: tuple[Estimator, ...] = tuple(_WEIGHTED)

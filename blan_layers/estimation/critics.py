@@ -1,12 +1,12 @@
 """The critic of a part: a weighted sum of candidates, with weights fitted on its stopping pairs."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from blan_layers.estimation.bounds import infonce
+from blan_layers.estimation.bounds import Critic, infonce, shown
 from blan_layers.estimation.gaussian import SHRINKAGES, GaussianCritic, fit_gaussian
 from blan_layers.estimation.joint import JOINT_COLUMNS, JointCritic, train_joint
 from blan_layers.estimation.kernels import BANDWIDTHS, MOST_COLUMNS, MOST_PAIRS, KernelCritic, Lengths, fit_lengths
@@ -17,13 +17,6 @@ MOST_STOPPING = 1024
 
 _ITERATIONS = 30
 _CERTAIN = 2.0  # standard errors
-
-
-class Critic(Protocol):
-    """Anything that computes the logits (n, m) of all pairs."""
-
-    def logits(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the logits of x (n, d) and y (m, d')."""
 
 
 class LengthCritic(NamedTuple):
@@ -59,11 +52,10 @@ def fit_critics(
 
     Four candidates are fitted: a Gaussian critic, whose correlations are shrunk as far as the stopping pairs suggest;
     the same plus a correction by perceptrons, one of both sides for up to ``JOINT_COLUMNS`` columns and one of each
-    side for more; kernels around the pairs, if there are few columns; and kernels around
-    the lengths of x and y, if either has several columns. Their logits are summed with the non-negative weights that
-    maximise the estimate on the stopping pairs. Unless that estimate exceeds 0 by more than two standard errors, all
-    weights are 0, which is the uninformative start. Finally, candidates that need no training are refitted with the
-    stopping pairs included.
+    side for more; kernels around the pairs, if there are few columns; and kernels around the lengths of x and y, if
+    either has several columns. Their logits are summed with the non-negative weights that maximise the estimate on the
+    stopping pairs. Unless that estimate exceeds 0 by more than two standard errors, all weights are 0, which is the
+    uninformative start. Finally, candidates that need no training are refitted with the stopping pairs included.
     """
     stopping = [(x[:MOST_STOPPING], y[:MOST_STOPPING]) for x, y in stopping]
     gaussians = [_best_gaussian(*pairs) for pairs in zip(fit, stopping, strict=True)]
@@ -111,19 +103,15 @@ def _weigh(
 def _best_gaussian(fit: Pairs, stopping: Pairs) -> tuple[GaussianCritic, float]:
     gaussian = fit_gaussian(*fit)
     candidates = [gaussian.shrunk(share) for share in SHRINKAGES]
-    return max(zip(candidates, SHRINKAGES, strict=True), key=lambda pair: _shown(pair[0], stopping))
+    return max(zip(candidates, SHRINKAGES, strict=True), key=lambda pair: shown(pair[0], stopping))
 
 
 def _best_kernel(fit: Pairs, stopping: Pairs) -> KernelCritic:
-    return max((_kernel(fit, bandwidth) for bandwidth in BANDWIDTHS), key=lambda critic: _shown(critic, stopping))
+    return max((_kernel(fit, bandwidth) for bandwidth in BANDWIDTHS), key=lambda critic: shown(critic, stopping))
 
 
 def _kernel(known: Pairs, bandwidth: float) -> KernelCritic:
     return KernelCritic(known[0][:MOST_PAIRS], known[1][:MOST_PAIRS], bandwidth)
-
-
-def _shown(critic: Critic, pairs: Pairs) -> float:
-    return infonce(critic.logits(*pairs)).mean().item()
 
 
 def _best_weights(logits: Tensor) -> list[float]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from blan_layers.estimation.bounds import infonce
+from blan_layers.estimation.bounds import shown
 from blan_layers.estimation.gaussian import LEAST_LOGIT, GaussianCritic
-from blan_layers.estimation.perceptrons import LEAST_GAIN, Pairs
+from blan_layers.estimation.perceptrons import LEAST_GAIN, Pairs, encoded
 
 JOINT_COLUMNS = 3
 """Maximum number of columns of x and y together: few, so that few hidden units and few fake pairs suffice."""
@@ -81,14 +81,12 @@ def train_joint(
     left, right = (
         torch.stack(sides) for sides in zip(*(_sides(b, *p) for b, p in zip(bases, fit, strict=True)), strict=True)
     )
-    codes = [
-        torch.stack([base.encode(s, pairs[s].double()) for base, pairs in zip(bases, fit, strict=True)]) for s in (0, 1)
-    ]
+    codes = encoded(bases, [torch.stack([pairs[s] for pairs in fit]) for s in (0, 1)])
     weights = _start(len(fit), sum(widths) + left.shape[2] - widths[0], generator)
     optimizer = torch.optim.Adam(weights, RATE)
     watched = [(x[:WATCHED], y[:WATCHED]) for x, y in stopping]
     chosen = [JointCritic(base, base, []) for base in bases]
-    start = [_shown(critic, pairs) for critic, pairs in zip(chosen, watched, strict=True)]
+    start = [shown(critic, pairs) for critic, pairs in zip(chosen, watched, strict=True)]
     best = list(start)
     rows = left.shape[1]
     size = min(BATCH, rows)
@@ -108,16 +106,12 @@ def train_joint(
         progress(step / MOST_STEPS)
         for part, (base_critic, pairs) in enumerate(zip(bases, watched, strict=True)):
             critic = JointCritic(base_critic, base_critic, [w[part : part + 1].detach().clone() for w in weights])
-            shown = _shown(critic, pairs)
-            if shown > best[part]:
-                best[part], chosen[part] = shown, critic
+            reached = shown(critic, pairs)
+            if reached > best[part]:
+                best[part], chosen[part] = reached, critic
         if step >= HOPELESS and all(b < s + LEAST_GAIN for b, s in zip(best, start, strict=True)):
             break
     return chosen
-
-
-def _shown(critic: JointCritic, pairs: Pairs) -> float:
-    return infonce(critic.logits(*pairs)).mean().item()
 
 
 def _sides(critic: GaussianCritic, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

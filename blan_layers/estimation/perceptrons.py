@@ -65,7 +65,7 @@ def train_perceptrons(
     generator = torch.Generator().manual_seed(seed)
     each = len(decays)
     data, watched = ([torch.stack([pairs[s] for pairs in parts]) for s in (0, 1)] for parts in (fit, stopping))
-    offsets = [_bases(bases, parts) for parts in (data, watched)]
+    offsets = [encoded(bases, parts) for parts in (data, watched)]
     watched = [side.repeat_interleave(each, 0) for side in watched]
     of_watched = _products(*offsets[1]).repeat_interleave(each, 0)
     weights = _start(len(fit) * each, [side.shape[2] for side in data], generator)
@@ -128,7 +128,8 @@ def _logits(weights: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
     return _encode(weights[:6], x) @ _encode(weights[6:], y).mT
 
 
-def _bases(bases: Sequence[GaussianCritic], sides: Sequence[Tensor]) -> list[Tensor]:
+def encoded(bases: Sequence[GaussianCritic], sides: Sequence[Tensor]) -> list[Tensor]:
+    """Return the codes of both sides (parts, n, columns) under the Gaussian critic of each part."""
     return [
         torch.stack([base.encode(s, side.double()) for base, side in zip(bases, sides[s], strict=True)]) for s in (0, 1)
     ]

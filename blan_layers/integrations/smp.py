@@ -118,7 +118,7 @@ def _built(
         raise ValueError(
             said(
                 f"{name} must not already have attention at its skip, got one that has. "
-                "Call remove() of what was returned for it, or build the network anew."
+                "Call remove() of what was returned for it, or build the network again."
             )
         )
     first = next((part for part in block.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)), None)

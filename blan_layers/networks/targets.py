@@ -162,7 +162,7 @@ def check_target(name: str, target: nn.Module) -> None:
         raise ValueError(
             said(
                 f"{name!r} must not already be followed by attention, got {type(target._modules[KEY]).__name__}. "
-                "Call remove() of what was returned for it, or build the network anew."
+                "Call remove() of what was returned for it, or build the network again."
             )
         )
     if hasattr(target, KEY):

@@ -17,7 +17,7 @@ from blan_facial.network.weights import fault_of
 from blan_facial.results.run_folder import CONFIG, read_settings
 from blan_facial.results.weights_file import WEIGHTS, read_weights
 from blan_facial.training.checkpoint import RunError
-from blan_facial.training.scaling import Scaling
+from blan_facial.training.scaling import Scaling, scaled
 
 _DRAWS = (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_)
 
@@ -44,7 +44,7 @@ class FinishedRun(NamedTuple):
         if self.thresholds is None:
             return 0.5
         cuts = torch.tensor(self.thresholds, dtype=torch.float64)
-        return tuple((cuts if self.scaling is None else self.scaling(cuts)).sigmoid().tolist())
+        return tuple(scaled(cuts, self.scaling).sigmoid().tolist())
 
 
 def load_run(folder: Path) -> FinishedRun:

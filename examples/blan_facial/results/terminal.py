@@ -78,7 +78,7 @@ def calibrated(metrics: Mapping[str, Any]) -> str:
     """Return a sentence on the calibration of the probabilities, raw and scaled."""
     raw, scaling = _calibration(metrics), metrics["scaling"]
     if scaling is None:
-        return f"{raw}; not scaled, for want of labelled validation images with finite scores."
+        return f"{raw}; not scaled: there are no labelled validation images with finite scores."
     return (
         f"{raw}. Scaled for each attribute, fitted on {scaling['images']:,} validation images: "
         f"{_calibration(metrics, 'scaled_').lower()}, accuracy {100 * metrics['scaled_accuracy']:.1f} %, "

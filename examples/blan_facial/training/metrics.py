@@ -13,7 +13,7 @@ from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.machines.processes import Processes
 from blan_facial.network.model import LEVEL_NAMES, Network
 from blan_facial.training.intervals import Units
-from blan_facial.training.scaling import Scaling, fit_scaling
+from blan_facial.training.scaling import Scaling, fit_scaling, scaled
 from blan_facial.training.statistics import average_precision, statistics
 from blan_facial.training.thresholds import Criterion, fit_thresholds, rates_at
 
@@ -108,7 +108,7 @@ class Scores:
         """Return the metrics of the predictions at other thresholds than 0.5, as in ``metrics.json``."""
         accuracy, balanced = rates_at(torch.cat(self._odds, 1)[-1], torch.cat(self._labels), thresholds)
         cuts = torch.tensor(thresholds, dtype=torch.float64)
-        probabilities = (cuts if scaling is None else scaling(cuts)).sigmoid().tolist()
+        probabilities = scaled(cuts, scaling).sigmoid().tolist()
         return {
             "accuracy": accuracy.nanmean().item(),
             "balanced_accuracy": balanced.nanmean().item(),

@@ -31,6 +31,11 @@ class Scaling(NamedTuple):
         return Scaling(scale, shift, self.images)
 
 
+def scaled(odds: Tensor, scaling: Scaling | None) -> Tensor:
+    """Return the log-odds of a run (..., N) as it states them: calibrated, or without a scaling as they are."""
+    return odds if scaling is None else scaling(odds)
+
+
 def fit_scaling(odds: Tensor, labels: Tensor) -> Scaling | None:
     r"""Return the most probable scaling; None if no label is known, or the score of a known label is not finite.
 
