@@ -484,7 +484,17 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         "x must be (n,) or (n, d) with d >= 1, got shape (100, 2, 2). Flatten each row to one axis.",
     ),
     (lambda: (np.zeros((100, 0)), LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape (100, 0)."),
-    (lambda: (3.0, LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape ()."),
+    (
+        lambda: (3.0, LINE),
+        TypeError,
+        "x must be an array, a tensor or a data frame, got float. Pass one row per observation, (n,) or (n, d).",
+    ),
+    (lambda: (LINE, (row for row in WIDE)), TypeError, "y must be an array, a tensor or a data frame, got generator."),
+    (
+        lambda: (WIDE[:0], WIDE[:0]),
+        ValueError,
+        "needs at least 100 rows, for training and for held-out estimates, got 0.",
+    ),
     (
         lambda: (LINE, np.ma.masked_less(WIDE, -1)),
         ValueError,

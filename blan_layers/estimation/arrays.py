@@ -38,9 +38,17 @@ class _Table:
     def __init__(self, name: str, given: object, discrete: bool) -> None:
         self.name, self.discrete = name, discrete
         self.labels: Sequence[object] | None = list(given.columns) if _is_frame(given) else None  # type: ignore[attr-defined]
-        self.values = self._two_dimensional(_as_array(name, given, discrete))
+        self.values = self._two_dimensional(given)
 
-    def _two_dimensional(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _two_dimensional(self, given: object) -> npt.NDArray[Any]:
+        array = _as_array(self.name, given, self.discrete)
+        if array.ndim == 0:
+            raise TypeError(
+                said(
+                    f"{self.name} must be an array, a tensor or a data frame, got {type(given).__name__}. "
+                    "Pass one row per observation, (n,) or (n, d)."
+                )
+            )
         if array.ndim not in (1, 2) or 0 in array.shape[1:]:
             raise ValueError(
                 said(
@@ -49,7 +57,7 @@ class _Table:
                 )
             )
         self._check_kind(array.dtype)
-        return array.reshape(len(array), -1)
+        return array if array.ndim == 2 else array[:, None]
 
     def _check_kind(self, dtype: np.dtype[Any]) -> None:
         if dtype.kind in ("biufOUS" if self.discrete else "biuf"):
@@ -143,7 +151,7 @@ class Pairs:
                 )
             )
         for table in (self.x, self.y):
-            if table.values.shape[1] > rows:
+            if rows and table.values.shape[1] > rows:
                 raise ValueError(
                     said(
                         f"{table.name} must have more rows than columns, got shape {table.values.shape}. "
