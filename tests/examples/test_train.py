@@ -167,7 +167,8 @@ class TestResults:
         lines = (finished / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
         header = lines[0].split(",")
         assert {"total", "classification", "lmim", "reconstruction", "fusion", "cls_AC1", "lmim_AC4", "lr"} <= {*header}
-        assert {"validation_accuracy", "validation_balanced_accuracy"} <= {*header}
+        measured = {"accuracy", "balanced_accuracy", "average_precision"}
+        assert {f"validation_{name}" for name in measured} <= {*header}
         steps = [int(line.split(",")[header.index("step")]) for line in lines[1:]]
         assert sorted(set(steps)) == list(range(STEPS))
         validated = [line for line in lines[1:] if line.split(",")[header.index("validation_accuracy")]]

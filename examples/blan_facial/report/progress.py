@@ -79,10 +79,14 @@ def charts(history: History) -> list[Chart]:
         _chart(
             history,
             "Validation",
-            "accuracy after every epoch, in percent",
-            [(f"{VALIDATION}accuracy", "accuracy", "whole"), (f"{VALIDATION}balanced_accuracy", "balanced", "level-2")],
+            "after every epoch, in percent",
+            [
+                (f"{VALIDATION}accuracy", "accuracy", "whole"),
+                (f"{VALIDATION}balanced_accuracy", "balanced accuracy", "level-2"),
+                (f"{VALIDATION}average_precision", "average precision", "level-3"),
+            ],
             ".1f",
-            lambda accuracy: 100 * accuracy,
+            lambda fraction: 100 * fraction,
         ),
         _chart(history, "Learning rate", "Adam's", [("lr", "rate", "whole")], ".2g"),
     ]

@@ -32,8 +32,8 @@ LOG_EVERY = 10
 MIRROR = 0.5
 """Probability of mirroring a training image, as part of overfitting suppression."""
 
-VALIDATED = ("accuracy", "balanced_accuracy")
-"""Metrics logged for the validation faces after every epoch."""
+VALIDATED = ("accuracy", "balanced_accuracy", "average_precision")
+"""Metrics logged for the validation faces after every epoch; the last one chooses the best epoch."""
 
 
 class Trainer:
@@ -274,10 +274,11 @@ class Trainer:
             if not self.processes.first:
                 return None
             score = metrics["average_precision"]
-            shown = {name: metrics[name] for name in VALIDATED}
+            shown = {name: metrics[name] for name in VALIDATED if metrics[name] is not None}
             log.write({f"validation_{name}": value for name, value in shown.items()}, self.position.step - 1)
             log.save()
-            line += f", validation accuracy {shown['accuracy']:.4f}, balanced {shown['balanced_accuracy']:.4f}"
+            words = (f"{name.replace('_', ' ')} {value:.4f}" for name, value in shown.items())
+            line += f", validation {', '.join(words)}"
         self.console.print(line, highlight=False)
         return score
 
