@@ -22,14 +22,16 @@ def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
     """Read an array from a NumPy file (.npy) or a table (.csv with commas, .tsv with tabs), with or without a header.
 
     A NumPy file is mapped into memory, not copied. A table of numbers has a header if a field of its first line is not
-    a number. A table of categories has a header if no field of its first line occurs again in its column.
+    a number. A table of categories has a header if no field of its first line occurs again in its column. Empty lines
+    at the end are ignored.
 
     Args:
         path: The file.
         categories: Whether to keep a table's fields as strings.
 
     Raises:
-        ArraysError: The file has another format, is broken, or is not a table of numbers.
+        ArraysError: The file has another format, is broken, is not a table of numbers, or has an empty line or an empty
+            category.
         OSError: The file cannot be read.
     """
     kind = path.suffix.lower()
@@ -57,16 +59,23 @@ def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
 
 def _read_table(path: Path, delimiter: str, categories: bool) -> npt.NDArray[Any]:
     with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=delimiter)
         try:
-            lines = [
-                (number, fields) for number, fields in enumerate(csv.reader(file, delimiter=delimiter), 1) if fields
-            ]
+            lines = [(reader.line_num, fields) for fields in reader]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ArraysError(
                 f"between: {path} must be a table in UTF-8, got a file that cannot be read ({error}). Save it again."
             ) from error
+    while lines and not lines[-1][1]:
+        lines.pop()
     if not lines:
         raise ArraysError(f"between: {path} must contain a table of numbers, got an empty file. Check the path.")
+    for number, fields in lines:
+        if not fields:
+            raise ArraysError(
+                f"between: {path} must have a row in every line, got an empty line {number}. Remove it, and make sure "
+                "that the rows of both files still belong together."
+            )
     header = lines[0][1] if _has_header(lines, categories) else None
     width, rows = len(lines[0][1]), lines if header is None else lines[1:]
     if not rows:
@@ -78,6 +87,7 @@ def _read_table(path: Path, delimiter: str, categories: bool) -> npt.NDArray[Any
                 f"{number}. Fix that line."
             )
     if categories:
+        _refuse_empty(path, rows, header)
         return np.array([fields for _, fields in rows])
     return np.array([_row(path, number, fields, header) for number, fields in rows])
 
@@ -89,19 +99,32 @@ def _has_header(lines: Sequence[Line], categories: bool) -> bool:
     return not any(field == again for _, fields in lines[1:] for field, again in zip(first, fields, strict=False))
 
 
+def _refuse_empty(path: Path, rows: Sequence[Line], header: Sequence[str] | None) -> None:
+    for number, fields in rows:
+        for column, field in enumerate(fields):
+            if not field.strip():
+                raise ArraysError(
+                    f"between: {path} must have a category in every field, got {field!r} in line {number}, "
+                    f"{_named(column, header)}. Leave the row out of every file, or write a category such as 'missing'."
+                )
+
+
 def _row(path: Path, number: int, fields: Sequence[str], header: Sequence[str] | None) -> list[float]:
     """Return the numbers of a line; an empty field is NaN."""
     values = []
     for column, field in enumerate(fields):
         value = _number(field)
         if value is None:
-            named = f"column {column}" if header is None else f"column {header[column]!r}"
             raise ArraysError(
-                f"between: {path} must contain numbers, got {field!r} in line {number}, {named}. "
-                "Pass --discrete for a table of categories, or leave the column out."
+                f"between: {path} must contain numbers, got {field!r} in line {number}, "
+                f"{_named(column, header)}. Pass --discrete for a table of categories, or leave the column out."
             )
         values.append(value)
     return values
+
+
+def _named(column: int, header: Sequence[str] | None) -> str:
+    return f"column {column}" if header is None else f"column {header[column]!r}"
 
 
 def _number(field: str) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blan_layers.estimation import information_between, joint, perceptrons
-from mutual_information.arrays import read
+from mutual_information.arrays import ArraysError, read
 from mutual_information.between import main
 from mutual_information.repeated import TASKS, Case, measure, page
 from mutual_information.repeated import main as repeat
@@ -64,7 +64,8 @@ class TestCommand:
                 "or leave the column out.",
             ),
             ("x.tsv", "1\t2\n3\tred\n", "must contain numbers, got 'red' in line 2, column 1."),
-            ("x.csv", "1\n\n2\n", "needs at least 100 rows, for training and for held-out estimates, got 2."),
+            ("x.csv", "1\n2\n\n\n", "needs at least 100 rows, for training and for held-out estimates, got 2."),
+            ("x.csv", "1\n\n2\n", "must have a row in every line, got an empty line 2. Remove it, and make sure that"),
             ("x.csv", "1\n" * 99 + ",\n", "must have 1 fields in every line, as in its first, got 2 in line 100."),
             ("x.csv", "1,2\n" * 99 + "1,\n", "x must be finite, got nan in row 99, column 1 (1 in all)."),
         ],
@@ -94,6 +95,24 @@ class TestCommand:
         options = ["--discrete", "y", "--blocks", str(tmp_path / "groups.csv"), "--json", str(tmp_path / "found.json")]
         assert main([str(tmp_path / "x.npy"), str(tmp_path / "y.csv"), *options]) == 0
         assert json.loads((tmp_path / "found.json").read_text())["value"] == pytest.approx(np.log(2), abs=0.15)
+
+    @pytest.mark.parametrize(
+        ("content", "line", "column"),
+        [("kind,place\na,b\na, \n", 3, "'place'"), ('a\na\n""\n', 3, "0")],
+    )
+    def test_a_missing_category_is_refused(self, tmp_path: Path, content: str, line: int, column: str) -> None:
+        (tmp_path / "y.csv").write_text(content)
+        with pytest.raises(ArraysError, match=f"a category in every field, got .* in line {line}, column {column}[.]"):
+            read(tmp_path / "y.csv", categories=True)
+
+    def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["x.npy", "y.npy", "--json", str(tmp_path)]) == 1
+        assert "files must be readable and outputs writable" in " ".join(capsys.readouterr().err.split())
+        assert main(["x.npy", "y.npy", "--json", str(tmp_path / "new" / "found.json")]) == 1
+        assert "x.npy" in capsys.readouterr().err
+        assert (tmp_path / "new").is_dir()
 
     def test_archives_and_headers_that_promise_too_much_are_refused(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -127,14 +146,37 @@ class TestRepeating:
         assert "| 1x1 Gaussians, one value of 1e8 | 1,000 | 0.511 | 2 |" in text.read_text()
         assert first["value"] == measure(Case("outlier", 0))["value"]
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--tasks", "nosuch"], "--tasks must be among independent, "),
+            (["--tasks", "band", "band"], "--tasks must name at least one value, each once, got band band."),
+            (["--workers", "0"], "--workers must be at least 1, got 0. Raise it."),
+            (["--first-seed", "-1"], "--first-seed must be at least 0, got -1. Raise it."),
+            (["--seconds", "nan"], "--seconds must be at least 0, got nan. Raise it."),
+            (["--results", "RESULTS"], "--results must name a file that this program wrote, or a new one, got"),
+            (["--page", "missing/.."], "outputs writable, got"),
+        ],
+    )
+    def test_settings_that_cannot_be_are_refused(
+        self, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "results.json").write_text('[{"task": "nosuch", "seed": 0}]')
+        name, *values = options
+        values = [str(tmp_path / "results.json") if value == "RESULTS" else value for value in values]
+        outputs = {"--results": str(tmp_path / "r.json"), "--page": str(tmp_path / "p.md")}
+        others = [part for pair in outputs.items() if pair[0] != name for part in pair]
+        assert repeat([name, *values, *others]) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+
     def test_a_line_says_bias_spread_and_coverage(self) -> None:
         result = {"task": "band", "p_value": 0.005, "saturated": False, "seconds": 2.0}
         truth = TASKS["band"].information
         results = [
             {**result, "value": truth + error, "low": truth - 0.1, "high": truth + high, "others": others}
             for error, high in ((-0.3, -0.05), (0.1, 0.2))
-            for others in ({"neighbours": truth + 0.5, "gaussian": truth},)
+            for others in ({"neighbours": truth + 0.5, "gaussian": None},)
         ]
         line = next(line for line in page(results).splitlines() if line.startswith("| x uniform"))
-        expected = "2 | -0.100 | 0.283 | 1.409 | 1 of 2 | 2 of 2 | 0 of 2 | 0.224 | 0.500 | 0.000 | 2.0 |"
+        expected = "2 | -0.100 | 0.283 | 1.409 | 1 of 2 | 2 of 2 | 0 of 2 | 0.224 | 0.500 | nan | 2.0 |"
         assert line.endswith(expected)
