@@ -25,7 +25,7 @@ from blan_facial.results.run_folder import METRICS, read_object
 from blan_facial.results.terminal import metrics_table
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.metrics import evaluate
-from shared.files import refuse_inputs, write_json
+from shared.files import make_parent, refuse_inputs, write_json
 from shared.program import log_to_terminal, run_program
 from shared.warned import summed
 
@@ -105,7 +105,7 @@ def run(settings: Settings, console: Console) -> None:
     if settings.output is not None:
         read = (path for path in (config.labels, *settings.run.glob("*")) if path is not None)
         refuse_inputs("evaluate", "--output", settings.output, read)
-        settings.output.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(settings.output)
     with _as_config_errors(), summed("PIL", console):
         fabric = make_fabric(config)
         faces = load_split(config, settings.split, console)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blan_layers.estimation import InformationEstimate, information_between
 from mutual_information.arrays import read
-from shared.files import refuse_inputs, write_json
+from shared.files import make_parent, refuse_inputs, write_json
 from shared.program import UserError, run_program
 
 PROGRAM = "python examples/mutual_information/between.py"
@@ -57,13 +57,14 @@ def run(settings: Settings, console: Console) -> None:
     if settings.json is not None:
         read = (settings.x, settings.y, Path(settings.blocks or settings.x))
         refuse_inputs("between", "--json", settings.json, read)
+        make_parent(settings.json)
     try:
         found = _measure(settings, console)
     except (TypeError, ValueError) as error:  # the data cannot be measured
         raise UserError(str(error)) from error
+    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
     if settings.json is not None:
         write_json(settings.json, found.as_json())
-    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
 
 
 def _measure(settings: Settings, console: Console) -> InformationEstimate:

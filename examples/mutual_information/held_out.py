@@ -1,5 +1,6 @@
 """Compare trained critics with known information: ``python examples/mutual_information/held_out.py --help``."""
 
+import math
 import os
 import sys
 import time
@@ -22,7 +23,7 @@ from rich.table import Table
 from blan_layers import LMIMLoss
 from mutual_information.tasks import TASKS
 from shared.parallel import each
-from shared.program import UserError, run_program
+from shared.program import UserError, refuse_repeats, run_program
 
 PROGRAM = "python examples/mutual_information/held_out.py"
 DESCRIPTION = """Train LMIMLoss with its concat critic on correlated Gaussians in 5 dimensions, and compare its
@@ -88,15 +89,16 @@ class Settings:
         """Refuse invalid settings.
 
         Raises:
-            UserError: A number is below 0, or a list is empty or has repeated values.
+            UserError: A number is out of range, or a list is empty or has repeated values.
         """
-        for name in ("levels", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values) or min(values) < 0 or (name == "levels" and 0 in values):
-                raise UserError(
-                    f"held_out: --{name} must be different numbers of at least 0, got "
-                    f"{' '.join(map(str, values)) or 'none'}. Name each once."
-                )
+        refuse_repeats(UserError, "held_out", levels=self.levels, seeds=self.seeds)
+        for name, values in (("levels", self.levels), ("limit", (self.limit,))):
+            for value in values:
+                if not 0 < value < math.inf:
+                    raise UserError(f"held_out: --{name} must be above 0 and finite, got {value}. Give, say, 0.5.")
+        for name, value, least in (("seeds", min(self.seeds), 0), ("workers", self.workers, 1)):
+            if value < least:
+                raise UserError(f"held_out: --{name} must be at least {least}, got {value}. Raise it.")
 
 
 def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:
@@ -142,12 +144,12 @@ def run(settings: Settings, console: Console) -> int:
             shown = (f"{outcome.estimate:.3f} ({outcome.error:+.3f})" for outcome in found)
             table.add_row(objective, recipe.estimator, f"{information:g}", *shown)
     console.print(table)
-    worst = max(abs(outcome.error) for outcome in outcomes.values())
+    worst = np.abs([outcome.error for outcome in outcomes.values()]).max()  # NaN if one is
     seconds = time.perf_counter() - started
     console.print(
         f"Largest error {worst:.3f} nats, limit {settings.limit:g}; {seconds:.0f} s, {settings.workers} at a time."
     )
-    return int(worst > settings.limit)
+    return int(not worst <= settings.limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from blan_layers.estimation import information_between
 from mutual_information.tasks import common_scale_information, correlation
-from shared.files import write_json
+from shared.files import make_parent, write_json
 from shared.parallel import each
-from shared.program import run_program
+from shared.program import UserError, refuse_repeats, run_program
 
 PROGRAM = "python examples/mutual_information/repeated.py"
 DESCRIPTION = """Measure tasks with known information by information_between on fresh draws, and write bias, spread
@@ -68,6 +68,24 @@ class Settings:
     """JSON file of all measurements."""
     page: Path = HERE / "repeated.md"
     """Markdown page that summarises them."""
+
+    def check(self) -> None:
+        """Refuse invalid settings.
+
+        Raises:
+            UserError: A name is unknown or repeated, or a number is out of range.
+        """
+        if self.tasks:
+            refuse_repeats(UserError, "repeated", tasks=self.tasks)
+        for name in self.tasks:
+            if name not in TASKS:
+                raise UserError(f"repeated: --tasks must be among {', '.join(TASKS)}, got {name}. Name one of those.")
+        for option, least in (("repetitions", 1), ("first_seed", 0), ("workers", 1), ("seconds", 0)):
+            value = getattr(self, option)
+            if not value >= least:
+                raise UserError(
+                    f"repeated: --{option.replace('_', '-')} must be at least {least}, got {value}. Raise it."
+                )
 
 
 def _gaussian(dimensions: int, rho: float, correlated: int | None = None) -> Callable[..., tuple[Array, Array]]:
@@ -174,7 +192,7 @@ def _line(task: Task, found: Sequence[dict[str, Any]]) -> str:
     truth, count = task.information, len(found)
     values = np.array([result["value"] for result in found])
     errors = [
-        math.sqrt(np.mean((np.array(numbers) - truth) ** 2))
+        math.sqrt(np.mean((np.array(numbers, dtype=float) - truth) ** 2))  # None, which JSON has for NaN, becomes NaN
         for numbers in (values, *([r["others"][other] for r in found] for other in ("neighbours", "gaussian")))
     ]
     covered = sum(result["low"] <= truth <= result["high"] for result in found)
@@ -196,10 +214,28 @@ def _line(task: Task, found: Sequence[dict[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _existing(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        fits = all(result["task"] in TASKS and "seed" in result for result in results)
+    except (ValueError, TypeError, KeyError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"repeated: --results must name a file that this program wrote, or a new one, got {path}. Name another."
+        )
+    return results
+
+
 def run(settings: Settings, console: Console) -> None:
     """Run the missing measurements, and write results and page after each."""
+    settings.check()
+    for output in (settings.results, settings.page):
+        make_parent(output)
     started = time.perf_counter()
-    results = json.loads(settings.results.read_text(encoding="utf-8")) if settings.results.exists() else []
+    results = _existing(settings.results)
     done = {Case(result["task"], result["seed"]) for result in results}
     names = settings.tasks or tuple(TASKS)
     seeds = range(settings.first_seed, settings.first_seed + settings.repetitions)

@@ -1,5 +1,6 @@
 """Atomic writing of files, and locks."""
 
+import errno
 import json
 import os
 import secrets
@@ -58,7 +59,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON."""
+    """Write readable JSON; NaN and infinities, which JSON lacks, become null."""
+    content = json.loads(json.dumps(content), parse_constant=lambda _: None)
     with replacing(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
@@ -94,6 +96,21 @@ def locked(path: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def make_parent(output: Path) -> None:
+    """Create the folder of an output, before the work whose result is written to it.
+
+    Raises:
+        OSError: The output is a folder, or its folder cannot be created or written to.
+    """
+    path = Path(os.path.realpath(output))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
+    replaced = path.is_file() or not path.exists()
+    if not os.access(path.parent if replaced else path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output))
 
 
 def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and folders that one run holds."""
 
+import json
 import multiprocessing
 import os
 import stat
@@ -28,6 +29,11 @@ def test_a_link_that_leads_nowhere_yet_is_followed(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "later.json")
     write_json(link, 1)
     assert (tmp_path / "later.json").read_text() == "1\n"
+
+
+def test_numbers_that_json_lacks_are_written_as_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "found.json", {"value": float("nan"), "by_fold": (1.5, float("-inf"))})
+    assert json.loads((tmp_path / "found.json").read_text()) == {"value": None, "by_fold": [1.5, None]}
 
 
 def test_permissions_are_kept(tmp_path: Path) -> None:

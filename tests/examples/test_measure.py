@@ -282,11 +282,21 @@ class TestHeldOut:
         assert "Largest error 0.100 nats, limit 0.15" in capsys.readouterr().out
         assert held_out.main([*options, "--limit", "0.05"]) == 1
 
+        def failed(case: held_out.Case) -> held_out.Outcome:
+            return held_out.Outcome(case, math.nan if case.objective == "nwj" else case.information)
+
+        monkeypatch.setattr(held_out, "held_out", failed)
+        assert held_out.main(options) == 1
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--levels", "0"], "--levels must be different numbers of at least 0, got 0.0. Name each once."),
-            (["--seeds", "1", "1"], "--seeds must be different numbers of at least 0, got 1 1. Name each once."),
+            (["--levels", "0"], "--levels must be above 0 and finite, got 0.0. Give, say, 0.5."),
+            (["--levels", "1", "nan"], "--levels must be above 0 and finite, got nan. Give, say, 0.5."),
+            (["--limit", "nan"], "--limit must be above 0 and finite, got nan. Give, say, 0.5."),
+            (["--seeds", "1", "1"], "--seeds must name at least one value, each once, got 1 1. Name one or more"),
+            (["--seeds", "-1"], "--seeds must be at least 0, got -1. Raise it."),
+            (["--workers", "0"], "--workers must be at least 1, got 0. Raise it."),
         ],
     )
     def test_settings_that_cannot_be_are_refused(
