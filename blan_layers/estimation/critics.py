@@ -38,7 +38,7 @@ class Weighted(NamedTuple):
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the logits (n, m) of all pairs."""
-        total = torch.zeros(len(x), len(y))
+        total = x.new_zeros(len(x), len(y))
         for critic, weight in zip(self.critics, self.weights, strict=True):
             if weight:
                 total.add_(critic.logits(x, y), alpha=weight)
@@ -83,7 +83,7 @@ def _weigh(
 ) -> Weighted:
     known: Pairs = (torch.cat([fit[0], stopping[0]]), torch.cat([fit[1], stopping[1]]))
     critics: list[Critic] = [gaussian, perceptron]
-    again = fit_gaussian(*known).shrunk(share)
+    again = fit_gaussian(*known).shrunk(share).truncated(int(gaussian.kept.count_nonzero()))
     refitted: list[Critic] = [again, perceptron._replace(base=again)]
     if fit[0].shape[1] + fit[1].shape[1] <= MOST_COLUMNS:
         kernel = _best_kernel(fit, stopping)
@@ -116,7 +116,7 @@ def _kernel(known: Pairs, bandwidth: float) -> KernelCritic:
 
 def _best_weights(logits: Tensor) -> list[float]:
     """Return the best weights of critics from their logits (C, M, M); InfoNCE is concave in the weights."""
-    roots = torch.full((len(logits), 1, 1), len(logits) ** -0.5, requires_grad=True)
+    roots = logits.new_full((len(logits), 1, 1), len(logits) ** -0.5, requires_grad=True)
     optimizer = torch.optim.LBFGS([roots], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

@@ -10,6 +10,7 @@ SHRINKAGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 """Candidate shares of the chance level that are subtracted from squared correlations."""
 
 _RIDGE = 1e-6
+_LEAST_VARIANCE = 1e-12  # of columns in units of their own scale; a rare value may be missing from the fitted rows
 _LARGEST = 1 - 1e-12
 
 LEAST_LOGIT = -50.0
@@ -61,6 +62,10 @@ class GaussianCritic(NamedTuple):
         kept = (self.correlations.square() - share * largest).clamp(0, _LARGEST**2).sqrt()
         return self._replace(kept=kept)
 
+    def truncated(self, count: int) -> "GaussianCritic":
+        """Return the critic without all but the largest ``count`` of its correlations."""
+        return self._replace(kept=torch.cat([self.kept[:count], torch.zeros_like(self.kept[count:])]))
+
     def canonical(self, side: int, values: Tensor) -> Tensor:
         """Return the canonical variables of x (side 0) or y (side 1)."""
         return (values - self.mean[side]) @ self.turn[side]
@@ -92,4 +97,5 @@ def fit_gaussian(x: Tensor, y: Tensor) -> GaussianCritic:
 def _whitening(values: Tensor) -> tuple[Tensor, Tensor]:
     mean = values.mean(0)
     spectrum, axes = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
-    return mean, axes / spectrum.clamp(min=_RIDGE * spectrum.amax()).sqrt() @ axes.T
+    least = max(_RIDGE * spectrum.amax().item(), _LEAST_VARIANCE)
+    return mean, axes / spectrum.clamp(min=least).sqrt() @ axes.T
