@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,32 @@ class TestMeasuring:
         assert first == information_between(x, y, seed=3)
         assert first.value != information_between(x, y, seed=4).value
 
+    @pytest.mark.parametrize("columns", [1, 2])
+    def test_the_caller_s_modes_do_not_matter(self, columns: int, short: None) -> None:
+        x, y = gaussian(200, columns)
+        alone = information_between(x, y)
+        with torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+            assert information_between(x, y) == alone
+        usual = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(torch.float64)
+            assert information_between(x, y) == alone
+        finally:
+            torch.set_default_dtype(usual)
+
+    def test_many_columns_do_not_fall_below_the_uninformative_critic(self, short: None) -> None:
+        x, noise = np.random.default_rng(0).standard_normal((2, 300, 128))
+        found = information_between(x, x + noise)
+        assert found.value >= -0.02
+        assert all(math.isfinite(other) for other in found.others.values())
+
+    def test_a_rare_value_is_measured(self, short: None) -> None:
+        rng = np.random.default_rng(0)
+        rare = rng.permutation(np.arange(400) < 4).astype(float)
+        found = information_between(rare, rng.standard_normal(400))
+        assert found.value == pytest.approx(0, abs=0.02)
+        assert found.p_value > 0.05
+
     def test_bits_are_nats_over_log_2(self, short: None) -> None:
         x, y = gaussian(300)
         nats, bits = (information_between(x, y, units=units) for units in ("nats", "bits"))
@@ -134,6 +161,13 @@ class TestMeasuring:
         shares = [done for done, _ in told]
         assert shares == sorted(shares)
         assert (shares[0], shares[-1]) == (0, 1)
+
+    @pytest.mark.parametrize("fill", [1e20, 1e40])
+    def test_a_fill_value_does_not_overflow(self, fill: float, short: None) -> None:
+        x, y = gaussian(200)
+        x[7] = fill
+        found = information_between(x, y, preprocess="standardise")
+        assert all(math.isfinite(number) for number in (found.value, found.low, found.high))
 
     def test_standardised_columns_are_free_of_units(self, short: None) -> None:
         x, y = gaussian(400)
@@ -243,13 +277,45 @@ class TestDependentRows:
         assert not any("series" in line for line in found.warnings)
         assert found.p_value > 0.05
 
-    @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, pd.Series, lambda groups: groups.astype(str)])
+    def test_the_smallest_number_of_blocks_has_an_interval(self, short: None) -> None:
+        found = information_between(*gaussian(400), blocks=20)
+        assert found.low < found.value < found.high
+
+    @pytest.mark.parametrize("phi", [0.9, 0.93])
+    def test_the_blocks_that_a_warning_names_are_taken(self, phi: float, short: None) -> None:
+        x, y = np.random.default_rng(0).standard_normal((2, 1000))
+        for row in range(1, 1000):
+            x[row] += phi * x[row - 1]
+            y[row] += phi * y[row - 1]
+        told = " ".join(information_between(x, y).warnings)
+        length = re.search(r"pass blocks=(\d+)", told)
+        assert "Take differences" in told if length is None else information_between(x, y, blocks=int(length[1]))
+
+    def test_drawn_blocks_are_those_that_fit(self, short: None) -> None:
+        groups = np.r_[np.zeros(1700, dtype=int), np.arange(1, 301)]
+        found = information_between(*gaussian(2000), blocks=groups, max_rows=1000)
+        assert found.pairs == 300
+        with pytest.raises(
+            ValueError, match=r"max_rows must leave at least 100 rows in 20 blocks, got 300, which leaves"
+        ):
+            information_between(*gaussian(2000), blocks=100, max_rows=300)
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            np.asarray,
+            torch.from_numpy,
+            lambda groups: torch.from_numpy(groups).bfloat16(),
+            lambda groups: pd.Series(groups)[::-1],
+            lambda groups: groups.astype(str),
+        ],
+    )
     def test_groups_stay_together(self, kind: Callable[[np.ndarray], Any], short: None) -> None:
         rng = np.random.default_rng(0)
         groups = np.repeat(np.arange(60), 10)
         x, y = (rng.standard_normal(60)[groups] + 0.01 * rng.standard_normal(600) for _ in range(2))
         assert information_between(x, y).value > 1  # each group is recognised by x, and has its y
-        found = information_between(x, y, blocks=kind(groups))
+        found = information_between(pd.Series(x), y, blocks=kind(groups))
         assert found.value < 0.1
         assert found.p_value > 0.05
 
@@ -511,6 +577,18 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         "x and y must have the same labels in their indices, got 2 without partner, 0 only in x. Join them first, or "
         "pair by position by passing .to_numpy().",
     ),
+    (lambda: (torch.eye(100, device="meta"), LINE), TypeError, "x must be dense, got a tensor without values (meta)."),
+    (lambda: (torch.eye(100)[0] + 1j, LINE), TypeError, "x must contain real numbers, got dtype complex64."),
+    (
+        lambda: np.random.default_rng(0).standard_normal((2, 120, 60)),
+        ValueError,
+        "x and y must have fewer columns together than rows, got 60 and 60 columns",
+    ),
+    (
+        lambda: (np.tile(LINE[:50], 2), np.tile(LINE[:50], 2) ** 2),
+        ValueError,
+        "needs at least 100 rows that are not copies of others, got 50 of 100. Collect more pairs.",
+    ),
     (
         lambda: (pd.Series(LINE, index=[0, *range(99)]), pd.Series(LINE)),
         ValueError,
@@ -519,6 +597,11 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
 ]
 
 CATEGORIES: list[tuple[Any, type[Exception], str]] = [
+    (
+        pd.Series(["a", pd.NA] * 50, dtype="string"),
+        ValueError,
+        "y must have no missing values, got <NA> in row 1, column 0",
+    ),
     (
         np.array(["a", None] * 50, dtype=object),
         ValueError,
@@ -537,7 +620,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"preprocess": None}, ValueError, "preprocess must be one of 'ranks', 'standardise', got None."),
     ({"discrete": True}, ValueError, "discrete must be one of None, 'x', 'y', 'both', got True."),
     ({"units": "bans"}, ValueError, "units must be one of 'nats', 'bits', got 'bans'. Pass one of those."),
-    ({"seed": -1}, ValueError, "seed must be an int of at least 0, got -1. Pass, for example, 0."),
+    ({"seed": -1}, ValueError, "seed must be an int from 0 to 2**63 - 1, got -1. Pass, for example, 0."),
+    ({"seed": 2**63}, ValueError, "seed must be an int from 0 to 2**63 - 1, got 9223372036854775808."),
+    ({"progress": True}, TypeError, "progress must be a function of a share and a text, got True. Leave it out."),
     ({"max_rows": 50}, ValueError, "max_rows must be at least 100, got 50. Raise it."),
     ({"blocks": 0}, ValueError, "blocks must be at least 1, got 0. Pass the number of rows of a block."),
     ({"blocks": True}, TypeError, "blocks must be an int or an array of labels, got True."),
@@ -546,6 +631,12 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "needs at least 20 blocks for training and held-out estimates, got 10. Make them shorter, or",
     ),
+    (
+        {"blocks": np.maximum(LINE, 60)},
+        ValueError,
+        "rows that belong together must be few enough to be divided into 5 folds, got 61 of 100 together.",
+    ),
+    ({"blocks": [[1], [1, 2]]}, ValueError, "blocks must have the same number of values in every row, got a ragged"),
     (
         {"blocks": LINE[:9]},
         ValueError,

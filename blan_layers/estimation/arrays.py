@@ -19,6 +19,7 @@ LEAST_ROWS = 100
 MOST_CATEGORIES = 10
 """Minimum number of rows per category of a column."""
 
+_KNOWN_TO_NUMPY = (torch.float16, torch.float32, torch.float64)
 _AT_ONCE = 1 << 16  # rows that are checked at a time
 
 
@@ -41,7 +42,7 @@ class _Table:
         self.values = self._two_dimensional(given)
 
     def _two_dimensional(self, given: object) -> npt.NDArray[Any]:
-        array = _as_array(self.name, given, self.discrete)
+        array = as_array(self.name, given, self.discrete)
         if array.ndim == 0:
             raise TypeError(
                 said(
@@ -67,6 +68,7 @@ class _Table:
             "M": f"Pass times as numbers, for example {self.name}.astype('int64')",
             "m": f"Pass times as numbers, for example {self.name}.astype('int64')",
             "V": "Pass each field as a column",
+            "O": f'Convert numbers by {self.name}.astype(float), or pass discrete="{self.name}" (or "both")',
         }.get(dtype.kind, f'If they are categories, pass discrete="{self.name}" (or "both")')
         raise TypeError(said(f"{self.name} must contain real numbers, got dtype {dtype}. {remedy}."))
 
@@ -88,7 +90,8 @@ class _Table:
                 row, column = np.argwhere(bad)[0]
                 first = f"{chunk[row, column]} in row {start + row}, {self.column(column)}"
             count += int(bad.sum())
-            varies |= (chunk != self.values[0]).any(0)
+            if first is None:
+                varies |= (chunk != self.values[0]).any(0)
         if first is not None:
             rule = "have no missing values" if self.values.dtype.kind in "OUS" else "be finite"
             raise ValueError(
@@ -140,7 +143,9 @@ class Pairs:
 
     def __init__(self, x: object, y: object, discrete: Discrete) -> None:
         choice("discrete", discrete, (None, "x", "y", "both"))
-        y = _aligned(x, y)
+        y = aligned("x", x, "y", y)
+        self.index: tuple[str, object] = ("x", x) if _is_indexed(x) else ("y", y)
+        """The name of the input whose index, if it has one, says which row is which, and this input."""
         self.x, self.y = _Table("x", x, discrete in ("x", "both")), _Table("y", y, discrete in ("y", "both"))
         rows = len(self.x.values)
         if rows != len(self.y.values):
@@ -202,35 +207,37 @@ def _is_indexed(given: object) -> bool:
     return hasattr(given, "index") and hasattr(given, "to_numpy") and hasattr(given, "loc")
 
 
-def _aligned(x: object, y: Any) -> object:
-    """Return y in the order of the index of x, if both have an index."""
-    if not (_is_indexed(x) and _is_indexed(y)):
-        return y
-    left, right = x.index, y.index  # type: ignore[attr-defined]
+def aligned(name: str, given: object, other_name: str, other: Any) -> Any:
+    """Return the other input in the order of the index of the given one, if both have an index."""
+    if not (_is_indexed(given) and _is_indexed(other)):
+        return other
+    left, right = given.index, other.index  # type: ignore[attr-defined]
     if left.equals(right):
-        return y
-    for name, index in (("x", left), ("y", right)):
+        return other
+    for owner, index in ((name, left), (other_name, right)):
         if not index.is_unique:
             twice = index[index.duplicated()].tolist()[0]
             raise ValueError(
                 said(
-                    f"{name}'s index must have unique labels to be aligned with the other, got {twice!r} twice. "
+                    f"{owner}'s index must have unique labels to be aligned with the other, got {twice!r} twice. "
                     "Make it unique, or pair by position by passing .to_numpy()."
                 )
             )
     missing, more = left.difference(right), right.difference(left)
     if len(missing) or len(more):
-        example = f"{missing.tolist()[0]!r} only in x" if len(missing) else f"{more.tolist()[0]!r} only in y"
+        only = (missing.tolist()[0], name) if len(missing) else (more.tolist()[0], other_name)
         raise ValueError(
             said(
-                f"x and y must have the same labels in their indices, got {len(missing) + len(more)} without partner, "
-                f"{example}. Join them first, or pair by position by passing .to_numpy()."
+                f"{name} and {other_name} must have the same labels in their indices, got {len(missing) + len(more)} "
+                f"without partner, {only[0]!r} only in {only[1]}. Join them first, or pair by position by passing "
+                ".to_numpy()."
             )
         )
-    return y.loc[left]
+    return other.loc[left]
 
 
-def _as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
+def as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
+    """Return the values of an input; ``discrete`` keeps those of a data frame as they are."""
     if isinstance(given, torch.Tensor):
         return _of_tensor(name, given)
     if np.ma.isMaskedArray(given):
@@ -244,6 +251,8 @@ def _as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
             return np.asarray(given.to_numpy(dtype="float64", na_value=np.nan))
         return np.asarray(given.to_numpy())
     try:
+        if isinstance(given, list | tuple) and any(isinstance(row, torch.Tensor) for row in given):
+            given = [as_array(name, row, discrete) for row in given]
         return np.asarray(given)
     except ValueError as error:
         raise ValueError(
@@ -256,10 +265,14 @@ def _as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
 
 def _of_tensor(name: str, given: torch.Tensor) -> npt.NDArray[Any]:
     if given.layout != torch.strided or given.is_nested or given.is_meta:
-        got = "a nested tensor" if given.is_nested else "no values (meta)" if given.is_meta else str(given.layout)
-        raise TypeError(said(f"{name} must be dense, got {got}. Convert it, for example by {name}.to_dense()."))
-    wide = given.float() if given.dtype == torch.bfloat16 else given
-    return np.asarray(wide.detach().resolve_neg().cpu().numpy())
+        got, remedy = str(given.layout), f"Convert it, for example by {name}.to_dense()"
+        if given.is_nested:
+            got, remedy = "a nested tensor", "Give all rows the same length"
+        elif given.is_meta:
+            got, remedy = "a tensor without values (meta)", "Load its values first"
+        raise TypeError(said(f"{name} must be dense, got {got}. {remedy}."))
+    wide = given if given.dtype in _KNOWN_TO_NUMPY or not given.is_floating_point() else given.float()
+    return np.asarray(wide.detach().resolve_conj().resolve_neg().cpu().numpy())
 
 
 def _of_masked(name: str, given: Any) -> npt.NDArray[Any]:
@@ -277,11 +290,19 @@ def _of_masked(name: str, given: Any) -> npt.NDArray[Any]:
     return np.asarray(given.data)
 
 
+def is_missing(value: object) -> bool:
+    """Return whether a value is None, NaN, or another that does not equal itself, such as pandas.NA."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
+
+
 def _missing(chunk: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if chunk.dtype.kind == "f":
         return np.asarray(~np.isfinite(chunk), dtype=bool)
     if chunk.dtype.kind == "O":
-        return np.array([[value is None or value != value for value in row] for row in chunk], dtype=bool)
+        return np.array([[is_missing(value) for value in row] for row in chunk], dtype=bool)
     return np.zeros(chunk.shape, dtype=bool)
 
 

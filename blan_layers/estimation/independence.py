@@ -29,7 +29,7 @@ def permutation_test(x: Tensor, y: Tensor, labels: Labels, seed: int) -> float:
     rng = np.random.default_rng(seed)
     pairs = _features(x, y, rng)
     orders = [np.arange(len(x)), *(_shuffled(labels, rng) for _ in range(SHUFFLES))]
-    shown = torch.empty(len(orders), len(pairs))
+    shown = torch.empty(len(orders), len(pairs), dtype=torch.float32)
     for place, order in enumerate(orders):
         index = torch.from_numpy(order)
         for number, (left, right) in enumerate(pairs):
@@ -52,6 +52,8 @@ def _features(x: Tensor, y: Tensor, rng: np.random.Generator) -> list[tuple[Tens
 def _waves(values: Tensor, width: float, rng: np.random.Generator) -> Tensor:
     some = values[torch.from_numpy(rng.permutation(len(values))[:500])]
     distance = torch.pdist(some)
+    if not distance.any():  # almost all rows are equal
+        distance = torch.pdist(values.unique(dim=0)[:500])
     scale = width * distance[distance > 0].median().item()
     frequencies = rng.standard_normal((values.shape[1], _FREQUENCIES)) / scale
     phase = values @ torch.from_numpy(frequencies).float()

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -12,14 +13,23 @@ import torch
 from torch import Tensor
 
 from blan_layers._checks import choice, positive_int, said
-from blan_layers.estimation.arrays import LEAST_ROWS, Discrete, Pairs, Side
+from blan_layers.estimation.arrays import LEAST_ROWS, Discrete, Pairs, Side, aligned
 from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighted
 from blan_layers.estimation.critics import fit_critics
 from blan_layers.estimation.estimate import InformationEstimate, Units
 from blan_layers.estimation.gaussian import canonical_correlation
 from blan_layers.estimation.independence import permutation_test
 from blan_layers.estimation.neighbours import MOST_ROWS, nearest_neighbours
-from blan_layers.estimation.parts import Labels, Part, Serial, block_labels, copies, folds, serial_dependence
+from blan_layers.estimation.parts import (
+    LEAST_BLOCKS,
+    Labels,
+    Part,
+    Serial,
+    block_labels,
+    copies,
+    folds,
+    serial_dependence,
+)
 from blan_layers.estimation.preprocessing import PREPROCESSES, Preprocess, scale
 
 __all__ = ["information_between"]
@@ -32,6 +42,7 @@ CANDIDATES = 2048
 RESAMPLES = 400
 LEVEL = 0.05
 
+_SEEDS = 2**63
 _LEARNING_RATE = 2 / 3  # the learning error falls with this power of the pairs, like kernel errors in two dimensions
 _NEAR_CAP = 1.0  # nats
 _GAIN = 0.05  # nats that twice as many candidates add
@@ -91,7 +102,7 @@ def information_between(
             effect of outliers; "standardise" scales it to mean 0 and standard deviation 1.
         discrete: Which side contains categories, as strings or numbers: "x", "y" or "both".
         blocks: For a series, the number of rows after which they are no longer dependent; otherwise the group label
-            (n,) of each row. Folds, bootstrap and shuffles keep blocks together.
+            (n,) of each row, paired by its index if it has one. Folds, bootstrap and shuffles keep blocks together.
         units: "nats" or "bits".
         seed: Seed of folds, training, bootstrap and shuffles. The same seed gives the same result.
         max_rows: If there are more rows, this many are drawn (in whole blocks), with a warning.
@@ -103,7 +114,7 @@ def information_between(
     Raises:
         TypeError: x or y does not contain real numbers or categories.
         ValueError: The numbers of rows differ or are too small, values are missing or infinite, columns are constant or
-            equal, or an option is out of range.
+            equal or as many as rows, a block is too large, or an option is out of range.
 
     Shape:
         x ``(n,)`` or ``(n, d)``, y ``(n,)`` or ``(n, d')``, with n >= 100.
@@ -127,23 +138,33 @@ def information_between(
     choice("estimator", estimator, ESTIMATORS)
     choice("preprocess", preprocess, PREPROCESSES)
     choice("units", units, ("nats", "bits"))
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(said(f"seed must be an int of at least 0, got {seed!r}. Pass, for example, 0."))
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < _SEEDS:
+        raise ValueError(said(f"seed must be an int from 0 to 2**63 - 1, got {seed!r}. Pass, for example, 0."))
+    if progress is not None and not callable(progress):
+        raise TypeError(said(f"progress must be a function of a share and a text, got {progress!r}. Leave it out."))
     if positive_int("max_rows", max_rows) < LEAST_ROWS:
         raise ValueError(said(f"max_rows must be at least {LEAST_ROWS}, got {max_rows}. Raise it."))
     tell = progress or (lambda done, what: None)
-    tell(0.0, "reading")
-    sample = _read(x, y, discrete, blocks, max_rows, int(seed))
-    measured = _cross_fitted(sample, preprocess, estimator, int(seed), tell)
-    tell(0.8, "comparing with other estimates")
-    whole = np.arange(len(sample.labels))
-    left, right = (scale(side, whole, preprocess)(whole) for side in (sample.x, sample.y))
-    neighbours = _neighbours(sample, left, right, int(seed))
-    others = {"neighbours": neighbours.value, "gaussian": canonical_correlation(left, right)}
-    tell(0.9, "shuffles")
-    p_value = permutation_test(left, right, sample.labels, int(seed))
-    tell(1.0, "done")
-    return _estimate(sample, measured, others, neighbours, p_value, estimator, units)
+    with _undisturbed():
+        tell(0.0, "reading")
+        sample = _read(x, y, discrete, blocks, max_rows, int(seed))
+        measured = _cross_fitted(sample, preprocess, estimator, int(seed), tell)
+        tell(0.8, "comparing with other estimates")
+        whole = np.arange(len(sample.labels))
+        left, right = (scale(side, whole, preprocess)(whole) for side in (sample.x, sample.y))
+        neighbours = _neighbours(sample, left, right, int(seed))
+        others = {"neighbours": neighbours.value, "gaussian": canonical_correlation(left, right)}
+        tell(0.9, "shuffles")
+        p_value = permutation_test(left, right, sample.labels, int(seed))
+        tell(1.0, "done")
+        return _estimate(sample, measured, others, neighbours, p_value, estimator, units)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Train and compute on the CPU in full precision, whatever the caller's gradient mode, device and autocast."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+        yield
 
 
 class _Sample(NamedTuple):
@@ -178,21 +199,47 @@ def _read(
     x: object, y: object, discrete: Discrete, blocks: int | npt.ArrayLike | Tensor | None, max_rows: int, seed: int
 ) -> _Sample:
     pairs = Pairs(x, y, discrete)
-    given = np.arange(len(pairs)) if blocks is None else block_labels(blocks, len(pairs))
+    given = np.arange(len(pairs))
+    if blocks is not None:
+        given = block_labels(aligned(*pairs.index, "blocks", blocks), len(pairs))
     warnings = []
     rows: npt.NDArray[np.intp] | slice = slice(None)
     if len(pairs) > max_rows:
-        order = np.random.default_rng(seed).permutation(int(given.max()) + 1)
-        rows = np.flatnonzero(np.cumsum(np.bincount(given)[order])[np.argsort(order)][given] <= max_rows)
+        rows = _drawn(given, max_rows, seed)
         given = np.unique(given[rows], return_inverse=True)[1]
+        if len(rows) < LEAST_ROWS or given.max() + 1 < LEAST_BLOCKS:
+            raise ValueError(
+                said(
+                    f"max_rows must leave at least {LEAST_ROWS} rows in {LEAST_BLOCKS} blocks, got {max_rows:,}, which "
+                    f"leaves {len(rows):,} in {given.max() + 1 if len(rows) else 0}. Raise it, or divide the blocks."
+                )
+            )
         warnings.append(
             f"of {len(pairs):,} rows, {len(given):,} drawn at random were measured. Raise max_rows for more."
         )
     left, right = pairs.sides(rows)
+    widths = [
+        int((side.values.max(0) if side.discrete else np.ones(side.values.shape[1])).sum()) for side in (left, right)
+    ]
+    if sum(widths) >= len(given):
+        raise ValueError(
+            said(
+                f"x and y must have fewer columns together than rows, got {widths[0]} and {widths[1]} columns (of "
+                f"categories, one less than there are) and {len(given)} rows. Reduce them to fewer columns, or collect "
+                "more pairs."
+            )
+        )
     labels, distinct = given, np.arange(len(given))
     equal = copies(left, right)
     if equal is not None:
         distinct = np.sort(np.unique(equal, return_index=True)[1])
+        if len(distinct) < LEAST_ROWS:
+            raise ValueError(
+                said(
+                    f"needs at least {LEAST_ROWS} rows that are not copies of others, got {len(distinct)} of "
+                    f"{len(equal):,}. Collect more pairs."
+                )
+            )
         labels = equal if blocks is None else given
         kept = "they were kept in the same part, and count once in the interval"
         warnings.append(
@@ -205,15 +252,32 @@ def _read(
     return _Sample(left, right, labels, distinct, warnings)
 
 
+def _drawn(labels: Labels, most: int, seed: int) -> npt.NDArray[np.intp]:
+    """Return the rows of whole blocks, drawn until no other fits into ``most`` rows."""
+    sizes = np.bincount(labels)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    fits = np.cumsum(sizes[order]) <= most
+    taken = np.zeros(len(sizes), dtype=bool)
+    taken[order[fits]] = True
+    left, smallest = most - int(sizes[taken].sum()), int(sizes.min())
+    for block in order[~fits].tolist():
+        if left < smallest:
+            break
+        if sizes[block] <= left:
+            taken[block] = True
+            left -= int(sizes[block])
+    return np.flatnonzero(taken[labels])
+
+
 def _serial(x: Side, y: Side, rows: Labels) -> Serial | None:
     return serial_dependence(*(scale(side, rows, "ranks")(rows).double().numpy() for side in (x, y)))
 
 
 def _serial_warning(serial: Serial, rows: int) -> str:
     resemble = f"neighbouring rows are correlated, in x ({serial.x:.2f}) and in y ({serial.y:.2f})"
-    if 20 * serial.length > rows:
+    if 2 * LEAST_BLOCKS * serial.length > rows:
         return (
-            f"{resemble}, over more than a twentieth of the rows. If the rows are a series, value, interval and "
+            f"{resemble}, over more than a fortieth of the rows. If the rows are a series, value, interval and "
             "p-value are meaningless, since it has too few independent parts. Take differences, or a longer series."
         )
     return (
@@ -261,8 +325,7 @@ def _cross_fitted(
     )
     fewer = [half for block in blocks for half in _halves(block)]
     once = torch.ones(1, len(sample.labels), dtype=torch.float64)
-    number = int(sample.labels.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), RESAMPLES)
+    drawn = _resamples(sample.labels, parts, np.random.default_rng(seed))
     value = _value(estimator, blocks, once).item()
     doubled = value - _value(estimator, of_halves, once).item()
     return _Measured(
@@ -278,6 +341,20 @@ def _cross_fitted(
         any(block.start for block in blocks),
         min(effective_pairs(block.logits) for block in blocks),
     )
+
+
+def _resamples(labels: Labels, parts: list[Part], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return how often each block occurs in each bootstrap sample; those without a block of some fold are redrawn."""
+    number = int(labels.max()) + 1
+    in_fold = np.zeros((number, len(parts)), dtype=np.int64)
+    for fold, part in enumerate(parts):
+        in_fold[labels[part.measured], fold] = 1
+    drawn = np.empty((RESAMPLES, number), dtype=np.int64)
+    lacking = np.ones(RESAMPLES, dtype=bool)
+    while lacking.any():
+        drawn[lacking] = rng.multinomial(number, np.full(number, 1 / number), lacking.sum())
+        lacking = (drawn @ in_fold).min(1) == 0
+    return drawn
 
 
 def _measure(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -131,9 +132,10 @@ def _inputs(left: Tensor, right: Tensor, of_x: int, of_y: int) -> Tensor:
 
 def _start(models: int, columns: int, generator: torch.Generator) -> list[Tensor]:
     """Return the same initial weights for every model. The last layer is zero, and so is the correction."""
-    first, bias = (_SPREAD * torch.randn(1, ins, HIDDEN, generator=generator) for ins in (columns, 1))
-    second = torch.randn(1, HIDDEN, HIDDEN, generator=generator) * math.sqrt(2 / HIDDEN)
-    zeros = torch.zeros(1, 1, HIDDEN), torch.zeros(1, HIDDEN, 1)
+    drawn = partial(torch.randn, generator=generator, dtype=torch.float32)
+    first, bias = (_SPREAD * drawn(1, ins, HIDDEN) for ins in (columns, 1))
+    second = drawn(1, HIDDEN, HIDDEN) * math.sqrt(2 / HIDDEN)
+    zeros = second.new_zeros(1, 1, HIDDEN), second.new_zeros(1, HIDDEN, 1)
     return [w.repeat(models, 1, 1).requires_grad_() for w in (first, bias, second, *zeros)]
 
 

@@ -53,7 +53,7 @@ class Lengths(NamedTuple):
     def of(self, side: int, values: Tensor) -> Tensor:
         """Return the lengths (n, 1) of x (side 0) or y (side 1)."""
         length, known = _length(self.critic, side, values), self.known[side]
-        rank = (torch.searchsorted(known, length) + torch.searchsorted(known, length, right=True) + 1) / 2
+        rank = (torch.searchsorted(known, length) + torch.searchsorted(known, length, right=True) + 1).float() / 2
         scores: Tensor = torch.special.ndtri(rank / (len(known) + 1))
         return scores[:, None].float()
 

@@ -42,7 +42,7 @@ def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, b
         tied = reach == 0
         near_x, near_y, near = (((d < reach) | (tied & (d == 0))).sum(1) for d in (far_x, far_y, joint))
         count = torch.where(tied[:, 0], near, met)
-        terms = torch.digamma(count.double()) - torch.digamma(near_x + 1.0).double() - torch.digamma(near_y + 1.0)
+        terms = torch.digamma(count.double()) - torch.digamma(near_x.double() + 1) - torch.digamma(near_y.double() + 1)
         total += (terms + torch.digamma(torch.tensor(float(rows), dtype=torch.float64)))[met > 0].sum().item()
     return total / rows if math.isfinite(total) else math.nan
 

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from blan_layers._checks import said
-from blan_layers.estimation.arrays import Side
+from blan_layers.estimation.arrays import Side, as_array, is_missing
 from blan_layers.estimation.preprocessing import Rows
 
 LEAST_BLOCKS = 20
@@ -51,12 +50,12 @@ def block_labels(blocks: Any, rows: int) -> Labels:
 
 
 def _group_labels(blocks: Any, rows: int) -> Labels:
-    given = blocks.detach().cpu().numpy() if isinstance(blocks, torch.Tensor) else np.asarray(blocks)
+    given = as_array("blocks", blocks, True)
     if given.shape != (rows,):
         raise ValueError(
             said(f"blocks must have one label for each of the {rows} rows, got shape {given.shape}. Pass (n,).")
         )
-    missing = np.array([value is None or value != value for value in given.tolist()])
+    missing = np.array([is_missing(value) for value in given.tolist()])
     if missing.any():
         row = int(missing.argmax())
         raise ValueError(
@@ -86,13 +85,24 @@ def folds(labels: Labels, number: int, rng: np.random.Generator) -> list[Part]:
     """Return the parts of each fold; no block is split, and every row is measured once.
 
     Of the blocks that a fold does not measure, a fifth selects among critics, and the others are used for fitting.
+
+    Raises:
+        ValueError: A block is too large.
     """
     place, within = _cut(labels, number, rng), []
     for fold in range(number):
         rest = np.flatnonzero(place != fold)
         inner = _cut(labels[rest], 5, rng)
         within.append(Part(rest[inner > 0], rest[inner == 0], np.flatnonzero(place == fold)))
-    size, watched = (min(len(part[kind]) for part in within) for kind in (0, 1))
+    size, watched, measured = (min(len(part[kind]) for part in within) for kind in (0, 1, 2))
+    if min(size, watched, measured) < 2:
+        raise ValueError(
+            said(
+                f"rows that belong together must be few enough to be divided into {number} folds, got "
+                f"{np.bincount(labels).max():,} of {len(labels):,} together. Divide the largest block, or leave copies "
+                "out."
+            )
+        )
     return [
         Part(rng.permutation(part.fit)[:size], rng.permutation(part.stopping)[:watched], rng.permutation(part.measured))
         for part in within

@@ -69,7 +69,7 @@ def train_perceptrons(
     watched = [side.repeat_interleave(each, 0) for side in watched]
     of_watched = _products(*offsets[1]).repeat_interleave(each, 0)
     weights = _start(len(fit) * each, [side.shape[2] for side in data], generator)
-    keep = 1 - RATE * torch.tensor(decays).repeat(len(fit))[:, None, None]
+    keep = 1 - RATE * data[0].new_tensor(decays).repeat(len(fit))[:, None, None]
     optimizer = torch.optim.Adam(weights, RATE)
     best = infonce(of_watched).mean(-1)
     chosen, improved = [w.detach().clone() for w in weights], torch.zeros(len(best), dtype=torch.bool)
@@ -112,8 +112,8 @@ def _start(models: int, columns: Sequence[int], generator: torch.Generator) -> l
     for width in columns:
         for number, (ins, outs) in enumerate(((width, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, EMBEDDING))):
             gain = 2.0 if number < 2 else 0.5 / math.sqrt(EMBEDDING)
-            matrix = torch.randn(1, ins, outs, generator=generator) * math.sqrt(gain / ins)
-            weights += [matrix.repeat(models, 1, 1), torch.zeros(models, 1, outs)]
+            matrix = torch.randn(1, ins, outs, generator=generator, dtype=torch.float32) * math.sqrt(gain / ins)
+            weights += [matrix.repeat(models, 1, 1), matrix.new_zeros(models, 1, outs)]
     weights[10].mul_(_START)
     return [w.requires_grad_() for w in weights]
 

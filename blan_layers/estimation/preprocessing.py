@@ -14,6 +14,8 @@ Preprocess: TypeAlias = Literal["ranks", "standardise"]
 
 Rows: TypeAlias = npt.NDArray[np.intp]
 
+_MOST_DEVIATIONS = 1e4
+
 PREPROCESSES: tuple[Preprocess, ...] = ("ranks", "standardise")
 
 
@@ -22,8 +24,8 @@ def scale(side: Side, rows: Rows, preprocess: Preprocess) -> Callable[[Rows], Te
 
     Ranks become normal scores, :math:`\Phi^{-1}((r - 1/2) / n)`; equal values share the score of their mean rank. Other
     rows are interpolated linearly between the neighbouring scores, and clamped to the outermost ones. "standardise"
-    scales to mean 0 and standard deviation 1. Categories become indicator columns, one fewer than there are categories,
-    divided by their standard deviation.
+    scales to mean 0 and standard deviation 1, and clamps to 10,000 standard deviations, so that no square overflows.
+    Categories become indicator columns, one fewer than there are categories, divided by their standard deviation.
     """
     kind = _indicators if side.discrete else {"ranks": _normal_scores, "standardise": _standardised}[preprocess]
     columns = [kind(column[rows], column) for column in side.values.T]
@@ -45,7 +47,13 @@ def _normal_scores(column: Array, whole: Array) -> Callable[[Array], Array]:
 def _standardised(column: Array, whole: Array) -> Callable[[Array], Array]:
     unit = np.abs(column).max() or 1.0  # so that no square overflows
     mean, deviation = (column / unit).mean(), (column / unit).std() or 1.0
-    return lambda values: ((values / unit - mean) / deviation)[:, None]
+
+    def apply(values: Array) -> Array:
+        with np.errstate(over="ignore"):  # clamped all the same
+            scaled = (values / unit - mean) / deviation
+        return np.clip(scaled, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)[:, None]
+
+    return apply
 
 
 def _indicators(column: Array, whole: Array) -> Callable[[Array], Array]:
