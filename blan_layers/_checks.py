@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from blan_layers._torch import is_tracing
+from blan_layers._torch import is_tracing, transforms_active
 
 Backend: TypeAlias = Literal["auto", "reference", "blocked", "triton"]
 
@@ -313,4 +313,6 @@ def shape(x: Tensor) -> tuple[int, ...]:
 
 def reads_values(x: Tensor) -> bool:
     """Return whether a check may read the values of ``x``: only in eager mode, and only if there are any."""
-    return not (torch.compiler.is_compiling() or traced(x)) and type(x) is Tensor and not x.is_meta
+    if torch.compiler.is_compiling() or traced(x) or transforms_active():
+        return False
+    return type(x) is Tensor and not x.is_meta

@@ -107,6 +107,12 @@ def test_comes_in_float32_and_is_solved_in_float64(dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours, F.mutual_information_certificate(mean_bce.double()).float(), rtol=0, atol=0)
 
 
+def test_is_mapped_by_vmap() -> None:
+    means = torch.tensor([0.8, 0.5, 0.1])
+    mapped = torch.func.vmap(F.mutual_information_certificate)(means)
+    torch.testing.assert_close(mapped, F.mutual_information_certificate(means))
+
+
 def test_compiles_without_a_graph_break() -> None:
     compiled = torch.compile(F.mutual_information_certificate, fullgraph=True, backend="aot_eager")
     mean_bce = torch.tensor([0.1, 0.5, 0.8])

@@ -118,6 +118,14 @@ def test_the_supervised_contrastive_loss_between_two_views() -> None:
     agree(ours, (truth + back) / 2 - math.log(6), [first, second])
 
 
+def test_positives_are_mapped_by_vmap() -> None:
+    logits, positives = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4).bool()
+    both = logits, torch.stack([positives, positives | (logits[0] > 0), positives.T])
+    mapped = torch.func.vmap(F.supervised_contrastive_loss)(*both)
+    one_by_one = [F.supervised_contrastive_loss(*each) for each in zip(*both, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(one_by_one))
+
+
 def test_items_without_weight_need_no_positives_nor_finite_logits() -> None:
     logits, positives = drawn(4, 5), torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) > 0.5
     positives[:, 0], positives[2] = True, False

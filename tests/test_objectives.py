@@ -115,6 +115,22 @@ def test_whole_weights_repeat_a_score(ours: Any, twin: Any) -> None:
     torch.testing.assert_close(masked, twin(p[times_p > 0], q[times_q > 0]))
 
 
+@every_pair
+def test_weights_are_mapped_by_vmap(ours: Any, twin: Any) -> None:
+    p, q = (x.detach().expand(2, *x.shape) for x in logits())
+    weights = torch.rand(2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mapped = torch.func.vmap(lambda p, q, w: ours(p, q, positive_weights=w))(p, q, weights)
+    one_by_one = [ours(*inputs, positive_weights=w) for *inputs, w in zip(p, q, weights, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(one_by_one))
+
+
+@every_square
+def test_weights_of_items_are_mapped_by_vmap(ours: Any, twin: Any) -> None:
+    x, weights = table().detach(), torch.rand(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mapped = torch.func.vmap(lambda w: ours(x, weights=w))(weights)
+    torch.testing.assert_close(mapped, torch.stack([ours(x, weights=w) for w in weights]))
+
+
 @pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf])
 @every_pair
 def test_a_score_without_weight_may_be_anything(ours: Any, twin: Any, nothing: float) -> None:
