@@ -429,8 +429,23 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "Draw batches from several groups.",
     ),
     (
+        lambda: DeepInfoMaxLoss(8, 4, negatives="queue"),
+        "DeepInfoMaxLoss: negatives must need no further options or features, got 'queue'. "
+        "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss separately.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, local_critic=BilinearCritic(8, 4), dtype=torch.float64),
+        "DeepInfoMaxLoss: local_critic must have the dtype of the loss, torch.float64, got torch.float32. "
+        "Convert it by local_critic.to(torch.float64).",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, local_critic=BilinearCritic(8, 4), device="meta"),
+        "DeepInfoMaxLoss: local_critic must have the device of the loss, meta, got cpu. "
+        "Convert it by local_critic.to('meta').",
+    ),
+    (
         lambda: DeepInfoMaxLoss(8, 4, negatives="given"),
-        "DeepInfoMaxLoss: negatives must need no further features, got 'given'. "
+        "DeepInfoMaxLoss: negatives must need no further options or features, got 'given'. "
         "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss separately.",
     ),
     (

@@ -532,6 +532,23 @@ def test_deep_infomax_is_the_weighed_sum_of_its_three() -> None:
     torch.testing.assert_close(loss(local, summaries, draws, mask=mask, groups=groups), truth)
 
 
+def test_other_state_is_where_the_critic_is() -> None:
+    loss = DeepInfoMaxLoss(6, 4, objective="mine", device="meta", dtype=torch.float64)
+    assert {(x.device.type, x.dtype) for x in loss.state_dict().values()} == {("meta", torch.float64)}
+    queued = LMIMLoss(6, 4, negatives="queue", queue_size=3, critic=ConcatConvCritic(6, 4, dtype=torch.float64))
+    assert queued.queue.stored.dtype is torch.float64
+
+
+@pytest.mark.parametrize("negatives", ["shift", "derangement", "all"])
+def test_mask_and_groups_are_mapped_by_vmap(negatives: Any) -> None:
+    loss, (local, summaries) = loss_of(negatives=negatives), features()
+    groups = None if negatives == "shift" else torch.arange(5)
+    masks = torch.rand(2, 5, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mapped = torch.func.vmap(lambda mask: loss(local, summaries, mask=mask, groups=groups))(masks)
+    one_by_one = [loss(local, summaries, mask=mask, groups=groups) for mask in masks]
+    torch.testing.assert_close(mapped, torch.stack(one_by_one))
+
+
 def test_deep_infomax_builds_what_has_a_weight() -> None:
     assert {name.split(".")[0] for name in DeepInfoMaxLoss(6, 4).state_dict()} == {"local_loss", "prior_loss"}
     loss = DeepInfoMaxLoss(6, 4, map_size=(2,), alpha=1.0, beta=0.0, gamma=1.0)

@@ -51,7 +51,8 @@ class DeepInfoMaxLoss(Module):
     Raises:
         TypeError: One of the three losses raises it, a weight is not a number, or ``map_size`` is not a sequence.
         ValueError: One of the three losses raises it, a weight is negative or not finite, all weights are zero, an
-            option belongs to a loss with weight zero, or ``map_size`` is missing.
+            option belongs to a loss with weight zero, ``map_size`` is missing, ``negatives`` is "queue" or "given", or
+            ``local_critic`` has another device or dtype.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,
@@ -86,10 +87,10 @@ class DeepInfoMaxLoss(Module):
         )
         if self.alpha == self.beta == self.gamma == 0:
             raise ValueError(said("needs a weight above zero, got alpha, beta and gamma of 0. Pass beta=1.0."))
-        if negatives == "given":
+        if negatives in ("queue", "given"):
             raise ValueError(
                 said(
-                    "negatives must need no further features, got 'given'. "
+                    f"negatives must need no further options or features, got {negatives!r}. "
                     "Use LMIMLoss, GlobalInfoMaxLoss and PriorMatchingLoss separately."
                 )
             )
@@ -119,6 +120,7 @@ class DeepInfoMaxLoss(Module):
             self.local_loss = LMIMLoss(
                 local_channels, global_channels, objective=objective, negatives=negatives, critic=local_critic
             )
+            _refuse_other(local_critic, device, dtype)
         if self.gamma:
             prior = "uniform" if prior is None else prior
             self.prior_loss = PriorMatchingLoss(global_channels, prior=prior, device=device, dtype=dtype)
@@ -174,6 +176,24 @@ class DeepInfoMaxLoss(Module):
             groups: Tensor | None = None,
         ) -> Tensor:
             """Call ``forward`` and its hooks."""
+
+
+def _refuse_other(critic: Critic, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    """Refuse a device or dtype that is not that of the given critic's parameters."""
+    _checks.floating_dtype(dtype)
+    wanted = torch.empty(0, device=device, dtype=dtype)
+    for parameter in critic.parameters():
+        for name, option, value, got in (
+            ("device", device, wanted.device, parameter.device),
+            ("dtype", dtype, wanted.dtype, parameter.dtype),
+        ):
+            if option is not None and value != got:
+                raise ValueError(
+                    said(
+                        f"local_critic must have the {name} of the loss, {value}, got {got}. "
+                        f"Convert it by local_critic.to({option!r})."
+                    )
+                )
 
 
 def _weight(name: str, value: float) -> float:

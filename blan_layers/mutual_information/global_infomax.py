@@ -101,7 +101,7 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
             critic = GlobalCritic(input_features, global_channels, hidden_channels=hidden, device=device, dtype=dtype)
         else:
             refuse_beside_critic({"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
-        self._hold(critic, self.global_channels, queue_size, device, dtype)
+        self._hold(critic, self.global_channels, queue_size)
 
     def forward(
         self,

@@ -154,15 +154,8 @@ class InfoMaxLoss(Module, ABC):
                 said(f"{name} needs {wanted}, got {option}={getattr(self, option)!r}. Pass {remedy}, or drop it.")
             )
 
-    def _hold(
-        self,
-        critic: nn.Module,
-        global_channels: int,
-        queue_size: int | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
-        """Store the critic and all other state."""
+    def _hold(self, critic: nn.Module, global_channels: int, queue_size: int | None) -> None:
+        """Store the critic, and all other state with the device and dtype of its parameters."""
         if not isinstance(critic, nn.Module):
             raise TypeError(
                 said(
@@ -172,6 +165,8 @@ class InfoMaxLoss(Module, ABC):
             )
         self._check_critic(critic)
         self.critic = critic
+        like = next((parameter for parameter in critic.parameters() if parameter.is_floating_point()), None)
+        device, dtype = (None, None) if like is None else (like.device, like.dtype)
         if queue_size is not None:
             self.queue = SummaryQueue(queue_size, global_channels, device=device, dtype=dtype)
         if self.objective == "mine":

@@ -188,7 +188,7 @@ class LMIMLoss(InfoMaxLoss):
             )
         else:
             refuse_beside_critic({"hidden_channels": hidden_channels, "device": device, "dtype": dtype})
-        self._hold(critic, self.global_channels, queue_size, device, dtype)
+        self._hold(critic, self.global_channels, queue_size)
 
     def forward(
         self,
