@@ -18,6 +18,7 @@ from rich.console import Console
 
 from blan_facial.config import Config, ConfigError, Data
 from blan_facial.data.attributes import choose
+from blan_facial.data.faces import FaceDataset
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
 from blan_facial.results.finished import FinishedRun, load_run
@@ -103,9 +104,8 @@ def run(settings: Settings, console: Console) -> None:
     attributes = attributes or list(finished.attributes)
     config = dataclasses.replace(settings.config(finished.config), attributes=tuple(attributes))
     if settings.output is not None:
-        read = (path for path in (config.labels, *settings.run.glob("*")) if path is not None)
-        refuse_inputs("evaluate", "--output", settings.output, read)
-        make_parent(settings.output)
+        _check_output(settings.output, settings.run, config)
+    training = _of_training(finished)
     with _as_config_errors(), summed("PIL", console):
         fabric = make_fabric(config)
         faces = load_split(config, settings.split, console)
@@ -122,7 +122,9 @@ def run(settings: Settings, console: Console) -> None:
             columns=columns,
         )
     metrics = {"data": faces.name, "split": faces.split, **tested}
-    metrics |= {name: value for name, value in _of_training(finished).items() if name not in metrics}
+    if not _counted(faces, attributes, training.get("labels")):
+        training.pop("labels", None)
+    metrics |= {name: value for name, value in training.items() if name not in metrics}
     console.print(metrics_table(metrics))
     if corrupt := len(faces) - tested["images"]:
         console.print(f"{corrupt} of {len(faces)} images were corrupt and left out.")
@@ -136,6 +138,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_to_terminal(logging.WARNING)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("evaluate", partial(run, settings))
+
+
+def _check_output(output: Path, run: Path, config: Config) -> None:
+    """Create the folder of the output, and refuse to replace an input or another file that is not JSON.
+
+    Raises:
+        OSError: The output cannot be written.
+        UserError: It is an input, or not JSON.
+    """
+    refuse_inputs("evaluate", "--output", output, [*run.glob("*"), *filter(None, (config.labels, config.columns))])
+    make_parent(output)
+    if output.is_file():
+        with output.open("rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise ConfigError(f"evaluate: --output must be new or a JSON file, got {output}. Name another.")
+
+
+def _counted(faces: FaceDataset, attributes: Sequence[str], labels: Any) -> bool:
+    """Return whether the numbers of labels in ``metrics.json`` of a run are those of the tested images."""
+    counts = labels.get(faces.split) if isinstance(labels, dict) else None
+    return isinstance(counts, dict) and faces.counts() == {name: counts.get(name) for name in attributes}
 
 
 def _of_training(finished: FinishedRun) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from blan_facial.training.scaling import Scaling
 from tests.examples.celeba_folder import write_celeba_folder
 from tests.examples.run_folder import SMALL, write_run
 
+TABLE = ["--data", "csv", "--data-root", "{celeba}", "--labels", "gone.csv", "--columns", "{folder}/given/columns.json"]
+
 
 def read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
@@ -78,6 +80,7 @@ def test_other_splits_of_the_folder(split: str, options: list[str], images: int,
     assert main([str(trained), "--split", split, *options, "--output", str(output)]) == 0
     metrics = read(output)
     assert (metrics["split"], metrics["images"]) == (split, images)
+    assert ("labels" in metrics) == (not options)  # which count those of all images
 
 
 def test_attributes_are_matched_by_name(celeba: Path, trained: Path, tmp_path: Path) -> None:
@@ -137,14 +140,19 @@ def test_another_data_set_with_more_attributes(celeba: Path, tmp_path: Path) -> 
             ["--data", "celeba", "--data-root", "{celeba}/no"],
             "load_celeba: the data folder must exist, got {celeba}/no (nothing there). Name it with --data-root.",
         ),
+        (["--output", "{celeba}/img_align_celeba/000001.jpg"], "evaluate: --output must be new or a JSON file, got "),
+        (["--output", "{folder}/given/columns.json", *TABLE], "evaluate: --output must not be an input file, got "),
         (["--output", "{folder}/config.json"], "evaluate: --output must not be an input file, got "),
         (["--output", "{folder}/config.json/x"], "evaluate: files must be readable and outputs writable, got "),
+        (["--output", "{celeba}"], "evaluate: files must be readable and outputs writable, got "),
     ],
 )
 def test_a_mistake_gets_one_clear_error(
     options: list[str], text: str, celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(tmp_path, *SMALL, "--images", "2", attributes=("Smiling", "Big_Lips"))
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "columns.json").write_text("{}")
     assert main([str(tmp_path), *(option.format(celeba=celeba, folder=tmp_path) for option in options)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {text.format(celeba=celeba)}")

@@ -374,6 +374,9 @@ class TestRun:
     ) -> None:
         assert report([str(tmp_path), str(run_copy)]) == 1  # and go on with the next
         assert f"error: {tmp_path}: must be the output folder of a run" in capsys.readouterr().err
+        assert report([str(run_copy), "--data-root", "gone"]) == 1
+        error = capsys.readouterr().err
+        assert f"error: report: --data-root must be the folder of the data of {run_copy}, got gone: " in error
         (run_copy / "metrics.json").write_text("[]")
         assert report([str(run_copy)]) == 1
         assert f"{run_copy / 'metrics.json'}: must be JSON that a run wrote, got no metrics." in capsys.readouterr().err

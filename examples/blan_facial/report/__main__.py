@@ -56,7 +56,8 @@ def _sample(folder: Path, data_root: Path | None, console: Console) -> tuple[Sam
     """Return the same sample of faces as at the end of the run, or None and the reason why there is none.
 
     Raises:
-        RunError: The folder is not that of a run, or its files do not match each other.
+        RunError: The folder is not that of a run, its files do not match each other, or the data cannot be read from
+            the given folder.
     """
     if not (folder / WEIGHTS).is_file():
         return None, "The run has no weights yet, so there are no predictions to show."
@@ -69,6 +70,10 @@ def _sample(folder: Path, data_root: Path | None, console: Console) -> tuple[Sam
             run.model, faces, device="cpu", seed=config.seed
         ), "No face of the test split can be decoded."
     except (ConfigError, DataError, OSError, ValueError) as error:
+        if data_root is not None:
+            raise RunError(
+                f"report: --data-root must be the folder of the data of {folder}, got {data_root}: {error}"
+            ) from error
         return None, f"The faces are not shown, because the data of the run cannot be read: {error}"
 
 
