@@ -42,6 +42,18 @@ the results with the paper's. Options after -- are passed to train.py for every 
 unfinished runs."""
 
 
+_OF_TABLE = {
+    "--seed": "Give --seeds before --",
+    "--epochs": "Give --epochs before --",
+    "--output": "Give --output before --",
+    "--data": "Give --data before --",
+    "--preset": "Leave it out; --data before -- defines it",
+    "--resume": "Leave it out; unfinished runs are continued",
+    "--overwrite": "Leave it out; a run starts over if its folder is removed",
+}
+"""The options of ``train.py`` that the table sets for its runs, and what to do instead."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What to run, on which data, and where to write the results."""
@@ -103,6 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int:
     """Run the missing runs, show the table and write it; return 1 if a run failed."""
     settings.check()
+    for word in training:
+        option = word.partition("=")[0].replace("_", "-")
+        if option in _OF_TABLE:
+            raise ExperimentError(
+                f"experiments: options after -- must not be set by the table, got {option}. {_OF_TABLE[option]}."
+            )
     plan = _chosen(experiment(settings.table, settings.data), settings.rows)
     if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
         raise ExperimentError(

@@ -17,11 +17,13 @@ from rich.console import Console
 
 from blan_facial.config import parse
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES
+from blan_facial.data.avatars import ATTRIBUTES as AVATARS
 from blan_facial.data.avatars import load_avatars
 from blan_facial.data.faces import DataError
 from blan_facial.experiments import main
 from blan_facial.network.builder import build
 from blan_facial.published import published
+from blan_facial.results.run_folder import begin
 from blan_facial.tables import speed
 from blan_facial.tables.cells import DRAWN, Cell, Data, Experiment, Name, Run, options_of
 from blan_facial.tables.entries import entries
@@ -161,7 +163,11 @@ class TestRunning:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert table(tmp_path, "table7", "--seeds", "0", training=[*TINY, "--batch-size", "64"]) == 1
-        assert "error: blan, seed 0 ended with status 1:" in capsys.readouterr().err
+        folder = tmp_path / "avatars" / "blan" / "seed-0"
+        error = capsys.readouterr().err
+        assert error.startswith("error: blan, seed 0 ended with status 1: EpochBatches: ")
+        assert error.endswith(f". To start over, remove {folder}.\n")
+        assert "─" not in error
         content = json.loads((tmp_path / "avatars" / "table7.json").read_text())
         assert {cell["source"] for cell in content["cells"]} == {"paper", "empty"}
 
@@ -216,6 +222,15 @@ class TestRunning:
         (["--parallel", "-1"], "experiments: --parallel must be at least 1, got -1. Give a positive number."),
         (["--epochs", "0"], "experiments: --epochs must be at least 1, got 0. Give a positive number."),
         (["--seeds", "1", "1"], "experiments: --seeds must be different numbers, got 1 1. Name each once."),
+        (
+            ["--", "--lr", "1", "--seed=7"],
+            "experiments: options after -- must not be set by the table, got --seed. Give --seeds before --.",
+        ),
+        (
+            ["--", "--overwrite"],
+            "experiments: options after -- must not be set by the table, got --overwrite. Leave it out; a run starts "
+            "over if its folder is removed.",
+        ),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(
@@ -225,15 +240,26 @@ def test_a_number_out_of_its_range_is_refused(
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_a_run_that_ended_early_is_not_finished(tmp_path: Path) -> None:
-    write_run(tmp_path, *SMALL, "--max-steps", "3")
+@pytest.mark.parametrize("option", ["--max-steps", "--extend"])
+def test_a_run_of_another_length_is_not_finished(option: str, tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL, option, "3", attributes=AVATARS)
     assert Job("a run", tmp_path, SMALL).metrics() is None
-    assert Job("a run", tmp_path, (*SMALL, "--max-steps", "3")).metrics() is not None
+    assert Job("a run", tmp_path, (*SMALL, option, "3")).metrics() is not None
+    begin(tmp_path, parse([*SMALL, "--resume"]), AVATARS)  # and is interrupted
+    assert Job("a run", tmp_path, SMALL).metrics() is None
+
+
+def test_a_finished_run_is_on_the_attributes_that_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, *SMALL, attributes=["Smiling", "Bangs"])
+    assert Job("a run", tmp_path, (*SMALL, "--attributes", "smiling,bangs")).metrics() is not None
+    for names in ([], ["--attributes", "Bangs", "Smiling"], ["--attributes", "Smiling"]):
+        with pytest.raises(ExperimentError, match=r"got others in .*: attributes \['Smiling', 'Bangs'\] \(now"):
+            Job("a run", tmp_path, (*SMALL, *names)).metrics()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
 def test_broken_metrics_of_a_finished_run_are_refused(text: str, tmp_path: Path) -> None:
-    write_run(tmp_path, *SMALL)
+    write_run(tmp_path, *SMALL, attributes=AVATARS)
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(RunError, match=r"metrics\.json: must be JSON that a run wrote, got"):
         Job("a run", tmp_path, SMALL).metrics()
@@ -242,7 +268,7 @@ def test_broken_metrics_of_a_finished_run_are_refused(text: str, tmp_path: Path)
 @pytest.mark.parametrize("option", ["--data-root", "--image-folder"])
 def test_a_finished_run_is_of_the_data_that_are_named(option: str, tmp_path: Path) -> None:
     celeba = ("--data", "celeba", "--data-root", str(tmp_path))
-    write_run(tmp_path / "run", *SMALL, *celeba)
+    write_run(tmp_path / "run", *SMALL, *celeba, attributes=CELEBA_ATTRIBUTES)
     relative = ("--data-root", os.path.relpath(tmp_path))
     assert Job("a run", tmp_path / "run", (*SMALL, *celeba, *relative)).metrics() is not None
     with pytest.raises(ExperimentError, match=f"{option.strip('-').replace('-', '_')} .* \\(now '{tmp_path}/other'"):

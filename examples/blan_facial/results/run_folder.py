@@ -92,10 +92,16 @@ def _check_results(folder: Path, config: Config) -> None:
 
 
 def begin(folder: Path, config: Config, attributes: Sequence[str]) -> None:
-    """Write settings and attributes; remove leftovers of a killed run and, with --overwrite, earlier results."""
+    """Write settings and attributes; remove leftovers of a killed run, and what the last end of the run wrote.
+
+    With --resume, checkpoint and logs stay, so that the run can write its results again.
+    """
     remove_leftovers(folder)
+    if config.overwrite or config.resume:
+        for name in (METRICS, WEIGHTS, ENVIRONMENT, REPORT, *PICTURES):
+            (folder / name).unlink(missing_ok=True)
     if config.overwrite:
-        for name in (*RESULTS, ENVIRONMENT, REPORT, *PICTURES):
+        for name in (CONFIG, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
         for version in (folder / LOGS).glob("version_*"):
             shutil.rmtree(version)

@@ -10,22 +10,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from blan_facial.config import RESUMABLE, Config, parse
+from blan_facial.data.attributes import CELEBA_ATTRIBUTES, choose
+from blan_facial.data.avatars import ATTRIBUTES as AVATARS
 from blan_facial.data.splits import load_split
 from blan_facial.results.environment import cores
 from blan_facial.results.run_folder import METRICS, read_object, read_settings
 from blan_facial.results.weights_file import WEIGHTS
+from blan_facial.tables.cells import DRAWN
 from blan_facial.training.checkpoint import CHECKPOINT
 from shared.program import UserError
 
 TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("train.py", "evaluate.py"))
 LOG = "train.log"
+_LENGTH = ("max_steps", "extend")
 
 _POLL = 0.1  # seconds
 _OF_DATA = ("data_root", "image_folder", "labels")  # a run may resume with other paths, but a table has one data set
@@ -64,18 +68,20 @@ class Job:
         asked = self.config.as_json()
         if not (self.folder / METRICS).is_file():
             return None
-        settings, _ = read_settings(self.folder)
+        settings, attributes = read_settings(self.folder)
         found = Config().as_json() | settings  # settings that an older release lacked have their defaults
+        found["attributes"] = list(attributes)
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         differing += [name for name in found if name not in wanted and name not in RESUMABLE]
         differing += [name for name in _OF_DATA if _place(found.get(name)) != _place(asked[name])]
+        differing += [] if self._asks_for(attributes) else ["attributes"]
         if differing:
             listed = ", ".join(f"{name} {found.get(name)!r} (now {asked.get(name)!r})" for name in differing)
             raise ExperimentError(
                 f"experiments: a finished run must have the requested settings, got others in {self.folder}: "
                 f"{listed}. Repeat its options, or give another --output."
             )
-        if found["max_steps"] != self.config.max_steps:  # it ended early, or shall: it continues
+        if any(found[name] != asked[name] for name in _LENGTH):  # it ended early or late, or shall: it continues
             return None
         metrics = read_object(self.folder / METRICS, "metrics")
         if "temperature" in metrics:
@@ -84,6 +90,13 @@ class Job:
                 f"version in {self.folder}. Remove the folder, or specify another --output."
             )
         return metrics
+
+    def _asks_for(self, attributes: Sequence[str]) -> bool:
+        """Return whether a run on these attributes is the requested one."""
+        if not self.config.attributes:
+            return set(attributes) == set(AVATARS if self.config.data in DRAWN else CELEBA_ATTRIBUTES)
+        chosen, lacking = choose(self.config.attributes, attributes)
+        return chosen == list(attributes) and not lacking
 
     def tested_on(self, data: str, root: Path) -> dict[str, Any]:
         """Return the metrics of the finished run on another data set, cached by weights and data.
@@ -109,6 +122,17 @@ class Job:
         return [sys.executable, str(TRAIN), *self.arguments, "--output", str(self.folder), how]
 
 
+class _Running(NamedTuple):
+    """A run in a process."""
+
+    job: Job
+    process: "subprocess.Popen[bytes]"
+    started: float
+    """Seconds of the monotonic clock."""
+    logged: int
+    """Bytes of the log that are older."""
+
+
 def _place(path: str | None) -> Path | None:
     return None if path is None else Path(path).resolve()
 
@@ -132,24 +156,25 @@ def complete(jobs: Sequence[Job], places: Sequence[dict[str, str]], console: Con
     console.print(f"{len(jobs)} runs, of which {len(jobs) - len(waiting)} are finished; {len(places)} at a time.")
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     failures = []
-    running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
+    running: dict[int, _Running] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar, _ended(running):
         task = bar.add_task("", total=len(jobs), completed=len(jobs) - len(waiting))
         while waiting or running:
             for place in set(range(len(places))) - set(running):
                 if waiting:
-                    job = waiting.pop(0)
-                    running[place] = (job, _start(job, places[place]), time.monotonic())
+                    running[place] = _start(waiting.pop(0), places[place])
             bar.update(task, description=", ".join(job.name for job, *_ in running.values()))
             time.sleep(_POLL)
-            for place, (job, process, started) in list(running.items()):
+            for place, (job, process, started, logged) in list(running.items()):
                 status = process.poll()
                 if status is None:
                     continue
                 del running[place]
                 bar.advance(task)
                 if status:
-                    failures.append(f"{job.name} ended with status {status}: {_last_words(job.folder / LOG)}")
+                    words = _last_words(job.folder / LOG, logged)
+                    remedy = f"To start over, remove {job.folder}."
+                    failures.append(f"{job.name} ended with status {status}: {words} {remedy}")
                 metrics = None if status else job.metrics()
                 outcome = "failed" if metrics is None else f"accuracy {metrics['accuracy']:.4f}"
                 console.print(f"{job.name}: {outcome}, {time.monotonic() - started:.0f} s", highlight=False)
@@ -171,21 +196,22 @@ def places(count: int | None) -> list[dict[str, str]]:
 
 
 @contextmanager
-def _ended(running: dict[int, tuple[Job, subprocess.Popen[bytes], float]]) -> Iterator[None]:
+def _ended(running: dict[int, _Running]) -> Iterator[None]:
     """At the end of the experiment for any reason, ask its runs to save and stop, and wait for them."""
     try:
         yield
     finally:
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.wait()
+        for run in running.values():
+            run.process.terminate()
+        for run in running.values():
+            run.process.wait()
 
 
-def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def _start(job: Job, environment: dict[str, str]) -> _Running:
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / LOG).open("ab") as log:
-        return subprocess.Popen(
+        logged = log.tell()
+        process = subprocess.Popen(
             job.command(),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -193,8 +219,13 @@ def _start(job: Job, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
             env=os.environ | environment,
             start_new_session=True,  # Ctrl-C reaches the experiment, which forwards it
         )
+        return _Running(job, process, time.monotonic(), logged)
 
 
-def _last_words(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+def _last_words(log: Path, start: int) -> str:
+    """Return the error at the end of a log, or its last 500 characters."""
+    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
+    errors = [place for place, line in enumerate(lines) if line.startswith("error: ")]
+    if errors:
+        return " ".join(lines[errors[-1] :]).strip().removeprefix("error: ")
     return " ".join(line.strip() for line in lines if line.strip())[-500:]
