@@ -73,7 +73,8 @@ class Settings:
     output: Path | None = None
     """Output file, written completely or not at all; by default the predictions are printed."""
     annotate: Path | None = None
-    """Folder for a picture of each image with its predictions."""
+    """Folder for a picture of each image with its predictions; existing files stay, and a name that is taken is
+    numbered."""
 
     crop: Literal["none", "faces"] = "none"
     """Predict for the whole image, or for the largest face that OpenCV finds in it (extra crop)."""
@@ -168,6 +169,9 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
     readers = ThreadPoolExecutor(_READERS)
     with counted("PIL", errors if settings.verbose else None) as warned, readers, progress as show:
         for batch in sources.batches(settings.batch_size):
+            if settings.output is not None:  # a list is known only now
+                read_now = (found.path for found in batch if isinstance(found, Source))
+                refuse_inputs("predict", "--output", settings.output, read_now)
             faces: list[_Face] = []
             for found, result in zip(batch, readers.map(read, batch), strict=True):
                 result = result or read(found, large=True)  # one at a time

@@ -209,6 +209,17 @@ class TestOutput:
         assert os.fsencode(json.loads((tmp_path / "jsonl").read_text())["image"]) == name
         assert "\N{REPLACEMENT CHARACTER}[bold].png" in (tmp_path / "table").read_text()
 
+    def test_an_image_of_a_list_is_not_overwritten(
+        self, run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        image, stream = tmp_path / "b.png", io.TextIOWrapper(io.BytesIO(os.fsencode(tmp_path / "b.png")))
+        image.write_bytes((photos / "b.png").read_bytes())
+        monkeypatch.setattr("sys.stdin", stream)
+        assert main([str(run), "-", "--output", str(image)]) == 1
+        assert capsys.readouterr().err.startswith("error: predict: --output must not be an input file, got ")
+        assert image.read_bytes() == (photos / "b.png").read_bytes()
+
     def test_annotated_pictures(self, run: Path, photos: Path, tmp_path: Path) -> None:
         pictures, output = tmp_path / "pictures", tmp_path / "answers"
         paths = [str(photos), str(photos / "x" / "2.png"), str(photos / "b.png")]
@@ -221,6 +232,12 @@ class TestOutput:
             with Image.open(pictures / path) as picture:
                 assert picture.format == "PNG"
                 assert min(picture.size) > 300
+        before = {path: path.read_bytes() for path in pictures.rglob("*.png")}
+        inputs = [str(pictures / "b.png"), str(pictures / "b.png.png")]
+        (pictures / "b.png").write_bytes((photos / "b.png").read_bytes())  # whose picture is named as the other image
+        assert main([str(run), *inputs, "--annotate", str(pictures)]) == 0
+        assert all(path.read_bytes() == content for path, content in before.items())
+        assert (pictures / "b.png-3.png").is_file()
         one = np.asarray(Image.open(pictures / "b.png.png").convert("RGB")).astype(int)
         other = np.asarray(Image.open(pictures / "c.webp.png").convert("RGB")).astype(int)
         assert np.abs(one - other).mean() > 5

@@ -1,5 +1,6 @@
 """A finished run is a folder that others load."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from blan_facial import share
+from blan_facial.results import pretrained
 from blan_facial.results.finished import load_run
 from blan_facial.results.pretrained import from_pretrained, save_pretrained
 from blan_facial.training.checkpoint import RunError
@@ -72,13 +74,47 @@ def test_the_card_is_filled_from_the_metrics(run: Path, tmp_path: Path) -> None:
     assert "drawings" not in card
 
 
-def test_a_run_that_was_not_tested_says_so(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", *SMALL, "--preset", "demo")
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ([], "on drawn faces, 32 x"),
+        (
+            ["--data", "avatars-hard", "--labelled", "1000", "--unlabelled"],
+            "on harder drawn faces with the labels of 1,000 training images, the others without labels, 32 x",
+        ),
+    ],
+)
+def test_a_run_on_drawn_faces_that_was_not_tested_says_so(options: list[str], trained: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", *SMALL, *options)
     (tmp_path / "run" / "metrics.json").unlink()
     save_pretrained(load_run(tmp_path / "run"), tmp_path / "shared")
     card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    assert f"Trained with blan-layers {trained}" in card
     assert "It was not tested." in card
     assert "No person was" in card
+
+
+def test_a_folder_that_cannot_be_written_is_left_empty(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrained, "write_json", full)
+        assert share.main([str(run), str(tmp_path / "shared")]) == 1
+        patched.undo()
+        patched.setattr(pretrained, "replacing", full)
+        assert share.main([str(run), str(tmp_path / "shared")]) == 1
+    assert share.main([str(run), str(tmp_path / "shared")]) == 0
+
+
+@pytest.mark.parametrize("metrics", [{"accuracy": 0.5}, METRICS | {"per_attribute": [1]}, METRICS | {"images": "x"}])
+def test_metrics_that_no_run_wrote_are_refused(metrics: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(RunError, match=r"metrics\.json must contain what train\.py writes, got .*Error"):
+        save_pretrained(load_run(run), tmp_path / "shared")
+    assert not (tmp_path / "shared").exists()
 
 
 def test_a_folder_that_holds_something_stays_as_it_is(run: Path, tmp_path: Path) -> None:

@@ -43,10 +43,11 @@ class Annotator:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._taken: set[Path] = set()
 
     def write(self, name: str, picture: np.ndarray, answers: Sequence[Answer]) -> Path:
-        """Write the picture of an image and return its path; equal names are numbered, long names are shortened.
+        """Write the picture of an image and return its path; taken names are numbered, long names are shortened.
+
+        An existing file is never replaced, since it could be an image to read.
 
         Args:
             name: Path of the image relative to the folder in which it was found.
@@ -68,10 +69,9 @@ class Annotator:
             digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
             name = os.path.join(parent, os.fsdecode(os.fsencode(file)[: _NAME - 9]) + f"-{digest}")
         path, number = self.folder / f"{name}.png", 1
-        while path in self._taken:
+        while os.path.lexists(path):
             number += 1
             path = self.folder / f"{name}-{number}.png"
-        self._taken.add(path)
         return path
 
 

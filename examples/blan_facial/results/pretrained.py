@@ -36,6 +36,7 @@ The attributes are labels that somebody assigned to pictures, or drew. They are 
 - **Consent.** Ask the people whose pictures you use.
 """
 
+_DRAWN_AS = {"avatars": "drawn faces", "avatars-hard": "harder drawn faces"}
 _DRAWN = """The faces are drawings, composed at random from parts of python-avatars. No person was photographed or
 labelled. A model trained on drawings does not work on photographs.
 """
@@ -50,19 +51,31 @@ def save_pretrained(run: FinishedRun, folder: Path) -> None:
 
     Raises:
         RunError: The folder is not empty, or the run's metrics cannot be read.
+        OSError: The folder cannot be written; it is left empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"save_pretrained: folder must be new or empty, got {folder}. Name another.")
     metrics = _metrics(run.folder / METRICS)
+    try:
+        text = card(run, metrics)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"save_pretrained: {run.folder / METRICS} must contain what train.py writes, got {error!r}. "
+            "Restore the file, or repeat the run."
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
-    config = _without_paths(run.config)
-    write_json(folder / CONFIG, settings_json(config, run.attributes))
-    with replacing(folder / WEIGHTS) as file:
-        file.write((run.folder / WEIGHTS).read_bytes())  # including calibration, thresholds and digest
-    if metrics:
-        write_json(folder / METRICS, metrics)
-    with replacing(folder / CARD) as file:
-        file.write(card(run, metrics).encode())
+    try:
+        write_json(folder / CONFIG, settings_json(_without_paths(run.config), run.attributes))
+        with replacing(folder / WEIGHTS) as file:
+            file.write((run.folder / WEIGHTS).read_bytes())  # including calibration, thresholds and digest
+        if metrics:
+            write_json(folder / METRICS, metrics)
+        with replacing(folder / CARD) as file:
+            file.write(text.encode())
+    except BaseException:
+        for name in (CONFIG, WEIGHTS, METRICS, CARD):  # the folder was empty
+            (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None, local_files_only: bool = False) -> FinishedRun:
@@ -96,12 +109,12 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, local_fi
 def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
     """Return the model card, with the numbers from the metrics."""
     config = run.config
-    drawn = config.data == "avatars"
+    drawn = config.data in _DRAWN_AS
     lines = [
         "---\nlibrary_name: blan-layers\npipeline_tag: image-classification\ntags: [facial-attributes, blan]\n---\n",
         f"# {config.model.upper()} for {len(run.attributes)} facial attributes\n",
-        f"Trained with blan-layers on {'drawn faces' if drawn else config.data}, {config.image_size} x "
-        f"{config.image_size} pixels, {config.epochs} epochs, seed {config.seed}. "
+        f"Trained with blan-layers on {_DRAWN_AS.get(config.data, config.data)}{_labels(config)}, {config.image_size} "
+        f"x {config.image_size} pixels, {config.epochs + config.extend} epochs, seed {config.seed}. "
         f"{run.parameters.inference:,} parameters.\n",
         _DRAWN if drawn else "",
         "## How to load it\n\n```python\nfrom blan_facial.results.pretrained import from_pretrained\n\n"
@@ -113,6 +126,13 @@ def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
         _PEOPLE,
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _labels(config: Config) -> str:
+    if config.labelled is None:
+        return ""
+    rest = ", the others without labels" if config.unlabelled else ""
+    return f" with the labels of {config.labelled:,} training images{rest}"
 
 
 def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
