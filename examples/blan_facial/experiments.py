@@ -28,12 +28,12 @@ from blan_facial.tables.cells import (
     options_of,
 )
 from blan_facial.tables.entries import as_json, entries
-from blan_facial.tables.layout import insert, markdown, terminal
+from blan_facial.tables.layout import around, insert, markdown, terminal
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
 from blan_facial.tables.worth import with_equal_seconds
-from shared.files import replacing, write_json
+from shared.files import make_parent, replacing, write_json
 from shared.program import print_error, run_program
 
 PROGRAM = "python examples/blan_facial/experiments.py"
@@ -127,6 +127,9 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int
             f"experiments: --other-root is for table9 with CelebA or LFWA, got {settings.table} with {settings.data}. "
             "Leave it out."
         )
+    if settings.markdown is not None:  # before the runs
+        around(settings.markdown, f"{plan.name} {settings.data}")
+        make_parent(settings.markdown)
     jobs, results, failures = _complete(settings, plan, training, console)
     if plan.name == "budget":
         plan = _chosen(with_equal_seconds(plan, results), settings.rows)

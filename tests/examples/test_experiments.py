@@ -309,12 +309,32 @@ def test_a_narrow_terminal_shows_every_row_and_value(width: int) -> None:
     assert shown.count("91.73") == 1
 
 
-def test_a_page_without_its_markers_is_refused_and_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!-- table4 avatars -->\n", "experiments: --markdown needs the lines <!-- table4 avatars --> and"),
+        ("•".encode("utf-16"), "experiments: --markdown must be a UTF-8 file, got "),
+        (None, "experiments: files must be readable and outputs writable, got "),
+    ],
+)
+def test_a_page_without_its_markers_is_refused_before_any_run_and_kept(
+    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "page.md"
-    page.write_text("<!-- table4 avatars -->\n")
-    with pytest.raises(ExperimentError, match=r"experiments: --markdown needs the lines <!-- table4 avatars --> and"):
-        insert(page, "table4 avatars", "table")
-    assert page.read_text() == "<!-- table4 avatars -->\n"
+    if content is not None:
+        page.write_bytes(content)
+    assert table(tmp_path / "runs", "table4", "--markdown", str(page)) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not (tmp_path / "runs").exists()
+    assert content is None or page.read_bytes() == content
+
+
+def test_a_page_keeps_its_line_ends(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_bytes(b"\xef\xbb\xbfa\r\n<!-- x -->\r\nold\r\n<!-- end of x -->\r\nb\r\n")
+    insert(page, "x", "new\n")
+    new = b"<!-- x -->\r\n\r\nnew\r\n\r\n<!-- end of x -->"
+    assert page.read_bytes() == b"\xef\xbb\xbfa\r\n" + new + b"\r\nb\r\n"
 
 
 def test_the_cores_are_shared_among_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:

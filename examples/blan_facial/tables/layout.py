@@ -73,13 +73,30 @@ def written(value: object) -> str:
 
 
 def insert(path: Path, name: str, text: str) -> None:
-    """Replace the text between the two marker lines of a table in a Markdown file.
+    """Replace the text between the two marker lines of a table in a Markdown file, with the line ends of the file.
 
     Raises:
-        ExperimentError: The file does not contain both markers once each in their order.
+        ExperimentError: The file is not UTF-8, or does not contain both markers once each in their order.
+        OSError: The file cannot be read or written.
     """
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    page = path.read_text(encoding="utf-8")
+    before, after = around(path, name)
+    begin, end = _markers(name)
+    lines = f"{begin}\n\n{text}\n{end}"
+    if "\r\n" in before + after:
+        lines = lines.replace("\n", "\r\n")
+    with replacing(path) as file:
+        file.write(f"{before}{lines}{after}".encode())
+
+
+def around(path: Path, name: str) -> tuple[str, str]:
+    """Return the text before and after the markers of a table; the errors are those of :func:`insert`."""
+    begin, end = _markers(name)
+    try:
+        page = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ExperimentError(
+            f"experiments: --markdown must be a UTF-8 file, got {path} ({error}). Save it as UTF-8."
+        ) from error
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed or begin in rest or end in after:
@@ -87,5 +104,8 @@ def insert(path: Path, name: str, text: str) -> None:
             f"experiments: --markdown needs the lines {begin} and {end} once each, got a file without them: {path}. "
             "Write them where the table should go."
         )
-    with replacing(path) as file:
-        file.write(f"{before}{begin}\n\n{text}\n{end}{after}".encode())
+    return before, after
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->", f"<!-- end of {name} -->"
