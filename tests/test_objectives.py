@@ -115,6 +115,37 @@ def test_whole_weights_repeat_a_score(ours: Any, twin: Any) -> None:
     torch.testing.assert_close(masked, twin(p[times_p > 0], q[times_q > 0]))
 
 
+@pytest.mark.parametrize("weight", [1e-45, 1e38, 1e-300, 1e300])
+@every_pair
+def test_weights_have_no_scale(ours: Any, twin: Any, weight: float) -> None:
+    p, q = (x.detach().float() for x in logits())
+    dtype = torch.float32 if weight in (1e-45, 1e38) else torch.float64
+    both = [torch.full_like(x, weight, dtype=dtype) / (x.numel() if weight > 1 else 1) for x in (p, q)]
+    value = ours(p, q, positive_weights=both[0], negative_weights=both[1])
+    torch.testing.assert_close(value, ours(p, q))
+
+
+@every_square
+def test_weights_of_items_have_no_scale(ours: Any, twin: Any) -> None:
+    x = table().detach().float()
+    for weight in (1e-300, 1e300):
+        torch.testing.assert_close(ours(x, weights=torch.full((5,), weight, dtype=torch.float64)), ours(x))
+
+
+@every_pair
+def test_gradients_of_weights_hold_to_the_second_order(ours: Any, twin: Any) -> None:
+    p, q = (x.detach() for x in logits())
+    weights = tuple(torch.rand_like(x).add(0.1).requires_grad_() for x in (p, q))
+
+    def of_weights(positive: Tensor, negative: Tensor) -> Tensor:
+        value: Tensor = ours(p, q, positive_weights=positive, negative_weights=negative)
+        return value
+
+    assert torch.autograd.gradcheck(of_weights, weights)
+    if ours is not PAIRED["mine_objective"][0]:  # the running mean is held constant
+        assert torch.autograd.gradgradcheck(of_weights, weights)
+
+
 @every_pair
 def test_weights_are_mapped_by_vmap(ours: Any, twin: Any) -> None:
     p, q = (x.detach().expand(2, *x.shape) for x in logits())
@@ -151,6 +182,18 @@ def test_an_item_without_weight_may_have_any_scores(ours: Any, twin: Any) -> Non
     invalid[1] = torch.tensor([math.nan, math.inf, -math.inf, 0.0, 1.0])
     invalid.requires_grad_()
     assert_twins(ours(invalid, weights=weights), ours(x, weights=weights), (invalid,), (x,))
+
+
+@pytest.mark.parametrize("nothing", [math.nan, math.inf, -math.inf])
+def test_an_item_without_weight_may_have_any_baseline(nothing: float) -> None:
+    x, weights = table(), torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0])
+    baselines = tuple(BASELINE.index_fill(0, torch.tensor(1), b).requires_grad_() for b in (nothing, 0.5))
+    of_rows = weights.unsqueeze(-1).expand(5, 5)
+    for bound in (
+        lambda b: F.alpha_lower_bound(x, b, alpha=0.3, weights=weights),
+        lambda b: F.tuba_lower_bound(x.diag(), x, b, positive_weights=weights, negative_weights=of_rows.T),
+    ):
+        assert_twins(*(bound(b) for b in baselines), *((b,) for b in baselines))  # type: ignore[arg-type]
 
 
 UNBOUNDED_BELOW = ("club_upper_bound", "rkl", "chi_squared", "wasserstein")

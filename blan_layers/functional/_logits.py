@@ -29,7 +29,7 @@ def mean(values: Tensor, weights: Tensor | None, dim: int | None = None) -> Tens
     values = at_least_float32(values)
     if weights is None:
         return values.mean() if dim is None else values.mean(dim)
-    weights = weights.to(values.dtype)
+    weights = scaled(weights, values.dtype, dim)
     weighted = values * weights
     return weighted.sum() / weights.sum() if dim is None else weighted.sum(dim) / weights.sum(dim)
 
@@ -42,10 +42,24 @@ def log_mean_exp(logits: Tensor, weights: Tensor | None, dim: int | None = None)
         logits, weights, dim = logits.flatten(), None if weights is None else weights.flatten(), 0
     if weights is None:
         return logits.logsumexp(dim) - log_of(logits.shape[dim], logits)
-    weights = weights.to(logits.dtype)
+    weights = scaled(weights, logits.dtype, dim)
     without = weights == 0
     logits = logits.masked_fill(without, -math.inf) + weights.masked_fill(without, 1).log()
     return logits.logsumexp(dim) - weights.sum(dim).log()
+
+
+@whole
+def scaled(weights: Tensor, dtype: torch.dtype, dim: int | None = None) -> Tensor:
+    """Return weights over all values or along an axis, divided by the largest before they are cast to ``dtype``.
+
+    No weight of a mean is then lost because it leaves the range of ``dtype``. The mean is independent of the divisor,
+    which therefore needs no gradient.
+    """
+    if weights.dtype == torch.bool:
+        return weights.to(dtype)
+    wide = at_least_float32(weights)
+    largest = wide.detach().amax() if dim is None else wide.detach().amax(dim, keepdim=True)
+    return (wide / largest).to(dtype)
 
 
 def log_of(count: int, like: Tensor) -> Tensor:

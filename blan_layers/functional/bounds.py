@@ -4,7 +4,7 @@ from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers._checks import said
-from blan_layers.functional._logits import counted_pairs, log_mean_exp, mean, steady_exp
+from blan_layers.functional._logits import counted, counted_pairs, log_mean_exp, mean, steady_exp
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 
@@ -136,8 +136,8 @@ def tuba_lower_bound(
         tensor(0.)
     """
     positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
-    positive = _less("positive_logits", positive, log_baseline)
-    negative = _less("negative_logits", negative, log_baseline)
+    positive = counted(_less("positive_logits", positive, log_baseline), positive_weights)
+    negative = counted(_less("negative_logits", negative, log_baseline), negative_weights)
     exponentials = steady_exp(negative, negative_logits.dtype)
     return 1 + mean(positive, positive_weights) - mean(exponentials, negative_weights)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers._checks import said
-from blan_layers.functional._logits import check_weights, counted, log_of, mean, steady_exp
+from blan_layers.functional._logits import check_weights, counted, log_of, mean, scaled, steady_exp
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 
@@ -90,11 +90,10 @@ def alpha_lower_bound(
     if not 0 <= alpha <= 1:
         raise ValueError(said(f"alpha must be from 0 to 1, got {alpha!r}. Pass, for example, 0.5."))
     wide, items = at_least_float32(logits), logits.shape[-1]
-    mixed = _mixed(_per_item(log_baseline, wide), _log_mean_of_others(wide), alpha)
+    mixed = _mixed(_per_item(log_baseline, wide, weights), _log_mean_of_others(wide), alpha)
     own, left_out = (x.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) for x in (wide, mixed))
     others = 1 - torch.eye(items, dtype=wide.dtype, device=wide.device)
-    weights = None if weights is None else weights.to(wide.dtype)
-    pairs = others.expand_as(wide) if weights is None else others * weights.unsqueeze(-1)
+    pairs = others.expand_as(wide) if weights is None else others * scaled(weights, wide.dtype).unsqueeze(-1)
     return 1 + mean(own - mixed, pairs) - mean(steady_exp(wide - left_out, logits.dtype), pairs)
 
 
@@ -213,8 +212,8 @@ def _mixed(log_baseline: Tensor, log_mean: Tensor, alpha: float) -> Tensor:
     return torch.logaddexp(log_baseline + math.log(1 - alpha), log_mean + math.log(alpha))
 
 
-def _per_item(log_baseline: Tensor | float, logits: Tensor) -> Tensor:
-    """Return the log baseline of each row, as a column."""
+def _per_item(log_baseline: Tensor | float, logits: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the log baseline of each row, as a column, with zero for rows without weight where it is not finite."""
     if not isinstance(log_baseline, Tensor):
         _checks.number("log_baseline", log_baseline, 0.0)
         return logits.new_full((1, 1), log_baseline)
@@ -226,6 +225,8 @@ def _per_item(log_baseline: Tensor | float, logits: Tensor) -> Tensor:
                 f"got {_checks.shape(log_baseline)}. Expand it to the rows of the logits."
             )
         )
+    if log_baseline.ndim:
+        log_baseline = counted(log_baseline, weights)
     return at_least_float32(log_baseline).unsqueeze(-1)
 
 
