@@ -8,9 +8,9 @@ import inspect
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -58,16 +58,15 @@ def _public_name(function: str, instance: object, exported: Sequence[str]) -> st
 T = TypeVar("T")
 
 
-class Option(Generic[T]):
-    """An attribute that accepts one of a few values; each assignment is checked, in the constructor and afterwards.
+class Checked(Generic[T]):
+    """An attribute of a module of which each assignment is checked, in the constructor and afterwards.
 
     Args:
-        values: The allowed values.
-        shared_with: Names of children whose option of the same name is set along with it.
+        check: Function (name, value) that returns the value to store, or raises.
     """
 
-    def __init__(self, values: Sequence[T], shared_with: Sequence[str] = ()) -> None:
-        self.values, self.shared_with = values, shared_with
+    def __init__(self, check: Callable[[str, Any], T]) -> None:
+        self.check = check
 
     if TYPE_CHECKING:  # reads like a plain attribute
 
@@ -77,8 +76,27 @@ class Option(Generic[T]):
         self.name = name
 
     def __set__(self, instance: nn.Module, value: T) -> None:
-        choice(self.name, value, self.values)
-        instance.__dict__[self.name] = value
+        instance.__dict__[self.name] = self.check(self.name, value)
+
+
+class Option(Checked[T]):
+    """An attribute that accepts one of a few values.
+
+    Args:
+        values: The allowed values.
+        shared_with: Names of children whose option of the same name is set along with it.
+    """
+
+    def __init__(self, values: Sequence[T], shared_with: Sequence[str] = ()) -> None:
+        super().__init__(self._listed)
+        self.values, self.shared_with = values, shared_with
+
+    def _listed(self, name: str, value: T) -> T:
+        choice(name, value, self.values)
+        return value
+
+    def __set__(self, instance: nn.Module, value: T) -> None:
+        super().__set__(instance, value)
         for name in self.shared_with:
             child = instance._modules.get(name)
             if isinstance(getattr(type(child), self.name, None), Option):
@@ -104,10 +122,11 @@ def number(name: str, value: object, example: float) -> None:
         raise TypeError(said(f"{name} must be a number, got {value!r}. Pass, for example, {example}."))
 
 
-def flag(name: str, value: object) -> None:
-    """Refuse anything but a bool."""
+def flag(name: str, value: object) -> bool:
+    """Return ``value``, or raise unless it is a bool."""
     if not isinstance(value, bool):
         raise TypeError(said(f"{name} must be a bool, got {value!r}. Pass True or False."))
+    return value
 
 
 def odd_int(name: str, value: object) -> int:

@@ -908,6 +908,58 @@ VALUE_ERRORS += [
         "Pass one of those, or drop it.",
     ),
     (
+        lambda: afterwards(loss(), num_negatives=0),
+        "LMIMLoss: num_negatives must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: afterwards(DeepInfoMaxLoss(8, 4), gamma=float("nan")),
+        "DeepInfoMaxLoss: gamma must be finite and at least 0, got nan. Pass, for example, 1.0.",
+    ),
+    (
+        lambda: afterwards(DeepInfoMaxLoss(8, 4), alpha=1)(X, T),
+        "DeepInfoMaxLoss: alpha=1.0 needs a loss that the constructor builds, got none. Pass alpha to the constructor.",
+    ),
+    (
+        lambda: afterwards(CosineCritic(8, 4), temperature=0),
+        "CosineCritic: temperature must be finite and above zero, got 0. Pass 0.07.",
+    ),
+    (
+        lambda: afterwards(MINEObjective(), momentum=2.0),
+        "MINEObjective: momentum must be above 0 and at most 1, got 2.0. Pass, for example, 0.01.",
+    ),
+    (
+        lambda: afterwards(RAR(8), steps=0),
+        "RAR: steps must be at least 1, got 0. Pass a whole number, 1 or more.",
+    ),
+    (
+        lambda: ConcatConvCritic(8, 4)(X, T, torch.tensor([0, 1])),
+        "ConcatConvCritic: partners must be (2, K) or (2, K, 5, 6), got shape (2,). "
+        "Pass K indices for each map, or for each location.",
+    ),
+    (
+        lambda: BilinearCritic(8, 4)(X, T, torch.tensor([[0]])),
+        "BilinearCritic: partners must be (2, K) or (2, K, 5, 6), got shape (1, 1). "
+        "Pass K indices for each map, or for each location.",
+    ),
+    (
+        lambda: BilinearCritic(8, 4)(X, T, torch.tensor([[0], [2]])),
+        "BilinearCritic: partners must be from 0 to 1, the indices of 2 summaries, got 2. "
+        "Pass other indices, or more summaries.",
+    ),
+    (
+        lambda: ConcatConvCritic(8, 4).contrast(X, T, torch.tensor([1, -1])),
+        "ConcatConvCritic: partners must be from 0 to 1, the indices of 2 summaries, got -1. "
+        "Pass other indices, or more summaries.",
+    ),
+    (
+        lambda: loss(negatives="given")(X[:0], T[:0], negative_features=T[:0, None]),
+        "LMIMLoss: needs at least one image, got a batch of 0. Skip empty batches.",
+    ),
+    (
+        lambda: loss(negatives="queue", queue_size=4)(X[:0], T[:0]),
+        "LMIMLoss: needs at least one image, got a batch of 0. Skip empty batches.",
+    ),
+    (
         lambda: afterwards(loss(), reduction="max"),
         "LMIMLoss: reduction must be one of 'mean', 'sum', 'none', got 'max'. Pass one of those.",
     ),
@@ -1043,6 +1095,20 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: CosineCritic(8, 4, temperature="cold"),  # type: ignore[arg-type]
         "CosineCritic: temperature must be a number, got 'cold'. Pass, for example, 0.07.",
+    ),
+    (
+        lambda: ConcatConvCritic(8, 4)(X, T, None),  # type: ignore[arg-type]
+        "ConcatConvCritic: partners must be a tensor of int64 indices, got NoneType. "
+        "Pass the indices of the summaries of each map.",
+    ),
+    (
+        lambda: BilinearCritic(8, 4).contrast(X, T, torch.zeros(2, 1)),
+        "BilinearCritic: indices must be a tensor of int64 indices, got torch.float32 of shape (2, 1). "
+        "Pass the indices of the summaries of each map.",
+    ),
+    (
+        lambda: afterwards(loss(), gather=1),
+        "LMIMLoss: gather must be a bool, got 1. Pass True or False.",
     ),
     (
         lambda: CosineCritic(8, 4, learnt_temperature=1),  # type: ignore[arg-type]

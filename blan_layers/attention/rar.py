@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
+from blan_layers._checks import Checked
 from blan_layers._module import Module, check_layer, runs_forward, weight_of
 from blan_layers.attention._layers import (
     NormFactory,
@@ -91,6 +92,7 @@ class RAR(Module):
     """
 
     gates = MappingProxyType({"attention_maps": "gate"})
+    steps = Checked(_checks.positive_int)
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class RAR(Module):
         self._decoder_channels = (
             channels if decoder_channels is None else _checks.positive_int("decoder_channels", decoder_channels)
         )
-        self.steps = _checks.positive_int("steps", steps)
+        self.steps = steps
         _checks.odd_int("conv_kernel_size", conv_kernel_size)
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)

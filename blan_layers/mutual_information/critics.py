@@ -108,6 +108,8 @@ class Critic(Module, ABC):
             self.check(local_features, global_features)
         else:
             self.check_candidates(local_features, global_features)
+        if not named:
+            _check_indices("partners", partners, local_features, global_features)
         local, summaries = self.encode(local_features, global_features)
         if named and partners == "all":
             logits = self.score_all(local, summaries)
@@ -197,8 +199,45 @@ def contrast(
     critic: nn.Module, local_features: Tensor, global_features: Tensor, indices: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return real and fake logits of a critic, or of its wrapper, in one call: see :meth:`Critic.contrast`."""
+    if not _checks.traced(indices):
+        _check_integers("indices", indices)
     logits: Tensor = critic(local_features, global_features, _with_own(indices))
     return _split(logits, indices)
+
+
+def _check_integers(name: str, indices: object) -> None:
+    """Refuse anything but an int64 tensor."""
+    if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim == 0:
+        got = type(indices).__name__
+        if isinstance(indices, Tensor):
+            got = f"{indices.dtype} of shape {_checks.shape(indices)}"
+        raise TypeError(
+            said(f"{name} must be a tensor of int64 indices, got {got}. Pass the indices of the summaries of each map.")
+        )
+
+
+def _check_indices(name: str, indices: object, local_features: Tensor, global_features: Tensor) -> None:
+    """Refuse indices of summaries unless they are int64 (B, K) or (B, K, *S); the range is read only on a CPU."""
+    if _checks.traced(indices, local_features, global_features):
+        return
+    _check_integers(name, indices)
+    indices, batch, space = cast(Tensor, indices), local_features.shape[0], tuple(local_features.shape[2:])
+    found, count = _checks.shape(indices), global_features.shape[0]
+    if len(found) < 2 or found[0] != batch or found[2:] not in ((), space):
+        wanted = f"({batch}, K)" + (f" or ({batch}, K, {', '.join(map(str, space))})" if space else "")
+        raise ValueError(
+            said(f"{name} must be {wanted}, got shape {found}. Pass K indices for each map, or for each location.")
+        )
+    if indices.device.type != "cpu" or not _checks.reads_values(indices) or indices.numel() == 0:
+        return
+    low, high = (end.item() for end in indices.aminmax())
+    if low < 0 or high >= count:
+        raise ValueError(
+            said(
+                f"{name} must be from 0 to {count - 1}, the indices of {count} summaries, got "
+                f"{low if low < 0 else high}. Pass other indices, or more summaries."
+            )
+        )
 
 
 class ConcatConvCritic(Critic):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers._checks import said
+from blan_layers._checks import Checked, said
 from blan_layers._init import reset
 from blan_layers._module import Module
 from blan_layers.functional.objectives import ObjectiveName
@@ -18,6 +18,13 @@ from blan_layers.mutual_information.lmim import LMIMLoss
 from blan_layers.mutual_information.negatives import Negatives
 from blan_layers.mutual_information.prior import Prior, PriorMatchingLoss
 from blan_layers.mutual_information.products import DotProductCritic
+
+
+def _weight(name: str, value: float) -> float:
+    _checks.number(name, value, 1.0)
+    if not 0 <= value < math.inf:
+        raise ValueError(said(f"{name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0."))
+    return float(value)
 
 
 class DeepInfoMaxLoss(Module):
@@ -65,6 +72,10 @@ class DeepInfoMaxLoss(Module):
         torch.Size([])
     """
 
+    alpha = Checked(_weight)
+    beta = Checked(_weight)
+    gamma = Checked(_weight)
+
     def __init__(
         self,
         local_channels: int,
@@ -82,9 +93,7 @@ class DeepInfoMaxLoss(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.alpha, self.beta, self.gamma = (
-            _weight(name, value) for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
-        )
+        self.alpha, self.beta, self.gamma = alpha, beta, gamma
         if self.alpha == self.beta == self.gamma == 0:
             raise ValueError(said("needs a weight above zero, got alpha, beta and gamma of 0. Pass beta=1.0."))
         if negatives in ("queue", "given"):
@@ -144,6 +153,14 @@ class DeepInfoMaxLoss(Module):
         ``prior_samples`` replace draws from the prior, ``mask`` weights the locations of the local information, and
         images with the same number in ``groups`` form no fake pairs with each other.
         """
+        for name, part in (("alpha", self.global_loss), ("beta", self.local_loss), ("gamma", self.prior_loss)):
+            if part is None and getattr(self, name):
+                raise ValueError(
+                    said(
+                        f"{name}={getattr(self, name)} needs a loss that the constructor builds, got none. "
+                        f"Pass {name} to the constructor."
+                    )
+                )
         self._refuse("prior_samples", prior_samples, "gamma", self.gamma)
         self._refuse("mask", mask, "beta", self.beta)
         self._refuse("groups", groups, "alpha or beta", self.alpha + self.beta)
@@ -194,10 +211,3 @@ def _refuse_other(critic: Critic, device: torch.device | str | None, dtype: torc
                         f"Convert it by local_critic.to({option!r})."
                     )
                 )
-
-
-def _weight(name: str, value: float) -> float:
-    _checks.number(name, value, 1.0)
-    if not 0 <= value < math.inf:
-        raise ValueError(said(f"{name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0."))
-    return float(value)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks, functional
-from blan_layers._checks import Option, said
+from blan_layers._checks import Checked, Option, said
 from blan_layers._init import reset
 from blan_layers._module import Module, runs_forward
 from blan_layers.functional._logits import mean, weighted
@@ -80,6 +80,9 @@ class InfoMaxLoss(Module, ABC):
     negatives = Option(NEGATIVES)
     positives = Option(POSITIVES)
     reduction = Option(REDUCTIONS)
+    gather = Checked(_checks.flag)
+    symmetric = Checked(_checks.flag)
+    num_negatives = Checked(_checks.positive_int)
 
     critic: Critic | nn.Module
 
@@ -101,13 +104,10 @@ class InfoMaxLoss(Module, ABC):
         self.negatives = negatives
         self.positives = positives
         self.reduction = reduction
-        _checks.flag("gather", gather)
         self.gather = gather
-        _checks.flag("symmetric", symmetric)
         self.symmetric = symmetric
-        self.num_negatives = 1
+        self.num_negatives = 1 if num_negatives is None else num_negatives
         if num_negatives is not None:
-            self.num_negatives = _checks.positive_int("num_negatives", num_negatives)
             self._needs("num_negatives", negatives in DRAWN, "negatives 'shift', 'derangement' or 'per-location'")
         if queue_size is not None:
             _checks.positive_int("queue_size", queue_size)

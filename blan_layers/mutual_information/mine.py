@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks, functional
+from blan_layers._checks import Checked
 from blan_layers._module import Module
-from blan_layers.functional.mine import check_momentum
+from blan_layers.functional.mine import checked_momentum
 
 
 class MINEObjective(Module):
@@ -50,6 +51,7 @@ class MINEObjective(Module):
     """
 
     running_log_mean: Tensor
+    momentum = Checked(checked_momentum)
 
     def __init__(
         self,
@@ -59,7 +61,6 @@ class MINEObjective(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_momentum(momentum)
         _checks.floating_dtype(dtype)
         self.momentum = momentum
         dtype = torch.promote_types(torch.get_default_dtype() if dtype is None else dtype, torch.float32)

@@ -143,6 +143,7 @@ def valid_candidates(local_features: Tensor, summaries: Tensor, groups: Tensor |
         filled: Which entries of a queue, which follows the summaries, contain a summary.
     """
     batch, count = local_features.shape[0], summaries.shape[0]
+    _check_some(batch)
     if filled is None:
         _check_batch(batch, count)
     elif count < 2:
@@ -170,6 +171,7 @@ def of_own_group(local_features: Tensor, groups: Tensor | None) -> Tensor:
 def with_given(global_features: Tensor, negative_features: Tensor) -> tuple[Tensor, Tensor]:
     """Return summaries (B, D) followed by further ones (B, K, D), and the indices of each map's own, (B, K)."""
     batch, count = negative_features.shape[:2]
+    _check_some(batch)
     places = torch.arange(batch, batch + batch * count, device=global_features.device)
     return torch.cat([global_features, negative_features.flatten(0, 1)]), places.unflatten(0, (batch, count))
 
@@ -227,6 +229,12 @@ def _check_batch(batch: int, candidates: int) -> None:
                 "Use drop_last=True in the DataLoader."
             )
         )
+
+
+def _check_some(batch: int) -> None:
+    """Refuse an empty batch."""
+    if not _checks.traced() and batch == 0:
+        raise ValueError(said("needs at least one image, got a batch of 0. Skip empty batches."))
 
 
 def _check_queue(filled: Tensor) -> None:

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import said
+from blan_layers._checks import Checked, said
 from blan_layers._init import he_normal_, reset, shrink_
 from blan_layers._module import weight_of, width_of
 from blan_layers.functional._precision import at_least_float32
@@ -262,6 +262,13 @@ COLDEST = 0.01
 """The lowest temperature that can be learnt, as in CLIP."""
 
 
+def _temperature(name: str, value: float) -> float:
+    _checks.number(name, value, 0.07)
+    if not sys.float_info.min <= value < math.inf:
+        raise ValueError(said(f"{name} must be finite and above zero, got {value!r}. Pass 0.07."))
+    return float(value)
+
+
 class CosineCritic(ProductCritic):
     r"""Cosine critic: the cosine of linear embeddings of both vectors, divided by a temperature.
 
@@ -307,6 +314,9 @@ class CosineCritic(ProductCritic):
         ['logit_scale', 'local_encoder.weight', 'local_encoder.bias', 'global_encoder.weight', 'global_encoder.bias']
     """
 
+    temperature = Checked(_temperature)
+    learnt_temperature = Checked(_checks.flag)
+
     def __init__(
         self,
         local_channels: int,
@@ -323,13 +333,12 @@ class CosineCritic(ProductCritic):
         if width < 2:
             raise ValueError(said("embedding_channels must be at least 2, got 1. Pass, for example, 128."))
         _checks.floating_dtype(dtype)
-        _checks.number("temperature", temperature, 0.07)
-        _checks.flag("learnt_temperature", learnt_temperature)
-        least, wanted = (COLDEST, f"at least {COLDEST}") if learnt_temperature else (sys.float_info.min, "above zero")
-        if not least <= temperature < math.inf:
-            raise ValueError(said(f"temperature must be finite and {wanted}, got {temperature!r}. Pass 0.07."))
-        self.temperature = float(temperature)
+        self.temperature = temperature
         self.learnt_temperature = learnt_temperature
+        if learnt_temperature and self.temperature < COLDEST:
+            raise ValueError(
+                said(f"temperature must be finite and at least {COLDEST}, got {temperature!r}. Pass 0.07.")
+            )
         if learnt_temperature:
             self.logit_scale = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self.local_encoder = nn.Linear(self.local_channels, width, device=device, dtype=dtype)
