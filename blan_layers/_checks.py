@@ -147,6 +147,12 @@ def factory(made: object) -> None:
         raise TypeError(said(f"factory must be callable with channels, got {got}. Pass a class such as CBAM."))
 
 
+def network(model: object) -> None:
+    """Refuse a model that is not a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(said(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass the network."))
+
+
 def choice(name: str, value: object, options: Sequence[object]) -> None:
     """Refuse a ``value`` that is not among ``options``, and list them."""
     if value not in options:

@@ -13,12 +13,14 @@ Widths are read from the weights. None of these packages needs to be installed.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from blan_layers import _checks
 from blan_layers._checks import choice, said
 from blan_layers._module import check_open, outside_attention
 from blan_layers._torch import has_hooks
@@ -46,7 +48,7 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
         the dtype and on the device of the weights.
 
     Raises:
-        TypeError: ``state_dict`` is not a mapping.
+        TypeError: ``state_dict`` is not a mapping of names to tensors, or ``prefix`` is not a string.
         ValueError: ``source`` is unknown, or the keys are missing, superfluous, those of a network, or those of no
             module of the source.
 
@@ -61,8 +63,23 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
         raise TypeError(
             said(f"state_dict must map names to tensors, got {type(state_dict).__name__}. Pass module.state_dict().")
         )
+    if not isinstance(prefix, str):
+        raise TypeError(said(f"prefix must be a str, got {prefix!r}. Pass '' for the state dict of a module itself."))
+    for key in state_dict:
+        if not isinstance(key, str):
+            raise TypeError(
+                said(f"state_dict must map names to tensors, got a key {key!r}. Pass what state_dict() returns.")
+            )
     prefix = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                said(
+                    f"state_dict must map names to tensors, got {type(value).__name__} for {prefix + key!r}. "
+                    "Convert it by torch.as_tensor, or leave it out if it is no weight."
+                )
+            )
     for pattern in SOURCES[source]:
         if pattern.fits(weights):
             return pattern.convert(weights)
@@ -72,9 +89,9 @@ def module_from(state_dict: Weights, source: Source, *, prefix: str = "") -> nn.
 def replace_attention(model: nn.Module, source: Source) -> list[str]:
     """Replace the foreign attention modules of a network with ours, keeping the outputs.
 
-    Weights, their ``requires_grad``, activations, gates and norm settings are kept. The outputs of each pair of modules
-    are compared on a random map before anything is replaced. The parameters are new objects: create the optimiser
-    afterwards.
+    Weights, their ``requires_grad``, activations and gates are kept, and norms and activations are adopted with their
+    training mode. The outputs of each pair of modules are compared on a random map, in evaluation and in training mode,
+    before anything is replaced. Parameters other than those of norms are new objects: create the optimiser afterwards.
 
     Args:
         model: The network, changed in place.
@@ -84,9 +101,10 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
         The names of the replaced modules.
 
     Raises:
-        ValueError: ``source`` is unknown, there is nothing to replace, a module has hooks or a gate or another option
-            that ours lacks, or the network is scripted, sharded or wrapped for distributed training. In these cases
-            nothing is replaced.
+        TypeError: ``model`` is not a module.
+        ValueError: ``source`` is unknown, there is nothing to replace, a module has hooks, shares weights with another
+            or has a gate, dropout or another option that ours lacks, or the network is scripted, sharded or wrapped
+            for distributed training. In these cases nothing is replaced.
 
     Example:
         >>> class Foreign(torch.nn.Module):
@@ -102,16 +120,27 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
         ['1']
     """
     choice("source", source, tuple(SOURCES))
+    _checks.network(model)
     check_open(model)
+    named = (*model.named_modules(remove_duplicate=False), *model.named_parameters(remove_duplicate=False),
+             *model.named_buffers(remove_duplicate=False))  # fmt: skip
+    uses = Counter(part for _, part in named)
     replacements: dict[str, nn.Module] = {}
     by_module: dict[nn.Module, nn.Module] = {}
     for name, module in outside_attention(model):
         if any(name.startswith(f"{outer}.") for outer in replacements):
             continue
-        if module not in by_module and (ours := _counterpart(model, name, module, source)) is not None:
+        if module not in by_module and (ours := _counterpart(model, name, module, source, uses)) is not None:
             by_module[module] = ours
         if module in by_module:
             replacements[name] = by_module[module]
+    if not replacements and any(pattern.fits(model.state_dict()) for pattern in SOURCES[source]):
+        raise ValueError(
+            said(
+                f"model must contain the attention module, got a {type(model).__name__}, which looks like that module "
+                "itself. Wrap it in torch.nn.Sequential first."
+            )
+        )
     if not replacements:
         raise ValueError(
             said(f"model must contain attention modules of {source!r}, got none. Name the library that they come from.")
@@ -122,13 +151,15 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
     return list(replacements)
 
 
-def _counterpart(model: nn.Module, name: str, module: nn.Module, source: Source) -> nn.Module | None:
+def _counterpart(
+    model: nn.Module, name: str, module: nn.Module, source: Source, uses: Mapping[nn.Module | Tensor, int]
+) -> nn.Module | None:
     """Return our counterpart of a module in a network, or None if it is not attention of the source."""
     for pattern in SOURCES[source]:
         if not pattern.parts <= {*module._modules}:
             continue
-        parameters = dict(module.named_parameters())
-        weights = {**parameters, **dict(module.named_buffers())}
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        weights = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
         if not pattern.fits(weights):
             continue
         check_open(model, name)
@@ -137,18 +168,28 @@ def _counterpart(model: nn.Module, name: str, module: nn.Module, source: Source)
             trained = pattern.convert(
                 {key: torch.full_like(w, key in parameters and w.requires_grad) for key, w in weights.items()}
             )
-        for mine, flag in zip(ours.parameters(), trained.parameters(), strict=True):
-            mine.requires_grad_(bool(flag.all()))
-        _adopt_functions(name, module, ours)
-        if not _agree(module, ours):
-            if pattern.generic and not _gates_channels(module, ours):
-                return None
+        if pattern.generic and not _gates_channels(module, ours):
+            return None
+        if any(uses[weight] != uses[module] for weight in weights.values()):
             raise ValueError(
                 said(
-                    f"{name!r} must compute what {source!r} computes by default, got a {type(module).__name__} with "
-                    "outputs other than those of our module with its weights. Replace that module yourself."
+                    f"{name!r} must have its own weights, which ours copies, got a {type(module).__name__} that shares "
+                    "some with another module. Replace that module yourself."
                 )
             )
+        for mine, flag in zip(ours.parameters(), trained.parameters(), strict=True):
+            mine.requires_grad_(bool(flag.all()))
+        ours.train(module.training)
+        _adopt_parts(name, module, ours, pattern.norm)
+        for training in (False, True):
+            if not _agree(module, ours, training):
+                raise ValueError(
+                    said(
+                        f"{name!r} must compute what {source!r} computes by default, got a {type(module).__name__} "
+                        f"with other outputs{' in training mode' * training} than those of our module with its "
+                        "weights. Replace that module yourself."
+                    )
+                )
         if any(has_hooks(part) for part in module.modules()):
             raise ValueError(
                 said(
@@ -156,19 +197,28 @@ def _counterpart(model: nn.Module, name: str, module: nn.Module, source: Source)
                     "Remove them first, and register them on the new module."
                 )
             )
-        return ours.train(module.training)
+        return ours
     return None
 
 
-def _outputs(module: nn.Module, x: Tensor) -> Tensor:
-    """Return the outputs of a module in evaluation mode, without its hooks."""
-    twin = copy.deepcopy(module).eval()
+def _outputs(module: nn.Module, x: Tensor, *, training: bool = False) -> Tensor | None:
+    """Return the outputs of a module without its hooks, or None if it does not turn a map into a tensor.
+
+    Norms are in evaluation mode: ours are the foreign ones, which may need a GPU or other processes in training.
+    """
+    twin = copy.deepcopy(module).train(training)
     for part in twin.modules():
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
-    with torch.no_grad():
-        y: Tensor = twin(x)
-    return y
+        if "running_mean" in part._buffers:
+            part.eval()
+    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+        torch.manual_seed(0)
+        try:
+            y = twin(x.clone())
+        except Exception:  # whatever a module raises that is no attention
+            return None
+    return y if isinstance(y, Tensor) else None
 
 
 def _drawn_map(ours: nn.Module) -> Tensor:
@@ -182,21 +232,25 @@ def _width(ours: nn.Module) -> int:
     return width if isinstance(width, int) else 16
 
 
-def _agree(foreign: nn.Module, ours: nn.Module) -> bool:
+def _agree(foreign: nn.Module, ours: nn.Module, training: bool) -> bool:
     """Return whether both give the same output for a random map."""
     x = _drawn_map(ours)
     if x.is_meta:
         return True
-    theirs, mine = _outputs(foreign, x), _outputs(ours, x)
+    theirs, mine = (_outputs(module, x, training=training) for module in (foreign, ours))
+    if theirs is None or mine is None or theirs.shape != mine.shape:
+        return False
     bound = 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
-    return theirs.shape == mine.shape and bool((theirs - mine).abs().max() <= bound * mine.abs().max().clamp_min(1e-6))
+    return bool((theirs - mine).abs().max() <= bound * mine.abs().max().clamp_min(1e-6))
 
 
 def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
     """Return whether a module multiplies each channel of a map by one number."""
     x = _drawn_map(ours) + 3
+    if x.is_meta:
+        return True
     y = _outputs(foreign, x)
-    if y.shape != x.shape:
+    if y is None or y.shape != x.shape:
         return False
     ratio = (y / x).flatten(2)
     return bool(((ratio - ratio[:, :, :1]).abs() < 1e-3).all())
@@ -206,7 +260,7 @@ class _Pattern:
     """A kind of foreign module: its keys, what it becomes, and the shape of each key.
 
     In a shape, a number is that size, None is any size, and a letter is the same size in all places. A generic kind has
-    keys that modules other than attention have too.
+    keys that modules other than attention have too. ``norm`` is the path of its norm.
     """
 
     def __init__(
@@ -217,10 +271,11 @@ class _Pattern:
         shapes: Mapping[str, Sequence[int | str | None]],
         *,
         generic: bool = False,
+        norm: str = "",
     ) -> None:
         self.required, self.optional = set(required.split()), set(optional.split())
         self.parts = {key.partition(".")[0] for key in self.required}
-        self._convert, self.shapes, self.generic = convert, shapes, generic
+        self._convert, self.shapes, self.generic, self.norm = convert, shapes, generic, norm
 
     def fits(self, weights: Weights) -> bool:
         """Return whether the weights have the keys of this kind."""
@@ -255,7 +310,11 @@ def _squeezed(weight: Tensor) -> Tensor:
 
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor | None]) -> nn.Module:
-    """Load copies of the weights, each with its own dtype and device."""
+    """Load copies of the weights, each with its own dtype and device; a weight that is None is removed."""
+    for key, value in weights.items():
+        if value is None:
+            layer, _, name = key.rpartition(".")
+            module.get_submodule(layer).register_parameter(name, None)
     copies = {key: value.detach().clone() for key, value in weights.items() if value is not None}
     module.load_state_dict(copies, strict=True, assign=True)
     return module.eval()
@@ -274,9 +333,7 @@ def _squeeze_excitation(first: str, second: str) -> Callable[[Weights], nn.Modul
     def convert(weights: Weights) -> nn.Module:
         found = _channel((first, second), weights)
         hidden, channels = weights[f"{first}.weight"].shape[:2]
-        module = SqueezeExcitation(
-            channels, hidden_channels=hidden, bias=found["fc1.bias"] is not None, **_factory(weights, f"{first}.weight")
-        )
+        module = SqueezeExcitation(channels, hidden_channels=hidden, **_factory(weights, f"{first}.weight"))
         return _load(module, found)
 
     return convert
@@ -296,7 +353,14 @@ def _cbam(first: str, second: str, conv: str, norm: str, *, swapped: bool) -> Ca
                 )
             )
         found["spatial.conv.weight"] = kernel.flip(1) if swapped else kernel
-        normed = f"{norm}.weight" in weights
+        missing = [key for key in _keys(norm, _NORM).split() if key not in weights]
+        normed = len(missing) < len(_NORM.split())
+        if normed and missing:
+            raise ValueError(
+                said(
+                    f"{norm} must be a batch norm with scale and statistics, got no {missing[0]}. Convert it yourself."
+                )
+            )
         if normed:
             for key in _NORM.split():
                 found[f"spatial.norm.{key}"] = weights[f"{norm}.{key}"]
@@ -307,7 +371,6 @@ def _cbam(first: str, second: str, conv: str, norm: str, *, swapped: bool) -> Ca
             channels,
             hidden_channels=hidden,
             kernel_size=kernel.shape[-1],
-            bias=found["channel.fc1.bias"] is not None,
             norm=_official_norm if normed and swapped else nn.BatchNorm2d if normed else None,
             **_factory(weights, f"{first}.weight"),
         )
@@ -365,6 +428,7 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
             f"channel.fc1.bias channel.fc2.bias spatial.conv.bn.{_COUNT}",
             _cbam("channel.fc1", "channel.fc2", "spatial.conv.conv", "spatial.conv.bn", swapped=False),
             _bottleneck("channel.fc1", "channel.fc2", 1, 1),
+            norm="spatial.conv.bn",
         ),
         _se("fc1", "fc2"),
         _se("conv_reduce", "conv_expand"),
@@ -382,6 +446,7 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
                 swapped=True,
             ),
             _bottleneck("ChannelGate.mlp.1", "ChannelGate.mlp.3"),
+            norm="SpatialGate.spatial.bn",
         ),
     ),
     "torchvision": (_se("fc1", "fc2"),),
@@ -403,16 +468,14 @@ FUNCTIONS = "scale_activation", "gate"
 """Names of the gate's function in foreign modules."""
 
 
-def _adopt_functions(name: str, foreign: nn.Module, ours: nn.Module) -> None:
-    """Copy activation and gate of a foreign channel gate, where they are modules."""
+def _adopt_parts(name: str, foreign: nn.Module, ours: nn.Module, norm: str) -> None:
+    """Adopt the norm of a foreign module, and activation and gate of its channel half, where they are modules."""
+    parts = dict(foreign.named_modules())
+    if isinstance(ours, CBAM) and norm in parts:
+        ours.spatial.norm = parts[norm]
     gate = ours.channel if isinstance(ours, CBAM) else ours
-    theirs = next((part for part in foreign.modules() if isinstance(part, nn.BatchNorm2d)), None)
-    norm = ours.spatial.norm if isinstance(ours, CBAM) else None
-    if isinstance(norm, nn.BatchNorm2d) and theirs is not None:
-        norm.eps, norm.momentum = theirs.eps, theirs.momentum
     if not isinstance(gate, ChannelAttention | ECA):
         return
-    parts = dict(foreign.named_modules())
     prefix = "channel." if isinstance(ours, CBAM) and "channel" in parts else ""
     activation = next((parts[prefix + key] for key in ACTIVATIONS if prefix + key in parts), None)
     if isinstance(gate, ECA):
@@ -429,9 +492,10 @@ def _adopt_functions(name: str, foreign: nn.Module, ours: nn.Module) -> None:
     function = next((parts[prefix + key] for key in FUNCTIONS if prefix + key in parts), None)
     if function is None:
         return
+    theirs = _outputs(function, PROBE)
     for kind in (nn.Sigmoid, nn.Hardsigmoid):
-        if torch.allclose(function(PROBE.clone()), kind()(PROBE), atol=1e-6):
-            gate.gate = kind()
+        if theirs is not None and torch.allclose(theirs, kind()(PROBE), atol=1e-6):
+            gate.gate = kind().train(function.training)
             return
     raise ValueError(
         said(
@@ -441,7 +505,7 @@ def _adopt_functions(name: str, foreign: nn.Module, ours: nn.Module) -> None:
     )
 
 
-PROBE = torch.linspace(-5, 5, 21)
+PROBE = torch.linspace(-5, 5, 21)[None, :, None, None]
 """Points at which the functions of gates are compared."""
 
 

@@ -861,13 +861,15 @@ def test_activations_and_gates_are_read_off_the_modules() -> None:
     truth = net(X)
     convert.replace_attention(net, "torchvision")
     torch.testing.assert_close(net(X), truth)
-    theirs.scale_activation = nn.Tanh()
-    net = nn.Sequential(nn.Conv2d(3, 16, 3), theirs)
-    with pytest.raises(
-        ValueError, match=r"^replace_attention: '1' must have a sigmoid or a hard sigmoid as its gate, got Tanh"
-    ):
-        convert.replace_attention(net, "torchvision")
-    assert net[1] is theirs
+    for function in (nn.Tanh(), nn.Softmax(1)):
+        theirs.scale_activation = function
+        net = nn.Sequential(nn.Conv2d(3, 16, 3), theirs)
+        words = (
+            f"^replace_attention: '1' must have a sigmoid or a hard sigmoid as its gate, got {type(function).__name__}"
+        )
+        with pytest.raises(ValueError, match=words):
+            convert.replace_attention(net, "torchvision")
+        assert net[1] is theirs
     net = nn.Sequential(nn.Conv2d(3, 16, 3), TimmECA(16, 1, padding=0))  # which its forward pads by itself, in a circle
     with pytest.raises(
         ValueError, match=r"^replace_attention: '1' must pad the channels with zeros, as ECA does, got TimmECA"
@@ -909,9 +911,17 @@ class MLP(nn.Module):
         return y
 
 
+class OfTwo(MLP):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + y
+
+
 @pytest.mark.parametrize("source", ["timm", "torchvision"])
 def test_perceptrons_are_no_attention(source: Any) -> None:
-    net = nn.Sequential(MLP(nn.Linear), MLP(partial(nn.Conv2d, kernel_size=1)), foreign("torchvision", 16))
+    pointwise: Any = partial(nn.Conv2d, kernel_size=1)
+    softmax = MLP(pointwise)
+    softmax.gate = nn.Softmax(1)
+    net = nn.Sequential(MLP(nn.Linear), MLP(pointwise), foreign("torchvision", 16), OfTwo(pointwise), softmax)
     assert convert.replace_attention(net, source) == ["2"]
     assert isinstance(net[1], MLP)
 
@@ -934,6 +944,60 @@ def test_shared_and_frozen_modules_stay_so_and_norms_keep_their_settings() -> No
         convert.replace_attention(net, source_of(kind))
         torch.testing.assert_close(net(X), truth)
         assert net[1].spatial.norm.momentum == 0.3
+
+
+class Frozen(nn.Module):
+    """A batch norm whose weights are buffers, as detection networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.full((1,), 1.5))
+        self.register_buffer("bias", torch.full((1,), 0.1))
+        self.register_buffer("running_mean", torch.full((1,), 0.2))
+        self.register_buffer("running_var", torch.full((1,), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["timm", "official"])
+@pytest.mark.parametrize("norm", [
+    nn.BatchNorm2d(1, eps=0.1, momentum=0.3).eval(), nn.SyncBatchNorm(1, eps=0.1, momentum=0.3), Frozen()
+])  # fmt: skip
+def test_norms_are_adopted_with_their_training_mode(kind: str, norm: nn.Module) -> None:
+    cbam: Any = foreign(kind, 16).train()
+    part = cbam.spatial.conv if kind == "timm" else cbam.SpatialGate.spatial
+    part.bn = norm
+    net: Any = nn.Sequential(nn.Conv2d(3, 16, 1), cbam)
+    twin, state, mode = copy.deepcopy(net), copy.deepcopy(norm.state_dict()), norm.training
+    convert.replace_attention(net, source_of(kind))
+    assert net[1].spatial.norm is norm
+    assert norm.training == mode
+    assert net[1].training
+    assert all(torch.equal(value, state[key]) for key, value in norm.state_dict().items())
+    torch.testing.assert_close(net(X), twin(X))
+
+
+class DroppingOut(Torchvision):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(super().forward(x), 0.1, self.training)
+
+
+def test_training_that_ours_would_change_is_refused() -> None:
+    dropping = DroppingOut(16, 4).eval()
+    with pytest.raises(ValueError, match=r"'0' must compute .* got a DroppingOut with other outputs in training mode"):
+        convert.replace_attention(nn.Sequential(dropping), "torchvision")
+    first, second, tied = Torchvision(16, 4), Torchvision(16, 4), Torchvision(16, 16)
+    second.fc1 = first.fc1
+    tied.fc2.weight = tied.fc1.weight
+    for net in (nn.Sequential(first, second), nn.Sequential(tied)):
+        with pytest.raises(ValueError, match=r"'0' must have its own weights, which ours copies, got a Torchvision"):
+            convert.replace_attention(net, "torchvision")
+    dropout = Torchvision(16, 4)
+    dropout.activation = nn.Sequential(nn.ReLU(), nn.Dropout(0.5))  # type: ignore[assignment]
+    net = nn.Sequential(dropout)
+    convert.replace_attention(net, "torchvision")
+    assert net[0].get_submodule("activation") is dropout.activation
 
 
 class WithMaxPool(nn.Module):
@@ -971,8 +1035,20 @@ def test_odd_state_dicts_are_converted() -> None:
         mixed: Any = convert.module_from(half, "official", prefix="layer1.0.cbam")
     assert mixed.channel.fc1.weight.dtype == torch.float16
     assert mixed.spatial.norm.running_var.dtype == torch.float32
-    with pytest.raises(TypeError, match=r"^module_from: state_dict must map names to tensors, got "):
-        convert.module_from(cbam, "official")  # type: ignore[arg-type]  # for users without a type checker
+    arrays = {key: value.numpy() for key, value in old.items()}
+    for wrong, got in ((cbam, "Official"), (arrays, "ndarray for 'ChannelGate.mlp.1.weight'"), ({0: old}, "a key 0")):
+        with pytest.raises(TypeError, match=f"^module_from: state_dict must map names to tensors, got {got}"):
+            convert.module_from(wrong, "official")  # type: ignore[arg-type]  # for users without a type checker
+    with pytest.raises(TypeError, match=r"^module_from: prefix must be a str, got None"):
+        convert.module_from(old, "official", prefix=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"SpatialGate.spatial.bn must be a batch norm with scale and statistics"):
+        convert.module_from({key: value for key, value in old.items() if "running_var" not in key}, "official")
+    half_biased: Any = foreign("torchvision", 16)
+    half_biased.fc1.bias = None
+    ours = convert.module_from(half_biased.state_dict(), "torchvision")
+    assert ours.get_submodule("fc1").bias is None
+    x = torch.randn(2, 16, 5, 5)
+    torch.testing.assert_close(ours(x), half_biased(x))
 
 
 def test_a_network_without_foreign_attention_is_refused() -> None:
@@ -980,6 +1056,11 @@ def test_a_network_without_foreign_attention_is_refused() -> None:
         ValueError, match=r"^replace_attention: model must contain attention modules of 'timm', got none"
     ):
         convert.replace_attention(nn.Sequential(CBAM(8)), "timm")
+    with pytest.raises(ValueError, match=r"looks like that module itself. Wrap it in torch.nn.Sequential first"):
+        convert.replace_attention(foreign("torchvision", 16), "torchvision")
+    for call in (convert.replace_attention, lambda model, _: insert_attention(model, CBAM)):
+        with pytest.raises(TypeError, match=r"^\w+: model must be a torch.nn.Module, got str. Pass the network"):
+            call("x", "timm")  # type: ignore[arg-type]  # for users without a type checker
 
 
 # Adapters

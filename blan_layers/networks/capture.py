@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._module import Module, attention_in
 from blan_layers._torch import backward_runs
@@ -55,8 +56,7 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
         >>> {name: tuple(gate.shape) for name, gate in maps["1"].items()}
         {'channel_map': (2, 16, 1, 1), 'spatial_map': (2, 1, 8, 8)}
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(said(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass the network."))
+    _checks.network(model)
     capture = _Capture()
     hooks = [hook for name, module in attention_in(model) for hook in capture.hooks(name, module)]
     if not hooks:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from torch import nn
 
+from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._module import check_open, outside_attention
 from blan_layers.networks.readings import CONVOLUTIONS
@@ -41,8 +42,7 @@ ATTENTION = "se", "attn", "attn_last", "cbam", "eca", "attention"
 
 def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
     """Return the modules of a network that ``where`` selects, by name."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(said(f"model must be a torch.nn.Module, got {type(model).__name__}. Pass the network."))
+    _checks.network(model)
     check_open(model)
     inserted = [f"{name}.{KEY}" for name, part in model.named_modules() if _attended(part)]
     modules = {
