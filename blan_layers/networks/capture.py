@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from blan_layers import _checks
 from blan_layers._checks import said
@@ -58,16 +59,15 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     """
     _checks.network(model)
     capture = _Capture()
-    hooks = [hook for name, module in attention_in(model) for hook in capture.hooks(name, module)]
-    if not hooks:
+    registrations = [register for name, module in attention_in(model) for register in capture.hooks(name, module)]
+    if not registrations:
         raise ValueError(said("model must contain attention modules of blan_layers, got none. Insert some first."))
     handles = [
         model.register_forward_pre_hook(capture.enter),
         model.register_forward_hook(capture.leave, always_call=True),
     ]
     try:
-        for module, before, hook in hooks:
-            handles.append((module.register_forward_pre_hook if before else module.register_forward_hook)(hook))
+        handles.extend(register() for register in registrations)
         with eagerly():
             yield capture.maps
     finally:
@@ -83,20 +83,23 @@ class _Capture:
         self.maps = Maps()
         self.dtypes: dict[str, torch.dtype] = {}
         self.running = False
+        self.called: list[str] = []  # the attention modules that run now, the innermost last
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
         return _Capture, (-1,)
 
-    def hooks(self, name: str, module: Module) -> Iterator[tuple[nn.Module, bool, Callable[..., None]]]:
-        """Yield modules with their forward pre-hooks or hooks: an attention module and its gates."""
-        yield module, True, partial(self.begin, name)
+    def hooks(self, name: str, module: Module) -> Iterator[Callable[[], RemovableHandle]]:
+        """Yield functions that register the hooks of an attention module and of its gates."""
+        yield partial(module.register_forward_pre_hook, partial(self.begin, name))
+        yield partial(module.register_forward_hook, self.end, always_call=True)
         for path in dict.fromkeys(module.gates.values()):
             try:
                 gate = module.get_submodule(path)
             except AttributeError:
                 continue  # the half was replaced by one without a gate
             keys = [key for key, place in module.gates.items() if place == path]
-            yield gate.gate if isinstance(gate, BlendedGate) else gate, False, partial(self.keep, name, keys)
+            gate = gate.gate if isinstance(gate, BlendedGate) else gate
+            yield partial(gate.register_forward_hook, partial(self.keep, name, keys))
 
     def hears(self) -> bool:
         """Return whether a call counts: not from another thread, nor a recomputation by checkpointing."""
@@ -106,6 +109,7 @@ class _Capture:
         """Begin a pass of the whole model."""
         if self.hears():
             self.maps.clear()
+            self.called.clear()
             self.running = True
 
     def leave(self, *_: object) -> None:
@@ -117,6 +121,7 @@ class _Capture:
         """Begin a call of an attention module; outside a call of the whole model, a second call begins a new pass."""
         if not self.hears():
             return
+        self.called.append(name)
         if name in self.maps:
             if self.running:
                 raise _called_again(name)
@@ -124,9 +129,17 @@ class _Capture:
         self.maps[name] = {}
         self.dtypes[name] = args[0].dtype if args and isinstance(args[0], Tensor) else torch.get_default_dtype()
 
+    def end(self, *_: object) -> None:
+        """End a call of an attention module."""
+        if self.hears():
+            del self.called[-1:]
+
     def keep(self, name: str, keys: Sequence[str], _: nn.Module, __: Any, gate: Tensor) -> None:
-        """Store a map under the first free name of its gate; a plural name takes the maps of all calls."""
-        if not self.hears():
+        """Store a map under the first free name of its gate; a plural name takes the maps of all calls.
+
+        A gate that several attention modules share counts for the one that runs.
+        """
+        if not self.hears() or (self.called and self.called[-1] != name):
             return
         found = self.maps.setdefault(name, {})
         gate = gate.detach().to(self.dtypes.get(name, gate.dtype))
