@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._module import check_open
-from blan_layers.attention import RDAM
+from blan_layers.attention import RAR, RDAM
 from blan_layers.networks.blending import Blend
 from blan_layers.networks.compiled import forget
 from blan_layers.networks.insertion import Insertion, Start, place
@@ -42,7 +42,8 @@ def attend_skips(
         A mapping of block names to their attention; ``remove()`` takes it out again.
 
     Raises:
-        TypeError: ``factory`` does not return a module.
+        TypeError: ``factory`` does not take the channels of two maps, does not return a module, or returns
+            :class:`~blan_layers.RAR`, whose maps must have one size.
         ValueError: The network has a different structure, its skips already have attention, or it is scripted, sharded
             or wrapped for distributed training. In these cases nothing is changed.
 
@@ -134,7 +135,23 @@ def _built(
     given = {key: value for key, value in given.items() if key in accepted or key in options}
     features = first.in_channels - width
     by_name = "decoder_channels" in accepted
+    if not by_name:
+        try:
+            inspect.signature(factory).bind_partial(width, features)
+        except TypeError:
+            raise TypeError(
+                said(
+                    f"factory must take the channels of two maps, got {factory!r}, which does not. "
+                    "Pass RDAM or AttentionGate, or a function of both numbers that builds attention of two maps."
+                )
+            ) from None
     attention = factory(width, decoder_channels=features, **given) if by_name else factory(width, features, **given)
+    if isinstance(attention, RAR):
+        raise TypeError(
+            said(
+                "factory must build attention that resizes the decoder's features, got RAR. Pass RDAM or AttentionGate."
+            )
+        )
     if not isinstance(attention, nn.Module):
         raise TypeError(
             said(f"factory must return a torch.nn.Module, got {type(attention).__name__}. Pass a class such as RDAM.")
