@@ -89,7 +89,7 @@ def trained(seed: int = 0) -> Any:
 
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
-FACTORIES = [CBAM, SqueezeExcitation, ChannelAttention, ECA, SCSE, BAM, CoordinateAttention]
+FACTORIES = [CBAM, SqueezeExcitation, ChannelAttention, SpatialAttention, ECA, SCSE, BAM, CoordinateAttention]
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -226,6 +226,51 @@ def test_attention_goes_into_no_attention() -> None:
     first.remove()
     own: Any = nn.Sequential(OrderedDict(cbam=CBAM(8, norm=nn.BatchNorm2d), conv=nn.Conv2d(8, 8, 1)))
     assert list(insert_attention(own, ECA, lambda *_: True)) == ["conv"]
+
+
+class Lora(nn.Module):
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        return y + 1
+
+
+def test_attention_inside_changed_parts_is_kept_and_removed() -> None:
+    net: Any = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Conv2d(8, 8, 1))
+    before, keys = net(X), list(net.state_dict())
+    inserted = insert_attention(net, ECA, ["0", "1"])
+    net[0].append(nn.Identity())
+    net[1] = Lora(net[1])
+    assert torch.equal(net(X), before + 1)
+    assert torch.equal(copy.deepcopy(net)(X), before + 1)
+    inserted.remove()
+    assert list(net.state_dict()) == [key.replace("1.", "1.base.") for key in keys]
+
+
+class Added(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x)
+        return x + y
+
+
+class Walking(nn.Conv2d):
+    """A module that calls all of its children in turn."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for child in self.children():
+            x = child(x)
+        return super().forward(x)
+
+
+def test_attention_is_no_child_of_a_module_that_calls_its_children_in_turn() -> None:
+    for part in (Added(nn.Conv2d(3, 3, 1)), Walking(3, 3, 1), nn.Sequential(Added(nn.Conv2d(3, 3, 1)))):
+        net = nn.Sequential(part)
+        with pytest.raises(ValueError, match=r"^insert_attention: '0' must not call all of its children in turn"):
+            insert_attention(net, SqueezeExcitation, ["0"])
+        assert not any("attention" in key for key in net.state_dict())
 
 
 class Stage(nn.Module):
@@ -388,6 +433,10 @@ def test_parts_that_would_not_see_the_attention_are_refused(mesh: Any) -> None:
         with pytest.raises(ValueError, match=f"^insert_attention: {re.escape(words)}"):
             insert_attention(net, CBAM, [where])
         assert list(net.state_dict()) == keys
+    beside = nn.Sequential(nn.Conv2d(3, 3, 1), scripted())
+    inserted = insert_attention(beside, ECA, ["0"])
+    beside(X)
+    inserted.remove()
     inner = nn.Sequential(foreign("torchvision", 16))
     fully_shard(inner, mesh=mesh)
     foreigner = nn.Sequential(inner)
@@ -440,6 +489,10 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
     keys = list(net.state_dict())
     owning: Any = nn.Conv2d(3, 8, 1)
     owning.attention = "flash"
+    without: Any = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Conv2d(8, 8, 1))
+    without[0].attention = nn.Identity()
+    without[0].attention = None
+    insert_attention(without, ECA, ["1"])
     mistakes: dict[str, Any] = {
         "where must match at least one module of the network, got 'nowhere'": lambda: insert_attention(
             net, CBAM, "nowhere"
@@ -477,6 +530,9 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
             start="zero",  # type: ignore[arg-type]  # for users without a type checker
         ),
     }
+    mistakes["channels of '0' must be known, got a LazyBatchNorm2d that has not seen a map. Call the"] = lambda: (
+        insert_attention(nn.Sequential(nn.LazyBatchNorm2d()), ECA, ["0"])
+    )
     for words, mistake in mistakes.items():
         with pytest.raises(ValueError, match=f"^insert_attention: {re.escape(words)}"):
             mistake()
@@ -584,6 +640,16 @@ def test_copies_made_inside_the_block_and_other_threads_are_not_heard() -> None:
         assert {len(m["channel_map"]) for m in maps.values()} == {4}
     for _ in range(2):
         twin(X)
+
+
+def test_a_gate_that_two_modules_share_is_captured_for_each() -> None:
+    net: Any = nn.Sequential(SqueezeExcitation(3), SqueezeExcitation(3))
+    net[1].gate = net[0].gate
+    with capture_maps(net) as maps:
+        net(X)
+    first = net[0].forward_with_maps(X)
+    assert torch.equal(maps["0"]["channel_map"], first.channel_map)
+    assert torch.equal(maps["1"]["channel_map"], net[1].forward_with_maps(first.output).channel_map)
 
 
 def test_attention_without_a_gate_leaves_the_other_maps_and_no_hook_behind() -> None:
@@ -1078,8 +1144,10 @@ def test_timm_s_arguments_become_ours() -> None:
     assert isinstance(made.gate, nn.Hardsigmoid)
     made = timm.attention(SqueezeExcitation, reduction_ratio=2)(64, rd_channels=12)
     assert made.fc1.out_features == 32
-    made = timm.attention(lambda channels: SpatialAttention())(64, rd_ratio=0.25, act_layer=nn.ReLU)
-    assert made(torch.randn(1, 64, 3, 3)).shape == (1, 64, 3, 3)
+    for factory in (lambda channels: SpatialAttention(), SpatialAttention):
+        made = timm.attention(factory)(5, rd_ratio=0.25, act_layer=nn.ReLU)
+        assert made.kernel_size == 7
+        assert made(torch.randn(1, 5, 3, 3)).shape == (1, 5, 3, 3)
     with pytest.raises(TypeError, match=r"^attention: .* must take what timm passes, got depth=3"):
         layer(64, depth=3)
     with pytest.raises(ValueError, match=r"^attention: rd_ratio must be above 0 and at most 1, got 16"):
@@ -1158,6 +1226,9 @@ def test_other_forms_of_a_u_net_are_refused() -> None:
     ):
         smp.attend_skips(trained())
     unet = UNet()
+    for factory, words in ((CBAM, "take the channels of two maps, got <class"), (RAR, "build attention that resizes")):
+        with pytest.raises(TypeError, match=f"^attend_skips: factory must {words}.* Pass RDAM or AttentionGate"):
+            smp.attend_skips(unet, factory)
     unet.decoder.blocks[1] = nn.Conv2d(3, 3, 1)
     with pytest.raises(ValueError, match=r"^attend_skips: decoder.blocks.1 must take features first and a skip"):
         smp.attend_skips(unet)

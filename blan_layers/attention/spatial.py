@@ -1,7 +1,8 @@
 """Spatial attention: a gate that weights the locations of a map."""
 
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +149,12 @@ class SpatialAttention(Module):
 
         def __call__(self, x: Tensor, target: Tensor | None = None) -> Tensor:
             """Call ``forward`` and its hooks."""
+
+
+def for_channels(factory: Callable[..., nn.Module], channels: int, options: Mapping[str, Any]) -> nn.Module:
+    """Return ``factory(channels, **options)``, without channels for spatial attention, which fits any number."""
+    fits_any = isinstance(factory, type) and issubclass(factory, SpatialAttention)
+    return factory(**options) if fits_any else factory(channels, **options)
 
 
 @whole

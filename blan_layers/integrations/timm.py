@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from blan_layers import _checks
+from blan_layers.attention.spatial import for_channels
 
 __all__ = ["attention"]
 
@@ -22,7 +23,8 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
     factory does not have, such as the width of a bottleneck, are left out.
 
     Args:
-        factory: A class such as :class:`~blan_layers.CBAM`, called as ``factory(channels, **options)``.
+        factory: A class such as :class:`~blan_layers.CBAM`, called as ``factory(channels, **options)``, or as
+            ``factory(**options)`` for :class:`~blan_layers.SpatialAttention`.
         **options: Passed to the factory.
 
     Raises:
@@ -72,6 +74,6 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
         for name, value in translated.items():
             if value is not None and (takes_all or name in parameters):
                 given.setdefault(name, value)
-        return factory(channels, **given)
+        return for_channels(factory, channels, given)
 
     return layer

@@ -12,12 +12,26 @@ from torch.utils.hooks import RemovableHandle
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._module import check_open
+from blan_layers.attention.spatial import for_channels
 from blan_layers.networks.blending import starting_as_identity
 from blan_layers.networks.compiled import forget
 from blan_layers.networks.readings import axes_of, channels_of, kind_of
-from blan_layers.networks.targets import HANDLE, KEY, Where, check_end, check_target, last_part, targets_in
+from blan_layers.networks.targets import (
+    HANDLE,
+    KEY,
+    Where,
+    attention_at,
+    check_end,
+    check_target,
+    last_part,
+    targets_in,
+)
 
 Start: TypeAlias = Literal["identity", "paper"]
+
+
+NAME = "_name_of_its_target"
+"""Attribute in which inserted attention keeps the name of the module that it follows."""
 
 
 class Insertion(Mapping[str, nn.Module]):
@@ -42,11 +56,12 @@ class Insertion(Mapping[str, nn.Module]):
         """Remove the inserted attention; calling this again has no effect."""
         if self._guard is not None:
             self._guard.remove()
-        for name, attention in self._placed.items():
+        placed = {*self._placed.values()}
+        for attention in placed:
             attention.__dict__[HANDLE].remove()
-            target = _at(self._model, name)
-            if target is not None and target._modules.get(KEY) is attention:
-                del target._modules[KEY]
+        for part in list(self._model.modules()):
+            if attention_at(part) in placed:
+                del part._modules[KEY]
         self._placed = {}
         forget()
 
@@ -72,10 +87,12 @@ def insert_attention(
     weights keep their value. With ``start="paper"`` it becomes ``attention(y)``. Where a map is multiplied by one gate,
     the gate is blended.
 
-    The attention is ``factory(channels, **options)``, a submodule "attention" of the module, called by a forward hook.
+    The attention is ``factory(channels, **options)``, or ``factory(**options)`` for
+    :class:`~blan_layers.SpatialAttention`. It is a submodule "attention" of the module, called by a forward hook.
     An old checkpoint loads with ``strict=False``; only the inserted keys are missing. Pass the new parameters to the
     optimiser; they require gradients even if those of the network are frozen. Channels, number of spatial axes, device
-    and dtype are read from the module. Code compiled by ``torch.compile`` is recompiled.
+    and dtype are read from the module. Code compiled by ``torch.compile`` is recompiled. Fuse convolutions and norms
+    before the insertion: ``torch.fx.experimental.optimization.fuse`` does not see hooks, and would lose the attention.
 
     Args:
         model: The network, changed in place.
@@ -93,10 +110,10 @@ def insert_attention(
         TypeError: ``factory`` does not return a module, or returns one that takes several inputs, or ``where`` is none
             of the above.
         ValueError: Nothing matches ``where``, a name does not exist, the channels of a module cannot be read, a module
-            is not called by the network, is already followed by attention or has an attribute of that name, a
-            ``Sequential`` ends with a module that is also used elsewhere, ``factory`` returns the same module twice, or
-            the network or a part of it around the module is scripted, sharded or wrapped for distributed training. In
-            these cases nothing is changed.
+            is not called by the network, is already followed by attention, has an attribute of that name or calls all
+            of its children in turn, a ``Sequential`` ends with a module that is also used elsewhere, ``factory``
+            returns the same module twice, or the network or a part of it around the module is scripted, sharded or
+            wrapped for distributed training. In these cases nothing is changed.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, figure 3.
@@ -141,6 +158,7 @@ def insert_attention(
         attention.to(device=device, dtype=dtype)
         placed[name] = attention if start == "paper" else starting_as_identity(attention, device, dtype)
         placed[name].train(last.training)
+        placed[name].__dict__[NAME] = name
         place(last, placed[name], last.register_forward_hook(_Attend(name)))
     forget()
     return Insertion(model, placed, guard)
@@ -174,15 +192,17 @@ class _Guard:
     def __call__(self, model: nn.Module, _: tuple[Any, ...]) -> None:
         if torch.compiler.is_compiling():
             return
-        for name in self.names:
-            target = _at(model, name)
-            if target is None:
-                continue  # that part of the network was removed
-            attention = target._modules.get(KEY)
-            if attention is None:
-                raise _lost(name, target)
+        found = set()
+        for target in model.modules():
+            attention = attention_at(target)
+            if attention is None or NAME not in attention.__dict__:
+                continue
+            found.add(name := attention.__dict__[NAME])
             if not any(isinstance(hook, _Attend) for hook in target._forward_hooks.values()):
                 place(target, attention, target.register_forward_hook(_Attend(name)))
+        for name in self.names:
+            if name not in found and (lacking := _at(model, name)) is not None:  # else that part was removed
+                raise _lost(name, lacking)
 
 
 def _lost(name: str, target: nn.Module) -> RuntimeError:
@@ -208,7 +228,7 @@ def _built(
     for key, value in (("device", device), ("dtype", dtype), ("spatial_dims", axes_of(name, target, model))):
         if key in accepted and key not in given and value is not None:
             given[key] = value
-    attention = factory(channels_of(name, target), **given)
+    attention = for_channels(factory, channels_of(name, target), given)
     if not isinstance(attention, nn.Module):
         raise TypeError(
             said(f"factory must return a torch.nn.Module, got {type(attention).__name__}. Pass a class such as CBAM.")

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from blan_layers._checks import said
 
@@ -70,8 +71,15 @@ def channels_of(name: str, target: nn.Module) -> int:
     while isinstance(last, nn.Sequential) and len(last):
         last = next((part for part in reversed(last) if not isinstance(part, KEEPING)), last[-1])
     for width in WIDTHS:
-        if isinstance(found := getattr(last, width, None), int):
+        if isinstance(found := getattr(last, width, None), int) and found > 0:
             return found
+    if isinstance(last, LazyModuleMixin):
+        raise ValueError(
+            said(
+                f"channels of {name!r} must be known, got a {type(last).__name__} that has not seen a map. "
+                "Call the network once first."
+            )
+        )
     if (statistics := last._buffers.get("running_mean")) is not None:
         return len(statistics)
     raise ValueError(

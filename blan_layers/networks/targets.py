@@ -1,5 +1,6 @@
 """Which modules of a network attention is inserted after, and which it cannot follow."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -18,6 +19,9 @@ KEY = "attention"
 
 HANDLE = "_handle_of_its_hook"
 """Attribute in which attention keeps the handle of the hook that calls it."""
+
+WALKS = {"children", "named_children", "modules", "named_modules", "_modules"}
+"""Names by which the forward of a module reads all of its children."""
 
 SHORTCUTS = "downsample", "shortcut", "skip", "conv_skip", "identity"
 """Attributes of residual blocks for the shortcut around their branch, which may be None."""
@@ -102,8 +106,15 @@ def _followable(modules: Mapping[str, nn.Module]) -> str:
     return f": attention can follow {_some(found)}" if found else ""
 
 
+def attention_at(module: nn.Module) -> nn.Module | None:
+    """Return a module's child "attention", inserted or its own, or None without one."""
+    if KEY in module._modules:  # those of scripted modules have no get
+        return module._modules[KEY]
+    return None
+
+
 def _attended(module: nn.Module) -> bool:
-    return KEY in module._modules and HANDLE in module._modules[KEY].__dict__
+    return HANDLE in getattr(attention_at(module), "__dict__", ())
 
 
 def _ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
@@ -138,10 +149,15 @@ def _is_residual(block: nn.Module) -> bool:
 
 
 def last_part(target: nn.Module) -> nn.Module:
-    """Return the part of a sequence that computes its output, or the module itself if it is not a sequence."""
-    while isinstance(target, nn.Sequential) and len(target):
+    """Return the part of a sequence that computes its output, or the module itself if it is not a plain sequence."""
+    while isinstance(target, nn.Sequential) and len(target) and _forward_of(target) is nn.Sequential.forward:
         target = target[-1]
     return target
+
+
+def _forward_of(module: nn.Module) -> Callable[..., object]:
+    forward: Callable[..., object] = module.__dict__.get("forward", type(module).forward)
+    return forward
 
 
 def check_end(model: nn.Module, name: str, target: nn.Module) -> None:
@@ -177,5 +193,14 @@ def check_target(name: str, target: nn.Module) -> None:
             said(
                 f"{name!r} must be called by the network, got a {type(target).__name__}, which only contains others. "
                 "Name one of its modules."
+            )
+        )
+    forward = inspect.unwrap(_forward_of(target))
+    reads = getattr(getattr(forward, "__func__", forward), "__code__", None)
+    if isinstance(target, nn.Sequential | nn.ModuleList | nn.ModuleDict) or (reads and WALKS & {*reads.co_names}):
+        raise ValueError(
+            said(
+                f"{name!r} must not call all of its children in turn, of which attention would be one, got a "
+                f"{type(target).__name__}. Insert after a module inside it, or call attention in its forward yourself."
             )
         )
