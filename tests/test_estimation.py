@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -71,6 +72,7 @@ class TestMeasuring:
         assert "1,500 pairs, each measured by a critic that was not trained on it." in text
         assert "It does not cover dependence that none of them can detect." in text
         assert json.loads(json.dumps(found.as_json()))["value"] == found.value
+        assert "; p = 1\n" in str(replace(found, p_value=1.0))
 
     def test_one_outlier_does_not_matter(self, short: None) -> None:
         x, y = gaussian(500)

@@ -45,7 +45,7 @@ class InformationEstimate:
         """Return a readable summary."""
         units = self.units
         capped = "" if self.cap is None else f", at most {self.cap:.2f} {units}"
-        p_value = f"{self.p_value:.3f}".rstrip("0")
+        p_value = f"{self.p_value:.3f}".rstrip("0").rstrip(".")
         lines = [
             f"{self.value:.3f} {units}, 95 % interval {self.low:.3f} to {self.high:.3f}; p = {p_value}",
             f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}.",
