@@ -304,6 +304,18 @@ def test_a_vector_of_length_zero_scores_zero_and_passes_finite_derivatives_on() 
     assert all(g.isfinite().all() for g in (*first, *second))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1.0, 1e20, 1e30])
+def test_a_cosine_in_float32_is_that_in_float64_at_any_scale(scale: float) -> None:
+    critic, (local, summaries) = cosine(), features(size=())
+    single = CosineCritic(6, 4, embedding_channels=8)
+    single.load_state_dict(critic.state_dict())
+    wide, narrow = (scale * local).requires_grad_(), (scale * local).float().requires_grad_()
+    truth, logits = critic.all_pairs(wide, summaries), single.all_pairs(narrow, summaries.float())
+    torch.testing.assert_close(logits, truth.float())
+    (exact,), (found,) = (torch.autograd.grad(x.square().sum(), y) for x, y in ((truth, wide), (logits, narrow)))
+    torch.testing.assert_close(scale * found.double(), scale * exact, rtol=1e-4, atol=1e-4)
+
+
 def test_the_cosine_is_no_larger_than_one_over_the_temperature() -> None:
     critic, (local, summaries) = cosine(temperature=0.2), features()
     with torch.no_grad():

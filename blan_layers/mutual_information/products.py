@@ -373,8 +373,14 @@ class CosineCritic(ProductCritic):
 
 @whole
 def _unit(codes: Tensor) -> Tensor:
-    """Return codes (..., E) divided by their norm, in at least float32; zero vectors stay zero."""
+    """Return codes (..., E) divided by their norm, in at least float32; zero vectors stay zero.
+
+    They are first divided by their largest absolute value, so that no square leaves the floating range. The result is
+    independent of that divisor, which therefore needs no gradient.
+    """
     codes = at_least_float32(codes)
+    largest = codes.detach().abs().amax(-1, keepdim=True)
+    codes = codes / largest.masked_fill(largest == 0, 1)
     square = codes.square().sum(-1, keepdim=True)
     return codes * square.masked_fill(square == 0, 1).rsqrt()
 
