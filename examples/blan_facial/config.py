@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import tyro
 
-from shared.program import UserError
+from shared.program import UserError, refuse_repeated
 
 Data = Literal["avatars", "avatars-hard", "celeba", "lfwa", "csv", "parquet"]
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel"]
@@ -39,8 +39,10 @@ OPTIONS_OF = {
     "decoder": ("beta", "decoder_order", "join", *_OF_RDAM),
     "encoder_features": ("join", *_OF_RDAM),
     "lmim": ("alpha", "critic_channels"),
+    "alpha": ("critic_channels",),
     "unlabelled": ("labelled_fraction",),
     "fusion": ("gamma", "fusion_lr"),
+    "gamma": ("fusion_lr",),
     "os": ("dropout", "encoder_weights"),
 }
 
@@ -243,6 +245,8 @@ class Config:
         for name in ("workers", "warmup_steps", "seed", "extend"):
             if getattr(self, name) < 0:
                 _refuse(f"{_option(name)} must not be negative, got {getattr(self, name)}", "Give 0 or more")
+        if self.seed >= 2**64:
+            _refuse(f"--seed must be less than 2**64, got {self.seed}", "Give a smaller number")
         for name in ("alpha", "beta", "gamma"):
             if not 0 <= getattr(self, name) < math.inf:
                 _refuse(f"{_option(name)} must be 0 or a positive number, got {getattr(self, name)}", "Give 0 or more")
@@ -282,8 +286,9 @@ class Config:
         Raises:
             ConfigError: There is such an option.
         """
-        if self.init_from is not None and self.encoder_weights != preset.encoder_weights:
-            _refuse(f"{self._given('encoder_weights')} has no effect with --init-from, got both", "Give one of them")
+        for name in ("encoder_weights", "zero_scores") if self.init_from is not None else ():
+            if getattr(self, name) != getattr(preset, name):
+                _refuse(f"{self._given(name)} has no effect with --init-from, got both", "Give one of them")
         if self.model == "moon" and self.balance:
             _refuse("--balance has no effect with --model moon, whose loss is balanced, got both", "Leave it out")
         for name in LACKS.get(self.model, ()):
@@ -292,7 +297,7 @@ class Config:
         for part, options in OPTIONS_OF.items():
             for name in options if not getattr(self, part) else ():
                 if getattr(self, name) != getattr(preset, name):
-                    without = f"--no-{part.replace('_', '-')}"
+                    without = _option(f"no_{part}") if getattr(self, part) is False else f"{_option(part)} 0"
                     _refuse(f"{self._given(name)} has no effect with {without}, got both", "Give one of them")
         for name in _OF_RDAM if self.join != "rdam" else ():
             if getattr(self, name) != getattr(preset, name):
@@ -400,6 +405,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         ConfigError: The options contradict each other.
         SystemExit: The options cannot be parsed, or ``--help`` was requested.
     """
+    refuse_repeated("train", arguments, "--attributes")
     first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=tuple(PRESETS), default="demo")
     preset = first.parse_known_args(arguments)[0].preset

@@ -42,7 +42,7 @@ from blan_facial.prediction.sources import LIST, SUFFIXES, Problem, Source, Sour
 from blan_facial.prediction.writing import WRITERS
 from blan_facial.results.finished import load_run
 from shared.files import refuse_inputs, replacing
-from shared.program import AS_WRITTEN, Terminal, UserError, print_error, run_program
+from shared.program import AS_WRITTEN, Terminal, UserError, print_error, refuse_repeated, run_program
 from shared.warned import counted
 
 PROGRAM = "python examples/blan_facial/predict.py"
@@ -100,7 +100,8 @@ class Settings:
             PredictionError: A number is out of range, or a folder is not suitable.
         """
         if not self.paths:
-            raise PredictionError("predict: needs images, got no path. Name files, folders or - for a list.")
+            before = " before --attributes, which takes all words after it" if self.attributes else ""
+            raise PredictionError(f"predict: needs images, got no path. Name files, folders or - for a list{before}.")
         if self.paths.count(LIST) > 1:
             raise PredictionError(
                 "predict: - stands for standard input, which is one list, got it more than once. Give it once."
@@ -199,6 +200,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    refuse_repeated("predict", arguments, "--attributes")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("predict", partial(_answer, settings))
 

@@ -135,6 +135,24 @@ def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[objec
             )
 
 
+def refuse_repeated(program: str, arguments: Sequence[str] | None, *options: str) -> None:
+    """Refuse a list option that is given more than once, since only its last values would count.
+
+    Args:
+        program: Name of the program in messages.
+        arguments: The command line; None for that of the process.
+        options: The list options.
+
+    Raises:
+        SystemExit: An option is given again.
+    """
+    given = [word.partition("=")[0] for word in (sys.argv[1:] if arguments is None else arguments)]
+    for option in options:
+        if given.count(option) > 1:
+            print_error(f"{program}: {option} must be given once, got it again. Name all values after one {option}.")
+            raise SystemExit(2)
+
+
 def log_to_terminal(level: int) -> None:
     """Send log records of at least a level to standard error."""
     handler = RichHandler(console=Terminal(stderr=True))

@@ -407,6 +407,11 @@ def test_a_spreadsheet_computes_nothing(
 
 MISTAKES: list[tuple[list[str], str]] = [
     ([], "predict: needs images, got no path. Name files, folders or - for a list."),
+    (
+        ["--attributes", "Smiling", "a.jpg"],
+        "predict: needs images, got no path. Name files, folders or - for a list before --attributes, which takes all "
+        "words after it.",
+    ),
     (["-", "-"], "predict: - stands for standard input, which is one list, got it more than once. Give it once."),
     (["{photos}", "--threshold", "1"], "predict: --threshold must be in (0, 1), got 1.0. Use 0.5, for example."),
     (["{photos}", "--max-pixels", "0"], "predict: --max-pixels must be at least 1, got 0. Raise it."),

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from rich.table import Table
 
+from blan_facial import evaluate, experiments, predict, train
 from shared.program import SIGNALS, Terminal, UserError, print_error, run_program
 
 PROGRAM = "import sys; from shared.program import *; sys.exit(run_program('it', lambda terminal: {work}))"
@@ -18,6 +20,26 @@ PROGRAM = "import sys; from shared.program import *; sys.exit(run_program('it', 
 def started(work: str, repository: Path, **options: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", PROGRAM.format(work=work)]
     return subprocess.run(command, cwd=repository / "examples", capture_output=True, **options)  # type: ignore[call-overload]  # a keyword by name is any of its overloads
+
+
+@pytest.mark.parametrize(
+    ("program", "option", "arguments"),
+    [
+        (train, "--attributes", []),
+        (predict, "--attributes", ["run", "a.png"]),
+        (evaluate, "--attributes", ["run"]),
+        (experiments, "--seeds", ["table4"]),
+    ],
+)
+def test_a_list_that_is_given_twice_is_refused(
+    program: ModuleType, option: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as status:
+        program.main([*arguments, option, "1", f"{option}=2"])
+    assert status.value.code == 2
+    name = program.__name__.rpartition(".")[2]
+    text = f"error: {name}: {option} must be given once, got it again. Name all values after one {option}.\n"
+    assert capsys.readouterr().err == text
 
 
 def test_the_status_is_the_work_s(capsys: pytest.CaptureFixture[str]) -> None:
