@@ -29,7 +29,8 @@ from blan_facial.network.parameters import parameter_table
 from blan_facial.report.run_page import write_report
 from blan_facial.report.sample import draw_sample
 from blan_facial.results.environment import environment
-from blan_facial.results.run_folder import ENVIRONMENT, begin, open_output, save_results
+from blan_facial.results.finished import load_run
+from blan_facial.results.run_folder import ENVIRONMENT, begin, check_output, open_output, save_results
 from blan_facial.results.starting import start_from
 from blan_facial.results.terminal import labels_table, metrics_table, parameters_table
 from blan_facial.training.checkpoint import Position
@@ -48,8 +49,10 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
     """
     fabric = make_fabric(config)
     processes = Processes(fabric)
+    processes.of_first(lambda: check_output(config))
 
     def prepare() -> tuple[Splits, Network, Objective]:
+        source = None if config.init_from is None or config.resume else load_run(config.init_from)
         faces = load_splits(config, console)
         if config.thresholds is not None and faces.validation is None:
             raise ConfigError(
@@ -59,8 +62,8 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
         with _as_config_errors():
             model, objective = build(config, faces.train.attributes)
         objective.look_at(faces.train.labels)
-        if config.init_from is not None and not config.resume:
-            said = start_from(config.init_from, model, faces.train.attributes, config)
+        if source is not None:
+            said = start_from(source, model, faces.train.attributes, config)
             console.print(said, markup=False, highlight=False)
         elif config.os and config.encoder_weights is not None and not config.resume:
             load_encoder_weights(model.encoder, config.encoder_weights)

@@ -165,7 +165,7 @@ class TestRunning:
         assert table(tmp_path, "table7", "--seeds", "0", training=[*TINY, "--batch-size", "64"]) == 1
         folder = tmp_path / "avatars" / "blan" / "seed-0"
         error = capsys.readouterr().err
-        assert error.startswith("error: blan, seed 0 ended with status 1: EpochBatches: ")
+        assert error.startswith("error: blan, seed 0 ended with status 1: train: --batch-size must ")
         assert error.endswith(f". To start over, remove {folder}.\n")
         assert "─" not in error
         content = json.loads((tmp_path / "avatars" / "table7.json").read_text())

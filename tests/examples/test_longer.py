@@ -84,7 +84,7 @@ def test_some_attributes_have_the_scores_that_they_had(model: str, tmp_path: Pat
     names = (ATTRIBUTES[2], ATTRIBUTES[0])
     config = parse(options)
     new, _ = build(config, names)
-    start_from(tmp_path, new, names, config)
+    start_from(load_run(tmp_path), new, names, config)
     images = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(new.eval()(images).logits, old(images).logits[:, [2, 0]])
 
@@ -94,13 +94,14 @@ def test_an_unfit_run_to_start_from_is_refused(tmp_path: Path) -> None:
     config = parse([*SMALL, "--width", "8", "--no-fusion"])
     text = f"network, got another in {tmp_path}: width 4 (here 8), fusion True (here False). Repeat that run's options."
     with pytest.raises(RunError, match=re.escape(text)):
-        start_from(tmp_path, build(config, ATTRIBUTES)[0], ATTRIBUTES, config)
+        start_from(load_run(tmp_path), build(config, ATTRIBUTES)[0], ATTRIBUTES, config)
     config = parse(SMALL)
     text = "train: --init-from needs a run with the same attributes, got none called Bald in"
     with pytest.raises(RunError, match=re.escape(text)):
-        start_from(tmp_path, build(config, ["Bald"])[0], ["Bald"], config)
-    with pytest.raises(ConfigError, match="--encoder-weights has no effect with --init-from, got both"):
-        parse(["--init-from", str(tmp_path), "--encoder-weights", "imagenet"])
+        start_from(load_run(tmp_path), build(config, ["Bald"])[0], ["Bald"], config)
+    for options in (["--encoder-weights", "imagenet"], ["--zero-scores"]):
+        with pytest.raises(ConfigError, match=f"{options[0]} has no effect with --init-from, got both"):
+            parse(["--init-from", str(tmp_path), *options])
 
 
 @pytest.mark.parametrize(
@@ -116,4 +117,4 @@ def test_a_network_that_makes_something_else_of_the_weights_is_another(
     write_run(tmp_path, *SMALL)
     config = parse([*SMALL, *options])
     with pytest.raises(RunError, match=re.escape(f"network, got another in {tmp_path}: {text}. Repeat that run's")):
-        start_from(tmp_path, build(config, ATTRIBUTES)[0], ATTRIBUTES, config)
+        start_from(load_run(tmp_path), build(config, ATTRIBUTES)[0], ATTRIBUTES, config)

@@ -567,9 +567,14 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         lambda folder: ["--batch-size", "65"],
-        "EpochBatches: batch_size must be at most the number of images, 64, since incomplete batches are dropped, "
+        "train: --batch-size must be at most the number of images, 64, since incomplete batches are dropped, "
         "got 65. Use smaller batches or more images.",
     ),
+    (
+        lambda folder: ["--labelled", "4", "--unlabelled", "--labelled-fraction", "0.9"],
+        "train: a batch needs 14 labelled faces, got 4 training faces. Use smaller batches, or another",
+    ),
+    (lambda folder: ["--seed", str(2**64)], f"train: --seed must be less than 2**64, got {2**64}. Give a smaller"),
     (lambda folder: ["--epochs", "0"], "train: --epochs must be at least 1, got 0. Give a positive number."),
     (lambda folder: ["--workers", "-1"], "train: --workers must not be negative, got -1. Give 0 or more."),
     (lambda folder: ["--lr", "nan"], "train: --lr must be a positive number, got nan. Give a number above 0."),
@@ -602,6 +607,14 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         lambda folder: ["--no-lmim", "--alpha", "0.7"],
         "train: --alpha has no effect with --no-lmim, got both. Give one of them.",
+    ),
+    (
+        lambda folder: ["--alpha", "0", "--critic-channels", "16"],
+        "train: --critic-channels has no effect with --alpha 0, got both. Give one of them.",
+    ),
+    (
+        lambda folder: ["--gamma", "0", "--fusion-lr", "1"],
+        "train: --fusion-lr has no effect with --gamma 0, got both. Give one of them.",
     ),
     (
         lambda folder: ["--join", "none", "--arrangement", "parallel"],
@@ -659,6 +672,31 @@ def test_a_mistake_gets_one_clear_error(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        *MISTAKES[:2],
+        (with_output_below_a_file, "train: the output folder must be writable, got "),
+        (lambda folder: ["--init-from", str(folder / "no")], "{folder}/no: must be the output folder of a run, got no"),
+        (
+            lambda folder: [*with_results(folder), "--init-from", str(folder), "--overwrite"],
+            "train: --output must not be the run of --init-from, which would be lost, got {folder} for both.",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused_before_the_data_are_read(
+    prepare: Prepare, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = prepare(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    capsys.readouterr()
+    monkeypatch.setattr("blan_facial.train.load_splits", None)
+    assert run(tmp_path, *options) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message.format(folder=tmp_path)}")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_folder_is_held_by_one_run(tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

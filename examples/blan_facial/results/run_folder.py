@@ -28,6 +28,35 @@ _ATTRIBUTES = "attributes"  # beside the settings in config.json
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # errors of a full disk
 
 
+def check_output(config: Config, root: Path = Path("runs")) -> None:
+    """Refuse an output folder that cannot be used, before any work; nothing is created or changed.
+
+    Raises:
+        RunError: The folder contains results without --resume or --overwrite, there is no checkpoint to resume from,
+            the folder cannot be written, or it is that of --init-from.
+    """
+    folder = _last(root, config.preset) if config.output is None and config.resume else config.output
+    if folder is not None:
+        _check_results(folder, config)
+    if folder is not None and config.init_from is not None and folder.resolve() == config.init_from.resolve():
+        raise RunError(
+            f"train: --output must not be the run of --init-from, which would be lost, got {folder} for both. "
+            "Give another --output."
+        )
+    folder = folder or root
+    try:
+        with TemporaryFile(dir=next(place for place in (folder, *folder.absolute().parents) if place.exists())):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"train: the output folder must be writable, got {folder} ({error.strerror}). Give another --output."
+    )
+
+
 @contextmanager
 def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
     """Create the run's folder if needed, and lock it against other runs; existing files are unchanged.
@@ -39,22 +68,19 @@ def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
     folder = config.output
     if folder is None:
         folder = _last(root, config.preset) if config.resume else _first_free(root, config.preset)
-    _check_results(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RunError(
-            f"train: the output folder must be writable, got {folder} ({error.strerror}). Give another --output."
-        ) from error
+        raise _unwritable(folder, error) from error
     with locked(folder / LOCK) as ours:
         if not ours:
             raise RunError(
                 f"train: the output folder must be free, got {folder}, where another run is training. "
                 "Wait for it, or give another --output."
             )
-        _check_results(folder, config)  # another run may have ended since
+        _check_results(folder, config)  # another run may have ended since they were checked
         with _staying(folder):
             yield folder
 
@@ -173,9 +199,7 @@ def _first_free(root: Path, preset: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise RunError(
-                f"train: the output folder must be writable, got {folder} ({error.strerror}). Give another --output."
-            ) from error
+            raise _unwritable(folder, error) from error
         else:
             return folder
 

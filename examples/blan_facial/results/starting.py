@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from blan_facial.config import Config
 from blan_facial.network.model import Network
 from blan_facial.network.weights import fault_of
-from blan_facial.results.finished import load_run
+from blan_facial.results.finished import FinishedRun
 from blan_facial.training.checkpoint import RunError
 
 _COMPUTING = (
@@ -23,19 +22,19 @@ _OF_SCORES = re.compile(r"classifiers\.\d+\.(fc2\.)?(weight|bias)")
 """The layers that output two scores per attribute."""
 
 
-def start_from(folder: Path, model: Network, attributes: Sequence[str], config: Config) -> str:
+def start_from(run: FinishedRun, model: Network, attributes: Sequence[str], config: Config) -> str:
     """Initialise a model with the weights of a finished run, and return a sentence that says so.
 
     Args:
-        folder: The run's output folder.
+        run: The run.
         model: The network to initialise.
         attributes: Attributes to learn: all or some of the run's, in any order.
         config: Settings of the new run.
 
     Raises:
-        RunError: The folder does not contain a finished run, or that run has another network or lacks an attribute.
+        RunError: The run has another network or lacks an attribute.
     """
-    run = load_run(folder)
+    folder = run.folder
     if lacking := [name for name in attributes if name not in run.attributes]:
         raise RunError(
             f"train: --init-from needs a run with the same attributes, got none called {', '.join(lacking)} in "

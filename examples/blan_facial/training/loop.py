@@ -300,22 +300,30 @@ def training_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) ->
     """Return a process's share of the training batches of a run.
 
     Raises:
-        ConfigError: There are not enough labelled or unlabelled faces for the batches.
+        ConfigError: There are not enough faces, labelled or unlabelled, for the batches.
     """
-    batches: EpochBatches
-    if config.labelled is None and not config.unlabelled:
-        batches = EpochBatches(len(faces), config.batch_size, seed=config.seed, share=share)
-    else:
-        labelled, without = has_label(faces), 0
-        if config.unlabelled:
-            without = config.batch_size - round(config.labelled_fraction * config.batch_size)
-        if config.unlabelled and labelled.all():
-            raise ConfigError(
-                f"train: --unlabelled needs training faces without labels, got {len(faces)} faces with labels. "
-                "Leave it out, or give --labelled a smaller number."
-            )
-        batches = MixedBatches(labelled, config.batch_size, seed=config.seed, unlabelled=without, share=share)
+    try:
+        batches = _training_batches(config, faces, share)
+    except ConfigError:
+        raise
+    except ValueError as error:  # from the class of the batches, in words of its own
+        words = str(error).partition(": ")[2].replace("batch_size", "--batch-size")
+        raise ConfigError(f"train: {words}") from error
     return _loader(config, faces, batches, mirror=MIRROR if config.os else 0.0)
+
+
+def _training_batches(config: Config, faces: FaceDataset, share: Share) -> EpochBatches:
+    if config.labelled is None and not config.unlabelled:
+        return EpochBatches(len(faces), config.batch_size, seed=config.seed, share=share)
+    labelled, without = has_label(faces), 0
+    if config.unlabelled:
+        without = config.batch_size - round(config.labelled_fraction * config.batch_size)
+    if config.unlabelled and labelled.all():
+        raise ConfigError(
+            f"train: --unlabelled needs training faces without labels, got {len(faces)} faces with labels. "
+            "Leave it out, or give --labelled a smaller number."
+        )
+    return MixedBatches(labelled, config.batch_size, seed=config.seed, unlabelled=without, share=share)
 
 
 def evaluation_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) -> FaceLoader:
