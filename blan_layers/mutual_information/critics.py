@@ -48,8 +48,10 @@ class Critic(Module, ABC):
         for K partners, (B, N, \*S) for all.
 
     Raises:
-        TypeError: A number is not an int, or an input is not a dense floating-point tensor of the weights' dtype.
-        ValueError: A number is below 1, or the inputs are not (B, C, \*S) and (B, D).
+        TypeError: A number is not an int, an input is not a dense floating-point tensor of the weights' dtype, or
+            indices are not an int64 tensor.
+        ValueError: A number is below 1, the inputs are not (B, C, \*S) and (B, D), or indices have another shape or are
+            out of range. The range is checked only in eager mode on a CPU.
 
     Example:
         >>> import torch
