@@ -186,6 +186,13 @@ def test_a_mapping_that_does_not_fit_the_table_is_refused(tmp_path: Path, mappin
         read(tmp_path, FAIR_FACE, f"{head}\n{split}[{tables}" if tables and "=" not in head else f"{mapping}\n{split}")
 
 
+def test_splits_are_defined_once(tmp_path: Path) -> None:
+    table = "image,Partition,A\na.jpg,train,1\n"
+    text = "line 1: must have either a column split or shares in --columns, got the column Partition too. Remove the"
+    with pytest.raises(DataError, match=re.escape(text)):
+        read(tmp_path, table, "[split]\ntrain = 80\ntest = 20\n")
+
+
 def test_a_missing_mapping_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'no'}: must be a TOML or JSON file, got no such file")):
         read_columns(tmp_path / "no")

@@ -254,7 +254,11 @@ def test_columns_that_cannot_be_used_are_refused(tmp_path: Path, columns: dict[s
 @pytest.mark.parametrize(("unknown", "labels"), [("zero", [[-1, 0], [1, 1]]), ("minus-one", [[0, -1], [1, 1]])])
 def test_what_0_and_minus_1_mean_may_be_said(tmp_path: Path, unknown: Any, labels: list[list[int]]) -> None:
     write(tmp_path / "train.parquet", image=IMAGES, Bald=[0, 1], Male=[-1, 1])
-    assert load_parquet(tmp_path, "train", image_size=8, unknown=unknown).labels.tolist() == labels
+    faces = load_parquet(tmp_path, "train", image_size=8, unknown=unknown)
+    assert (faces.labels.tolist(), faces.notes) == (labels, ())
+    name, number = ("Male", "0") if unknown == "zero" else ("Bald", "-1")  # the other number alone
+    notes = load_parquet(tmp_path, "train", image_size=8, unknown=unknown, attributes=[name]).notes
+    assert f"No label is {number}, so --unknown {unknown} has no effect." in notes
 
 
 @pytest.mark.parametrize("column", [False, True])

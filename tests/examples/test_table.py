@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blan_facial.data.columns import Unknown
 from blan_facial.data.faces import UNKNOWN, CorruptImageError, DataError, FaceDataset, NoSplitError
 from blan_facial.data.table import load_csv, read_table
 from blan_facial.train import main
@@ -181,6 +182,13 @@ def test_which_of_0_and_minus_1_means_unknown_must_be_said_where_both_occur(root
     assert read_table(path, unknown="zero").labels.tolist() == [[1, UNKNOWN], [0, UNKNOWN], [UNKNOWN, 1], [1, 0]]
 
 
+@pytest.mark.parametrize(("unknown", "number", "other"), [("zero", "0", "-1"), ("minus-one", "-1", "0")])
+def test_unknown_without_effect_is_noted(root: Path, unknown: Unknown, number: str, other: str) -> None:
+    path = write(root, f"image,split,A\na/1.png,train,1\na/2.png,train,{other}\n")
+    faces = load_csv(read_table(path, unknown=unknown), root, "train", image_size=8)
+    assert faces.notes == (f"No label is {number}, so --unknown {unknown} has no effect.",)
+
+
 @pytest.mark.parametrize("no", ["0", "-1", "0.0", "no", "False"])
 def test_one_of_0_and_minus_1_alone_means_no(root: Path, no: str) -> None:
     path = write(root, f"image,split,Smiling\na,train,1\nb,train,{no}\nc,train,nan\nd,train,N/A\n")
@@ -262,7 +270,11 @@ def test_a_link_that_leaves_the_folder_is_refused(root: Path, link: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,split,A\na/1.png,test,1", "table.csv: split 'train' must have images, got none of 1. Write train into"),
+        (
+            "image,split,A\na/1.png,test,1",
+            "table.csv: split 'train' must have images, got none of 1. Write train into the column split of some rows, "
+            "or raise its share in --columns.",
+        ),
         (
             "image,split,A\nc.png,train,1",
             "load_csv: split 'train' must have images, got none of 1 in {root} (first: ",

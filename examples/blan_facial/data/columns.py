@@ -347,6 +347,11 @@ def fold(cell: str) -> str:
     return cell.casefold() if number is None else f"{number:.12g}"
 
 
+def without_effect(unknown: Unknown) -> str:
+    """Return the note on an option ``--unknown`` whose number does not occur among the labels."""
+    return f"No label is {'0' if unknown == 'zero' else '-1'}, so --unknown {unknown} has no effect."
+
+
 @cache
 def _plain_code(cell: str) -> int | None:
     return _CODES.get(fold(cell))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blan_facial.data.attributes import choose
-from blan_facial.data.columns import MISSING, SPLIT_VALUES, Unknown, fold
+from blan_facial.data.columns import MISSING, SPLIT_VALUES, Unknown, fold, without_effect
 from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
 
 if TYPE_CHECKING:  # both are slow to import, so they are imported where they are used
@@ -101,6 +101,8 @@ def load_parquet(
         notes.append(f"Columns without truth values or numbers were left out: {', '.join(others)}.")
     names = tuple(choose(attributes, numbers)[0]) or numbers
     nothing = _unknown_numbers(root, every, names, unknown)
+    if unknown is not None and not nothing:
+        notes.append(without_effect(unknown))
     table = _open(root, files, [name for name in columns if name in (IMAGE, SPLIT, *PEOPLE, *names)])
     name = f"{root}, {split}"
     rows = _rows_of_split(root, table, split) if SPLIT in columns else np.arange(len(table))
@@ -262,7 +264,7 @@ def _rows_of_split(root: Path, table: "datasets.Dataset", split: str) -> np.ndar
 def _unknown_numbers(
     root: Path, files: Sequence[Path], attributes: Sequence[str], unknown: Unknown | None
 ) -> tuple[int, ...]:
-    """Return which of 0 and -1 means unknown; refuse to guess if both occur in any split."""
+    """Return which of 0 and -1 occurs and means unknown; refuse to guess if both occur in any split."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -290,7 +292,7 @@ def _unknown_numbers(
         raise DataError(
             f"{root}: must have labels that mean no, got none, since {nothing} means unknown. Leave --unknown out."
         )
-    return (nothing,)
+    return (nothing,) if nothing in found else ()
 
 
 def _read_labels(

@@ -34,6 +34,7 @@ from blan_facial.data.columns import (
     Unknown,
     fold,
     plain,
+    without_effect,
 )
 from blan_facial.data.delimited import Row, read_rows
 from blan_facial.data.faces import SPLITS, UNKNOWN, DataError, FaceDataset, NoSplitError, check_request, number_people
@@ -60,6 +61,8 @@ class Table(NamedTuple):
     """int8 (n, N): 1, 0 or `UNKNOWN`."""
     groups: np.ndarray | None
     """int64 (n,), the number of the person in each image; None without a person column."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user."""
 
 
 class _Layout(NamedTuple):
@@ -125,12 +128,15 @@ def read_table(
     faults = Faults(path)
     names = tuple(attribute.name for _, attribute in layout.attributes)
     labels = np.array(read.labels, dtype=np.int8).reshape(len(read.splits), len(names))
+    notes: tuple[str, ...] = ()
+    if unknown is not None and (ZERO if unknown == "zero" else MINUS_ONE) not in read.labels:
+        notes = (without_effect(unknown),)
     labels = _decided(labels, names, unknown, faults)
     names, labels = _with_categories(names, labels, layout, columns, read, faults)
     faults.refuse()
     files, splits = (np.array(list(column)) for column in (read.splits, read.splits.values()))
     groups = None if layout.person is None else number_people(read.people)
-    return Table(path, names, files, splits, labels, groups)
+    return Table(path, names, files, splits, labels, groups, notes)
 
 
 def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> FaceDataset:
@@ -158,7 +164,7 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
     if not len(rows):
         raise NoSplitError(
             f"{table.path}: split {split!r} must have images, got none of {len(table.files)}. "
-            f"Write {split} into the column {SPLIT} of some rows."
+            f"Write {split} into the column {SPLIT} of some rows, or raise its share in --columns."
         )
     files = table.files[rows]
     members = np.array(find_members(root, files.tolist()) if packed else files.tolist(), dtype=object)
@@ -184,7 +190,7 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
         labels=labels,
         images=ZipImages(root, members[found]) if packed else ImageFiles(root, table.files[rows]),
         image_size=image_size,
-        notes=(note,) if missing else (),
+        notes=(*table.notes, *((note,) if missing else ())),
         groups=None if table.groups is None else table.groups[rows],
     )
 
@@ -229,6 +235,13 @@ def _find_columns(
         if len(found) > 1:
             twice = " and ".join(header[place] for place in found)
             faults.add(f"must have one column {name}, got {twice}. Choose one with --columns.", where)
+        if found and name == SPLIT and columns.parts:
+            got = header[found[0]]
+            faults.add(
+                f"must have either a column {SPLIT} or shares in --columns, got the column {got} too. "
+                "Remove the shares, or the column.",
+                where,
+            )
         if not found and needed[name]:
             wanted, got = getattr(columns, name) or name, ", ".join(header)[:200]
             faults.add(f"needs the column {wanted}, got {got}. {remedies[name]}.", where)
