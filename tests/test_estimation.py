@@ -582,7 +582,7 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
     (lambda: (torch.eye(100, device="meta"), LINE), TypeError, "x must be dense, got a tensor without values (meta)."),
     (lambda: (torch.eye(100)[0] + 1j, LINE), TypeError, "x must contain real numbers, got dtype complex64."),
     (
-        lambda: np.random.default_rng(0).standard_normal((2, 120, 60)),
+        lambda: gaussian(120, 60),
         ValueError,
         "x and y must have fewer columns together than rows, got 60 and 60 columns",
     ),

@@ -51,7 +51,8 @@ def _standardised(column: Array, whole: Array) -> Callable[[Array], Array]:
     def apply(values: Array) -> Array:
         with np.errstate(over="ignore"):  # clamped all the same
             scaled = (values / unit - mean) / deviation
-        return np.clip(scaled, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)[:, None]
+        clamped: Array = np.clip(scaled, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+        return clamped[:, None]
 
     return apply
 
