@@ -79,6 +79,14 @@ class Checked(Generic[T]):
         instance.__dict__[self.name] = self.check(self.name, value)
 
 
+class Fixed(Checked[T]):
+    """An attribute that describes how a module was built and cannot be changed afterwards."""
+
+    def __set__(self, instance: nn.Module, value: T) -> None:
+        if instance.__dict__.setdefault(self.name, self.check(self.name, value)) != value:
+            raise AttributeError(said(f"{self.name} must stay as it was built, got {value!r}. Build a new module."))
+
+
 class Option(Checked[T]):
     """An attribute that accepts one of a few values.
 

@@ -1,24 +1,43 @@
 """He initialisation, from which every weight of the library starts, and resetting."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from blan_layers._checks import said
 
 
 def he_normal_(layer: nn.Module) -> None:
     """Draw a layer's weight from N(0, 2 / fan_in) and set its bias, if it has one, to zero (He et al. 2015)."""
-    weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
-    nn.init.kaiming_normal_(weight, nonlinearity="relu")
-    if bias is not None:
-        nn.init.zeros_(bias)
+    _change(layer, "weight", lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
+    if getattr(layer, "bias", None) is not None:
+        _change(layer, "bias", nn.init.zeros_)
 
 
 def shrink_(layers: Iterable[nn.Module], factor: float) -> None:
     """Multiply the weights of layers by a factor."""
-    with torch.no_grad():
-        for layer in layers:
-            layer.get_parameter("weight").mul_(factor)
+    for layer in layers:
+        _change(layer, "weight", lambda weight: weight.mul_(factor))
+
+
+@torch.no_grad()
+def _change(layer: nn.Module, name: str, change_: Callable[[Tensor], object]) -> None:
+    """Change a parameter of a layer in place, or set the value of one that is parametrised."""
+    if parametrize.is_parametrized(layer, name):
+        value = getattr(layer, name).clone()
+        change_(value)
+        setattr(layer, name, value)
+    elif isinstance(parameter := layer._parameters.get(name), Tensor):
+        change_(parameter)
+    else:
+        raise ValueError(
+            said(
+                f"{name} must be a parameter to be drawn, got a {type(layer).__name__} that computes it. Use "
+                "torch.nn.utils.parametrizations, or remove what computes it before the reset."
+            )
+        )
 
 
 def reset(module: nn.Module) -> None:

@@ -217,7 +217,7 @@ def weight_of(layer: nn.Module | None) -> Tensor | None:
 def width_of(layer: nn.Module | None) -> int | None:
     """Return the input channels of a layer, read from its weight, or None where that is impossible."""
     weight = weight_of(layer)
-    return None if weight is None or is_tracing() else weight.shape[1]
+    return None if weight is None or is_tracing() else weight.shape[1] * getattr(layer, "groups", 1)
 
 
 def check_layer(module: nn.Module, layer: nn.Module | None, name: str, x: Tensor) -> None:

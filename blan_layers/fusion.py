@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks, functional
-from blan_layers._checks import said
+from blan_layers._checks import Fixed, said
 from blan_layers._module import Module
 from blan_layers._torch import is_tracing
 from blan_layers.functional._tracing import whole
@@ -54,6 +54,9 @@ class AdaptiveScoreFusion(Module):
         torch.Size([8, 40, 2])
     """
 
+    levels = Fixed(_checks.positive_int)
+    attributes = Fixed(_checks.positive_int)
+
     def __init__(
         self,
         levels: int,
@@ -64,8 +67,8 @@ class AdaptiveScoreFusion(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.levels = _checks.positive_int("levels", levels)
-        self.attributes = _checks.positive_int("attributes", attributes)
+        self.levels = levels
+        self.attributes = attributes
         _checks.floating_dtype(dtype)
         shape = (self.levels + 1, self.attributes)
         self._initial_weight = np.array(1 / shape[0]) if initial_weight is None else _start(initial_weight, shape)
@@ -134,7 +137,7 @@ def _start(initial_weight: object, shape: tuple[int, int]) -> npt.NDArray[np.flo
                 f"{type(initial_weight).__name__}. Convert it, for example by torch.as_tensor."
             )
         )
-    start = torch.as_tensor(initial_weight).detach().to("cpu", torch.float64, copy=True)
+    start = torch.as_tensor(initial_weight, device="cpu").detach().to(torch.float64, copy=True)
     if start.shape not in ((), shape):
         raise ValueError(
             said(

@@ -1,5 +1,8 @@
 """What the attention modules promise beyond the contract."""
 
+import copy
+import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +12,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
-from blan_layers import CBAM, RDAM, ChannelAttention, SpatialAttention, SqueezeExcitation
+from blan_layers import (
+    BAM,
+    CBAM,
+    ECA,
+    RAR,
+    RDAM,
+    SCSE,
+    AdaptiveScoreFusion,
+    AttentionGate,
+    ChannelAttention,
+    CoordinateAttention,
+    SoftMask,
+    SpatialAttention,
+    SqueezeExcitation,
+)
 from blan_layers import functional as F
 
 
@@ -170,6 +188,33 @@ def test_every_option_of_the_composites_reaches_its_part() -> None:
     assert squeeze.fc1.bias is None
 
 
+@pytest.mark.parametrize("module", [CBAM(8), RDAM(8)], ids=["CBAM", "RDAM"])
+def test_options_of_the_channel_half_are_set_through_its_composite(module: Any) -> None:
+    module.form = "printed"
+    assert module.channel.form == module.form == "printed"
+    with pytest.raises(ValueError, match=r"form must be one of 'cbam', 'printed', got 'nonsense'"):
+        module.form = "nonsense"
+    module.form, module.pools = "cbam", ["max"]
+    assert module.channel.pools == module.pools == ("max",)
+    module.channel = nn.Identity()
+    with pytest.raises(AttributeError, match=r"pools must be set on a channel half that has it, got a Identity"):
+        module.pools = ("avg",)
+
+
+@pytest.mark.parametrize(("module", "name"), [
+    (SpatialAttention(7), "kernel_size"), (ECA(8), "kernel_size"), (BAM(8), "dilation"), (BAM(8), "spatial_dims"),
+    (SCSE(8), "spatial_dims"), (RAR(8), "spatial_dims"), (AttentionGate(8, 8), "spatial_dims"),
+    (CoordinateAttention(8), "spatial_dims"), (SoftMask(8, depth=1), "spatial_dims"),
+    (AdaptiveScoreFusion(3, 2), "levels"), (AdaptiveScoreFusion(3, 2), "attributes"),
+])  # fmt: skip
+def test_what_describes_how_a_module_was_built_cannot_be_changed(module: nn.Module, name: str) -> None:
+    built = getattr(module, name)
+    setattr(module, name, built)
+    with pytest.raises(AttributeError, match=f"^{type(module).__name__}: {name} must stay as it was built, got 1."):
+        setattr(module, name, 1)
+    assert getattr(copy.deepcopy(module), name) == built
+
+
 def test_gates_under_autocast_are_computed_in_float32_and_keep_the_maps_dtype() -> None:
     cbam = CBAM(16, hidden_channels=8)
     x = torch.randn(2, 16, 5, 5, dtype=torch.bfloat16)
@@ -197,6 +242,47 @@ def test_reset_parameters_resets_the_norms() -> None:
     rdam.reset_parameters()
     assert not rdam.conv_norm.running_mean.any()
     assert rdam.spatial.norm.num_batches_tracked == 0
+
+
+def two_layers(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(layer, nn.Identity())
+
+
+@pytest.mark.parametrize("change", [two_layers, parametrizations.spectral_norm, parametrizations.weight_norm])
+@pytest.mark.parametrize(("build", "name"), [
+    (partial(SpatialAttention, bias=True), "conv"), (partial(ECA, 8), "conv"), (partial(SCSE, 8), "conv"),
+    (partial(RDAM, 8), "conv"), (partial(ChannelAttention, 8), "fc1"), (partial(CoordinateAttention, 8), "conv"),
+])  # fmt: skip
+def test_changed_layers_are_reset(build: Any, name: str, change: Any) -> None:
+    module = build()
+    setattr(module, name, change(getattr(module, name)))
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, 7)
+    module.reset_parameters()
+    assert not any((parameter == 7).all() for parameter in module.parameters() if parameter.numel() > 1)
+
+
+def test_a_weight_that_is_computed_elsewhere_is_not_reset() -> None:
+    module = SpatialAttention()
+    prune.l1_unstructured(module.conv, "weight", 3)
+    with pytest.raises(ValueError, match=r"^SpatialAttention: weight must be a parameter to be drawn, got a Conv2d"):
+        module.reset_parameters()
+    prune.remove(module.conv, "weight")
+    module.reset_parameters()
+
+
+@pytest.mark.parametrize(("module", "path", "inputs"), [
+    (RDAM(8), "conv", 2), (RAR(8), "refine.conv1", 2), (AttentionGate(8, 8), "skip_conv", 2),
+    (AttentionGate(8, 8), "gating_conv", 2), (CoordinateAttention(8), "conv", 1),
+    (SoftMask(8, depth=1), "head.conv1", 1), (BAM(8, hidden_channels=2), "conv1", 1),
+])  # fmt: skip
+def test_layers_may_be_replaced_by_grouped_ones(module: Any, path: str, inputs: int) -> None:
+    parent, _, name = path.rpartition(".")
+    old = module.get_submodule(path)
+    groups = math.gcd(old.in_channels, old.out_channels, 2)
+    setattr(module.get_submodule(parent), name, nn.Conv2d(old.in_channels, old.out_channels, 1, groups=groups))
+    assert module.channels == getattr(module, "decoder_channels", getattr(module, "gating_channels", 8)) == 8
+    assert module(*torch.randn(inputs, 2, 8, 5, 5)).shape == (2, 8, 5, 5)
 
 
 @pytest.mark.parametrize("pools", [("avg", "max"), ("max", "avg"), ("avg",), ("max",)])

@@ -32,7 +32,11 @@ def test_initial_weight_is_where_it_starts_and_returns_to() -> None:
     torch.nn.init.zeros_(fusion.weight)
     fusion.reset_parameters()
     assert torch.equal(fusion.weight, truth)
-    assert torch.equal(AdaptiveScoreFusion(2, 4, initial_weight=0.5).weight, torch.full((3, 4), 0.5))
+    with torch.device("meta"):
+        later = AdaptiveScoreFusion(2, 4, initial_weight=0.5)
+    later.to_empty(device="cpu").reset_parameters()
+    for half in (AdaptiveScoreFusion(2, 4, initial_weight=0.5), later):
+        assert torch.equal(half.weight, torch.full((3, 4), 0.5))
 
 
 def test_state_dict_holds_the_weight_alone() -> None:

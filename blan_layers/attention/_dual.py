@@ -101,6 +101,34 @@ class DualAttention(Module):
         """Channels of the map, read from the weights where possible."""
         return getattr(self.channel, "channels", self._channels)
 
+    @property
+    def form(self) -> Form:
+        """The form of the channel half."""
+        return self.channel.form
+
+    @form.setter
+    def form(self, form: Form) -> None:
+        self._channel_with("form").form = form
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools that feed the channel half."""
+        return self.channel.pools
+
+    @pools.setter
+    def pools(self, pools: Sequence[Pool]) -> None:
+        self._channel_with("pools").pools = pools
+
+    def _channel_with(self, option: str) -> ChannelAttention:
+        if not isinstance(self.channel, ChannelAttention):
+            raise AttributeError(
+                said(
+                    f"{option} must be set on a channel half that has it, got a {type(self.channel).__name__}. "
+                    "Use ChannelAttention as the channel half, or change that module itself."
+                )
+            )
+        return self.channel
+
     def reset_parameters(self) -> None:
         """Reinitialise the weights of the halves that have ``reset_parameters``."""
         reset(self.channel)

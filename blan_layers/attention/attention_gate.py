@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import said
-from blan_layers._module import Module, check_layer, runs_forward, weight_of, width_of
+from blan_layers._checks import Fixed, said
+from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.attention._layers import (
     Convolution,
     NormFactory,
@@ -78,6 +78,7 @@ class AttentionGate(Module):
     """
 
     gates = MappingProxyType({"spatial_map": "gate"})
+    spatial_dims = Fixed(_checks.positive_int)
 
     def __init__(
         self,
@@ -117,14 +118,14 @@ class AttentionGate(Module):
     @property
     def channels(self) -> int:
         """Channels of the skip connection, read from the weights where possible."""
-        weight = weight_of(self.skip_conv)
-        return self._channels if weight is None else weight.shape[1]
+        width = width_of(self.skip_conv)
+        return self._channels if width is None else width
 
     @property
     def gating_channels(self) -> int:
         """Channels of the gating signal, read from the weights where possible."""
-        weight = weight_of(self.gating_conv)
-        return self._gating_channels if weight is None else weight.shape[1]
+        width = width_of(self.gating_conv)
+        return self._gating_channels if width is None else width
 
     def forward(self, skip: Tensor, gating: Tensor) -> Tensor:
         """Gate the locations of ``skip``, from ``skip`` and ``gating`` together."""

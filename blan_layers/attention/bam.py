@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
+from blan_layers._checks import Fixed
 from blan_layers._init import he_normal_
 from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, drawn_convolution, norm_of
@@ -75,6 +76,8 @@ class BAM(Module):
     """
 
     gates = MappingProxyType({"attention_map": "gate"})
+    dilation = Fixed(_checks.positive_int)
+    spatial_dims = Fixed(_checks.positive_int)
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class BAM(Module):
         super().__init__()
         self._channels = _checks.positive_int("channels", channels)
         hidden = _checks.hidden_width(self._channels, reduction_ratio, hidden_channels)
-        self.dilation = _checks.positive_int("dilation", dilation)
+        self.dilation = dilation
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.floating_dtype(dtype)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blan_layers import _checks
+from blan_layers._checks import Fixed
 from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, drawn_convolution, norm_of
 from blan_layers.functional.attention import factor
@@ -104,6 +105,8 @@ class CoordinateAttention(Module):
         >>> height_map.shape, width_map.shape
         (torch.Size([2, 64, 32, 1]), torch.Size([2, 64, 1, 24]))
     """
+
+    spatial_dims = Fixed(_checks.positive_int)
 
     def __init__(
         self,

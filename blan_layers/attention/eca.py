@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import BACKENDS, Option
-from blan_layers._init import he_normal_
+from blan_layers._checks import BACKENDS, Fixed, Option
 from blan_layers._module import Module, check_layer, runs_forward
-from blan_layers.attention._layers import same_convolution
+from blan_layers.attention._layers import draw, same_convolution
 from blan_layers.attention.channel import ChannelAttentionMaps
 from blan_layers.functional.attention import channel_factors, passes_through
 
@@ -63,6 +62,7 @@ class ECA(Module):
     """
 
     backend = Option(BACKENDS)
+    kernel_size = Fixed(_checks.odd_int)
     gates = MappingProxyType({"channel_map": "gate"})
 
     def __init__(
@@ -77,7 +77,7 @@ class ECA(Module):
         super().__init__()
         if channels is not None or kernel_size is None:
             found = _kernel_size(_checks.positive_int("channels", channels))
-        self.kernel_size = found if kernel_size is None else _checks.odd_int("kernel_size", kernel_size)
+        self.kernel_size = found if kernel_size is None else kernel_size
         _checks.floating_dtype(dtype)
         self.backend = backend
         self.conv = same_convolution(1, 1, self.kernel_size, 1, bias=False, device=device, dtype=dtype)
@@ -86,7 +86,7 @@ class ECA(Module):
 
     def reset_parameters(self) -> None:
         """Reinitialise the weights."""
-        he_normal_(self.conv)
+        draw((self.conv,))
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate the channels of ``x``."""

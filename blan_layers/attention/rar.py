@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import Checked
-from blan_layers._module import Module, check_layer, runs_forward, weight_of
+from blan_layers._checks import Checked, Fixed
+from blan_layers._module import Module, check_layer, runs_forward, weight_of, width_of
 from blan_layers.attention._layers import (
     NormFactory,
     check_spatial_dims,
@@ -92,6 +92,7 @@ class RAR(Module):
     """
 
     gates = MappingProxyType({"attention_maps": "gate"})
+    spatial_dims = Fixed(_checks.positive_int)
     steps = Checked(_checks.positive_int)
 
     def __init__(
@@ -156,8 +157,8 @@ class RAR(Module):
     @property
     def decoder_channels(self) -> int:
         """Channels of the decoder's features, read from the weights where possible."""
-        weight = weight_of(self._first())
-        return self._decoder_channels if weight is None else weight.shape[1] - weight.shape[0]
+        width = width_of(self._first())
+        return self._decoder_channels if width is None else width - self.channels
 
     def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:
         """Refine the encoder's features with the decoder's."""

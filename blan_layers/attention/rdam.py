@@ -9,14 +9,14 @@ from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers._checks import Option
-from blan_layers._init import he_normal_, reset
-from blan_layers._module import check_layer, runs_forward, weight_of
+from blan_layers._module import check_layer, runs_forward, weight_of, width_of
 from blan_layers.attention._dual import DualAttention, DualAttentionMaps
 from blan_layers.attention._layers import (
     ActivationFactory,
     NormFactory,
     build,
     check_spatial_dims,
+    draw,
     same_convolution,
 )
 from blan_layers.functional._tracing import whole
@@ -141,7 +141,7 @@ class RDAM(DualAttention):
             device=device,
             dtype=dtype,
         )
-        he_normal_(self.conv)
+        draw((self.conv,))
 
     @property
     def channels(self) -> int:
@@ -152,15 +152,12 @@ class RDAM(DualAttention):
     @property
     def decoder_channels(self) -> int:
         """Channels of the decoder's features, read from the convolution's weight where possible."""
-        weight = weight_of(self.conv)
-        return self._decoder_channels if weight is None else weight.shape[1] - weight.shape[0]
+        width = width_of(self.conv)
+        return self._decoder_channels if width is None else width - self.channels
 
     def reset_parameters(self) -> None:
         """Reinitialise the weights, and reset norms and activation if they have ``reset_parameters``."""
-        he_normal_(self.conv)
-        for module in (self.conv_norm, self.conv_activation):
-            if module is not None:
-                reset(module)
+        draw(layer for layer in (self.conv, self.conv_norm, self.conv_activation) if layer is not None)
         super().reset_parameters()
 
     def forward(self, encoder_features: Tensor, decoder_features: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import said
+from blan_layers._checks import Fixed, said
 from blan_layers._init import reset
-from blan_layers._module import Module, check_layer, runs_forward, weight_of, width_of
+from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.attention._layers import (
     NormFactory,
     check_spatial_dims,
@@ -188,6 +188,8 @@ class SoftMask(Module):
         torch.Size([2, 64, 56, 56])
     """
 
+    spatial_dims = Fixed(_checks.positive_int)
+
     def __init__(
         self,
         channels: int,
@@ -251,8 +253,8 @@ class SoftMask(Module):
     @property
     def channels(self) -> int:
         """Channels of the map, read from the weights where possible."""
-        weight = weight_of(self._first())
-        return self._channels if weight is None else weight.shape[1]
+        width = width_of(self._first())
+        return self._channels if width is None else width
 
     @property
     def depth(self) -> int:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import BACKENDS, Option
-from blan_layers._init import he_normal_, reset
+from blan_layers._checks import BACKENDS, Fixed, Option
+from blan_layers._init import reset
 from blan_layers._module import Module, check_layer, oddity, runs_forward, width_of
 from blan_layers.attention._dual import HALVES, DualAttentionMaps, heard_gate
-from blan_layers.attention._layers import check_spatial_dims, drawn_convolution
+from blan_layers.attention._layers import check_spatial_dims, draw, drawn_convolution
 from blan_layers.attention.channel import SqueezeExcitation
 from blan_layers.functional.attention import location_factor, passes_through
 
@@ -74,6 +74,7 @@ class SCSE(Module):
 
     backend = Option(BACKENDS, shared_with=("channel",))
     combine = Option(COMBINATIONS)
+    spatial_dims = Fixed(_checks.positive_int)
     gates = MappingProxyType({"channel_map": "channel.gate", "spatial_map": "gate"})
 
     def __init__(
@@ -115,7 +116,7 @@ class SCSE(Module):
     def reset_parameters(self) -> None:
         """Reinitialise the weights; the channel excitation is reset if it has ``reset_parameters``."""
         reset(self.channel)
-        he_normal_(self.conv)
+        draw((self.conv,))
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate ``x`` by channel and by location, and combine both."""

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import BACKENDS, Option
-from blan_layers._init import he_normal_, reset
+from blan_layers._checks import BACKENDS, Fixed, Option
 from blan_layers._module import Module, check_layer, runs_forward, watch
-from blan_layers.attention._layers import CONVOLUTIONS, NormFactory, build, check_spatial_dims, same_convolution
+from blan_layers.attention._layers import CONVOLUTIONS, NormFactory, build, check_spatial_dims, draw, same_convolution
 from blan_layers.functional._tracing import whole
 from blan_layers.functional.attention import Passes, location_factor, passes_through
 
@@ -72,6 +71,8 @@ class SpatialAttention(Module):
 
     gates = MappingProxyType({"spatial_map": "gate"})
     backend = Option(BACKENDS)
+    kernel_size = Fixed(_checks.odd_int)
+    spatial_dims = Fixed(_checks.positive_int)
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class SpatialAttention(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.kernel_size = _checks.odd_int("kernel_size", kernel_size)
+        self.kernel_size = kernel_size
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)
         _checks.floating_dtype(dtype)
@@ -93,13 +94,11 @@ class SpatialAttention(Module):
         self.conv = same_convolution(2, 1, self.kernel_size, self.spatial_dims, bias=bias, device=device, dtype=dtype)
         self.norm = None if norm is None else build("norm", norm, 1, device=device, dtype=dtype)
         self.gate = nn.Sigmoid()
-        he_normal_(self.conv)
+        draw((self.conv,))
 
     def reset_parameters(self) -> None:
         """Reinitialise the convolution's weight, and reset the norm if it has ``reset_parameters``."""
-        he_normal_(self.conv)
-        if self.norm is not None:
-            reset(self.norm)
+        draw(layer for layer in (self.conv, self.norm) if layer is not None)
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
         """Gate the locations of ``x``, or those of ``target``, by the gate computed from ``x``."""
