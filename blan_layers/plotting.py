@@ -23,6 +23,14 @@ INCHES = 1.2
 
 OPACITY = 0.65
 
+MOST_PIXELS = 2**24
+"""The largest number of values that torch.quantile accepts."""
+
+ALONG = "depth_map", "height_map", "width_map"
+
+MAPS = {"channel_map", "spatial_map", "attention_map", "attention_maps", *ALONG}
+"""Names of the maps of a module."""
+
 
 def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None) -> "Figure":
     r"""Draw attention maps over images: one column per image, one row per level.
@@ -46,7 +54,7 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
 
     Raises:
         ImportError: Matplotlib is not installed.
-        TypeError: ``images`` or a map is not a floating-point tensor.
+        TypeError: ``images`` or a map is not a floating-point tensor, or ``names`` is a string.
         ValueError: A shape is wrong, a map has another batch size, there is no map, or the number of names is wrong.
 
     Example:
@@ -63,7 +71,7 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
             said("needs Matplotlib, which is not installed. Install the extra: pip install 'blan-layers[plot]'.")
         ) from None
     _checks.floating("images", images)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[0] == 0:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise ValueError(
             said(
                 f"images must be (B, 3, H, W) or (B, 1, H, W), got shape {_checks.shape(images)}. "
@@ -71,12 +79,14 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
             )
         )
     levels = _levels(maps, images)
-    titles = list(levels) if names is None else list(names)
+    if isinstance(names, str):
+        raise TypeError(said(f"names must be a sequence of names, got {names!r}. Pass [{names!r}] for one level."))
+    titles = [str(name) for name in (levels if names is None else names)]
     if len(titles) != len(levels):
         raise ValueError(
             said(f"names must have one entry per level, got {len(titles)} for {len(levels)}. Name each level.")
         )
-    every = torch.stack(list(levels.values())).nan_to_num(0)
+    every = torch.stack(list(levels.values())).nan_to_num(0, 0, 0)
     scale = ScalarMappable(Normalize(float(every.min()), max(float(every.max()), float(every.min()) + 0.01)), "viridis")
     count = len(images)
     high = INCHES * min(max(images.shape[2] / images.shape[3], 0.25), 4)
@@ -107,7 +117,7 @@ def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
     if isinstance(maps, Tensor) or hasattr(maps, "_fields"):
         given = {"map": maps}
     elif isinstance(maps, Mapping):
-        given = {"map": maps} if any(key.endswith(("_map", "_maps")) for key in maps) else maps
+        given = {"map": maps} if MAPS & {*maps} else maps
     elif isinstance(maps, Sequence):
         given = {str(level): gate for level, gate in enumerate(maps, start=1)}
     else:
@@ -127,8 +137,7 @@ def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
                     f"{_checks.shape(gate)}. Capture the maps of these images."
                 )
             )
-        resized = F.interpolate(gate, images.shape[2:], mode="bilinear", align_corners=False)
-        levels[name] = resized[:, 0].clamp(0, 1)
+        levels[name] = F.interpolate(gate, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     if not levels:
         raise ValueError(said("maps must contain at least one spatial map, got none. A channel map has no locations."))
     return levels
@@ -145,7 +154,7 @@ def _with_locations(found: Any) -> Any:
         return maps["attention_maps"][:, -1].mean(1, keepdim=True)
     if "attention_map" in maps:
         return maps["attention_map"].mean(1, keepdim=True)
-    along = [gate for name, gate in maps.items() if name in ("depth_map", "height_map", "width_map")]
+    along = [gate for name, gate in maps.items() if name in ALONG]
     return math.prod(along[1:], start=along[0]).mean(1, keepdim=True) if along else None
 
 
@@ -164,5 +173,6 @@ def _pale(images: Tensor) -> Tensor:
     """Return light grey images of equal contrast, so that the colours drawn over them look alike."""
     grey = images.mean(-1, keepdim=True)
     flat = grey.flatten(1)
+    flat = flat[:, :: 1 + flat.shape[1] // MOST_PIXELS]
     low, high = (flat.quantile(q, 1)[:, None, None, None] for q in (0.02, 0.98))
     return (0.4 + 0.6 * ((grey - low) / (high - low).clamp_min(1e-3)).clamp(0, 1)).expand(-1, -1, -1, 3)

@@ -739,6 +739,30 @@ def test_every_gate_with_locations_is_drawn(build: Any) -> None:
         assert len(pictures) == 4
 
 
+def test_maps_of_any_names_and_values_are_drawn() -> None:
+    gates = torch.linspace(-2, 3, 36).view(1, 1, 6, 6)
+    cases: list[Any] = [{"coarse_map": gates, "fine_map": gates}, {0: gates, 1: gates}]
+    for maps in cases:
+        *pictures, bar = overlay(torch.rand(1, 3, 6, 6), maps).axes
+        assert [axes.get_ylabel() for axes in pictures] == ["image", *map(str, maps)]
+        assert bar.get_ylim() == (-2, 3)
+
+
+def test_images_of_many_pixels_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blan_layers.plotting.MOST_PIXELS", 100)
+    counts: list[int] = []
+    quantile = Tensor.quantile
+
+    def counted(x: Tensor, q: float, axis: int) -> Tensor:
+        counts.append(x.shape[1])
+        return quantile(x, q, axis)
+
+    monkeypatch.setattr(Tensor, "quantile", counted)
+    overlay(torch.rand(1, 3, 20, 20), torch.rand(1, 1, 5, 5))
+    assert counts
+    assert max(counts) <= 100
+
+
 def test_what_is_no_number_is_drawn_as_nothing() -> None:
     images, gates = 5 * torch.rand(2, 3, 6, 6), torch.full((2, 1, 3, 3), torch.nan)
     images[0, 0, 0, 0] = torch.nan
@@ -754,6 +778,7 @@ def test_what_is_no_number_is_drawn_as_nothing() -> None:
     (X[:2], torch.rand(4, 1, 3, 3), None, "must be (2, 1, H, W), a spatial map of each image, got shape (4, 1, 3, 3)"),
     (X, torch.rand(4, 8, 1, 1), None, "maps['map'] must be (4, 1, H, W)"),
     (X[0], torch.rand(4, 1, 3, 3), None, "images must be (B, 3, H, W) or (B, 1, H, W), got shape (3, 12, 12)"),
+    (X[:, :, :0], torch.rand(4, 1, 3, 3), None, "(B, 1, H, W), got shape (4, 3, 0, 12)"),
     (X[0], torch.rand(4, 1, 3, 3), None, "a single image (C, H, W) needs a batch axis: images[None]."),
     (X, {}, None, "maps must contain at least one spatial map, got none"),
     (X, torch.rand(4, 1, 3, 3), ["a", "b"], "names must have one entry per level, got 2 for 1"),
@@ -764,6 +789,11 @@ def test_images_and_maps_that_do_not_belong_together_are_refused(
     with pytest.raises(ValueError, match=r"^overlay: ") as caught:
         overlay(images, maps, names=names)
     assert words in str(caught.value)
+
+
+def test_a_string_is_no_sequence_of_names() -> None:
+    with pytest.raises(TypeError, match=r"^overlay: names must be a sequence of names, got 'xy'. Pass \['xy'\]"):
+        overlay(X, [torch.rand(4, 1, 3, 3)] * 2, names="xy")
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
