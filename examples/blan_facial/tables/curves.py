@@ -15,7 +15,14 @@ WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 46, 170, 12, 40
 
 SHOWN = ("balanced accuracy", "average precision")
-_COLORS = ("#5a6170", "#0b7a70", "#b07a10", "#2269b8", "#b4347a", "#6d4fd0", "#c2311f")
+_COLORS = dict(
+    zip(
+        (*MODELS, REST),
+        ("#5a6170", "#0b7a70", "#b07a10", "#2269b8", "#b4347a", "#6d4fd0", "#c2311f"),
+        strict=True,
+    )
+)
+"""The colour of each model, the same in all panels."""
 
 Point = tuple[float, Ours]
 
@@ -85,7 +92,8 @@ def _panel(across: str, lines: Mapping[str, Sequence[Point]]) -> Markup:
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(text(across, middle, HEIGHT - 6, color=FAINT, text_anchor="middle"))
     heights = _apart({name: y(float(line[-1][1].mean)) for name, line in lines.items()})
-    for place, (color, (name, line)) in enumerate(zip(_COLORS, lines.items(), strict=False)):
+    for place, (name, line) in enumerate(lines.items()):
+        color = _COLORS[name]
         aside = 3.0 * (place - (len(lines) - 1) / 2)  # so that spreads do not overlap
         path = " ".join(f"{x(at) + aside:.1f},{y(float(ours.mean)):.1f}" for at, ours in line)
         parts.append(element("polyline", points=path, fill="none", stroke=color, stroke_width=1.8))
