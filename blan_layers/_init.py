@@ -11,19 +11,19 @@ from blan_layers._checks import said
 
 def he_normal_(layer: nn.Module) -> None:
     """Draw a layer's weight from N(0, 2 / fan_in) and set its bias, if it has one, to zero (He et al. 2015)."""
-    _change(layer, "weight", lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
+    change_parameter(layer, "weight", lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"))
     if getattr(layer, "bias", None) is not None:
-        _change(layer, "bias", nn.init.zeros_)
+        change_parameter(layer, "bias", nn.init.zeros_)
 
 
 def shrink_(layers: Iterable[nn.Module], factor: float) -> None:
     """Multiply the weights of layers by a factor."""
     for layer in layers:
-        _change(layer, "weight", lambda weight: weight.mul_(factor))
+        change_parameter(layer, "weight", lambda weight: weight.mul_(factor))
 
 
 @torch.no_grad()
-def _change(layer: nn.Module, name: str, change_: Callable[[Tensor], object]) -> None:
+def change_parameter(layer: nn.Module, name: str, change_: Callable[[Tensor], object]) -> None:
     """Change a parameter of a layer in place, or set the value of one that is parametrised."""
     if parametrize.is_parametrized(layer, name):
         value = getattr(layer, name).clone()

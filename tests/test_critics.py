@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.utils import parametrizations
 
 from blan_layers import (
     BilinearCritic,
@@ -302,6 +303,17 @@ def test_a_vector_of_length_zero_scores_zero_and_passes_finite_derivatives_on() 
     first = torch.autograd.grad(logits.logsumexp(1).sum(), inputs, create_graph=True)
     second = torch.autograd.grad(torch.stack([(g**2).sum() for g in first]).sum(), inputs)
     assert all(g.isfinite().all() for g in (*first, *second))
+
+
+@product_critics
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrised_encoders_are_drawn_anew(maker: Any, norm: Callable[..., nn.Module]) -> None:
+    critic, inputs = maker(6, 4).double(), features()
+    for layer in [part for part in critic.modules() if type(part) is nn.Linear]:
+        norm(layer)
+    before = critic(*inputs)
+    critic.reset_parameters()
+    assert not torch.equal(critic(*inputs), before)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-25, 1.0, 1e20, 1e30])

@@ -70,7 +70,7 @@ class ResidualEncoder(Module):
         encoded: Tensor = self.norm(self.fc2(torch.relu(self.fc1(x))) + self.shortcut(x))
         return encoded
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def last_layers(self) -> tuple[nn.Linear, ...]:
         """Return the layers whose outputs are summed to the code."""
         return self.fc2, self.shortcut
 
@@ -109,7 +109,7 @@ class Perceptron(Module):
         encoded: Tensor = self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
         return encoded
 
-    def last_layers(self) -> tuple[nn.Module, ...]:
+    def last_layers(self) -> tuple[nn.Linear, ...]:
         """Return the layer whose output is the code."""
         return (self.fc3,)
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import Checked, said
-from blan_layers._init import he_normal_, reset, shrink_
+from blan_layers._init import change_parameter, he_normal_, reset, shrink_
 from blan_layers._module import weight_of, width_of
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
@@ -41,7 +42,7 @@ class ProductCritic(Critic):
         """Scale the initial codes of the summaries down."""
         if isinstance(self.global_encoder, Perceptron | ResidualEncoder):
             last = self.global_encoder.last_layers()
-            shrink_(last, START / math.sqrt(last[0].get_parameter("weight").shape[0]))
+            shrink_(last, START / math.sqrt(len(last[0].weight)))
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
         """Encode every location of the maps, and the summaries."""
@@ -349,14 +350,12 @@ class CosineCritic(ProductCritic):
         """Reinitialise the weights, and the temperature if it is learnt."""
         he_normal_(self.local_encoder)
         he_normal_(self.global_encoder)
-        weights = [encoder.get_parameter("weight") for encoder in (self.local_encoder, self.global_encoder)]
-        width = weights[0].shape[0]
+        width = len(cast(nn.Linear, self.local_encoder).weight)
         short = min(1.0, self.temperature * math.sqrt(width) * START)
-        with torch.no_grad():
-            weights[0][width // 2 :] *= short
-            weights[1][: width // 2] *= short
-            if self.learnt_temperature:
-                self.logit_scale.fill_(-math.log(self.temperature))
+        change_parameter(self.local_encoder, "weight", lambda weight: weight[width // 2 :].mul_(short))
+        change_parameter(self.global_encoder, "weight", lambda weight: weight[: width // 2].mul_(short))
+        if self.learnt_temperature:
+            change_parameter(self, "logit_scale", lambda scale: scale.fill_(-math.log(self.temperature)))
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
         """Embed every location and the summaries as unit vectors, those of summaries divided by the temperature."""
