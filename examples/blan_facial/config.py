@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import tyro
 
-from shared.program import UserError, refuse_repeated
+from shared.program import UserError, check_given_once
 
 Data = Literal["avatars", "avatars-hard", "celeba", "lfwa", "csv", "parquet"]
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel"]
@@ -405,7 +405,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         ConfigError: The options contradict each other.
         SystemExit: The options cannot be parsed, or ``--help`` was requested.
     """
-    refuse_repeated("train", arguments, "--attributes")
+    check_given_once("train", arguments, "--attributes")
     first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=tuple(PRESETS), default="demo")
     preset = first.parse_known_args(arguments)[0].preset

@@ -27,7 +27,7 @@ from blan_facial.results.terminal import metrics_table
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.metrics import evaluate
 from shared.files import make_parent, refuse_inputs, write_json
-from shared.program import log_to_terminal, refuse_repeated, run_program
+from shared.program import check_given_once, log_to_terminal, run_program
 from shared.warned import summed
 
 PROGRAM = "python examples/blan_facial/evaluate.py"
@@ -136,7 +136,7 @@ def run(settings: Settings, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     log_to_terminal(logging.WARNING)
-    refuse_repeated("evaluate", arguments, "--attributes")
+    check_given_once("evaluate", arguments, "--attributes")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("evaluate", partial(run, settings))
 

@@ -34,7 +34,7 @@ from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
 from blan_facial.tables.worth import with_equal_seconds
 from shared.files import make_parent, replacing, write_json
-from shared.program import print_error, refuse_repeated, run_program
+from shared.program import check_given_once, print_error, run_program
 
 PROGRAM = "python examples/blan_facial/experiments.py"
 DESCRIPTION = """Reproduce a table of the paper: train every row with every seed, or read finished runs, and compare
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    refuse_repeated("experiments", arguments[:cut], "--seeds")
+    check_given_once("experiments", arguments[:cut], "--seeds")
     settings = tyro.cli(Settings, args=arguments[:cut], prog=PROGRAM, description=DESCRIPTION)
     work = partial(_run, settings, tuple(arguments[cut + 1 :]))
     return run_program("experiments", work, stopped="Stopped; the same command continues from there.")

@@ -42,7 +42,7 @@ from blan_facial.prediction.sources import LIST, SUFFIXES, Problem, Source, Sour
 from blan_facial.prediction.writing import WRITERS
 from blan_facial.results.finished import load_run
 from shared.files import refuse_inputs, replacing
-from shared.program import AS_WRITTEN, Terminal, UserError, print_error, refuse_repeated, run_program
+from shared.program import AS_WRITTEN, Terminal, UserError, check_given_once, print_error, run_program
 from shared.warned import counted
 
 PROGRAM = "python examples/blan_facial/predict.py"
@@ -200,7 +200,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    refuse_repeated("predict", arguments, "--attributes")
+    check_given_once("predict", arguments, "--attributes")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("predict", partial(_answer, settings))
 

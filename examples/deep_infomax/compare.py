@@ -24,7 +24,7 @@ from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, termi
 from deep_infomax.training import TITLES, Recipe, WayName, encoders
 from shared.files import make_for, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/deep_infomax/compare.py"
@@ -167,6 +167,7 @@ def probe(settings: Settings, job: Job) -> tuple[Job, list[Score], float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    check_given_once("compare", arguments, "--seeds")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("compare", partial(run, settings), stopped="Stopped; nothing was written.")
 

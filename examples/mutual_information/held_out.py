@@ -23,7 +23,7 @@ from rich.table import Table
 from blan_layers import LMIMLoss
 from mutual_information.tasks import TASKS
 from shared.parallel import each
-from shared.program import UserError, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_repeats, run_program
 
 PROGRAM = "python examples/mutual_information/held_out.py"
 DESCRIPTION = """Train LMIMLoss with its concat critic on correlated Gaussians in 5 dimensions, and compare its
@@ -154,6 +154,7 @@ def run(settings: Settings, console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    check_given_once("held_out", arguments, "--levels", "--seeds")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("held_out", partial(run, settings))
 

@@ -24,7 +24,7 @@ from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
 from shared.files import make_for, replacing, write_json
-from shared.program import UserError, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/mutual_information/measure.py"
@@ -139,6 +139,7 @@ def run(settings: Settings, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    check_given_once("measure", arguments, "--levels", "--seeds")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("measure", partial(run, settings), stopped="Stopped; nothing was written.")
 

@@ -23,7 +23,7 @@ from blan_layers.estimation import information_between
 from mutual_information.tasks import common_scale_information, correlation
 from shared.files import make_parent, write_json
 from shared.parallel import each
-from shared.program import UserError, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_repeats, run_program
 
 PROGRAM = "python examples/mutual_information/repeated.py"
 DESCRIPTION = """Measure tasks with known information by information_between on fresh draws, and write bias, spread
@@ -255,6 +255,7 @@ def run(settings: Settings, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    check_given_once("repeated", arguments, "--tasks")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("repeated", partial(run, settings), stopped="Stopped; what was measured is kept.")
 

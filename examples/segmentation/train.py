@@ -28,7 +28,7 @@ from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
 from shared.files import make_for, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/segmentation/train.py"
@@ -185,6 +185,7 @@ def agreement(found: Tensor, masks: Tensor) -> tuple[float, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    check_given_once("train", arguments, "--seeds")
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("train", partial(run, settings), stopped="Stopped; nothing was written.")
 

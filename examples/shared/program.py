@@ -135,7 +135,7 @@ def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[objec
             )
 
 
-def refuse_repeated(program: str, arguments: Sequence[str] | None, *options: str) -> None:
+def check_given_once(program: str, arguments: Sequence[str] | None, *options: str) -> None:
     """Refuse a list option that is given more than once, since only its last values would count.
 
     Args:

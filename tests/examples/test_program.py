@@ -12,6 +12,9 @@ import pytest
 from rich.table import Table
 
 from blan_facial import evaluate, experiments, predict, train
+from deep_infomax import compare
+from mutual_information import held_out, measure, repeated
+from segmentation import train as segmentation
 from shared.program import SIGNALS, Terminal, UserError, print_error, run_program
 
 PROGRAM = "import sys; from shared.program import *; sys.exit(run_program('it', lambda terminal: {work}))"
@@ -29,6 +32,11 @@ def started(work: str, repository: Path, **options: object) -> subprocess.Comple
         (predict, "--attributes", ["run", "a.png"]),
         (evaluate, "--attributes", ["run"]),
         (experiments, "--seeds", ["table4"]),
+        (compare, "--seeds", []),
+        (segmentation, "--seeds", []),
+        (held_out, "--levels", []),
+        (measure, "--levels", []),
+        (repeated, "--tasks", []),
     ],
 )
 def test_a_list_that_is_given_twice_is_refused(
