@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from blan_facial.data.avatars import ATTRIBUTES
 from blan_facial.report.run_page import write_report
 from blan_facial.tables.entries import entries
 from blan_facial.tables.measures import Result
@@ -54,7 +55,7 @@ def table_page(name: Name, run: Path, folder: Path) -> Path:
     results: dict[Any, list[Result]] = {}
     for place, job in enumerate(finished):
         job.folder.mkdir(parents=True)
-        (job.folder / "config.json").write_text(json.dumps(job.config.as_json() | {"attributes": ["Bald"]}))
+        (job.folder / "config.json").write_text(json.dumps(job.config.as_json() | {"attributes": list(ATTRIBUTES)}))
         ours = metrics | {"accuracy": 0.8 + place / 100}
         (job.folder / "metrics.json").write_text(json.dumps(ours))
         for cell in plan.cells.values():
