@@ -190,19 +190,26 @@ class _Guard:
         self.names = names
 
     def __call__(self, model: nn.Module, _: tuple[Any, ...]) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or all(_attends(_at(model, name)) for name in self.names):
             return
         found = set()
-        for target in model.modules():
+        for target in model.modules():  # the named modules may have been wrapped or moved
             attention = attention_at(target)
             if attention is None or NAME not in attention.__dict__:
                 continue
             found.add(name := attention.__dict__[NAME])
-            if not any(isinstance(hook, _Attend) for hook in target._forward_hooks.values()):
+            if not _attends(target):
                 place(target, attention, target.register_forward_hook(_Attend(name)))
         for name in self.names:
             if name not in found and (lacking := _at(model, name)) is not None:  # else that part was removed
                 raise _lost(name, lacking)
+
+
+def _attends(target: nn.Module | None) -> bool:
+    """Return whether a module has attention and calls it."""
+    if target is None or attention_at(target) is None:
+        return False
+    return any(isinstance(hook, _Attend) for hook in target._forward_hooks.values())
 
 
 def _lost(name: str, target: nn.Module) -> RuntimeError:
