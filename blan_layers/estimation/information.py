@@ -218,9 +218,7 @@ def _read(
             f"of {len(pairs):,} rows, {len(given):,} drawn at random were measured. Raise max_rows for more."
         )
     left, right = pairs.sides(rows)
-    widths = [
-        int((side.values.max(0) if side.discrete else np.ones(side.values.shape[1])).sum()) for side in (left, right)
-    ]
+    widths = [int(side.values.max(0).sum()) if side.discrete else side.values.shape[1] for side in (left, right)]
     if sum(widths) >= len(given):
         raise ValueError(
             said(
