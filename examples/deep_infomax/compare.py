@@ -24,7 +24,7 @@ from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, termi
 from deep_infomax.training import TITLES, Recipe, WayName, encoders
 from shared.files import make_for, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, check_given_once, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/deep_infomax/compare.py"
@@ -80,11 +80,8 @@ class Settings:
             CompareError: A number is out of range, or a list is empty or has repeated values.
         """
         refuse_repeats(CompareError, "compare", ways=self.ways, labels=self.counts, seeds=self.seeds)
-        least_of = {"faces": 10, "epochs": 1, "steps": 1, "width": 4, "dimensions": 1, "workers": 1}
-        for name, least in least_of.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise CompareError(f"compare: --{name} must be at least {least}, got {value}. Raise it.")
+        least = {"faces": 10, "epochs": 1, "steps": 1, "width": 4, "dimensions": 1, "workers": 1}
+        refuse_below(CompareError, "compare", self, **least)
         if min(self.counts) < 2:
             raise CompareError(f"compare: --labels must be at least 2, got {min(self.counts)}. Raise it.")
         if max(self.counts) > self.train_faces:

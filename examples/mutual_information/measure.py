@@ -24,7 +24,7 @@ from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
 from shared.files import make_for, replacing, write_json
-from shared.program import UserError, check_given_once, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/mutual_information/measure.py"
@@ -80,12 +80,8 @@ class Settings:
         """
         lists = {name: getattr(self, name) for name in ("tasks", "estimators", "levels", "seeds")}
         refuse_repeats(MeasureError, "measure", **lists)
-        for name, least in (("steps", 1), ("batch_size", 2), ("dimensions", 1), ("hidden_channels", 1), ("workers", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise MeasureError(
-                    f"measure: --{name.replace('_', '-')} must be at least {least}, got {value}. Raise it."
-                )
+        least = {"steps": 1, "batch_size": 2, "dimensions": 1, "hidden_channels": 1, "workers": 1}
+        refuse_below(MeasureError, "measure", self, **least)
         if not 0 < self.lr < math.inf:
             raise MeasureError(f"measure: --lr must be a positive number, got {self.lr}. Give a number above 0.")
         if min(self.seeds) < 0:

@@ -23,7 +23,7 @@ from blan_layers.estimation import information_between
 from mutual_information.tasks import common_scale_information, correlation
 from shared.files import make_parent, write_json
 from shared.parallel import each
-from shared.program import UserError, check_given_once, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 
 PROGRAM = "python examples/mutual_information/repeated.py"
 DESCRIPTION = """Measure tasks with known information by information_between on fresh draws, and write bias, spread
@@ -80,12 +80,7 @@ class Settings:
         for name in self.tasks:
             if name not in TASKS:
                 raise UserError(f"repeated: --tasks must be among {', '.join(TASKS)}, got {name}. Name one of those.")
-        for option, least in (("repetitions", 1), ("first_seed", 0), ("workers", 1), ("seconds", 0)):
-            value = getattr(self, option)
-            if not value >= least:
-                raise UserError(
-                    f"repeated: --{option.replace('_', '-')} must be at least {least}, got {value}. Raise it."
-                )
+        refuse_below(UserError, "repeated", self, repetitions=1, first_seed=0, workers=1, seconds=0)
 
 
 def _gaussian(dimensions: int, rho: float, correlated: int | None = None) -> Callable[..., tuple[Array, Array]]:

@@ -28,7 +28,7 @@ from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
 from shared.files import make_for, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, check_given_once, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/segmentation/train.py"
@@ -87,10 +87,7 @@ class Settings:
             TrainError: A number is out of range, or a list is empty or has repeated values.
         """
         refuse_repeats(TrainError, "train", kinds=self.kinds, seeds=self.seeds)
-        for name, least in (("steps", 1), ("size", LEAST_SIZE), ("width", 1), ("workers", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise TrainError(f"train: --{name} must be at least {least}, got {value}. Raise it.")
+        refuse_below(TrainError, "train", self, steps=1, size=LEAST_SIZE, width=1, workers=1)
         if min(self.seeds) < 0:
             raise TrainError(f"train: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
 

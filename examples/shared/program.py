@@ -135,6 +135,19 @@ def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[objec
             )
 
 
+def refuse_below(error: type[UserError], program: str, settings: object, **least: float) -> None:
+    """Refuse settings, or lists with a value, below their least; None is allowed.
+
+    Raises:
+        UserError: There is such a setting; the error has the given class.
+    """
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        value = min(value) if isinstance(value, tuple) else value
+        if value is not None and not value >= bound:  # NaN, too
+            raise error(f"{program}: --{name.replace('_', '-')} must be at least {bound}, got {value}. Raise it.")
+
+
 def check_given_once(program: str, arguments: Sequence[str] | None, *options: str) -> None:
     """Refuse a list option that is given more than once, since only its last values would count.
 
