@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -66,6 +67,17 @@ MOST_BLOCKS = 256
 
 class ConfigError(UserError):
     """Settings that contradict each other, or that this machine does not support."""
+
+
+@contextmanager
+def config_errors(program: str) -> Iterator[None]:
+    """Turn errors that a part raises for its settings into a program's ConfigErrors, shown without a traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{program}: {str(error).removeprefix('train: ')}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ if not __package__:  # run as a script, from anywhere
 import tyro
 from rich.console import Console
 
-from blan_facial.config import Config, ConfigError, Data
+from blan_facial.config import Config, ConfigError, Data, config_errors
 from blan_facial.data.attributes import choose
 from blan_facial.data.faces import FaceDataset
 from blan_facial.data.splits import load_split
@@ -87,7 +86,7 @@ class Settings:
         names += ("batch_size", "workers", "accelerator", "precision")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt).on_one_device()
-        with _as_config_errors():
+        with config_errors("evaluate"):
             config.check()
         return config
 
@@ -106,7 +105,7 @@ def run(settings: Settings, console: Console) -> None:
     if settings.output is not None:
         _check_output(settings.output, settings.run, config)
     training = _of_training(finished)
-    with _as_config_errors(), summed("PIL", console):
+    with config_errors("evaluate"), summed("PIL", console):
         fabric = make_fabric(config)
         faces = load_split(config, settings.split, console)
         columns = [finished.attributes.index(name) for name in attributes]
@@ -170,17 +169,6 @@ def _of_training(finished: FinishedRun) -> dict[str, Any]:
         counts = {"parameters": parameters.inference, "training_parameters": parameters.training}
         return counts | {"kept": None, "train_seconds": None, "waiting_seconds": None, "images_per_second": None}
     return read_object(path, "metrics")
-
-
-@contextmanager
-def _as_config_errors() -> Iterator[None]:
-    """Turn errors that a part raises for its settings into ConfigErrors, which are shown without a traceback."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"evaluate: {str(error).removeprefix('train: ')}") from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ The file shows a run from top to bottom: settings, data, model, training, test, 
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ if not __package__:  # run as a script, from anywhere
 
 from rich.console import Console
 
-from blan_facial.config import Config, ConfigError, parse
+from blan_facial.config import Config, ConfigError, config_errors, parse
 from blan_facial.data.splits import Splits, load_splits
 from blan_facial.machines.devices import launched, layout, make_fabric, rank
 from blan_facial.machines.launching import LOST, follow_launcher, launch
@@ -59,7 +59,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
                 "train: --thresholds needs a validation split, got none. Leave it out, or label images for validation."
             )
         console.print(labels_table(faces.counts()))
-        with _as_config_errors():
+        with config_errors("train"):
             model, objective = build(config, faces.train.attributes)
         objective.look_at(faces.train.labels)
         if source is not None:
@@ -71,7 +71,7 @@ def run(config: Config, console: Console, held: ExitStack) -> Path:
 
     faces, model, objective = processes.one_by_one(prepare)
     parameters = parameter_table(model, objective)
-    with _as_config_errors():
+    with config_errors("train"):
         learner = Learner(config, fabric, processes, model, objective)
         trainer = Trainer(config, processes, learner, faces.train, faces.validation, console)
     folder = processes.of_first(lambda: held.enter_context(open_output(config)))
@@ -159,15 +159,6 @@ def _run_or_launch(arguments: Sequence[str] | None, watched: bool, console: Cons
         return LOST
     console.print(f"Results are in {folder}.", markup=False, highlight=False, soft_wrap=True)
     return 0
-
-
-@contextmanager
-def _as_config_errors() -> Iterator[None]:
-    """Turn errors that a part raises for its settings into ConfigErrors, which are shown without a traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _speed(position: Position) -> str:
