@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from blan_layers import ConcatConvCritic, DeepInfoMaxLoss, DotProductCritic
 from deep_infomax.encoder import MAP_SIZE, Decoder, Encoder
 from deep_infomax.faces import Faces
-from deep_infomax.probe import label_weights, weighted_cross_entropy
+from shared.probe import label_weights, weighted_cross_entropy
 from shared.program import UserError
 
 InfoMaxName: TypeAlias = Literal["local-infonce", "local-jsd", "local-jsd-prior", "global-jsd-prior"]

@@ -1,12 +1,13 @@
 r"""Linear probes: logistic regressions on frozen features.
 
-A probe of one attribute minimises ``mean_i w_i softplus(-(2 y_i - 1) (f_i . v + c)) + penalty / 2 |v|^2`` over features
-f that are standardised on the labelled faces. The weights w give each label half of the total, so that the probe
-optimises balanced accuracy, the mean of the recalls of both labels. All attributes are fitted at once, but
-independently of each other.
+A probe of one attribute minimises ``mean_i w_i softplus(-(2 y_i - 1) (f_i . v + c)) + penalty / 2 |v|^2`` over rows i
+with a known label, for features f that are standardised over all rows. The weights w give each label half of the total,
+so that the probe optimises balanced accuracy, the mean of the recalls of both labels. All attributes are fitted at
+once, but independently of each other.
 
-If all labelled faces have the same label of an attribute, the probe always answers with that label, which gives half of
-the balanced accuracy. If one label is missing among the tested faces, its recall is left out of the mean.
+Labels are 1, 0 or -1, which means unknown. If all known labels of an attribute are the same, the probe always answers
+with that label, which gives half of the balanced accuracy. If one label is missing among the tested rows, its recall is
+left out of the mean.
 """
 
 from collections.abc import Sequence
@@ -14,27 +15,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from deep_infomax.faces import Faces, Splits
+from torch import Tensor
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-"""The candidate penalties; one for all attributes is chosen on validation faces."""
+"""The candidate penalties; one for all attributes is chosen on validation rows."""
 
 
-class Score(NamedTuple):
-    """The result of a probe."""
+class Known(NamedTuple):
+    """Features float32 (n, D) and labels (n, N)."""
 
-    validation: float
-    """Balanced accuracy on validation faces, averaged over the attributes."""
-    test: float
-    """Balanced accuracy on test faces, averaged over the attributes."""
-    accuracy: float
-    """Plain accuracy on test faces, averaged over the attributes."""
-    penalty: float
-    """The chosen penalty."""
-    by_attribute: list[float]
-    """Balanced accuracy of each attribute on test faces."""
+    features: Tensor
+    labels: Tensor
 
 
 class Probe(NamedTuple):
@@ -45,42 +36,47 @@ class Probe(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits of every attribute, (n, N)."""
+        return (features - self.mean) / self.scale @ self.weight + self.bias
+
     def predict(self, features: Tensor) -> Tensor:
-        """Return whether each face has each attribute, bool (n, N)."""
-        return (features - self.mean) / self.scale @ self.weight + self.bias > 0
+        """Return whether each row has each attribute, bool (n, N)."""
+        return self.logits(features) > 0
 
 
-def measure(encoder: nn.Module, labelled: Faces, splits: Splits, penalties: Sequence[float] = PENALTIES) -> Score:
-    """Fit probes to the labelled faces, choose one on validation faces, and measure it on test faces."""
-    known, validation, test = (extract(encoder, faces.images) for faces in (labelled, splits.validation, splits.test))
-    probes = [fit_probe(known, labelled.labels, penalty) for penalty in penalties]
-    found = [balanced_accuracy(probe.predict(validation), splits.validation.labels).mean().item() for probe in probes]
+class Chosen(NamedTuple):
+    """The probe that was chosen on validation rows."""
+
+    probe: Probe
+    penalty: float
+    validation: float
+    """Its balanced accuracy on them, averaged over the attributes."""
+
+
+def choose_probe(train: Known, validation: Known, penalties: Sequence[float] = PENALTIES) -> Chosen:
+    """Fit a probe with each penalty, and return the one with the best balanced accuracy on validation rows."""
+    probes = [fit_probe(*train, penalty) for penalty in penalties]
+    found = [
+        balanced_accuracy(probe.predict(validation.features), validation.labels).nanmean().item() for probe in probes
+    ]
     best = max(range(len(probes)), key=found.__getitem__)
-    answers = probes[best].predict(test)
-    by_attribute = balanced_accuracy(answers, splits.test.labels)
-    accuracy = (answers == splits.test.labels.bool()).float().mean()
-    return Score(found[best], by_attribute.mean().item(), accuracy.item(), penalties[best], by_attribute.tolist())
-
-
-def extract(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Return the summaries of images, in evaluation mode and without gradients."""
-    encoder.eval()
-    with torch.no_grad():
-        return torch.cat([encoder(part).summary for part in images.split(256)])
+    return Chosen(probes[best], penalties[best], found[best])
 
 
 def fit_probe(features: Tensor, labels: Tensor, penalty: float) -> Probe:
     """Fit a probe to features (n, D) and labels (n, N)."""
     mean, scale = features.mean(0), features.std(0).clamp_min(1e-6)
-    known, weights = (features - mean) / scale, label_weights(labels)
+    standardised, weights = (features - mean) / scale, label_weights(labels)
+    known = (labels >= 0).sum(0).clamp_min(1)
     weight = torch.zeros(features.shape[1], labels.shape[1], requires_grad=True)
     bias = torch.zeros(labels.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        errors = weighted_cross_entropy(known @ weight + bias, labels, weights)
-        total = errors.mean(0).sum() + penalty / 2 * weight.square().sum()
+        errors = weighted_cross_entropy(standardised @ weight + bias, labels.float(), weights)
+        total = (errors.sum(0) / known).sum() + penalty / 2 * weight.square().sum()
         total.backward()
         return total
 
@@ -89,9 +85,10 @@ def fit_probe(features: Tensor, labels: Tensor, penalty: float) -> Probe:
 
 
 def label_weights(labels: Tensor) -> Tensor:
-    """Return weights (n, N) that give each label of an attribute half of the total."""
-    share = labels.mean(0)
-    return 0.5 / torch.where(labels.bool(), share, 1 - share)
+    """Return weights (n, N) that give each label of an attribute half of the total, and unknown labels none."""
+    positive, known = labels == 1, labels >= 0
+    share = positive.sum(0) / known.sum(0).clamp_min(1)
+    return known * (0.5 / torch.where(positive, share, 1 - share))
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -100,7 +97,6 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 
 
 def balanced_accuracy(answers: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean of the recalls of both labels for each attribute, (N,)."""
-    right = answers == labels.bool()
-    recalls = [(right & chosen).sum(0) / chosen.sum(0) for chosen in (labels.bool(), ~labels.bool())]
+    """Return the mean of the recalls of both labels for each attribute, (N,); NaN if none of its labels is known."""
+    recalls = [((answers == value) & (labels == value)).sum(0) / (labels == value).sum(0) for value in (1, 0)]
     return torch.stack(recalls).nanmean(0)

@@ -12,7 +12,7 @@ from deep_infomax.compare import CompareError, Job, Settings, main, probe, run
 from deep_infomax.encoder import Decoder, Encoder
 from deep_infomax.faces import Faces, Splits, load, split_counts
 from deep_infomax.picture import probes_figure
-from deep_infomax.probe import Score, balanced_accuracy, extract, fit_probe, label_weights, measure
+from deep_infomax.probe import Score, extract, measure
 from deep_infomax.summary import chosen, markdown, summarise
 from deep_infomax.training import (
     INFOMAX,
@@ -27,6 +27,7 @@ from deep_infomax.training import (
     encoders,
     minimise,
 )
+from shared.probe import balanced_accuracy, fit_probe, label_weights
 
 TINY = ["--faces", "60", "--size", "16", "--width", "4", "--dimensions", "8", "--workers", "1"]
 RECIPE = Recipe(size=16, width=4, dimensions=8, epochs=1, steps=2)
@@ -122,6 +123,19 @@ class TestProbe:
         weights = label_weights(labels)
         assert weights.mean() == 1
         assert weights[0].sum() == weights[1:].sum()
+
+    def test_unknown_labels_count_as_little_as_rows_that_are_left_out(self) -> None:
+        features = torch.randn(300, 4, generator=torch.Generator().manual_seed(3))
+        labels = (features[:, :2] > 0.5).float()
+        twice = torch.cat([features, features])  # so that the features are standardised alike
+        unknown = torch.cat([labels, 1 - labels])
+        unknown[300:, 0] = -1
+        alone, both = fit_probe(features, labels, 1e-2), fit_probe(twice, unknown, 1e-2)
+        assert torch.allclose(both.weight[:, 0], alone.weight[:, 0], rtol=0.02, atol=0.02)
+        assert both.weight[:, 1].norm() < 0.1 * alone.weight[:, 1].norm()  # its known labels contradict each other
+        answers = torch.randint(2, (600, 2), generator=torch.Generator().manual_seed(4)).bool()
+        assert balanced_accuracy(answers, unknown)[0] == balanced_accuracy(answers[:300], labels)[0]
+        assert balanced_accuracy(answers, torch.full((600, 2), -1.0)).isnan().all()
 
     def test_an_attribute_with_a_single_label_is_answered_with_that_label(self) -> None:
         features = torch.randn(50, 4, generator=torch.Generator().manual_seed(2))
