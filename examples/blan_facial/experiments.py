@@ -29,6 +29,7 @@ from blan_facial.tables.cells import (
 )
 from blan_facial.tables.entries import as_json, entries
 from blan_facial.tables.layout import around, insert, markdown, terminal
+from blan_facial.tables.levels import measure_levels
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
@@ -135,6 +136,9 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int
     if plan.name == "budget":
         plan = _chosen(with_equal_seconds(plan, results), settings.rows)
         jobs, results, failures = _complete(settings, plan, training, console)
+    if plan.name == "lmim":
+        folders = [result.folder for found in results.values() for result in found]
+        measure_levels(folders, len(places(settings.parallel)), console)
     _write(settings, plan, results, jobs, console)
     for failure in failures:
         print_error(failure)
@@ -182,8 +186,10 @@ def _results(jobs: Sequence[Job], test: Data | None, other_root: Path | None) ->
     """Return the results of the finished runs of a row, on their own data set or another."""
     finished = [(job, metrics) for job in jobs if (metrics := job.metrics()) is not None]
     if test is None:
-        return [Result(metrics, job.config) for job, metrics in finished]
-    return [] if other_root is None else [Result(job.tested_on(test, other_root), job.config) for job, _ in finished]
+        return [Result(metrics, job.config, job.folder) for job, metrics in finished]
+    if other_root is None:
+        return []
+    return [Result(job.tested_on(test, other_root), job.config, job.folder) for job, _ in finished]
 
 
 def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:

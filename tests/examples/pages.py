@@ -60,7 +60,7 @@ def table_page(name: Name, run: Path, folder: Path) -> Path:
         (job.folder / "metrics.json").write_text(json.dumps(ours))
         for cell in plan.cells.values():
             if job in jobs[cell.run]:
-                results.setdefault(cell, []).append(Result(ours, job.config))
+                results.setdefault(cell, []).append(Result(ours, job.config, job.folder))
     shutil.copy(run / "report.html", finished[0].folder)
     path = folder / f"{name}.html"
     write_table_page(path, plan, entries(plan, results), "avatars, 2 epochs, seeds 0, 1, 2", jobs)

@@ -285,19 +285,19 @@ def test_mean_and_spread_are_over_the_seeds() -> None:
     cell = Cell(Run("run", ()), lambda of: of.metrics["a"])
     plan = Experiment("table4", "", "", ("row",), ("a", "b"), {("row", "a"): cell})
     config = parse([])
-    results = {cell: [Result({"a": value}, config) for value in (1.0, 3.0)]}
+    results = {cell: [Result({"a": value}, config, Path()) for value in (1.0, 3.0)]}
     first, second = entries(plan, results)
     assert str(first.ours) == "2.00 ± 1.41"
     assert (first.source, second.source) == ("ours", "empty")
     assert str(entries(plan, {cell: results[cell][:1]})[0].ours) == "1.00"
-    levels = {cell: [Result({"a": level}, config) for level in ("AC1", "AC2", "AC2")]}
+    levels = {cell: [Result({"a": level}, config, Path()) for level in ("AC1", "AC2", "AC2")]}
     assert str(entries(plan, levels)[0].ours) == "AC2 (2 of 3)"
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_narrow_terminal_shows_every_row_and_value(width: int) -> None:
     plan = experiment("table4", "avatars")
-    results = {cell: [Result(METRICS, parse([])), Result(METRICS, parse([]))] for cell in plan.cells.values()}
+    results = {cell: [Result(METRICS, parse([]), Path())] * 2 for cell in plan.cells.values()}
     stream = StringIO()
     console = Console(width=width, file=stream)
     console.print(terminal(plan, entries(plan, results), "avatars"))

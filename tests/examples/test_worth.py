@@ -6,13 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from blan_facial import experiments
 from blan_facial.config import PRESETS, TUNED, parse
 from blan_facial.experiments import main
+from blan_facial.results.finished import load_run
+from blan_facial.results.weights_file import write_weights
+from blan_facial.tables import levels
 from blan_facial.tables.cells import Data, Run, options_of
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import Job
+from shared.program import UserError
 
 SECONDS = {"resnet": 10.0, "moon": 10.0, "mcnn": 20.0, "enc": 16.0, "blan": 80.0, "blan-tuned": 50.0}
 
@@ -117,3 +123,57 @@ class TestBudget:
     def test_runs_on_all_labels_are_those_of_the_other_table(self) -> None:
         shared = {run.name for run in experiment("labels", "avatars").runs if run.name.startswith("all-")}
         assert shared < {run.name for run in experiment("budget", "avatars").runs if run.longer == 1}
+
+
+class TestLMIM:
+    def test_rows_differ_by_the_weight_of_lmim_alone_and_share_runs_with_labels(self) -> None:
+        found = [settings(run) for run in experiment("lmim", "avatars-hard").runs]
+        for config, alpha in zip(found, 2 * (0, 0.01, 0.1, 1, 10), strict=True):
+            assert (config.alpha if config.lmim else 0) == alpha
+            assert (config.gamma, config.keep) == (16, "best")
+        assert [config.labelled for config in found] == [300] * 5 + [None] * 5
+        names = {run.name for run in experiment("lmim", "avatars-hard").runs}
+        shared = names & {run.name for run in experiment("labels", "avatars-hard").runs}
+        assert shared == {"300-labels-blan-tuned-and-the-rest-with-os", "all-labels-blan-tuned-with-os"}
+
+    def test_levels_are_measured_once_for_the_same_weights(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[torch.Size, torch.Size]] = []
+
+        def information(local: Tensor, summary: Tensor) -> float:
+            shapes.append((local.shape, summary.shape))
+            return float(len(shapes))
+
+        monkeypatch.setattr(levels, "information", information)
+        asked = ["lmim", "--rows", "4,000 labels, alpha 1$", "--seeds", "0", "--epochs", "1", "--output", str(tmp_path)]
+        asked += ["--parallel", "1", "--", "--images", "48", "--image-size", "32", "--batch-size", "16"]
+        assert main(asked) == 0
+        assert shapes == [((48, channels), (48, 64)) for channels in (8, 16, 32, 64)]
+        cells = json.loads((tmp_path / "avatars" / "lmim.json").read_text())["cells"]
+        ours = {cell["column"]: cell["ours"]["mean"] for cell in cells}
+        assert [ours[f"nats, AC{level}"] for level in (1, 2, 3, 4)] == [1, 2, 3, 4]
+        assert all(20 < ours[f"probe, AC{level}"] <= 100 for level in (1, 2, 3, 4))
+        assert main(asked) == 0
+        assert len(shapes) == 4
+        run = tmp_path / "avatars" / "all-labels-blan-tuned-with-os-alpha-1" / "seed-0"
+        write_weights(run / "model.safetensors", load_run(run).model, None)  # another file: it has no scaling
+        assert main(asked) == 0
+        assert len(shapes) == 8
+
+    def test_columns_without_information_are_left_out(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        local = torch.randn(200, 2, generator=random)
+        summary = local[:, :1] + torch.randn(200, 1, generator=random)
+        dead = torch.zeros(200, 1)
+        plain = levels.information(local, summary)
+        assert 0.1 < plain < 0.6
+        assert levels.information(torch.cat([local, local, dead], 1), torch.cat([dead, summary], 1)) == pytest.approx(
+            plain, abs=0.1
+        )
+        assert levels.information(dead, summary) == 0
+
+    def test_too_few_images_are_refused(self) -> None:
+        few = r"^experiments: the test split must have more images .* got 40 \(information_between: .*\) Use more"
+        with pytest.raises(UserError, match=few):
+            levels.information(torch.randn(40, 2), torch.randn(40, 2))

@@ -19,6 +19,7 @@ Name: TypeAlias = Literal[
     "figure3",
     "labels",
     "budget",
+    "lmim",
 ]
 
 PRESETS: dict[Data, str] = {"avatars": "demo", "avatars-hard": "demo", "celeba": "celeba", "lfwa": "lfwa"}

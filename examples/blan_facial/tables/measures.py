@@ -1,10 +1,12 @@
 """Measures: functions that compute the value of a cell from a finished run."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from blan_facial.config import Config
 from blan_facial.tables import speed
+from blan_facial.tables.levels import levels_of
 
 Measure: TypeAlias = Callable[["Result"], float | str | None]
 
@@ -16,6 +18,8 @@ class Result(NamedTuple):
     """The metrics in ``metrics.json`` or, on another data set, from ``evaluate.py``."""
     config: Config
     """The settings of the run."""
+    folder: Path
+    """The folder of the run."""
 
 
 def percent(key: str) -> Measure:
@@ -52,6 +56,21 @@ def best_level(attribute: str) -> Measure:
             return None
         winner = values["winner"]
         return f"{winner['level']}{'*' if winner['significant'] else ''}"
+
+    return measure
+
+
+def information(level: str) -> Measure:
+    """Return the measure of the information between a level's maps and summaries, in nats."""
+    return lambda result: levels_of(result.folder)[level].information
+
+
+def probe(level: str) -> Measure:
+    """Return the measure of the average precision of linear probes of a level, in percent."""
+
+    def measure(result: Result) -> float | None:
+        value = levels_of(result.folder)[level].probe
+        return None if value is None else 100 * value
 
     return measure
 

@@ -7,7 +7,7 @@ from blan_facial.data.attributes import CELEBA_ATTRIBUTES
 from blan_facial.network.model import LEVEL_NAMES
 from blan_facial.tables.cells import DRAWN, PRESETS, SPOKEN, Cell, Data, Experiment, Name, Run
 from blan_facial.tables.measures import Measure, best_level, millions, milliseconds, of_attribute, percent
-from blan_facial.tables.worth import budget_plan, labels_plan
+from blan_facial.tables.worth import budget_plan, labels_plan, lmim_plan
 
 FIGURE_ATTRIBUTES = (
     *("Bags_Under_Eyes", "Big_Nose", "Big_Lips", "Black_Hair", "Blond_Hair", "Brown_Hair", "Oval_Face", "Young"),
@@ -202,4 +202,5 @@ _PLANS: dict[Name, Callable[[Data], Experiment]] = {
     "figure3": _figure3,
     "labels": labels_plan,
     "budget": budget_plan,
+    "lmim": lmim_plan,
 }

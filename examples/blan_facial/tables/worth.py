@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from blan_facial.config import PRESETS as TRAINING
 from blan_facial.config import TUNED
-from blan_facial.tables.cells import DRAWN, Cell, Data, Experiment, Name, Run
-from blan_facial.tables.measures import Measure, Result, kept, percent, seconds
+from blan_facial.network.model import LEVEL_NAMES
+from blan_facial.tables.cells import DRAWN, PRESETS, Cell, Data, Experiment, Name, Run
+from blan_facial.tables.measures import Measure, Result, information, kept, percent, probe, seconds
 
 COUNTS = (100, 300, 1000, 4000)
 """Labelled faces of ``labels``; the rest of the training split has none."""
@@ -48,6 +50,16 @@ SUPPRESSIONS = {"w/ OS": "with os", "w/o OS": "without os"}
 _WITHOUT = ("ResNet", "Enc", "BLAN tuned")
 """Models that ``labels`` trains without overfitting suppression too."""
 
+ALPHAS = (0, 0.01, 0.1, 1, 10)
+"""Weights of LMIM in ``lmim``."""
+
+OF_LEVELS: dict[str, Measure] = {
+    **{name: MEASURES[name] for name in ("balanced accuracy", "average precision")},
+    **{f"nats, {level}": information(level) for level in LEVEL_NAMES},
+    **{f"probe, {level}": probe(level) for level in LEVEL_NAMES},
+}
+"""Columns of ``lmim``."""
+
 LONGER = 4
 """How many times as many epochs as others a run to convergence has."""
 
@@ -83,6 +95,27 @@ def budget_plan(data: Data) -> Experiment:
             cells |= _cells(_row("to convergence", model, suppression), longer)
     rows = tuple(_row(budget, model, of) for budget in BUDGETS for of in SUPPRESSIONS for model in MODELS)
     return _experiment("budget", "Equal epochs, equal seconds, and to convergence", rows, cells)
+
+
+def lmim_plan(data: Data) -> Experiment:
+    """Return BLAN tuned with weaker and stronger LMIM, on few labels with the unlabelled rest and on all labels."""
+    cells: dict[tuple[str, str], Cell] = {}
+    own = TRAINING[PRESETS[data]].alpha
+    few = ("--labelled", str(COUNTS[1]), "--unlabelled")
+    for count, model, options in ((COUNTS[1], REST, few), (COUNTS[-1] if data in DRAWN else None, "BLAN tuned", ())):
+        for alpha in ALPHAS:
+            weighted = () if alpha == own else ("--alpha", str(alpha)) if alpha else ("--no-lmim",)
+            run = _run(data, count, model, "w/ OS", (*MODELS["BLAN tuned"], *options, *weighted))
+            if weighted:
+                run = replace(run, name=f"{run.name}-alpha-{alpha}")
+            labels = "all labels" if count is None else f"{count:,} labels"
+            row = f"{labels}{' and the rest' * (model == REST)}, alpha {alpha}"
+            cells |= {(row, column): Cell(run, measure) for column, measure in OF_LEVELS.items()}
+    title = (
+        "LMIM by its weight: the information between a level's maps and summaries, which it maximises, and the average "
+        "precision of linear probes of the level's maps"
+    )
+    return _experiment("lmim", title, tuple(dict.fromkeys(row for row, _ in cells)), cells, tuple(OF_LEVELS))
 
 
 def with_equal_seconds(plan: Experiment, results: Mapping[Cell, Sequence[Result]]) -> Experiment:
@@ -125,8 +158,14 @@ def _all(data: Data, count: int) -> bool:
     return data in DRAWN and count == COUNTS[-1]
 
 
-def _experiment(name: Name, title: str, rows: tuple[str, ...], cells: Mapping[tuple[str, str], Cell]) -> Experiment:
-    return Experiment(name, title, "none of this", rows, tuple(MEASURES), cells)
+def _experiment(
+    name: Name,
+    title: str,
+    rows: tuple[str, ...],
+    cells: Mapping[tuple[str, str], Cell],
+    columns: tuple[str, ...] = tuple(MEASURES),
+) -> Experiment:
+    return Experiment(name, title, "none of this", rows, columns, cells)
 
 
 def _cells(row: str, run: Run) -> dict[tuple[str, str], Cell]:
