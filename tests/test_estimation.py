@@ -24,7 +24,7 @@ from blan_layers.estimation.gaussian import canonical_correlation, fit_gaussian
 from blan_layers.estimation.independence import permutation_test
 from blan_layers.estimation.joint import JointCritic, train_joint
 from blan_layers.estimation.kernels import KernelCritic
-from blan_layers.estimation.neighbours import nearest_neighbours
+from blan_layers.estimation.neighbours import Neighbours, nearest_neighbours
 from blan_layers.estimation.parts import copies, folds, serial_dependence
 from blan_layers.estimation.perceptrons import PerceptronCritic
 from blan_layers.estimation.preprocessing import scale
@@ -150,6 +150,18 @@ class TestMeasuring:
         found = information_between(x, x + rng.uniform(-0.1, 0.1, 2000))
         assert truth - 0.15 < found.value < truth < found.high
         assert found.value - 0.3 < found.low < found.value
+
+    def test_the_upper_end_is_at_least_that_of_the_neighbours(
+        self, short: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def known(x: torch.Tensor, y: torch.Tensor, discrete: tuple[bool, bool]) -> Neighbours:
+            return Neighbours(1.0 if len(x) == 200 else 0.8, 0.1)
+
+        monkeypatch.setattr("blan_layers.estimation.information.nearest_neighbours", known)
+        found = information_between(*gaussian(200, rho=0.5))
+        assert found.high == pytest.approx(1 + 1.96 * 0.1 + 0.2 / (math.sqrt(2) - 1), abs=1e-3)
+        wide = information_between(*gaussian(200, 2, rho=0.5))
+        assert wide.high < 1
 
     def test_what_neighbours_detect_and_critics_miss_gives_a_warning(self, short: None) -> None:
         rng = np.random.default_rng(0)
@@ -445,9 +457,10 @@ class TestParts:
         reach = np.sort(joint, 1)[:, 2]
         counts = [(each < reach[:, None]).sum(1) for each in far]  # itself among them
         psi = torch.special.digamma
-        inner = sum(psi(torch.from_numpy(count).double()) for count in counts).mean()
-        expected = (psi(torch.tensor(3.0).double()) + psi(torch.tensor(60.0).double()) - inner).item()
-        assert nearest_neighbours(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(expected)
+        inner = sum(psi(torch.from_numpy(count).double()) for count in counts)
+        expected = psi(torch.tensor(3.0).double()) + psi(torch.tensor(60.0).double()) - inner
+        found = nearest_neighbours(torch.from_numpy(x), torch.from_numpy(y))
+        assert found == pytest.approx((expected.mean().item(), expected.std().item() / math.sqrt(60)))
 
     def test_ties_share_a_score_and_new_values_lie_between(self) -> None:
         side = Side(np.array([[1.0], [2], [2], [3], [1e9], [2.5], [-5], [2e9]]), False)

@@ -1,6 +1,7 @@
 """Mutual information in nats from distances to the nearest neighbours."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +12,16 @@ MOST_ROWS = 5000
 _AT_ONCE = 500
 
 
-def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, bool] = (False, False)) -> float:
-    r"""Return the estimate in nats of Kraskov et al., or of Gao et al. for tied values and categories.
+class Neighbours(NamedTuple):
+    """A nearest-neighbour estimate, in nats."""
+
+    value: float
+    error: float
+    """Its standard error over independent rows."""
+
+
+def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, bool] = (False, False)) -> Neighbours:
+    r"""Return the estimate of Kraskov et al., or of Gao et al. for tied values and categories.
 
     Let :math:`\rho_i` be the distance from pair i to its k-th neighbour, in the maximum norm over all columns of x and
     y, and :math:`n_x` and :math:`n_y` the numbers of rows that are nearer than that in x alone and in y alone. Then
@@ -31,7 +40,7 @@ def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, b
         estimators); Ross, "Mutual information between discrete and continuous data sets", PLoS ONE 9, 2014; Gao et
         al., "Estimating mutual information for discrete-continuous mixtures", NeurIPS 2017.
     """
-    total, rows = 0.0, len(x)
+    rows, found = len(x), []
     for start in range(0, rows, _AT_ONCE):
         stop = min(start + _AT_ONCE, rows)
         far_x, far_y = (_distances(side, start, stop, codes) for side, codes in zip((x, y), discrete, strict=True))
@@ -43,8 +52,9 @@ def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, b
         near_x, near_y, near = (((d < reach) | (tied & (d == 0))).sum(1) for d in (far_x, far_y, joint))
         count = torch.where(tied[:, 0], near, met)
         terms = torch.digamma(count.double()) - torch.digamma(near_x.double() + 1) - torch.digamma(near_y.double() + 1)
-        total += (terms + torch.digamma(torch.tensor(float(rows), dtype=torch.float64)))[met > 0].sum().item()
-    return total / rows if math.isfinite(total) else math.nan
+        found.append((terms + torch.digamma(torch.tensor(float(rows), dtype=torch.float64))).where(met > 0, 0.0))
+    terms = torch.cat(found)
+    return Neighbours(terms.mean().item(), terms.std().item() / math.sqrt(rows))
 
 
 def _distances(side: Tensor, start: int, stop: int, codes: bool) -> Tensor:
