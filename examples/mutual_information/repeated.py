@@ -21,7 +21,7 @@ from rich.console import Console
 
 from blan_layers.estimation import information_between
 from mutual_information.tasks import common_scale_information, correlation
-from shared.files import make_parent, write_json
+from shared.files import make_parent, replacing, write_json
 from shared.parallel import each
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 
@@ -30,6 +30,7 @@ DESCRIPTION = """Measure tasks with known information by information_between on 
 and coverage to a page. Existing results are not measured again."""
 
 HERE = Path(__file__).resolve().parent
+HEADING = "# Repeated measurements of known information"
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -73,7 +74,7 @@ class Settings:
         """Refuse invalid settings.
 
         Raises:
-            UserError: A name is unknown or repeated, or a number is out of range.
+            UserError: A name is unknown or repeated, a number is out of range, or an output would replace another file.
         """
         if self.tasks:
             refuse_repeats(UserError, "repeated", tasks=self.tasks)
@@ -81,6 +82,15 @@ class Settings:
             if name not in TASKS:
                 raise UserError(f"repeated: --tasks must be among {', '.join(TASKS)}, got {name}. Name one of those.")
         refuse_below(UserError, "repeated", self, repetitions=1, first_seed=0, workers=1, seconds=0)
+        if os.path.realpath(self.results) == os.path.realpath(self.page):
+            raise UserError(f"repeated: --page must not be the file of --results, got {self.page}. Name another.")
+        if self.page.is_file():
+            with self.page.open("rb") as file:
+                if file.read(len(HEADING)) not in (b"", HEADING.encode()):
+                    raise UserError(
+                        "repeated: --page must name a page that this program wrote, or a new one, got "
+                        f"{self.page}. Name another."
+                    )
 
 
 def _gaussian(dimensions: int, rho: float, correlated: int | None = None) -> Callable[..., tuple[Array, Array]]:
@@ -154,7 +164,7 @@ def measure(case: Case) -> dict[str, Any]:
 def page(results: Sequence[dict[str, Any]]) -> str:
     """Return the page that summarises all measurements."""
     lines = [
-        "# Repeated measurements of known information",
+        HEADING,
         "",
         "`information_between` with its defaults on fresh draws, one row per task. Bias and standard deviation are "
         "those of the value, in nats; covered says how often the 95 % interval contained the truth; p <= 0.05 how "
@@ -214,7 +224,10 @@ def _existing(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        fits = all(result["task"] in TASKS and "seed" in result for result in results)
+        fits = isinstance(results, list) and all(
+            result["task"] in TASKS and isinstance(result["seed"], int) for result in results
+        )
+        page(results)  # which needs the other keys
     except (ValueError, TypeError, KeyError):
         fits = False
     if not fits:
@@ -243,9 +256,15 @@ def run(settings: Settings, console: Console) -> None:
         for result in each(measure, todo[start : start + 4 * size], settings.workers):
             results.append(result)
             console.print(f"{result['task']}, seed {result['seed']}: {result['value']:.3f}, {result['seconds']:.1f} s")
-        results.sort(key=lambda result: (list(TASKS).index(result["task"]), result["seed"]))
-        write_json(settings.results, results)
-        settings.page.write_text(page(results), encoding="utf-8")
+            _write(settings, results)
+    _write(settings, results)  # even if nothing was missing
+
+
+def _write(settings: Settings, results: list[dict[str, Any]]) -> None:
+    results.sort(key=lambda result: (list(TASKS).index(result["task"]), result["seed"]))
+    write_json(settings.results, results)
+    with replacing(settings.page) as file:
+        file.write(page(results).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,13 @@ import pytest
 from blan_layers.estimation import information_between, joint, perceptrons
 from mutual_information.arrays import ArraysError, read
 from mutual_information.between import main
-from mutual_information.repeated import TASKS, Case, measure, page
+from mutual_information.repeated import HEADING, TASKS, Case, measure, page
 from mutual_information.repeated import main as repeat
+
+MEASURED: dict[str, Any] = {
+    **{"task": "band", "seed": 0, "value": 1.7, "low": 1.6, "high": 1.8, "p_value": 0.005, "saturated": False},
+    **{"others": {"neighbours": 1.7, "gaussian": None}, "seconds": 2.0},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +151,73 @@ class TestRepeating:
         assert [result["seed"] for result in again] == [0, 1]
         assert "| 1x1 Gaussians, one value of 1e8 | 1,000 | 0.511 | 2 |" in text.read_text()
         assert first["value"] == measure(Case("outlier", 0))["value"]
+
+    def test_an_interruption_keeps_what_was_measured(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stubbed(case: Case) -> dict[str, Any]:
+            if case.seed == 2:
+                raise KeyboardInterrupt
+            return {**MEASURED, "seed": case.seed}
+
+        monkeypatch.setattr("mutual_information.repeated.measure", stubbed)
+        results, text = tmp_path / "repeated.json", tmp_path / "repeated.md"
+        options = ["--tasks", "band", "--workers", "1", "--results", str(results), "--page", str(text)]
+        assert repeat(options) == 130
+        assert [result["seed"] for result in json.loads(results.read_text())] == [0, 1]
+        assert "; 2 measurements on one thread each" in text.read_text()
+
+    @pytest.mark.parametrize("page_before", [None, "", HEADING + "\n\nold\n"])
+    def test_the_page_is_written_with_nothing_left_to_measure(self, tmp_path: Path, page_before: str | None) -> None:
+        results, text = tmp_path / "repeated.json", tmp_path / "repeated.md"
+        results.write_text(json.dumps([MEASURED]))
+        if page_before is not None:
+            text.write_text(page_before)
+        options = ["--tasks", "band", "--repetitions", "1", "--results", str(results), "--page", str(text)]
+        assert repeat(options) == 0
+        assert text.read_text() == page([MEASURED])
+
+    @pytest.mark.parametrize("content", ["{}", "[1]", "7", "[" + json.dumps({"task": "band", "seed": 0}) + "]"])
+    def test_results_that_it_did_not_write_are_refused(
+        self, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        results, text = tmp_path / "repeated.json", tmp_path / "repeated.md"
+        results.write_text(content)
+        assert repeat(["--seconds", "0", "--results", str(results), "--page", str(text)]) == 1
+        assert "--results must name a file that this program wrote" in " ".join(capsys.readouterr().err.split())
+        assert not text.exists()
+
+    def test_a_page_that_would_replace_another_file_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "link.json").symlink_to(tmp_path / "new.json")
+        thesis = tmp_path / "thesis.txt"
+        thesis.write_text("years of work")
+        for page_name, message in (
+            ("link.json", "--page must not be the file of --results, got"),
+            ("thesis.txt", "--page must name a page that this program wrote, or a new one, got"),
+        ):
+            options = ["--results", str(tmp_path / "new.json"), "--page", str(tmp_path / page_name)]
+            assert repeat([*options, "--seconds", "0"]) == 1
+            assert message in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "new.json").exists()
+        assert thesis.read_text() == "years of work"
+
+    def test_a_full_disk_leaves_the_old_page(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        results, text = tmp_path / "repeated.json", tmp_path / "repeated.md"
+        results.write_text(json.dumps([MEASURED]))
+        text.write_text(HEADING + " old")
+        written: list[str] = []
+
+        def full(source: Path, target: Path) -> None:
+            written.append(target.name)
+            if target == text:
+                raise OSError(28, "No space left on device")
+            Path(source).rename(target)
+
+        monkeypatch.setattr("shared.files.os.replace", full)
+        options = ["--tasks", "band", "--repetitions", "1", "--results", str(results), "--page", str(text)]
+        assert repeat(options) == 1
+        assert written == ["repeated.json", "repeated.md"]
+        assert text.read_text() == HEADING + " old"
 
     @pytest.mark.parametrize(
         ("options", "message"),
