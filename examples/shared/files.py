@@ -23,9 +23,9 @@ else:
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file in the folder of ``path``, which replaces ``path`` after it has been written to disk.
 
-    On failure, the temporary file is removed and ``path`` is unchanged. A link stays a link, and its target is
-    replaced; a file keeps its permissions. Anything but a regular file, such as a pipe or ``/dev/stdout``, is written
-    to directly.
+    On failure, the temporary file is removed, ``path`` is unchanged, and the error names it. A link stays a link, and
+    its target is replaced; a file keeps its permissions. Anything but a regular file, such as a pipe or
+    ``/dev/stdout``, is written to directly.
     """
     path = Path(os.path.realpath(path))
     mode = path.stat().st_mode if path.exists() else None
@@ -43,11 +43,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if (
-            isinstance(error, OSError) and error.errno is not None and error.filename is None
-        ):  # errors of a full disk lack the path
-            error.filename = str(path)
+        with suppress(OSError):  # where nothing can be created, nothing can be removed
+            temporary.unlink()
+        own = (None, str(temporary))  # errors of a full disk lack the path
+        if isinstance(error, OSError) and error.errno is not None and error.filename in own:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
 
@@ -117,6 +117,7 @@ def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: b
     """Create a folder for results.
 
     Raises:
+        OSError: The folder cannot be created, or a result cannot be written to it.
         UserError: It already contains results, without ``overwrite``.
     """
     found = [name for name in results if (folder / name).exists()]
@@ -125,7 +126,8 @@ def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: b
             f"{program}: the output folder must not contain results, got {', '.join(found)} in {folder}. "
             "Give --overwrite to replace them, or another --output."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in results:
+        make_parent(folder / name)
 
 
 def _sync_folder(folder: Path) -> None:

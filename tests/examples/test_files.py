@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.files import locked, refuse_inputs, remove_leftovers, replacing, write_json
+from shared.files import locked, make_for, refuse_inputs, remove_leftovers, replacing, write_json
 from shared.program import UserError
 
 
@@ -83,6 +83,33 @@ def test_a_failure_leaves_what_was_there_and_names_the_file(tmp_path: Path) -> N
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.attack("15.1", "the folder of an output cannot be written to")
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        write_json(tmp_path / "missing" / "new.json", 1)
+    assert missing.value.filename == str(tmp_path / "missing" / "new.json")
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source), None, str(target))
+
+    monkeypatch.setattr("shared.files.os.replace", refuse)
+    with pytest.raises(PermissionError) as refused:
+        write_json(tmp_path / "new.json", 1)
+    assert str(refused.value) == f"[Errno 13] Permission denied: '{tmp_path / 'new.json'}'"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_a_result_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scores.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"scores\.json"):
+        make_for("train", tmp_path, ("scores.json",), overwrite=True)
+    monkeypatch.setattr("shared.files.os.access", lambda path, mode: path != tmp_path / "new")
+    with pytest.raises(PermissionError, match=r"new/scores\.json"):
+        make_for("train", tmp_path / "new", ("scores.json",), overwrite=False)
 
 
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
