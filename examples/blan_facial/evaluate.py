@@ -147,7 +147,7 @@ def _check_output(output: Path, run: Path, config: Config) -> None:
         OSError: The output cannot be written.
         UserError: It is an input, or not JSON.
     """
-    refuse_inputs("evaluate", "--output", output, [*run.glob("*"), *filter(None, (config.labels, config.columns))])
+    refuse_inputs("evaluate", "--output", output, [run, *filter(None, (config.labels, config.columns))])
     make_parent(output)
     if output.is_file():
         with output.open("rb") as file:

@@ -78,7 +78,7 @@ def run(settings: Settings, console: Console) -> None:
     _look_for_packages()
     finished = load_run(settings.run)
     output = settings.output or settings.run / "model.onnx"
-    refuse_inputs("export", "--output", output, (path for path in settings.run.glob("*") if path.name != "model.onnx"))
+    refuse_inputs("export", "--output", output, (path for path in settings.run.iterdir() if path.name != "model.onnx"))
     model = Probabilities(finished.model, finished.scaling).eval()
     images = _images(max(_BATCHES), finished.config.image_size)
     packed = _exported(model, images, _metadata(finished))

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, filterfalse
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
@@ -117,9 +117,9 @@ class Settings:
         if self.root is not None and not self.root.is_dir():
             raise PredictionError(f"predict: --root must be a folder, got {self.root}. Name one, or leave it out.")
         if self.output is not None:
-            folders = filter(Path.is_dir, self.paths)
+            files, folders = filterfalse(Path.is_dir, self.paths), filter(Path.is_dir, self.paths)
             found = (path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-            refuse_inputs("predict", "--output", self.output, chain(self.paths, self.run.glob("*"), found))
+            refuse_inputs("predict", "--output", self.output, chain([self.run], files, found))
         if self.annotate is not None:
             for path in filter(Path.is_dir, self.paths):
                 if self.annotate.resolve().is_relative_to(path.resolve()):

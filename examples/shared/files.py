@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,12 +69,18 @@ def write_json(path: Path, content: Any) -> None:
 def refuse_inputs(program: str, option: str, output: Path, inputs: Iterable[Path]) -> None:
     """Refuse to overwrite an input.
 
+    Args:
+        program: Name of the program in messages.
+        option: The option that names the output.
+        output: The file to write.
+        inputs: Files, and folders of which every file is an input, at any depth.
+
     Raises:
         UserError: The output is one of the inputs, after following links.
     """
     if not output.exists():  # avoids listing the inputs, which may fill a large folder
         return
-    for given in inputs:
+    for given in chain.from_iterable((path, *path.rglob("*")) for path in inputs):
         if given.exists() and output.samefile(given):
             raise UserError(
                 f"{program}: {option} must not be an input file, got {output}, which is {given}. Name another."

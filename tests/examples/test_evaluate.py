@@ -143,6 +143,7 @@ def test_another_data_set_with_more_attributes(celeba: Path, tmp_path: Path) -> 
         (["--output", "{celeba}/img_align_celeba/000001.jpg"], "evaluate: --output must be new or a JSON file, got "),
         (["--output", "{folder}/given/columns.json", *TABLE], "evaluate: --output must not be an input file, got "),
         (["--output", "{folder}/config.json"], "evaluate: --output must not be an input file, got "),
+        (["--output", "{folder}/given/columns.json"], "evaluate: --output must not be an input file, got "),
         (["--output", "{folder}/config.json/x"], "evaluate: files must be readable and outputs writable, got "),
         (["--output", "{celeba}"], "evaluate: files must be readable and outputs writable, got "),
     ],

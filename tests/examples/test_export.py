@@ -57,6 +57,18 @@ def test_a_file_that_gives_something_else_is_not_written(
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_file_of_the_run_at_any_depth_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    write_run(tmp_path, *MODELS[-2])
+    log = tmp_path / "logs" / "version_0" / "metrics.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("step\n0\n")
+    for path in (log, tmp_path / "config.json"):
+        assert main([str(tmp_path), "--output", str(path)]) == 1
+        assert capsys.readouterr().err.startswith(f"error: export: --output must not be an input file, got {path}")
+    assert log.read_text() == "step\n0\n"
+
+
 def test_missing_packages_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,11 @@ def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path: Path) -> No
     for output in (image, link, tmp_path / ".." / tmp_path.name / "face.jpg"):
         with pytest.raises(UserError, match=r"^predict: --output must not be an input file, got .*, which is "):
             refuse_inputs("predict", "--output", output, [image])
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    image.rename(tmp_path / "a" / "b" / "face.jpg")
+    refuse_inputs("predict", "--output", tmp_path / "a" / "new.jpg", [tmp_path / "a"])
+    with pytest.raises(UserError, match=r"^predict: --output must not be an input file, got .*, which is "):
+        refuse_inputs("predict", "--output", tmp_path / "a" / "b" / "face.jpg", [tmp_path / "a"])
 
 
 def hold(path: Path, started: "multiprocessing.synchronize.Event") -> None:

@@ -35,6 +35,9 @@ HEAVY = {"lightning", "torchmetrics", "tensorboard", "matplotlib", "jinja2", "h5
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "blan"
     write_run(folder, *SMALL)
+    log = folder / "logs" / "version_0" / "metrics.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("step\n0\n")
     return folder
 
 
@@ -437,6 +440,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     (
         ["{photos}", "--output", "{run}/model.safetensors"],
         "predict: --output must not be an input file, got {run}/model.safetensors, which is ",
+    ),
+    (
+        ["{photos}", "--output", "{run}/logs/version_0/metrics.csv"],
+        "predict: --output must not be an input file, got {run}/logs/version_0/metrics.csv, which is ",
     ),
     (["{photos}", "--output", "{photos}/b.png/x"], "predict: files must be readable and outputs writable, got "),
     (["{photos}", "--annotate", "{run}/config.json/x"], "predict: files must be readable and outputs writable, got "),
