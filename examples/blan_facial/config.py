@@ -417,7 +417,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
         ConfigError: The options contradict each other.
         SystemExit: The options cannot be parsed, or ``--help`` was requested.
     """
-    check_given_once("train", arguments, "--attributes")
+    check_given_once("train", arguments, Config)
     first = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=tuple(PRESETS), default="demo")
     preset = first.parse_known_args(arguments)[0].preset

@@ -135,7 +135,7 @@ def run(settings: Settings, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     log_to_terminal(logging.WARNING)
-    check_given_once("evaluate", arguments, "--attributes")
+    check_given_once("evaluate", arguments, Settings)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("evaluate", partial(run, settings))
 

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     cut = arguments.index("--") if "--" in arguments else len(arguments)
-    check_given_once("experiments", arguments[:cut], "--seeds")
+    check_given_once("experiments", arguments[:cut], Settings)
     settings = tyro.cli(Settings, args=arguments[:cut], prog=PROGRAM, description=DESCRIPTION)
     work = partial(_run, settings, tuple(arguments[cut + 1 :]))
     return run_program("experiments", work, stopped="Stopped; the same command continues from there.")

@@ -200,7 +200,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    check_given_once("predict", arguments, "--attributes")
+    check_given_once("predict", arguments, Settings)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("predict", partial(_answer, settings))
 

@@ -164,7 +164,7 @@ def probe(settings: Settings, job: Job) -> tuple[Job, list[Score], float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    check_given_once("compare", arguments, "--seeds")
+    check_given_once("compare", arguments, Settings)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("compare", partial(run, settings), stopped="Stopped; nothing was written.")
 

@@ -152,7 +152,7 @@ def run(settings: Settings, console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    check_given_once("held_out", arguments, "--levels", "--seeds")
+    check_given_once("held_out", arguments, Settings)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("held_out", partial(run, settings))
 

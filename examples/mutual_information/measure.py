@@ -135,7 +135,7 @@ def run(settings: Settings, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    check_given_once("measure", arguments, "--levels", "--seeds")
+    check_given_once("measure", arguments, Settings)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("measure", partial(run, settings), stopped="Stopped; nothing was written.")
 

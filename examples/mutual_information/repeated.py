@@ -269,7 +269,7 @@ def _write(settings: Settings, results: list[dict[str, Any]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    check_given_once("repeated", arguments, "--tasks")
+    check_given_once("repeated", arguments, Settings)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("repeated", partial(run, settings), stopped="Stopped; what was measured is kept.")
 

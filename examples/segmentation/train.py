@@ -182,7 +182,7 @@ def agreement(found: Tensor, masks: Tensor) -> tuple[float, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    check_given_once("train", arguments, "--seeds")
+    check_given_once("train", arguments, Settings)
     settings = tyro.cli(Settings, args=arguments, prog=PROGRAM, description=DESCRIPTION)
     return run_program("train", partial(run, settings), stopped="Stopped; nothing was written.")
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
@@ -148,20 +148,22 @@ def refuse_below(error: type[UserError], program: str, settings: object, **least
             raise error(f"{program}: --{name.replace('_', '-')} must be at least {bound}, got {value}. Raise it.")
 
 
-def check_given_once(program: str, arguments: Sequence[str] | None, *options: str) -> None:
+def check_given_once(program: str, arguments: Sequence[str] | None, settings: type) -> None:
     """Refuse a list option that is given more than once, since only its last values would count.
 
     Args:
         program: Name of the program in messages.
         arguments: The command line; None for that of the process.
-        options: The list options.
+        settings: The class of the program's settings, whose lists are tuples of any length.
 
     Raises:
         SystemExit: An option is given again.
     """
-    given = [word.partition("=")[0] for word in (sys.argv[1:] if arguments is None else arguments)]
-    for option in options:
-        if given.count(option) > 1:
+    words = sys.argv[1:] if arguments is None else arguments
+    given = [word.partition("=")[0].replace("_", "-") for word in words]
+    for name, kind in get_type_hints(settings).items():
+        option = f"--{name.replace('_', '-')}"
+        if any(... in get_args(part) for part in (kind, *get_args(kind))) and given.count(option) > 1:
             print_error(f"{program}: {option} must be given once, got it again. Name all values after one {option}.")
             raise SystemExit(2)
 
