@@ -139,6 +139,7 @@ def run(settings: Settings, stream: IO[str], errors: Console, *, watched: bool) 
         watched: Whether the predictions appear on a terminal, where progress would be in the way.
 
     Raises:
+        DataError: An attribute is named again.
         PredictionError: The model lacks an attribute, or this machine lacks the accelerator.
         RunError: The folder does not contain a finished run.
     """

@@ -42,7 +42,7 @@ def test_names_that_cannot_be_used_are_refused(names, text):
     ("asked", "chosen", "lacking"),
     [
         (["smiling, wears a hat"], ["Smiling", "Wears_a_Hat"], []),
-        (["Smiling,", "Smiling"], ["Smiling"], []),
+        (["Smiling,", "bald"], ["Smiling", "bald"], []),
         ([","], [], [","]),
         ([" "], [], [" "]),
         (["Red, round"], ["Red, round"], []),
@@ -54,3 +54,9 @@ def test_names_that_cannot_be_used_are_refused(names, text):
 def test_attributes_are_chosen_by_names_that_fit_one_alone(asked, chosen, lacking):
     known = ("Smiling", "Wears_a_Hat", "Bald", "bald", "Red, round")
     assert choose(asked, known) == (chosen, lacking)
+
+
+@pytest.mark.parametrize("asked", [["Smiling", "Bald", "Smiling"], ["smiling", "Smiling"], ["Smiling, smiling"]])
+def test_an_attribute_that_is_named_again_is_refused(asked: list[str]) -> None:
+    with pytest.raises(DataError, match=r"^attributes: an attribute must be named once, got Smiling again\. Leave it"):
+        choose(asked, ("Smiling", "Bald"))

@@ -57,11 +57,14 @@ def spoken(attribute: str) -> str:
 
 
 def choose(asked: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the requested attributes without repetition in their known spelling, and unknown or ambiguous names.
+    """Return the requested attributes in their known spelling, and unknown or ambiguous names.
 
     Args:
         asked: Names in any case, with spaces or underscores; commas separate several names in one string.
         known: The available attributes.
+
+    Raises:
+        DataError: An attribute is named again.
     """
     spellings: dict[str, list[str]] = {}
     for name in known:
@@ -75,8 +78,11 @@ def choose(asked: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[
     for name in asked:
         parts = [name] if find(name) else [part.strip() for part in name.split(",") if part.strip()]
         names += parts or [name]
-    found = {name: find(name) for name in names}
-    return list(dict.fromkeys(name for name in found.values() if name)), [name for name in found if not found[name]]
+    chosen = [attribute for name in names if (attribute := find(name))]
+    for attribute in chosen:
+        if chosen.count(attribute) > 1:
+            raise DataError(f"attributes: an attribute must be named once, got {attribute} again. Leave it out.")
+    return chosen, [name for name in names if not find(name)]
 
 
 def _folded(name: str) -> str:

@@ -67,7 +67,7 @@ class BLANPredictor:
         Raises:
             RunError: The folder does not contain a finished run.
             UserError: Faces are to be cropped, and OpenCV is not installed.
-            ValueError: The model lacks an attribute, or a number is out of range.
+            ValueError: The model lacks an attribute, one is named again, or a number is out of range.
         """
         run = load_run(Path(folder))
         asked, lacking = choose(attributes, run.attributes)
