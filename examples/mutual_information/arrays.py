@@ -13,6 +13,9 @@ from shared.program import UserError
 Line: TypeAlias = tuple[int, list[str]]
 """The number of a line, counted from 1, and its fields."""
 
+FORMATS = (".npy", ".csv", ".tsv")
+_MISSING = ("", "na", "n/a", "nan", "null", "none", "-")  # in any case
+
 
 class ArraysError(UserError):
     """A file that does not contain a valid array."""
@@ -21,9 +24,9 @@ class ArraysError(UserError):
 def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
     """Read an array from a NumPy file (.npy) or a table (.csv with commas, .tsv with tabs), with or without a header.
 
-    A NumPy file is mapped into memory, not copied. A table of numbers has a header if a field of its first line is not
-    a number. A table of categories has a header if no field of its first line occurs again in its column. Empty lines
-    at the end are ignored.
+    A NumPy file is mapped into memory, not copied. A table of numbers has a header if a field of its first line is
+    neither a number nor a missing value, such as NA. A table of categories has a header if no field of its first line
+    occurs again in its column, and one is not a missing value. Empty lines at the end are ignored.
 
     Args:
         path: The file.
@@ -35,12 +38,12 @@ def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
         OSError: The file cannot be read.
     """
     kind = path.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        return _read_table(path, "," if kind == ".csv" else "\t", categories)
-    if kind != ".npy":
+    if kind not in FORMATS:
         raise ArraysError(
             f"between: files must be .npy, .csv or .tsv, got {path}. Save the array in one of these formats."
         )
+    if kind != ".npy":
+        return _read_table(path, "," if kind == ".csv" else "\t", categories)
     try:
         content = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:
@@ -96,6 +99,8 @@ def _has_header(lines: Sequence[Line], categories: bool) -> bool:
     first = lines[0][1]
     if not categories:
         return any(_number(field) is None for field in first)
+    if all(_missing(field) for field in first):
+        return False
     return not any(field == again for _, fields in lines[1:] for field, again in zip(first, fields, strict=False))
 
 
@@ -110,7 +115,7 @@ def _refuse_empty(path: Path, rows: Sequence[Line], header: Sequence[str] | None
 
 
 def _row(path: Path, number: int, fields: Sequence[str], header: Sequence[str] | None) -> list[float]:
-    """Return the numbers of a line; an empty field is NaN."""
+    """Return the numbers of a line; a missing value is NaN."""
     values = []
     for column, field in enumerate(fields):
         value = _number(field)
@@ -127,8 +132,12 @@ def _named(column: int, header: Sequence[str] | None) -> str:
     return f"column {column}" if header is None else f"column {header[column]!r}"
 
 
+def _missing(field: str) -> bool:
+    return field.strip().lower() in _MISSING
+
+
 def _number(field: str) -> float | None:
-    if not field.strip():
+    if _missing(field):
         return float("nan")
     try:
         return float(field)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blan_layers.estimation import InformationEstimate, information_between
-from mutual_information.arrays import read
+from mutual_information.arrays import FORMATS, read
 from shared.files import make_parent, refuse_inputs, write_json
 from shared.program import UserError, run_program
 
@@ -86,9 +86,18 @@ def _measure(settings: Settings, console: Console) -> InformationEstimate:
 
 
 def _blocks(given: str | None) -> Any:
-    if given is None or given.lstrip("-").isdecimal():
-        return None if given is None else int(given)
-    labels = read(Path(given), categories=True)
+    if given is None:
+        return None
+    try:
+        return int(given)
+    except ValueError:
+        path = Path(given)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"between: --blocks must be a number of rows, or a .npy, .csv or .tsv file of labels, got {given}. "
+            "Give either."
+        )
+    labels = read(path, categories=True)
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 

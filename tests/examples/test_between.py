@@ -74,6 +74,11 @@ class TestCommand:
             ("x.csv", "1\n\n2\n", "must have a row in every line, got an empty line 2. Remove it, and make sure that"),
             ("x.csv", "1\n" * 99 + ",\n", "must have 1 fields in every line, as in its first, got 2 in line 100."),
             ("x.csv", "1,2\n" * 99 + "1,\n", "x must be finite, got nan in row 99, column 1 (1 in all)."),
+            *(
+                ("x.csv", f"{word},1\n" + "1,2\n" * 99, "x must be finite, got nan in row 0, column 0 (1 in all).")
+                for word in ("NA", "N/A", "null", "None", "nan", "-", "", " na ")
+            ),
+            ("x.csv", "a,b\n" + "1,2\n" * 99 + "1,NA\n", "x must be finite, got nan in row 99, column 1 (1 in all)."),
         ],
     )
     def test_files_that_cannot_be_are_refused(
@@ -104,12 +109,27 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("content", "line", "column"),
-        [("kind,place\na,b\na, \n", 3, "'place'"), ('a\na\n""\n', 3, "0")],
+        [("kind,place\na,b\na, \n", 3, "'place'"), ('a\na\n""\n', 3, "0"), ('""\na\nb\n', 1, "0")],
     )
     def test_a_missing_category_is_refused(self, tmp_path: Path, content: str, line: int, column: str) -> None:
         (tmp_path / "y.csv").write_text(content)
         with pytest.raises(ArraysError, match=f"a category in every field, got .* in line {line}, column {column}[.]"):
             read(tmp_path / "y.csv", categories=True)
+
+    def test_a_category_of_missing_values_is_no_header(self, tmp_path: Path) -> None:
+        (tmp_path / "y.csv").write_text("NA\na\nb\na\n")
+        assert read(tmp_path / "y.csv", categories=True).ravel().tolist() == ["NA", "a", "b", "a"]
+
+    @pytest.mark.parametrize("blocks", ["--5", "5.5", "groups"])
+    def test_blocks_that_cannot_be_are_refused(
+        self, tmp_path: Path, blocks: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.save(tmp_path / "x.npy", np.zeros(3))
+        assert main([*[str(tmp_path / "x.npy")] * 2, f"--blocks={blocks}"]) == 1
+        message = (
+            f"between: --blocks must be a number of rows, or a .npy, .csv or .tsv file of labels, got {blocks}. Give"
+        )
+        assert message in " ".join(capsys.readouterr().err.split())
 
     def test_an_output_that_cannot_be_written_is_refused_before_the_work(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
