@@ -22,7 +22,7 @@ from deep_infomax.picture import probes_figure
 from deep_infomax.probe import Score, measure
 from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, terminal
 from deep_infomax.training import TITLES, Recipe, WayName, encoders
-from shared.files import make_for, replacing, write_json
+from shared.files import holding, replacing, write_json
 from shared.parallel import each
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 from shared.sheet import style
@@ -132,23 +132,23 @@ class Time(NamedTuple):
 def run(settings: Settings, console: Console) -> None:
     """Draw faces, train, probe, summarise, and write table and picture."""
     settings.check()
-    make_for("compare", settings.output, RESULTS, overwrite=settings.overwrite)
-    started = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        splits = _drawn(settings, progress)
-        scores, processor = _train(settings, progress)
-    taken = Time(time.perf_counter() - started, processor)
-    rows = summarise(scores)
-    caption = _caption(settings, splits, rows, taken)
-    console.print(terminal(rows, caption))
-    write_json(settings.output / JSON, _as_json(settings, scores, rows, taken))
-    with replacing(settings.output / TABLE) as file:
-        file.write(markdown(rows, caption).encode())
-    with style(), replacing(settings.output / PICTURE) as file:
-        figure = probes_figure(rows, _note(settings))
-        figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
-    console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
+    with holding("compare", settings.output, RESULTS, overwrite=settings.overwrite):
+        started = time.perf_counter()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            splits = _drawn(settings, progress)
+            scores, processor = _train(settings, progress)
+        taken = Time(time.perf_counter() - started, processor)
+        rows = summarise(scores)
+        caption = _caption(settings, splits, rows, taken)
+        console.print(terminal(rows, caption))
+        write_json(settings.output / JSON, _as_json(settings, scores, rows, taken))
+        with replacing(settings.output / TABLE) as file:
+            file.write(markdown(rows, caption).encode())
+        with style(), replacing(settings.output / PICTURE) as file:
+            figure = probes_figure(rows, _note(settings))
+            figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
+        console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def probe(settings: Settings, job: Job) -> tuple[Job, list[Score], float]:

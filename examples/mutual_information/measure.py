@@ -23,7 +23,7 @@ from mutual_information.picture import staircase_figure
 from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
-from shared.files import make_for, replacing, write_json
+from shared.files import holding, replacing, write_json
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 from shared.sheet import style
 
@@ -117,20 +117,20 @@ class Settings:
 def run(settings: Settings, console: Console) -> None:
     """Train, summarise, and write table and picture."""
     settings.check()
-    make_for("measure", settings.output, RESULTS, overwrite=settings.overwrite)
-    started = time.perf_counter()
-    results = _train(settings, console)
-    rows = summarise(results, settings.levels)
-    seconds = time.perf_counter() - started
-    caption = _caption(settings, seconds)
-    console.print(terminal(rows, caption))
-    write_json(settings.output / "measure.json", _as_json(settings, rows, seconds))
-    with replacing(settings.output / "measure.md") as file:
-        file.write(markdown(rows, caption).encode())
-    with style(), replacing(settings.output / "staircase.png") as file:
-        figure = staircase_figure(results, settings.levels, settings.batch_size, _note(settings))
-        figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
-    console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
+    with holding("measure", settings.output, RESULTS, overwrite=settings.overwrite):
+        started = time.perf_counter()
+        results = _train(settings, console)
+        rows = summarise(results, settings.levels)
+        seconds = time.perf_counter() - started
+        caption = _caption(settings, seconds)
+        console.print(terminal(rows, caption))
+        write_json(settings.output / "measure.json", _as_json(settings, rows, seconds))
+        with replacing(settings.output / "measure.md") as file:
+            file.write(markdown(rows, caption).encode())
+        with style(), replacing(settings.output / "staircase.png") as file:
+            figure = staircase_figure(results, settings.levels, settings.batch_size, _note(settings))
+            figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
+        console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from blan_layers import RDAM, AttentionGate
 from segmentation.picture import maps_figure, masks_figure
 from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
-from shared.files import make_for, replacing, write_json
+from shared.files import holding, replacing, write_json
 from shared.parallel import each
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 from shared.sheet import style
@@ -114,27 +114,27 @@ class Score(NamedTuple):
 def run(settings: Settings, console: Console) -> None:
     """Train, test, and write scores and pictures."""
     settings.check()
-    make_for("train", settings.output, RESULTS, overwrite=settings.overwrite)
-    started = time.perf_counter()
-    jobs = [Job(seed, kind) for seed in settings.seeds for kind in settings.kinds]
-    found: dict[Job, Score] = {}
-    networks: dict[Kind, UNet] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("trainings", total=len(jobs))
-        for job, score, network in each(partial(train, settings), jobs, min(settings.workers, len(jobs))):
-            found[job] = score
-            if job.seed == settings.seeds[0]:
-                networks[job.kind] = network
-            progress.advance(bar)
-    scores = {kind: [found[Job(seed, kind)] for seed in settings.seeds] for kind in settings.kinds}
-    seconds = time.perf_counter() - started
-    console.print(_table(settings, scores, seconds))
-    described = asdict(settings) | {"output": str(settings.output)}
-    by_kind = {kind: [score._asdict() for score in by_seed] for kind, by_seed in scores.items()}
-    write_json(settings.output / SCORES, {"settings": described, "seconds": seconds, "scores": by_kind})
-    _draw(settings, {kind: networks[kind] for kind in settings.kinds})
-    console.print(f"Scores and pictures are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
+    with holding("train", settings.output, RESULTS, overwrite=settings.overwrite):
+        started = time.perf_counter()
+        jobs = [Job(seed, kind) for seed in settings.seeds for kind in settings.kinds]
+        found: dict[Job, Score] = {}
+        networks: dict[Kind, UNet] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task("trainings", total=len(jobs))
+            for job, score, network in each(partial(train, settings), jobs, min(settings.workers, len(jobs))):
+                found[job] = score
+                if job.seed == settings.seeds[0]:
+                    networks[job.kind] = network
+                progress.advance(bar)
+        scores = {kind: [found[Job(seed, kind)] for seed in settings.seeds] for kind in settings.kinds}
+        seconds = time.perf_counter() - started
+        console.print(_table(settings, scores, seconds))
+        described = asdict(settings) | {"output": str(settings.output)}
+        by_kind = {kind: [score._asdict() for score in by_seed] for kind, by_seed in scores.items()}
+        write_json(settings.output / SCORES, {"settings": described, "seconds": seconds, "scores": by_kind})
+        _draw(settings, {kind: networks[kind] for kind in settings.kinds})
+        console.print(f"Scores and pictures are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def train(settings: Settings, job: Job) -> tuple[Job, Score, UNet]:

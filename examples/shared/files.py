@@ -19,6 +19,9 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+LOCK = ".lock"
+"""The file in a run's output folder that the run locks."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
@@ -120,21 +123,29 @@ def make_parent(output: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output))
 
 
-def make_for(program: str, folder: Path, results: Sequence[str], *, overwrite: bool) -> None:
-    """Create a folder for results.
+@contextmanager
+def holding(program: str, folder: Path, results: Sequence[str], *, overwrite: bool) -> Iterator[None]:
+    """Create a folder for results if needed, and lock it against other runs.
 
     Raises:
         OSError: The folder cannot be created, or a result cannot be written to it.
-        UserError: It already contains results, without ``overwrite``.
+        UserError: It already contains results, without ``overwrite``, or another run has locked it.
     """
-    found = [name for name in results if (folder / name).exists()]
-    if found and not overwrite:
-        raise UserError(
-            f"{program}: the output folder must not contain results, got {', '.join(found)} in {folder}. "
-            "Give --overwrite to replace them, or another --output."
-        )
     for name in results:
         make_parent(folder / name)
+    with locked(folder / LOCK) as ours:
+        if not ours:
+            raise UserError(
+                f"{program}: the output folder must be free, got {folder}, where another run is working. "
+                "Wait for it, or give another --output."
+            )
+        found = [name for name in results if (folder / name).exists()]
+        if found and not overwrite:
+            raise UserError(
+                f"{program}: the output folder must not contain results, got {', '.join(found)} in {folder}. "
+                "Give --overwrite to replace them, or another --output."
+            )
+        yield
 
 
 def _sync_folder(folder: Path) -> None:

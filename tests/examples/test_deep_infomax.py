@@ -217,7 +217,7 @@ class TestProgram:
         folder = tmp_path / "run"
         options = ["--ways", "local-infonce", "labels", "random", "--labels", "10", "40", "--seeds", "3", "4"]
         assert main(["--quick", *TINY, *options, "--output", str(folder)]) == 0
-        assert {path.name for path in folder.iterdir()} == {"compare.json", "compare.md", "probes.png"}
+        assert {path.name for path in folder.iterdir()} == {".lock", "compare.json", "compare.md", "probes.png"}
         content = json.loads((folder / "compare.json").read_text())
         assert (content["settings"]["seeds"], content["settings"]["epochs"]) == ([3, 4], 1)
         assert list(content["scores"]) == ["local-infonce", "labels", "random"]

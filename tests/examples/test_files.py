@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.files import locked, make_for, refuse_inputs, remove_leftovers, replacing, write_json
+from shared.files import LOCK, holding, locked, refuse_inputs, remove_leftovers, replacing, write_json
 from shared.program import UserError
 
 
@@ -105,11 +105,17 @@ def test_a_folder_in_which_a_result_cannot_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "scores.json").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"scores\.json"):
-        make_for("train", tmp_path, ("scores.json",), overwrite=True)
+    with (
+        pytest.raises(IsADirectoryError, match=r"scores\.json"),
+        holding("train", tmp_path, ("scores.json",), overwrite=True),
+    ):
+        pass
     monkeypatch.setattr("shared.files.os.access", lambda path, mode: path != tmp_path / "new")
-    with pytest.raises(PermissionError, match=r"new/scores\.json"):
-        make_for("train", tmp_path / "new", ("scores.json",), overwrite=False)
+    with (
+        pytest.raises(PermissionError, match=r"new/scores\.json"),
+        holding("train", tmp_path / "new", ("scores.json",), overwrite=False),
+    ):
+        pass
 
 
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -146,12 +152,19 @@ def hold(path: Path, started: "multiprocessing.synchronize.Event") -> None:
 def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     started = context.Event()
-    process = context.Process(target=hold, args=(tmp_path / ".lock", started), daemon=True)
+    process = context.Process(target=hold, args=(tmp_path / LOCK, started), daemon=True)
     process.start()
     assert started.wait(60)
-    with locked(tmp_path / ".lock") as ours:
+    with locked(tmp_path / LOCK) as ours:
         assert not ours
+    with (
+        pytest.raises(UserError, match=r"^train: the output folder must be free, got .*, where another run is working"),
+        holding("train", tmp_path, ("scores.json",), overwrite=True),
+    ):
+        pass
     process.kill()
     process.join()
-    with locked(tmp_path / ".lock") as ours:
+    with locked(tmp_path / LOCK) as ours:
         assert ours
+    with holding("train", tmp_path, ("scores.json",), overwrite=False):
+        pass

@@ -145,7 +145,7 @@ class TestProgram:
     def test_a_run_writes_scores_and_pictures(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = tmp_path / "run"
         assert main([*TINY, "--seeds", "3", "4", "--output", str(folder)]) == 0
-        assert {path.name for path in folder.iterdir()} == {"scores.json", "masks.png", "maps.png"}
+        assert {path.name for path in folder.iterdir()} == {".lock", "scores.json", "masks.png", "maps.png"}
         content = json.loads((folder / "scores.json").read_text())
         assert content["settings"]["seeds"] == [3, 4]
         assert [len(by_seed) for by_seed in content["scores"].values()] == [2, 2, 2]
@@ -166,7 +166,8 @@ class TestProgram:
             "Give --overwrite to replace them, or another --output." in capsys.readouterr().err
         )
         assert main([*again, "--overwrite"]) == 0
-        assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "masks.png"}  # a plain skip has no gate
+        written = {path.name for path in tmp_path.iterdir()}
+        assert written == {".lock", "scores.json", "masks.png"}  # a plain skip has no gate
 
     def test_a_folder_that_cannot_be_made_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "file").touch()

@@ -16,12 +16,11 @@ from blan_facial.config import Config
 from blan_facial.results.weights_file import WEIGHTS, write_weights
 from blan_facial.training.checkpoint import CHECKPOINT, LOGS, RunError
 from blan_facial.training.scaling import Scaling
-from shared.files import locked, remove_leftovers, write_json
+from shared.files import LOCK, locked, remove_leftovers, write_json
 
 CONFIG, METRICS = "config.json", "metrics.json"
 RESULTS = (CONFIG, METRICS, CHECKPOINT, WEIGHTS)
 ENVIRONMENT, REPORT = "environment.json", "report.html"
-LOCK = ".lock"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
