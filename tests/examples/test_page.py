@@ -31,6 +31,7 @@ from blan_facial.tables.entries import entries
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import Job
 from blan_facial.tables.table_page import write_table_page
+from blan_facial.training.checkpoint import RunError
 from shared.svg import element
 from tests.examples.pages import as_baseline, change, table_page, without_labels
 
@@ -126,6 +127,23 @@ class TestHistory:
         assert found is not None
         assert found.series["total"].values.tolist() == [2]
         assert [chart.title for chart in charts(found)] == ["Objective"]
+
+    @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"step,total\n", b"step\n" + b"1" * 200_000])
+    def test_a_log_without_a_line_is_left_out_with_a_warning(
+        self, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log(tmp_path, 0, [{"step": 0, "epoch": 0, "total": 2}])
+        log(tmp_path, 1, [])
+        path = tmp_path / "logs" / "version_1" / "metrics.csv"
+        path.write_bytes(content)
+        found = read_history(tmp_path)
+        assert found is not None
+        assert found.series["total"].values.tolist() == [2]
+        assert f"report: {path} must contain lines with a step, got none. It is left out" in caplog.text
+        caplog.clear()
+        path.write_bytes(b"")
+        read_history(tmp_path)
+        assert not caplog.records
 
     def test_a_term_that_the_page_has_no_words_for_is_shown_by_its_name(self, tmp_path: Path) -> None:
         log(tmp_path, 0, [{"step": n, "epoch": n / 2, "total": 2, "sparsity": n, "lmim_AC1": 1} for n in range(4)])
@@ -392,6 +410,41 @@ class TestRun:
         (run_copy / "model.safetensors").write_bytes(b"x")
         assert report([str(run_copy)]) == 1
         assert "model.safetensors: must be a whole safetensors file" in capsys.readouterr().err
+
+    def test_contents_of_other_types_get_one_error_that_names_the_file(self, run_copy: Path) -> None:
+        path, page = run_copy / "metrics.json", run_copy / "report.html"
+        whole, before = path.read_text(), page.read_text()
+        damaged: dict[str, Any] = {
+            "data": [],
+            "split": None,
+            "images": "x",
+            "accuracy": {},
+            "per_level": {},
+            "per_attribute": [],
+        }
+        damaged |= {"parameters": None, "nll": "x", "scaling": {}, "statistics": None, "labels": [1]}
+        for name, value in damaged.items():
+            change(path, **{name: value})
+            with pytest.raises(RunError, match=rf"^report: {path} must contain what train\.py writes, got \w+\("):
+                write_report(run_copy, None)
+            path.write_text(whole)
+        change(run_copy / "environment.json", packages=[])
+        with pytest.raises(RunError, match=r"environment\.json must contain what train\.py writes, got TypeError"):
+            write_report(run_copy, None)
+        assert page.read_text() == before
+
+    def test_after_a_broken_run_the_others_get_their_page(
+        self, run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (run_copy / "model.safetensors").unlink()  # no faces, which take long
+        intact = Path(shutil.copytree(run_copy, tmp_path / "intact"))
+        change(run_copy / "metrics.json", per_attribute=[])
+        (intact / "report.html").unlink()
+        assert report([str(run_copy), str(intact)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: report: {run_copy / 'metrics.json'} must contain what train.py writes, got ")
+        assert error.count("\n") == 1
+        assert (intact / "report.html").is_file()
 
     def test_the_command_writes_the_page_and_pictures_that_train_py_wrote(self, tiny_run: Path, run_copy: Path) -> None:
         for name in ("report.html", *PICTURES):

@@ -1,6 +1,7 @@
 """Write the page and the pictures of existing runs: ``python examples/blan_facial/report --help``."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from blan_facial.report.sample import Sample, draw_sample
 from blan_facial.results.finished import load_run
 from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
-from shared.program import print_error, run_program
+from shared.program import log_to_terminal, print_error, run_program
 from shared.warned import summed
 
 PROGRAM = "python examples/blan_facial/report"
@@ -30,6 +31,7 @@ data set, the pages show everything but the faces."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    log_to_terminal(logging.WARNING)
     parser = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
     parser.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="output folder of train.py")
     parser.add_argument("--data-root", type=Path, help="folder of the data set, if it differs from that in training")

@@ -1,6 +1,7 @@
 """The logs of a run, joined over its sessions."""
 
 import csv
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from blan_facial.training.checkpoint import LOGS
 
 VALIDATION = "validation_"
+
+_log = logging.getLogger(__name__)
 
 
 class Series(NamedTuple):
@@ -51,7 +54,8 @@ def read_history(folder: Path) -> History | None:
     """Join the logs of all sessions of a run; None if there are none.
 
     A later session resumes from a checkpoint and therefore repeats steps that an earlier one logged after it. The
-    values of the later session are used. Lines left incomplete by a killed run are skipped.
+    values of the later session are used. Lines left incomplete by a killed run are skipped, and a
+    log without any other lines is left out with a warning.
 
     Args:
         folder: The run's folder.
@@ -81,8 +85,14 @@ def _logs(folder: Path) -> Sequence[Path]:
 
 
 def _read(path: Path) -> list[tuple[int, dict[str, float]]]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        return list(_rows(csv.DictReader(file)))
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            rows = list(_rows(csv.DictReader(file)))
+    except (csv.Error, ValueError):  # for very long fields or, on Python 3.10, null characters
+        rows = []
+    if not rows and path.stat().st_size:
+        _log.warning("report: %s must contain lines with a step, got none. It is left out; restore the file.", path)
+    return rows
 
 
 def _rows(lines: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, float]]]:

@@ -1,10 +1,12 @@
 """The page of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import UndefinedError
 
 from blan_facial.data.attributes import spoken
 from blan_facial.report import looks, progress, provenance, scores
@@ -13,8 +15,9 @@ from blan_facial.report.pages import count, duration, fixed, percent, write_page
 from blan_facial.report.pictures import write_pictures
 from blan_facial.report.record import Record, read_record
 from blan_facial.report.sample import Sample
-from blan_facial.results.run_folder import REPORT
+from blan_facial.results.run_folder import ENVIRONMENT, METRICS, REPORT
 from blan_facial.results.terminal import calibrated, resampled, score_names, tested_on
+from blan_facial.training.checkpoint import RunError
 
 KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
 
@@ -37,10 +40,29 @@ def write_report(
         OSError: A file cannot be written.
     """
     record = read_record(folder)
-    write_pictures(folder, sample, record.metrics)
     path = folder / REPORT
-    write_page(path, "run.html.j2", **_content(record, sample), without_faces=without_faces)
+    with _of_train(folder / ENVIRONMENT):
+        environment = None if record.environment is None else provenance.environment(record.environment)
+    with _of_train(folder / METRICS):
+        content = _content(record, sample)
+        write_pictures(folder, sample, record.metrics)
+        write_page(path, "run.html.j2", **content, environment=environment, without_faces=without_faces)
     return path
+
+
+@contextmanager
+def _of_train(path: Path) -> Iterator[None]:
+    """Explain errors of code that relies on the content of a run's file.
+
+    Raises:
+        RunError: The content has other types or keys than train.py writes.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UndefinedError) as error:
+        raise RunError(
+            f"report: {path} must contain what train.py writes, got {error!r}. Restore the file, or repeat the run."
+        ) from error
 
 
 def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
@@ -79,7 +101,6 @@ def _content(record: Record, sample: Sample | None) -> dict[str, Any]:
         "signs": looks.SIGNS,
         "settings": provenance.settings(config),
         "command": provenance.command(config),
-        "environment": None if record.environment is None else provenance.environment(record.environment),
     }
 
 
