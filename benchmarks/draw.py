@@ -1,8 +1,9 @@
-"""Draw the charts and write the tables for the results of all machines: ``python benchmarks/draw.py``."""
+"""Draw the charts and write the tables for the results of all machines: ``python benchmarks/draw.py --help``."""
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ if not __package__:  # run as a script, from anywhere
     sys.path[:1] = [str(ROOT), str(ROOT / "examples")]
 
 import matplotlib
+import tyro
+from rich.console import Console
 
 from benchmarks.chart import chart
 from benchmarks.machine import title_of
-from benchmarks.record import RESULTS, load
+from benchmarks.record import RESULTS, load, no_results
 from benchmarks.table import HEADER, details, heading, memory_ratio, rows
 from shared.files import replacing
+from shared.program import run_program
 from shared.sheet import style
 
 MARKED = re.compile(r"(<!-- benchmark -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
@@ -26,11 +30,30 @@ Contents = Mapping[Path, Mapping[str, Any]]
 """The content of each results file."""
 
 
-def main() -> None:
-    """Draw the charts and write the tables."""
+@dataclass(frozen=True)
+class Options:
+    """Draw the chart of each file in benchmarks/results, and write the tables of all into the pages that show them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    tyro.cli(Options, args=arguments, prog="python benchmarks/draw.py")
+    return run_program("draw", run)
+
+
+def run(_: Console) -> None:
+    """Draw the charts and write the tables.
+
+    Raises:
+        RecordError: A file does not contain results.
+    """
     contents = all_results()
     for path, content in contents.items():
-        draw(path.with_suffix(".svg"), content)
+        try:
+            pages({path: content})  # alone, so that an error names the file
+            draw(path.with_suffix(".svg"), content)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise no_results(path, repr(error)) from error
     for path, page in pages(contents).items():
         with replacing(path) as file:
             file.write(page.encode())
@@ -137,4 +160,4 @@ def _markdown(lines: Iterable[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """The benchmarks: their peers are equal, their statistics right, and nothing is claimed of what differs."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -187,7 +188,65 @@ def test_a_look_and_an_interrupted_run_write_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_said(capsys):
     assert run.main(["--device", "cuda"]) == 1
-    assert "run: --device cuda needs a GPU, got none. Use --device cpu." in capsys.readouterr().out
+    assert capsys.readouterr().err == "error: run: --device cuda needs a GPU, got none. Use --device cpu.\n"
+
+
+BROKEN = {
+    '{"machine": ': "Expecting value: ",
+    "[]": "a list",
+    "[" * 100_000: "maximum recursion depth exceeded",
+    '{"suites": {}}': "None as machine",
+    '{"machine": {}, "suites": []}': "[] as suites",
+}
+
+
+@pytest.fixture
+def _nothing_measured(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(run, "measure", refuse)
+
+
+@pytest.mark.usefixtures("_small", "_nothing_measured")
+def test_an_output_that_cannot_be_written_is_refused_before_measuring(tmp_path, capsys):
+    path = tmp_path / "b.json"
+    arguments = ["--suite", "lmim", "--quick", "--output"]
+    for text, got in BROKEN.items():
+        path.write_text(text)
+        assert run.main([*arguments, str(path)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {path}: must contain results that run.py wrote, got {got}")
+        assert error.count("\n") == 1
+        assert path.read_text() == text
+    path.write_text('{"machine": {"cpu": "b"}, "suites": {}}')
+    assert run.main([*arguments, str(path)]) == 1
+    assert "must contain results of this machine, " in capsys.readouterr().err
+    for output in (tmp_path, path / "c.json"):
+        assert run.main([*arguments, str(output)]) == 1
+        assert capsys.readouterr().err.startswith("error: run: files must be readable and outputs writable, got ")
+
+
+@pytest.mark.usefixtures("_small", "_nothing_measured")
+def test_a_choice_without_a_case_is_refused(capsys):
+    assert run.main(["--only", "zzz"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(
+        "error: run: --only must be part of the label of a case to measure, got 'zzz'. Give "
+    )
+    assert not captured.out
+
+
+@pytest.mark.usefixtures("_small")
+def test_results_are_written_even_if_printing_fails(tmp_path, monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(run, "measure", lambda *_, **__: record("(1)", 2.0))
+    monkeypatch.setattr(run, "table", fail)
+    assert run.main(["--suite", "lmim", "--quick", "--output", str(tmp_path / "b.json")]) == 1
+    assert "got no space left" in capsys.readouterr().err
+    assert load(tmp_path / "b.json")["suites"]["lmim"]["cases"]
 
 
 def test_results_of_a_suite_take_the_place_of_its_last_ones(tmp_path):
@@ -298,6 +357,37 @@ def test_the_fastest_peer_is_one_that_agrees():
         "less": {"speedup": quartiles(0.6)},
     }
     assert over_fastest(case) == 1.25
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["results.json"], ["--only", "a"]])
+def test_drawing_takes_no_arguments(arguments, monkeypatch):
+    monkeypatch.setattr(draw, "all_results", lambda: pytest.fail("it was drawn"))
+    with pytest.raises(SystemExit) as stopped:
+        draw.main(arguments)
+    assert stopped.value.code == (0 if arguments == ["--help"] else 2)
+
+
+def test_results_that_cannot_be_drawn_are_named(contents, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "abacus.json"
+    monkeypatch.setattr(draw, "ROOT", tmp_path)  # of the pages
+    for name in ("README.md", "docs/speed.md", "benchmarks/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
+    ((_, whole),) = contents.items()
+    damaged = {'{"machine": {}, "suites": {}}': "KeyError('cpu')"}
+    damaged |= {json.dumps(whole | {"suites": {"lmim": {"run": {}, "cases": [1]}}}): "TypeError("}
+    monkeypatch.setattr(draw, "all_results", lambda: {path: load(path)})
+    for text, got in (BROKEN | damaged).items():
+        path.write_text(text)
+        assert draw.main([]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {path}: must contain results that run.py wrote, got {got}")
+        assert error.count("\n") == 1
+    assert not path.with_suffix(".svg").exists()
+    path.write_text(json.dumps(whole))
+    assert draw.main([]) == 0
+    assert path.with_suffix(".svg").exists()
+    assert "| CBAM, forward + backward | by hand |" in (tmp_path / "docs" / "speed.md").read_text()
 
 
 def test_the_pages_hold_the_tables_of_the_results():
