@@ -116,7 +116,7 @@ WINGS = {
     "results": GROUND | {"data", "network", "training"},
     "prediction": GROUND | {"data", "network", "training", "results"},
     "report": GROUND | {"data", "network", "training", "results"},
-    "tables": GROUND | {"data", "network", "training", "results", "report"},
+    "tables": GROUND | {"machines", "data", "network", "training", "results", "report"},
 }
 EXAMPLE = ROOT / "examples" / "blan_facial"
 
