@@ -34,7 +34,7 @@ def change_parameter(layer: nn.Module, name: str, change_: Callable[[Tensor], ob
     else:
         raise ValueError(
             said(
-                f"{name} must be a parameter to be drawn, got a {type(layer).__name__} that computes it. Use "
+                f"{name} must be a parameter to be set, got one that {type(layer).__name__} computes. Use "
                 "torch.nn.utils.parametrizations, or remove what computes it before the reset."
             )
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blan_layers import _checks, functional
 from blan_layers._checks import Fixed, said
+from blan_layers._init import change_parameter
 from blan_layers._module import Module
 from blan_layers._torch import is_tracing
 from blan_layers.functional._tracing import whole
@@ -77,8 +78,8 @@ class AdaptiveScoreFusion(Module):
 
     def reset_parameters(self) -> None:
         """Reset the weight to its initial value."""
-        with torch.no_grad():
-            self.weight.copy_(torch.from_numpy(self._initial_weight).expand_as(self.weight))
+        start = torch.from_numpy(self._initial_weight)
+        change_parameter(self, "weight", lambda weight: weight.copy_(start.expand_as(weight)))
 
     def forward(self, scores: Tensor | Sequence[Tensor]) -> Tensor:
         """Fuse the scores of all levels into (B, N, classes) logits."""

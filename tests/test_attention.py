@@ -262,10 +262,23 @@ def test_changed_layers_are_reset(build: Any, name: str, change: Any) -> None:
     assert not any((parameter == 7).all() for parameter in module.parameters() if parameter.numel() > 1)
 
 
+@pytest.mark.parametrize(("build", "name"), [
+    (partial(RAR, 4), "refine"), (partial(SoftMask, 8, depth=1), "head"), (partial(SoftMask, 8, depth=1), "hourglass"),
+])  # fmt: skip
+@pytest.mark.parametrize("change", [lambda layer: layer, two_layers, lambda layer: two_layers(two_layers(layer))])
+def test_replaced_parts_are_reset(build: Any, name: str, change: Any) -> None:
+    module = build()
+    setattr(module, name, change(nn.Conv2d(8, 8, 1)))
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, 7)
+    module.reset_parameters()
+    assert not any((parameter == 7).any() for parameter in module.parameters())
+
+
 def test_a_weight_that_is_computed_elsewhere_is_not_reset() -> None:
     module = SpatialAttention()
     prune.l1_unstructured(module.conv, "weight", 3)
-    with pytest.raises(ValueError, match=r"^SpatialAttention: weight must be a parameter to be drawn, got a Conv2d"):
+    with pytest.raises(ValueError, match=r"^SpatialAttention: weight must be a parameter to be set, got one that Conv2"):
         module.reset_parameters()
     prune.remove(module.conv, "weight")
     module.reset_parameters()

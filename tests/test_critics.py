@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from blan_layers import (
     BilinearCritic,
@@ -314,6 +314,19 @@ def test_parametrised_encoders_are_drawn_anew(maker: Any, norm: Callable[..., nn
     before = critic(*inputs)
     critic.reset_parameters()
     assert not torch.equal(critic(*inputs), before)
+
+
+def test_a_shortcut_whose_weight_is_computed_is_drawn_anew_or_refused() -> None:
+    critic: Any = DotProductCritic(6, 4, hidden_channels=8)
+    shortcut = parametrizations.weight_norm(critic.local_encoder.shortcut)
+    nn.init.constant_(shortcut.parametrizations.weight.original1, 3)
+    critic.reset_parameters()
+    torch.testing.assert_close(shortcut.weight.diagonal(), torch.ones(6))
+    assert shortcut.weight[1, 0].abs() < 0.011
+    for refused in (prune.identity(nn.Linear(6, 8), "weight"), nn.Sequential(nn.Linear(6, 8))):
+        critic.local_encoder.shortcut = refused
+        with pytest.raises(ValueError, match=r"^DotProductCritic: weight must be a parameter to be set, got one that"):
+            critic.reset_parameters()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-25, 1.0, 1e20, 1e30])

@@ -1,8 +1,12 @@
 """What score fusion promises beyond the contract."""
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import parametrizations, prune
 
 from blan_layers import AdaptiveScoreFusion
 from blan_layers import functional as F
@@ -37,6 +41,17 @@ def test_initial_weight_is_where_it_starts_and_returns_to() -> None:
     later.to_empty(device="cpu").reset_parameters()
     for half in (AdaptiveScoreFusion(2, 4, initial_weight=0.5), later):
         assert torch.equal(half.weight, torch.full((3, 4), 0.5))
+
+
+def test_a_parametrised_weight_returns_to_its_start_and_a_pruned_one_is_refused() -> None:
+    fusion: Any = AdaptiveScoreFusion(2, 4, initial_weight=0.5)
+    parametrizations.weight_norm(fusion)
+    torch.nn.init.constant_(fusion.parametrizations.weight.original0, 7)
+    fusion.reset_parameters()
+    torch.testing.assert_close(fusion.weight, torch.full((3, 4), 0.5))
+    fusion = prune.identity(AdaptiveScoreFusion(2, 4), "weight")
+    with pytest.raises(ValueError, match=r"^AdaptiveScoreFusion: weight must be a parameter to be set, got one that"):
+        fusion.reset_parameters()
 
 
 def test_state_dict_holds_the_weight_alone() -> None:

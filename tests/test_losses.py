@@ -460,6 +460,14 @@ def prior_loss(**options: Any) -> PriorMatchingLoss:
     return PriorMatchingLoss(4, hidden_channels=(8, 5), dtype=torch.float64, **options)
 
 
+def test_a_replaced_discriminator_is_reset_with_its_prior() -> None:
+    loss: Any = prior_loss()
+    loss.discriminator = nn.Sequential(nn.Linear(4, 1))
+    nn.init.constant_(loss.discriminator[0].weight, 7)
+    loss.reset_parameters()
+    assert not (loss.discriminator[0].weight == 7).any()
+
+
 def test_each_term_of_the_prior_has_the_gradients_of_its_side_alone() -> None:
     loss, summary = prior_loss(), features()[1].requires_grad_()
     discriminator, encoder = loss.terms(summary)

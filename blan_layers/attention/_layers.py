@@ -64,12 +64,14 @@ def in_sequence(**layers: nn.Module | None) -> nn.Sequential:
 
 
 def draw(layers: Iterable[nn.Module]) -> None:
-    """Initialise linear layers and convolutions by He's rule, and call ``reset_parameters`` of other layers."""
+    """Initialise linear layers and convolutions by He's rule, and others by ``reset_parameters`` or part by part."""
     for layer in layers:
         if isinstance(layer, WITH_WEIGHTS):
             he_normal_(layer)
-        else:
+        elif callable(getattr(layer, "reset_parameters", None)):
             reset(layer)
+        else:
+            draw(layer.children())
 
 
 _INTERPOLATIONS = ("linear", "bilinear", "trilinear")

@@ -145,8 +145,7 @@ class RAR(Module):
 
     def reset_parameters(self) -> None:
         """Reinitialise the weights, and reset the norms if they have ``reset_parameters``."""
-        for part in self.children():
-            draw(part.children())
+        draw(self.children())
 
     @property
     def channels(self) -> int:

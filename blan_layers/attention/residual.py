@@ -246,9 +246,7 @@ class SoftMask(Module):
 
     def reset_parameters(self) -> None:
         """Reinitialise the weights, and reset the norms if they have ``reset_parameters``."""
-        for part in self.modules():
-            if isinstance(part, nn.Sequential):
-                draw(part.children())
+        draw(self.children())
 
     @property
     def channels(self) -> int:

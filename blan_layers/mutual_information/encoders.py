@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blan_layers._init import he_normal_
+from blan_layers._init import change_parameter, he_normal_
 from blan_layers._module import Module
 
 
@@ -60,8 +60,7 @@ class ResidualEncoder(Module):
         """Reinitialise the weights."""
         he_normal_(self.fc1)
         he_normal_(self.fc2)
-        with torch.no_grad():
-            self.shortcut.weight.uniform_(-0.01, 0.01).fill_diagonal_(1.0)
+        change_parameter(self.shortcut, "weight", lambda weight: weight.uniform_(-0.01, 0.01).fill_diagonal_(1.0))
         if isinstance(self.norm, nn.LayerNorm):
             self.norm.reset_parameters()
 

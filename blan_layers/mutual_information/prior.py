@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import Option, said
+from blan_layers._init import reset
 from blan_layers._module import Module, dtype_of, known, oddity, runs_forward, width_of
 from blan_layers.functional import bce_loss
 from blan_layers.functional._logits import softplus
@@ -110,7 +111,7 @@ class PriorMatchingLoss(Module):
 
     def reset_parameters(self) -> None:
         """Reinitialise the discriminator's weights."""
-        self.discriminator.reset_parameters()
+        reset(self.discriminator)
 
     def forward(self, global_features: Tensor, prior_samples: Tensor | None = None) -> Tensor:
         """Return the sum of both terms, each with gradients only for its own side.
