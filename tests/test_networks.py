@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 import re
 import subprocess
 import sys
@@ -640,6 +641,51 @@ def test_copies_made_inside_the_block_and_other_threads_are_not_heard() -> None:
         assert {len(m["channel_map"]) for m in maps.values()} == {4}
     for _ in range(2):
         twin(X)
+
+
+def failing(*_: object) -> None:
+    raise ValueError("no map")
+
+
+def test_copies_made_inside_the_block_keep_no_hook() -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 3), CBAM(8)).eval()
+    with capture_maps(net) as maps:
+        pickled, part = pickle.dumps(net), copy.deepcopy(net[1].channel)
+        handle = net[1].register_forward_pre_hook(failing, prepend=True)
+        twin = copy.deepcopy(net)
+        handle.remove()
+        net(X)
+        assert list(maps) == ["1"]
+    unpickled = pickle.loads(pickled)
+    assert torch.equal(torch.compile(unpickled, backend="eager", fullgraph=True)(X), net(X))
+    assert torch.equal(unpickled(X), net(X))
+    part(torch.rand(1, 8, 3, 3))
+    with pytest.raises(ValueError, match="no map"):
+        twin[1](torch.rand(1, 8, 3, 3))
+    twin[1]._forward_pre_hooks.popitem(last=False)
+    twin(X)
+    for copied in (unpickled, part, twin):
+        for module in copied.modules():
+            assert not {*module._forward_pre_hooks, *module._forward_hooks, *module._forward_hooks_always_called}
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("transformed", [
+    lambda net: torch.vmap(lambda x: net(x[None]))(X),
+    lambda net: torch.func.grad(lambda x: net(x).sum())(X),
+    lambda net: torch.func.jvp(net, (X,), (X,)),
+])  # fmt: skip
+def test_maps_do_not_leave_a_transformed_function(transformed: Any) -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 3), CBAM(8))
+    with capture_maps(net), pytest.raises(RuntimeError, match=r"^capture_maps: .* got a transformed call of '1' in a"):
+        transformed(net)
+
+    def captured(x: Tensor) -> Tensor:
+        with capture_maps(net) as maps:
+            net(x[None])
+        return maps["1"]["spatial_map"][0]
+
+    torch.testing.assert_close(torch.vmap(captured)(X), net[1].forward_with_maps(net[0](X)).spatial_map)
 
 
 def test_a_gate_that_two_modules_share_is_captured_for_each() -> None:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._module import Module, attention_in
-from blan_layers._torch import backward_runs
+from blan_layers._torch import backward_runs, transforms_active
 from blan_layers.networks.blending import BlendedGate
 from blan_layers.networks.compiled import eagerly
 
@@ -35,7 +35,8 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     Inside the block, every forward pass of the model stores its gates, detached, in the yielded mapping, replacing
     those of the previous pass. Keys are the name of the outermost attention module in the model ("" for the model
     itself), then the field names of its ``forward_with_maps``. For inserted attention, the gate before blending is
-    stored. Only calls in the thread of the block are captured, and compiled code runs uncompiled there.
+    stored. Only calls in the thread of the block are captured, and compiled code runs uncompiled there. A copy of the
+    network made there is not captured.
 
     Args:
         model: A network that contains attention modules of this library.
@@ -45,7 +46,8 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
 
     Raises:
         ValueError: There is no attention in the model.
-        RuntimeError: A module is called twice in one pass, so that its map is ambiguous.
+        RuntimeError: A module is called twice in one pass, so that its map is ambiguous, or the block is outside the
+            function that ``torch.func`` transforms.
         KeyError: A requested name was not captured.
 
     Example:
@@ -63,8 +65,8 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     if not registrations:
         raise ValueError(said("model must contain attention modules of blan_layers, got none. Insert some first."))
     handles = [
-        model.register_forward_pre_hook(capture.enter),
-        model.register_forward_hook(capture.leave, always_call=True),
+        model.register_forward_pre_hook(_Hook(capture.enter)),
+        model.register_forward_hook(_Hook(capture.leave), always_call=True),
     ]
     try:
         handles.extend(register() for register in registrations)
@@ -76,22 +78,20 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
 
 
 class _Capture:
-    """Records the gates of a network in the thread that created it; copies made along with a network record nothing."""
+    """Records the gates of a network in the thread that created it."""
 
-    def __init__(self, thread: int | None = None) -> None:
-        self.thread = threading.get_ident() if thread is None else thread
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.transformed = transforms_active()
         self.maps = Maps()
         self.dtypes: dict[str, torch.dtype] = {}
         self.running = False
         self.called: list[str] = []  # the attention modules that run now, the innermost last
 
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return _Capture, (-1,)
-
     def hooks(self, name: str, module: Module) -> Iterator[Callable[[], RemovableHandle]]:
         """Yield functions that register the hooks of an attention module and of its gates."""
-        yield partial(module.register_forward_pre_hook, partial(self.begin, name))
-        yield partial(module.register_forward_hook, self.end, always_call=True)
+        yield partial(module.register_forward_pre_hook, _Hook(partial(self.begin, name)))
+        yield partial(module.register_forward_hook, _Hook(self.end), always_call=True)
         for path in dict.fromkeys(module.gates.values()):
             try:
                 gate = module.get_submodule(path)
@@ -99,7 +99,7 @@ class _Capture:
                 continue  # the half was replaced by one without a gate
             keys = [key for key, place in module.gates.items() if place == path]
             gate = gate.gate if isinstance(gate, BlendedGate) else gate
-            yield partial(gate.register_forward_hook, partial(self.keep, name, keys))
+            yield partial(gate.register_forward_hook, _Hook(partial(self.keep, name, keys)))
 
     def hears(self) -> bool:
         """Return whether a call counts: not from another thread, nor a recomputation by checkpointing."""
@@ -141,6 +141,11 @@ class _Capture:
         """
         if not self.hears() or (self.called and self.called[-1] != name):
             return
+        if transforms_active() and not self.transformed:
+            raise RuntimeError(
+                "capture_maps: the block must be inside the function that torch.func transforms, got a transformed "
+                f"call of {name!r} in a block outside it. Open the block in that function and return the maps."
+            )
         found = self.maps.setdefault(name, {})
         gate = gate.detach().to(self.dtypes.get(name, gate.dtype))
         for key in keys:
@@ -151,6 +156,27 @@ class _Capture:
                 found[key] = gate
                 return
         raise _called_again(name)
+
+
+class _Hook:
+    """A hook of a capture; its copies, made along with a network, record nothing and go when first called."""
+
+    def __init__(self, call: Callable[..., None] | None = None) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Hook, ()
+
+    def __call__(self, module: nn.Module, *given: Any) -> None:
+        if self.call is not None:
+            self.call(module, *given)
+        elif not torch.compiler.is_compiling() and given[-1] is not None:  # else torch may be walking the hooks
+            for part in module.modules():
+                for hooks in (part._forward_pre_hooks, part._forward_hooks):
+                    for key, hook in list(hooks.items()):
+                        if isinstance(hook, _Hook) and hook.call is None:
+                            hooks.pop(key, None)
+                            part._forward_hooks_always_called.pop(key, None)
 
 
 def _called_again(name: str) -> RuntimeError:
