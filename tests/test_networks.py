@@ -202,6 +202,39 @@ def test_a_conversion_that_copies_modules_without_their_hooks_loses_no_attention
     insert_attention(trained(), ECA)
 
 
+def without_hooks() -> tuple[nn.Module, Tensor]:
+    """Return a network that a conversion took the hook of its attention from, and its output before."""
+    torch.manual_seed(0)
+    net: nn.Module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    insert_attention(net, ECA, ["1"], start="paper")
+    truth = net(X)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(net), truth
+
+
+def test_compilers_and_exporters_of_a_conversion_lose_no_attention() -> None:
+    net, truth = without_hooks()
+    compiled = torch.compile(net, backend="eager")
+    for _ in range(2):
+        assert torch.equal(compiled(X), truth)
+    net, _ = without_hooks()
+    torch.testing.assert_close(torch.export.export(net, (X,)).module()(X), truth)
+    net, _ = without_hooks()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"'1' must call the .* the network once in eager mode"):
+        compiled(X)
+    net(X)
+    assert torch.equal(compiled(X), truth)
+    moved: Any = trained()
+    insert_attention(moved, ECA, start="paper")
+    moved.layer1[0].bn2 = nn.Sequential(OrderedDict(inside=moved.layer1[0].bn2, after=nn.Identity()))
+    del moved.layer1[1]
+    assert torch.equal(torch.compile(moved, backend="eager", fullgraph=True)(X), moved(X))
+    moved.layer1[0].bn2 = nn.Identity()
+    with pytest.raises(RuntimeError, match=r"^insert_attention: 'layer1.0.bn2' must contain the attention"):
+        torch.compile(moved, backend="eager")(X)
+    torch._dynamo.reset()
+
+
 def test_hooks_in_another_process_take_no_attention_s_place(repository: Path, tmp_path: Path) -> None:
     net = trained()
     insert_attention(net, CBAM, start="paper")
@@ -490,6 +523,7 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
     keys = list(net.state_dict())
     owning: Any = nn.Conv2d(3, 8, 1)
     owning.attention = "flash"
+    compiled: Any = torch.compile(nn.Conv2d(3, 8, 1), backend="eager")
     without: Any = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Conv2d(8, 8, 1))
     without[0].attention = nn.Identity()
     without[0].attention = None
@@ -515,6 +549,9 @@ def test_what_cannot_be_inserted_is_refused_and_leaves_the_network_alone() -> No
         "channels of 'fc' must be readable, got Linear": lambda: insert_attention(net, CBAM, ["stem", "fc"]),
         "'layers' must be called by the network, got a ModuleList, which only contains": lambda: insert_attention(
             nn.ModuleDict({"layers": nn.ModuleList([net])}), CBAM, ["layers"]
+        ),
+        "'0' must not be wrapped by torch.compile, which skips hooks of its wrappers": lambda: insert_attention(
+            nn.Sequential(OrderedDict({"0": compiled})), CBAM, ["0"]
         ),
         "'0' must not have its own attribute 'attention', got a Conv2d that has": lambda: insert_attention(
             nn.Sequential(owning), CBAM, ["0"]

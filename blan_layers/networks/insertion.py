@@ -92,7 +92,9 @@ def insert_attention(
     An old checkpoint loads with ``strict=False``; only the inserted keys are missing. Pass the new parameters to the
     optimiser; they require gradients even if those of the network are frozen. Channels, number of spatial axes, device
     and dtype are read from the module. Code compiled by ``torch.compile`` is recompiled. Fuse convolutions and norms
-    before the insertion: ``torch.fx.experimental.optimization.fuse`` does not see hooks, and would lose the attention.
+    before the insertion: ``torch.fx.experimental.optimization.fuse`` does not see hooks, and would lose the attention,
+    as does FX graph mode quantisation. A conversion of modules, such as that to ``SyncBatchNorm``, may drop hooks; the
+    next call of the network restores them, but not ``net.forward(x)`` or ``torch.fx``.
 
     Args:
         model: The network, changed in place.
@@ -110,10 +112,10 @@ def insert_attention(
         TypeError: ``factory`` does not return a module, or returns one that takes several inputs, or ``where`` is none
             of the above.
         ValueError: Nothing matches ``where``, a name does not exist, the channels of a module cannot be read, a module
-            is not called by the network, is already followed by attention, has an attribute of that name or calls all
-            of its children in turn, a ``Sequential`` ends with a module that is also used elsewhere, ``factory``
-            returns the same module twice, or the network or a part of it around the module is scripted, sharded or
-            wrapped for distributed training. In these cases nothing is changed.
+            is not called by the network, is already followed by attention, has an attribute of that name, is wrapped by
+            ``torch.compile`` or calls all of its children in turn, a ``Sequential`` ends with a module that is also
+            used elsewhere, ``factory`` returns the same module twice, or the network or a part of it around the module
+            is scripted, sharded or wrapped for distributed training. In these cases nothing is changed.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, figure 3.
@@ -190,7 +192,7 @@ class _Guard:
         self.names = names
 
     def __call__(self, model: nn.Module, _: tuple[Any, ...]) -> None:
-        if torch.compiler.is_compiling() or all(_attends(_at(model, name)) for name in self.names):
+        if all(_attends(_at(model, name)) for name in self.names):
             return
         found = set()
         for target in model.modules():  # the named modules may have been wrapped or moved
@@ -199,6 +201,11 @@ class _Guard:
                 continue
             found.add(name := attention.__dict__[NAME])
             if not _attends(target):
+                if torch.compiler.is_dynamo_compiling():  # without fullgraph=True, the call is repeated in eager mode
+                    raise RuntimeError(
+                        f"insert_attention: {name!r} must call the attention that was inserted after it, got a "
+                        f"{type(target).__name__} without its hook. Call the network once in eager mode first."
+                    )
                 place(target, attention, target.register_forward_hook(_Attend(name)))
         for name in self.names:
             if name not in found and (lacking := _at(model, name)) is not None:  # else that part was removed

@@ -188,6 +188,13 @@ def check_target(name: str, target: nn.Module) -> None:
                 "Insert after a module inside it, or wrap it."
             )
         )
+    if "_orig_mod" in target._modules:
+        raise ValueError(
+            said(
+                f"{name!r} must not be wrapped by torch.compile, which skips hooks of its wrappers when the network is "
+                f"compiled, got a {type(target).__name__}. Name the '_orig_mod' inside it."
+            )
+        )
     if type(target).forward is nn.Module.forward:
         raise ValueError(
             said(
