@@ -278,7 +278,7 @@ def test_replaced_parts_are_reset(build: Any, name: str, change: Any) -> None:
 def test_a_weight_that_is_computed_elsewhere_is_not_reset() -> None:
     module = SpatialAttention()
     prune.l1_unstructured(module.conv, "weight", 3)
-    with pytest.raises(ValueError, match=r"^SpatialAttention: weight must be a parameter to be set, got one that Conv2"):
+    with pytest.raises(ValueError, match=r"^SpatialAttention: weight must be a parameter to be set, got one that Conv"):
         module.reset_parameters()
     prune.remove(module.conv, "weight")
     module.reset_parameters()

@@ -151,6 +151,33 @@ def test_a_mask_weighs_the_blocked_loss_as_the_plain_one(reduction: Any, kind: s
         torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
 
 
+class Doubling(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.mul_(2))
+
+
+def doubling(conv: nn.Module) -> nn.Module:
+    conv.register_forward_pre_hook(lambda _, inputs: inputs[0].mul_(2))
+    return conv
+
+
+@pytest.mark.parametrize(("axes", "change"), [
+    (1, lambda conv: nn.Sequential(nn.ReLU(inplace=True), conv)), (1, doubling), (2, doubling), (3, doubling),
+    (2, lambda conv: nn.Sequential(nn.ReLU(inplace=True), conv)), (2, lambda _: Doubling(2, 1, 3, padding=1)),
+])  # fmt: skip
+def test_a_convolution_may_change_the_pooled_maps_in_place(axes: int, change: Any) -> None:
+    cbam = CBAM(8, kernel_size=3, spatial_dims=axes, dtype=torch.float64)
+    cbam.spatial.conv = change(cbam.spatial.conv).double()
+    x = torch.randn(2, 8, *(5, 6, 7)[:axes], dtype=torch.float64, requires_grad=True)
+    for module in (cbam, cbam.spatial):
+        results = []
+        for backend in ("blocked", "reference"):
+            cbam.backend = cbam.spatial.backend = backend
+            results.append(with_gradients(module, module, [x]))
+        for our, true in zip(*results, strict=True):
+            torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+
+
 def test_threads_share_no_scratch_memory() -> None:
     maps = [torch.randn(2, 16, 32, 32, requires_grad=True) for _ in range(8)]
     cbam = CBAM(16, backend="blocked")

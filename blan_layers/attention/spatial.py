@@ -133,6 +133,8 @@ class SpatialAttention(Module):
         """Return the gate (B, 1, *S) from the channel pools (B, 2, *S) of a map."""
         if type(self.conv) in CONVOLUTIONS and not watch(self.conv):  # a watched layer sees the plain layout
             maps = passes.for_convolution(maps)
+        elif not passes.plain:
+            maps = maps.clone()  # the passes need theirs for the gradient, and other layers may change what they get
         return location_factor(maps, self.score, self.gate, x)
 
     def score(self, maps: Tensor) -> Tensor:
