@@ -40,7 +40,7 @@ class AdaptiveScoreFusion(Module):
 
     Raises:
         TypeError: ``levels`` or ``attributes`` is not an int, ``initial_weight`` is neither a number nor a real tensor,
-            or the scores are not floating-point tensors.
+            or the scores are not floating-point tensors of the weight's dtype.
         ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is not finite or not of shape (K + 1,
             N), or the scores are not K levels of equal shape with N attributes.
 
@@ -116,6 +116,7 @@ def _stacked(scores: Tensor | Sequence[Tensor], weight: Tensor) -> Tensor:
         )
     for level in () if is_tracing() else scores:
         _checks.floating("scores", level)
+        _checks.same_dtype("scores", level, weight.dtype)
         if level.ndim != 3 or level.shape[1] != attributes or level.shape != scores[0].shape:
             raise ValueError(
                 said(

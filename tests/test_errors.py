@@ -1216,6 +1216,21 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "Pass one (B, N, classes) tensor per level, or all stacked along a first axis.",
     ),
     (
+        lambda: AdaptiveScoreFusion(2, 5)([torch.zeros(3, 5, 2), torch.zeros(3, 5, 2, dtype=torch.bfloat16)]),
+        "AdaptiveScoreFusion: scores must have the weights' dtype torch.float32, got torch.bfloat16. "
+        "Convert it by scores.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: F.score_fusion(torch.zeros(2, 3, 5, 2, dtype=torch.float64), torch.zeros(3, 5)),
+        "score_fusion: scores must have the weights' dtype torch.float32, got torch.float64. "
+        "Convert it by scores.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
+        lambda: SpatialAttention()(X, X.double()),
+        "SpatialAttention: target must have the weights' dtype torch.float32, got torch.float64. "
+        "Convert it by target.to(torch.float32), convert the module, or use torch.autocast.",
+    ),
+    (
         lambda: AdaptiveScoreFusion(2, 5)(torch.zeros(2, 3, 5, 2, dtype=torch.int64)),
         "AdaptiveScoreFusion: scores must be floating-point, got torch.int64. Convert it, for example scores.float().",
     ),

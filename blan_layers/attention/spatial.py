@@ -114,6 +114,7 @@ class SpatialAttention(Module):
         if target is not None:
             _checks.feature_map("target", target, None, self.spatial_dims)
             _checks.same_layout("x", x, "target", target)
+            self.check_state("target", target)
         passes = passes_through(x, self.backend)
         gate = self.factor(passes, passes.pool_channels(), x)
         if target is not None:

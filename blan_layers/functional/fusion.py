@@ -24,7 +24,7 @@ def score_fusion(scores: Tensor, weight: Tensor) -> Tensor:
         scores (K, B, N, classes), weight (K + 1, N) -> (B, N, classes).
 
     Raises:
-        TypeError: ``scores`` or ``weight`` is not a floating-point tensor.
+        TypeError: ``scores`` or ``weight`` is not a floating-point tensor, or their dtypes differ.
         ValueError: ``scores`` does not have 4 dimensions, or ``weight`` is not (K + 1, N).
 
     Reference:
@@ -46,6 +46,7 @@ def _check(scores: Tensor, weight: Tensor) -> None:
     _checks.floating("weight", weight)
     if _checks.traced(scores):
         return
+    _checks.same_dtype("scores", scores, weight.dtype)
     if scores.ndim != 4:
         raise ValueError(
             said(
