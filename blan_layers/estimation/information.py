@@ -20,7 +20,7 @@ from blan_layers.estimation.critics import fit_critics
 from blan_layers.estimation.estimate import InformationEstimate, Units
 from blan_layers.estimation.gaussian import canonical_correlation
 from blan_layers.estimation.independence import permutation_test
-from blan_layers.estimation.neighbours import MOST_ROWS, Neighbours, nearest_neighbours
+from blan_layers.estimation.neighbours import MOST_ROWS, nearest_neighbours
 from blan_layers.estimation.parts import (
     LEAST_BLOCKS,
     Labels,
@@ -82,11 +82,11 @@ def information_between(
     over critics fitted to half the pairs, since the learning error falls with the number of pairs to the power of 2/3
     or faster. If the uninformative critic was selected for a fold, the upper end is at least that of the Gaussian
     estimate. If x and y have at most three columns together, it is at least that of the nearest-neighbour estimate,
-    which resolves sharp edges that critics blur: the estimate, twice its standard error, and 2.4 times its gain over
-    half the pairs, since its error at edges falls with the root of the number of pairs. The interval covers the
-    sampling of pairs and the limited learning from them. It does not cover dependence that neither critics nor, for few
-    columns, neighbours can detect. How often it contained the true value is reported in
-    ``examples/mutual_information/repeated.md``.
+    which resolves sharp edges that critics blur: the estimate, 2.4 times its gain over half the pairs, since its error
+    at edges falls with the root of the number of pairs, and twice the standard error, which is that of the
+    extrapolation if neighbours show more than the critics. The interval covers the sampling of pairs and the limited
+    learning from them. It does not cover dependence that neither critics nor, for few columns, neighbours can detect.
+    How often it contained the true value is reported in ``examples/mutual_information/repeated.md``.
 
     **p-value.** It comes from 199 shuffles of the pairs and a statistic of the whole sample that needs no training. It
     is exact for independent rows (or blocks), whatever the estimate.
@@ -402,8 +402,10 @@ class _Neighbours(NamedTuple):
     value: float
     error: float
     """Its standard error."""
-    unlearnt: float
-    """How much more they would show with unlimited pairs, or 0 with many columns."""
+    gain: float
+    """How much more they would show with unlimited pairs, extrapolated from half of them; 0 with many columns."""
+    extrapolated: float
+    """Standard error of the value and the gain together."""
 
 
 def _neighbours(sample: _Sample, x: Tensor, y: Tensor, seed: int) -> _Neighbours:
@@ -414,16 +416,20 @@ def _neighbours(sample: _Sample, x: Tensor, y: Tensor, seed: int) -> _Neighbours
         for side, scaled in ((sample.x, x), (sample.y, y))
     )
 
-    def shown(rows: slice) -> Neighbours:
+    def terms(rows: slice) -> Tensor:
         return nearest_neighbours(left[rows], right[rows], discrete=(sample.x.discrete, sample.y.discrete))
 
-    value, error = shown(slice(None))
+    def error(of: Tensor) -> float:
+        return of.std().item() / math.sqrt(len(of))
+
+    whole = terms(slice(None))
     if _columns(sample) > _FEW_COLUMNS:
-        return _Neighbours(value, error, 0.0)
-    middle = len(chosen) // 2
-    halves = slice(0, None, 2), slice(1, None, 2), slice(middle), slice(middle, None)
-    doubled = value - sum(shown(half).value for half in halves) / len(halves)
-    return _Neighbours(value, error, max(0.0, doubled / (2**_REACH_RATE - 1)))
+        return _Neighbours(whole.mean().item(), error(whole), 0.0, 0.0)
+    middle, halved = len(chosen) // 2, torch.zeros_like(whole)
+    for half in (slice(0, None, 2), slice(1, None, 2), slice(middle), slice(middle, None)):
+        halved[half] += terms(half) / 2  # every row is in two halves
+    gains = (whole - halved) / (2**_REACH_RATE - 1)
+    return _Neighbours(whole.mean().item(), error(whole), gains.mean().item(), error(whole + gains))
 
 
 def _estimate(
@@ -468,7 +474,9 @@ def _interval(measured: _Measured, gaussian: float, neighbours: _Neighbours, sam
     below, above = (measured.resamples - measured.resamples.mean()).quantile(tails).tolist()
     low, high = measured.value + below, measured.value + above + max(0.0, measured.unlearnt)
     if _columns(sample) <= _FEW_COLUMNS and math.isfinite(neighbours.value):
-        high = max(high, neighbours.value + max(above, _TAIL * neighbours.error) + neighbours.unlearnt)
+        high = max(high, neighbours.value + max(above, _TAIL * neighbours.error) + max(0.0, neighbours.gain))
+        if neighbours.value - measured.value > neighbours.error:
+            high = max(high, neighbours.value + neighbours.gain + _TAIL * neighbours.extrapolated)
     if measured.started:
         rows, terms = len(sample.distinct), sample.x.values.shape[1] * sample.y.values.shape[1]
         deviation = math.sqrt(terms / 2 / rows**2 + 2 * max(gaussian, 0.0) / rows)

@@ -1,7 +1,6 @@
 """Mutual information in nats from distances to the nearest neighbours."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,16 +11,10 @@ MOST_ROWS = 5000
 _AT_ONCE = 500
 
 
-class Neighbours(NamedTuple):
-    """A nearest-neighbour estimate, in nats."""
+def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, bool] = (False, False)) -> Tensor:
+    r"""Return a term for each row, (n,), whose mean is the estimate in nats.
 
-    value: float
-    error: float
-    """Its standard error over independent rows."""
-
-
-def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, bool] = (False, False)) -> Neighbours:
-    r"""Return the estimate of Kraskov et al., or of Gao et al. for tied values and categories.
+    The estimate is that of Kraskov et al., or of Gao et al. for tied values and categories.
 
     Let :math:`\rho_i` be the distance from pair i to its k-th neighbour, in the maximum norm over all columns of x and
     y, and :math:`n_x` and :math:`n_y` the numbers of rows that are nearer than that in x alone and in y alone. Then
@@ -53,8 +46,7 @@ def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3, discrete: tuple[bool, b
         count = torch.where(tied[:, 0], near, met)
         terms = torch.digamma(count.double()) - torch.digamma(near_x.double() + 1) - torch.digamma(near_y.double() + 1)
         found.append((terms + torch.digamma(torch.tensor(float(rows), dtype=torch.float64))).where(met > 0, 0.0))
-    terms = torch.cat(found)
-    return Neighbours(terms.mean().item(), terms.std().item() / math.sqrt(rows))
+    return torch.cat(found)
 
 
 def _distances(side: Tensor, start: int, stop: int, codes: bool) -> Tensor:
