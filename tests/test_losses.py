@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import blan_layers.functional as F
 from blan_layers import (
@@ -545,6 +546,69 @@ def test_other_state_is_where_the_critic_is() -> None:
     assert {(x.device.type, x.dtype) for x in loss.state_dict().values()} == {("meta", torch.float64)}
     queued = LMIMLoss(6, 4, negatives="queue", queue_size=3, critic=ConcatConvCritic(6, 4, dtype=torch.float64))
     assert queued.queue.stored.dtype is torch.float64
+
+
+def with_state(state: str, kind: Any) -> Any:
+    """Build a loss in training with a queue or a running mean."""
+    options: Any = {"negatives": "queue", "queue_size": 7} if state == "queue" else {"objective": "mine"}
+    torch.manual_seed(0)
+    if kind is DeepInfoMaxLoss:
+        return kind(6, 4, objective="mine").double()
+    return kind(6 if kind is LMIMLoss else 36, 4, **options).double()
+
+
+WITH_STATE: list[tuple[str, Any]] = [
+    *((state, kind) for state in ("queue", "running mean") for kind in (LMIMLoss, GlobalInfoMaxLoss)),
+    ("running mean", DeepInfoMaxLoss),
+]
+
+
+@pytest.mark.parametrize(("state", "kind"), WITH_STATE)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_loss_with_state_is_not_recomputed_in_training(state: str, kind: Any, reentrant: bool) -> None:
+    loss, (local, summaries) = with_state(state, kind), features()
+    local.requires_grad_()
+    value = checkpoint(loss, local, summaries, use_reentrant=reentrant)
+    before = {name: buffer.clone() for name, buffer in loss.named_buffers()}
+    message = rf"^{kind.__name__}: must run once per batch in training, since it updates its {state}, got a second run"
+    with pytest.raises(RuntimeError, match=message):
+        value.backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in loss.named_buffers())
+    loss.eval()
+    torch.manual_seed(1)
+    (ours,) = torch.autograd.grad(checkpoint(loss, local, summaries, use_reentrant=False), local)
+    torch.manual_seed(1)
+    (truth,) = torch.autograd.grad(loss(local, summaries), local)
+    torch.testing.assert_close(ours, truth)
+
+
+@pytest.mark.parametrize(("state", "kind"), WITH_STATE)
+def test_a_loss_with_state_is_transformed_in_evaluation_alone(state: str, kind: Any) -> None:
+    loss, (local, summaries) = with_state(state, kind), features()
+    batches, same = torch.stack([local, 2 * local]), torch.stack([summaries, -summaries])
+    before = {name: buffer.clone() for name, buffer in loss.named_buffers()}
+    message = rf"^{kind.__name__}: cannot update its {state} in training from inside torch.func, got state"
+    transforms = torch.func.vmap(loss, randomness="different"), torch.func.grad(loss)
+    for transform, inputs in zip(transforms, [(batches, same), (local, summaries)], strict=True):
+        with pytest.raises(RuntimeError, match=message):
+            transform(*inputs)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in loss.named_buffers())
+    assert torch.func.vmap(loss.eval(), randomness="different")(batches, same).shape == (2,)
+    assert torch.func.grad(loss)(local, summaries).shape == local.shape
+
+
+def test_losses_with_stacked_state_are_mapped_by_vmap() -> None:
+    losses, (local, summaries) = [with_state("running mean", LMIMLoss) for _ in range(2)], features()
+    parameters, buffers = torch.func.stack_module_state(losses)
+
+    def call(parameters: Any, buffers: Any, local: Tensor) -> Tensor:
+        value: Tensor = torch.func.functional_call(losses[0], (parameters, buffers), (local, summaries))
+        return value
+
+    torch.func.vmap(call, randomness="same")(parameters, buffers, torch.stack([local, 2 * local]))
+    first, second = buffers["mine.running_log_mean"]
+    assert first.isfinite()
+    assert first != second
 
 
 @pytest.mark.parametrize("negatives", ["shift", "derangement", "all"])

@@ -60,6 +60,7 @@ class DeepInfoMaxLoss(Module):
         ValueError: One of the three losses raises it, a weight is negative or not finite, all weights are zero, an
             option belongs to a loss with weight zero, ``map_size`` is missing, ``negatives`` is "queue" or "given", or
             ``local_critic`` has another device or dtype.
+        RuntimeError: One of the three losses raises it.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,

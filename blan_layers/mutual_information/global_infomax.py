@@ -45,6 +45,7 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
     Raises:
         TypeError: In the cases of :class:`~blan_layers.LMIMLoss`.
         ValueError: In the cases of :class:`~blan_layers.LMIMLoss`, or ``negatives`` is "per-location".
+        RuntimeError: In the cases of :class:`~blan_layers.LMIMLoss`.
 
     Reference:
         Hjelm et al., "Learning deep representations by mutual information estimation and maximization", ICLR 2019,

@@ -82,6 +82,10 @@ class LMIMLoss(InfoMaxLoss):
     the other view as the summary, ``cat([b, a])``, and pass ``groups`` that number the images, so that no view is
     paired with itself.
 
+    In training, a call updates the queue and the running mean of "mine". Such a loss must run outside
+    ``torch.utils.checkpoint``, which would call it a second time, and outside the transforms of ``torch.func``, unless
+    they get its buffers as well.
+
     Exponentials continue along their tangent where they would overflow. "dv" and "mine" support only
     ``reduction="mean"``.
 
@@ -129,6 +133,8 @@ class LMIMLoss(InfoMaxLoss):
             weights or, for a mean, no finite sum above zero, ``groups`` have the wrong shape or leave an image without
             a partner, ``groups`` or ``negative_features`` are missing where an option needs them or given where none
             does, or ``backend`` is not available here. Values of mask and groups are checked only in eager mode.
+        RuntimeError: In training, activation checkpointing calls a loss with a queue or "mine" a second time, or
+            ``torch.func`` transforms it but not its buffers. Under ``torch.compile`` a second call is not noticed.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern

@@ -1,16 +1,45 @@
 """A memory of summaries: candidates from earlier batches."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from blan_layers._checks import said
 from blan_layers._module import Module
+from blan_layers._torch import backward_runs, transforms_active
 from blan_layers.functional._tracing import whole
 
 NO_GROUP = torch.iinfo(torch.int64).min
 """The group of a summary stored without one, which matches no other group."""
+
+
+def check_first_run(state: str) -> None:
+    """Refuse to read in a backward pass what the forward pass has already updated; a compiled call is not noticed."""
+    if not torch.compiler.is_compiling() and backward_runs():
+        raise RuntimeError(
+            said(
+                f"must run once per batch in training, since it updates its {state}, got a second run in the backward "
+                "pass. Call it outside torch.utils.checkpoint."
+            )
+        )
+
+
+def updated(state: str, update: Callable[[], object]) -> None:
+    """Update state, or refuse where a ``torch.func`` transform is applied to the batch but not to the state."""
+    if torch.compiler.is_compiling() or not transforms_active():
+        update()
+        return
+    try:
+        update()
+    except RuntimeError as error:
+        raise RuntimeError(
+            said(
+                f"cannot update its {state} in training from inside torch.func, got state outside the transform. "
+                "Call eval() first, or compute the loss outside torch.func."
+            )
+        ) from error
 
 
 class Remembered(NamedTuple):
@@ -57,11 +86,13 @@ class SummaryQueue(Module):
         """Return summaries (N, channels) and their groups (N,), followed by those of the queue.
 
         With ``store`` they are stored (only the last ``size`` if there are more) and returned without those of the
-        queue.
+        queue. In training, a second run by activation checkpointing is refused, as is a transform of ``torch.func``.
         """
+        if self.training:
+            check_first_run("queue")
         candidates, all_groups = summaries, groups
         if store:
-            self._push(summaries, groups)
+            updated("queue", lambda: self._push(summaries, groups))
         else:
             candidates = torch.cat([summaries, self.stored.to(summaries.dtype)])
             all_groups = _joined(groups, self.groups)

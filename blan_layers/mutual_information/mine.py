@@ -11,6 +11,7 @@ from blan_layers import _checks, functional
 from blan_layers._checks import Checked
 from blan_layers._module import Module
 from blan_layers.functional.mine import checked_momentum
+from blan_layers.mutual_information.memory import check_first_run, updated
 
 
 class MINEObjective(Module):
@@ -22,7 +23,8 @@ class MINEObjective(Module):
     of the batch, which would bias it. The module stores the log of the running mean. In evaluation it is not updated,
     and the gradient is that of the value. There are no parameters; use one object per critic. The running mean keeps
     its dtype when the module is cast to half precision. Under DistributedDataParallel each process divides by a running
-    mean that includes its own batch, and all processes continue with the running mean of the first process.
+    mean that includes its own batch, and all processes continue with the running mean of the first process. Call it
+    outside ``torch.utils.checkpoint`` and the transforms of ``torch.func`` in training.
 
     Args:
         momentum: Weight of a batch in the running mean, above 0 and at most 1; 1 gives the gradient of the value.
@@ -37,6 +39,8 @@ class MINEObjective(Module):
             nor floating-point.
         ValueError: ``momentum`` is not above 0 and at most 1, logits are empty, or weights have the wrong shape, a
             negative value or no finite sum above zero.
+        RuntimeError: In training, activation checkpointing calls it a second time, or ``torch.func`` transforms the
+            call but not the running mean. Under ``torch.compile`` a second call is not noticed.
 
     Reference:
         Belghazi et al., "Mutual information neural estimation", ICML 2018, section 3.2.
@@ -83,6 +87,7 @@ class MINEObjective(Module):
             return functional.dv_lower_bound(
                 positive_logits, negative_logits, positive_weights=positive_weights, negative_weights=negative_weights
             )
+        check_first_run("running mean")
         step = functional.mine_objective(
             positive_logits,
             negative_logits,
@@ -91,7 +96,7 @@ class MINEObjective(Module):
             positive_weights=positive_weights,
             negative_weights=negative_weights,
         )
-        self.running_log_mean.copy_(step.running_log_mean)
+        updated("running mean", lambda: self.running_log_mean.copy_(step.running_log_mean))
         return step.value
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MINEObjective":
