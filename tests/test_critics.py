@@ -386,6 +386,41 @@ def test_a_watched_layer_scores_all_pairs_once(monkeypatch: pytest.MonkeyPatch) 
     assert calls == [1]
 
 
+class CountingNorm(nn.Module):
+    """Divide by the number of calls."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x / self.calls.clone()
+
+
+@pytest.mark.parametrize("change", [
+    lambda critic: parametrizations.spectral_norm(critic.fc2),
+    lambda critic: setattr(critic, "fc3", nn.Sequential(CountingNorm(), critic.fc3)),
+], ids=["spectral norm", "buffer"])  # fmt: skip
+def test_layers_that_calls_change_score_all_pairs_once_in_training(
+    change: Callable[[nn.Module], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for at_once in (2**14, 1):
+        monkeypatch.setattr(critics, "PAIRS_AT_ONCE", at_once)
+        critic, (local, summaries) = built(LOCAL[0]), features()
+        torch.manual_seed(0)
+        change(critic)
+        critic.double().train()
+        logits = critic.all_pairs(local.requires_grad_(), summaries)
+        gradients = torch.autograd.grad(logits.square().mean(), [local, *critic.parameters()])
+        results.append([logits, *gradients, *critic.buffers()])
+    for ours, truth in zip(*results, strict=True):
+        assert torch.equal(ours, truth)
+
+
 def test_contrast_returns_no_views() -> None:
     critic, summaries = ConcatConvCritic(8, 4, hidden_channels=3), torch.randn(3, 4)
     for indices in (torch.tensor([1, 2, 0]), torch.tensor([[1, 2], [2, 0], [0, 1]])):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 
 from blan_layers import _checks
@@ -94,12 +95,19 @@ class Critic(Module, ABC):
             return self.score(local_codes, chunk.expand(batch, -1, -1))
 
         tracing = torch.compiler.is_compiling() or _checks.traced(local_codes)  # a loop would fix the batch size
-        if tracing or any(watch(module) for module in self.modules() if module is not self):
+        if tracing or self._counts_calls():
             return score(global_codes)
         chunks = global_codes.split(max(1, PAIRS_AT_ONCE // max(1, batch * local_codes.shape[1])))
         if len(chunks) == 1 or not torch.is_grad_enabled() or transforms_active():  # no hooks on saved tensors
             return torch.cat([score(chunk) for chunk in chunks], 1)
         return torch.cat([cast(Tensor, checkpoint(score, chunk, use_reentrant=False)) for chunk in chunks], 1)
+
+    def _counts_calls(self) -> bool:
+        """Return whether a further call could be noticed by a hook, or change weights or buffers."""
+        return any(
+            (module is not self and watch(module)) or (module.training and (module._buffers or is_parametrized(module)))
+            for module in self.modules()
+        )
 
     def forward(self, local_features: Tensor, global_features: Tensor, partners: Partners = "own") -> Tensor:
         """Score every location of each map with the map's own summary, or with the summaries of its ``partners``."""
@@ -140,7 +148,8 @@ class Critic(Module, ABC):
 
         A few summaries are scored at a time, and the activations of each chunk are recomputed in the backward pass:
         apart from the logits, memory grows only with B. One plain pass is used under compilers, which plan memory
-        themselves, under ``torch.func``, and for critics with hooks on their layers.
+        themselves, under ``torch.func``, for critics with hooks on their layers, and in training for critics with
+        parametrised layers or with buffers (spectral norm, batch norm), which every call may change.
 
         Args:
             local_features: Maps.
