@@ -20,12 +20,14 @@ from torch.nn.utils import parametrizations, prune
 from blan_layers import (
     CBAM,
     RDAM,
+    AttentionGate,
     BilinearCritic,
     ChannelAttention,
     ConcatConvCritic,
     GlobalCritic,
     LMIMLoss,
     PriorMatchingLoss,
+    SoftMask,
     SpatialAttention,
 )
 from tests.cases import CASES, Case
@@ -393,7 +395,12 @@ def test_a_watched_convolution_is_given_the_layout_of_the_plain_operations() -> 
         assert strides == [(60, 30, 6, 1)]
 
 
-def test_a_quantised_graph_keeps_the_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("build", "inputs"), [
+    (lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), CBAM(16)), [(4, 3, 16, 16)]),
+    (lambda: AttentionGate(8, 4), [(2, 8, 6, 6), (2, 4, 3, 3)]),
+    (lambda: SoftMask(8, depth=1, form="spatial"), [(2, 8, 6, 6)]),
+])  # fmt: skip
+def test_a_quantised_graph_keeps_the_gates(build: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rewriter takes an operation that it does not know between a layer and a sigmoid for no operation at all."""
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
@@ -401,16 +408,16 @@ def test_a_quantised_graph_keeps_the_gates(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     torch.use_deterministic_algorithms(mode=False)  # torch's quantised operations have none
     torch.manual_seed(0)
-    net, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), CBAM(16)).eval(), torch.randn(4, 3, 16, 16)
+    net, given = build().eval(), tuple(torch.randn(shape) for shape in inputs)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao moves to a package of its own
         for parameter in net.parameters():
             parameter.mul_(2)
-        prepared = prepare_fx(copy.deepcopy(net), get_default_qconfig_mapping("x86"), (x,))
-        prepared(x)
-        quantised = convert_fx(prepared)(x)
+        prepared = prepare_fx(copy.deepcopy(net), get_default_qconfig_mapping("x86"), given)
+        prepared(*given)
+        quantised = convert_fx(prepared)(*given)
         torch.use_deterministic_algorithms(mode=True)
-        assert (quantised - net(x)).norm() < 0.1 * net(x).norm()
+        assert (quantised - net(*given)).norm() < 0.1 * net(*given).norm()
 
 
 def test_weights_that_are_no_parameters_are_used() -> None:

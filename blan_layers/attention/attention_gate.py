@@ -19,6 +19,7 @@ from blan_layers.attention._layers import (
     resized,
 )
 from blan_layers.attention.spatial import SpatialAttentionMaps
+from blan_layers.functional._tracing import observable
 from blan_layers.functional.attention import location_factor
 
 
@@ -161,7 +162,7 @@ class AttentionGate(Module):
         joined = resized(self.skip_conv(skip), gating) + self.gating_conv(gating)
         if self.norm is not None:
             joined = self.norm(joined)
-        return resized(self.psi(torch.relu(joined)), skip)
+        return observable(resized(self.psi(torch.relu(joined)), skip))
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

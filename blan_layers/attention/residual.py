@@ -21,7 +21,7 @@ from blan_layers.attention._layers import (
     resized,
 )
 from blan_layers.functional._precision import at_least_float32
-from blan_layers.functional._tracing import whole
+from blan_layers.functional._tracing import observable, whole
 from blan_layers.functional.attention import location_factor
 
 MaskForm: TypeAlias = Literal["mixed", "channel", "spatial"]
@@ -280,7 +280,7 @@ class SoftMask(Module):
         return logits
 
     def _standard_score(self, x: Tensor) -> Tensor:
-        return _standardised(at_least_float32(self.score(x)))
+        return observable(_standardised(at_least_float32(self.score(x))))
 
     def _first(self) -> nn.Module | None:
         """Return the first layer of the head, or None if the head was replaced by another module."""

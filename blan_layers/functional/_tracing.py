@@ -1,9 +1,10 @@
-"""Functions that inspect shapes and types, which ``torch.fx`` must keep as one node."""
+"""What torch.fx needs: functions that inspect shapes and types, kept as one node, and logits that it can observe."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+from torch import Tensor
 from torch.fx import Proxy
 
 P = ParamSpec("P")
@@ -22,3 +23,11 @@ def whole(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def observable(logits: Tensor) -> Tensor:
+    """Return a gate's logits, in a traced graph from an operation that quantisation knows and observes.
+
+    It would otherwise give what comes before a sigmoid the range of the sigmoid's results.
+    """
+    return logits.contiguous() if isinstance(logits, Proxy) else logits
