@@ -29,7 +29,6 @@ from blan_facial.tables.cells import (
 )
 from blan_facial.tables.entries import as_json, entries
 from blan_facial.tables.layout import around, insert, markdown, terminal
-from blan_facial.tables.levels import measure_levels
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
@@ -137,6 +136,8 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int
         plan = _chosen(with_equal_seconds(plan, results), settings.rows)
         jobs, results, failures = _complete(settings, plan, training, console)
     if plan.name == "lmim":
+        from blan_facial.tables.levels import measure_levels  # with lightning, which takes long to import
+
         folders = [result.folder for found in results.values() for result in found]
         measure_levels(folders, len(places(settings.parallel)), console)
     _write(settings, plan, results, jobs, console)

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from blan_facial.config import Config
 from blan_facial.data.faces import FaceDataset
 from blan_facial.data.labelled import has_label
-from blan_facial.data.loading import normalize
+from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.data.splits import load_splits
 from blan_facial.machines.devices import make_fabric
 from blan_facial.network.model import LEVEL_NAMES, Network
@@ -66,8 +65,8 @@ def _measure(folder: Path) -> None:
     splits, fabric = load_splits(config, Console(quiet=True)), make_fabric(config)
     known = torch.from_numpy(has_label(splits.train))
     validation = cast("FaceDataset", splits.validation)  # without which no epoch could have been chosen
-    read = partial(_read, fabric, finished.model.to(fabric.device), config)
-    parts = [read(faces) for faces in (splits.train, validation, splits.test)]
+    read = partial(_read, fabric, finished.model.to(fabric.device))
+    parts = [read(evaluation_loader(config, faces)) for faces in (splits.train, validation, splits.test)]
     found = {}
     for level, name in enumerate(LEVEL_NAMES):
         (train, labels), (held_out, truth), (tested, answers) = ((maps[level], labels) for maps, labels in parts)
@@ -91,12 +90,12 @@ class _Maps(NamedTuple):
 
 
 @torch.no_grad()
-def _read(fabric: Fabric, model: Network, config: Config, faces: FaceDataset) -> tuple[list[_Maps], Tensor]:
+def _read(fabric: Fabric, model: Network, loader: FaceLoader) -> tuple[list[_Maps], Tensor]:
     """Return the maps of every level, and the labels (n, N)."""
     random = torch.Generator().manual_seed(SEED)
     batches: list[list[_Maps]] = []
     labels = []
-    for batch in evaluation_loader(config, faces):
+    for batch in loader:
         if len(batch.images):  # else all are corrupt
             with fabric.autocast():
                 output = model(normalize(fabric.to_device(batch.images)))

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from blan_facial.config import Config
 from blan_facial.tables import speed
-from blan_facial.tables.levels import levels_of
+
+if TYPE_CHECKING:
+    from blan_facial.tables.levels import Level
 
 Measure: TypeAlias = Callable[["Result"], float | str | None]
 
@@ -62,17 +64,23 @@ def best_level(attribute: str) -> Measure:
 
 def information(level: str) -> Measure:
     """Return the measure of the information between a level's maps and summaries, in nats."""
-    return lambda result: levels_of(result.folder)[level].information
+    return lambda result: _level(result, level).information
 
 
 def probe(level: str) -> Measure:
     """Return the measure of the average precision of linear probes of a level, in percent."""
 
     def measure(result: Result) -> float | None:
-        value = levels_of(result.folder)[level].probe
+        value = _level(result, level).probe
         return None if value is None else 100 * value
 
     return measure
+
+
+def _level(result: Result, name: str) -> "Level":
+    from blan_facial.tables.levels import levels_of  # with lightning, which takes long to import
+
+    return levels_of(result.folder)[name]
 
 
 def kept(result: Result) -> float:
