@@ -111,7 +111,7 @@ class TestUNet:
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
         before, _ = agreement(predict(network, images), masks)
         network.train()
-        for _ in range(70):
+        for _ in range(100):
             optimizer.zero_grad()
             segmentation_loss(network(images), masks).backward()
             optimizer.step()
