@@ -136,10 +136,7 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int
         plan = _chosen(with_equal_seconds(plan, results), settings.rows)
         jobs, results, failures = _complete(settings, plan, training, console)
     if plan.name == "lmim":
-        from blan_facial.tables.levels import measure_levels  # with lightning, which takes long to import
-
-        folders = [result.folder for found in results.values() for result in found]
-        measure_levels(folders, len(places(settings.parallel)), console)
+        results = _with_levels(settings, results, console)
     _write(settings, plan, results, jobs, console)
     for failure in failures:
         print_error(failure)
@@ -191,6 +188,18 @@ def _results(jobs: Sequence[Job], test: Data | None, other_root: Path | None) ->
     if other_root is None:
         return []
     return [Result(job.tested_on(test, other_root), job.config, job.folder) for job, _ in finished]
+
+
+def _with_levels(settings: Settings, results: dict[Cell, list[Result]], console: Console) -> dict[Cell, list[Result]]:
+    """Add to the metrics of all results what the levels of the models hold."""
+    from blan_facial.tables.levels import levels_of  # with lightning, which takes long to import
+
+    folders = list(dict.fromkeys(result.folder for found in results.values() for result in found))
+    levels = levels_of(folders, len(places(settings.parallel)), console)
+    return {
+        cell: [result._replace(metrics={**result.metrics, "levels": levels[result.folder]}) for result in found]
+        for cell, found in results.items()
+    }
 
 
 def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:

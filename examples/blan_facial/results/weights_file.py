@@ -34,6 +34,11 @@ def write_weights(
         file.write(save(weights, {_ENTRY: json.dumps(entry)}))
 
 
+def file_digest(folder: Path) -> str:
+    """Return a digest of the weights file of a run, which differs for other weights."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Scaling | None, tuple[float, ...] | None]:
     """Return weights, scaling and thresholds; a file of another program, without a digest, is not verified.
 

@@ -1,10 +1,9 @@
 """The levels of a trained BLAN: the information between maps and summaries, which LMIM maximises, and linear probes."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from blan_facial.machines.devices import make_fabric
 from blan_facial.network.model import LEVEL_NAMES, Network
 from blan_facial.results.finished import load_run
 from blan_facial.results.run_folder import read_object
-from blan_facial.results.weights_file import WEIGHTS
+from blan_facial.results.weights_file import file_digest
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.statistics import average_precision
 from blan_layers.estimation import information_between
@@ -44,22 +43,20 @@ class Level(NamedTuple):
     """Mean average precision, on test images, of linear probes of the map's mean over space."""
 
 
-def measure_levels(folders: Sequence[Path], workers: int, console: Console) -> None:
-    """Measure the levels of finished runs that were not measured before, and keep the results in their folders."""
-    missing = [folder for folder in dict.fromkeys(folders) if not _path(folder).is_file()]
+def levels_of(folders: Sequence[Path], workers: int, console: Console) -> dict[Path, dict[str, Any]]:
+    """Return the levels of finished runs by name; those that were not measured before are, and kept in the folders."""
+    paths = {folder: _path(folder) for folder in folders}
+    missing = [place for place in paths.items() if not place[1].is_file()]
     if missing:
         done = each(_measure, missing, min(workers, len(missing)))
         for _ in track(done, "measuring levels", len(missing), console=console, transient=True):
             pass
+    return {folder: read_object(path, "levels") for folder, path in paths.items()}
 
 
-def levels_of(folder: Path) -> dict[str, Level]:
-    """Return the levels of a run that :func:`measure_levels` has measured, by name."""
-    return {name: Level(**values) for name, values in read_object(_path(folder), "levels").items()}
-
-
-def _measure(folder: Path) -> None:
-    """Measure the levels of a run, and write them into its folder."""
+def _measure(place: tuple[Path, Path]) -> None:
+    """Measure the levels of the run in a folder, and write them to a file."""
+    folder, path = place
     finished = load_run(folder)
     config = finished.config.on_one_device()
     splits, fabric = load_splits(config, Console(quiet=True)), make_fabric(config)
@@ -73,7 +70,6 @@ def _measure(folder: Path) -> None:
         probe = choose_probe(Known(train.means[known], labels[known]), Known(held_out.means, truth)).probe
         precision = average_precision(probe.logits(tested.means).sigmoid(), answers)
         found[name] = Level(information(tested.local, tested.summary), precision)._asdict()
-    path = _path(folder)
     path.parent.mkdir(exist_ok=True)
     write_json(path, found)
 
@@ -131,5 +127,4 @@ def information(local: Tensor, summary: Tensor) -> float:
 
 def _path(folder: Path) -> Path:
     """Return the file of a run's levels, whose name depends on the weights."""
-    weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    return folder / "evaluation" / f"levels-{weights[:12]}.json"
+    return folder / "evaluation" / f"levels-{file_digest(folder)[:12]}.json"

@@ -2,13 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from blan_facial.config import Config
 from blan_facial.tables import speed
-
-if TYPE_CHECKING:
-    from blan_facial.tables.levels import Level
 
 Measure: TypeAlias = Callable[["Result"], float | str | None]
 
@@ -17,7 +14,7 @@ class Result(NamedTuple):
     """A finished run with one seed."""
 
     metrics: Mapping[str, Any]
-    """The metrics in ``metrics.json`` or, on another data set, from ``evaluate.py``."""
+    """The metrics in ``metrics.json`` or, on another data set, from ``evaluate.py``; for ``lmim`` with ``levels``."""
     config: Config
     """The settings of the run."""
     folder: Path
@@ -64,23 +61,17 @@ def best_level(attribute: str) -> Measure:
 
 def information(level: str) -> Measure:
     """Return the measure of the information between a level's maps and summaries, in nats."""
-    return lambda result: _level(result, level).information
+    return lambda result: result.metrics["levels"][level]["information"]
 
 
 def probe(level: str) -> Measure:
     """Return the measure of the average precision of linear probes of a level, in percent."""
 
     def measure(result: Result) -> float | None:
-        value = _level(result, level).probe
+        value = result.metrics["levels"][level]["probe"]
         return None if value is None else 100 * value
 
     return measure
-
-
-def _level(result: Result, name: str) -> "Level":
-    from blan_facial.tables.levels import levels_of  # with lightning, which takes long to import
-
-    return levels_of(result.folder)[name]
 
 
 def kept(result: Result) -> float:

@@ -22,7 +22,7 @@ from blan_facial.data.avatars import ATTRIBUTES as AVATARS
 from blan_facial.data.splits import load_split
 from blan_facial.results.environment import cores
 from blan_facial.results.run_folder import METRICS, read_object, read_settings
-from blan_facial.results.weights_file import WEIGHTS
+from blan_facial.results.weights_file import file_digest
 from blan_facial.tables.cells import DRAWN
 from blan_facial.training.checkpoint import CHECKPOINT
 from shared.program import UserError
@@ -105,8 +105,9 @@ class Job:
             DataError: The data set cannot be used.
             ExperimentError: The test failed.
         """
-        weights = hashlib.sha256((self.folder / WEIGHTS).read_bytes()).hexdigest()
-        key = hashlib.sha256(f"{weights} {root.resolve()} {_labels(data, root)}".encode()).hexdigest()[:12]
+        key = hashlib.sha256(f"{file_digest(self.folder)} {root.resolve()} {_labels(data, root)}".encode()).hexdigest()[
+            :12
+        ]
         path = self.folder / "evaluation" / f"{data}-test-{key}.json"
         if not path.is_file():
             command = [sys.executable, str(EVALUATE), str(self.folder), "--data", data, "--data-root", str(root)]
