@@ -27,7 +27,7 @@ from blan_layers.estimation.kernels import KernelCritic
 from blan_layers.estimation.neighbours import nearest_neighbours
 from blan_layers.estimation.parts import copies, folds, serial_dependence
 from blan_layers.estimation.perceptrons import PerceptronCritic
-from blan_layers.estimation.preprocessing import scale
+from blan_layers.estimation.preprocessing import scale, untied_scores
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -148,8 +148,11 @@ class TestMeasuring:
         rng = np.random.default_rng(0)
         x, truth = rng.uniform(size=2000), math.log(5) + 0.1
         found = information_between(x, x + rng.uniform(-0.1, 0.1, 2000))
-        assert truth - 0.15 < found.value < truth < found.high
-        assert found.value - 0.3 < found.low < found.value
+        assert truth - 0.15 < found.critics < truth < found.high
+        assert found.critics - 0.3 < found.low < found.critics
+        assert found.critics < found.value == found.others["neighbours"] < truth + 0.05
+        assert any("significantly less than nearest neighbours" in line for line in found.warnings)
+        assert f"Nearest neighbours. Critics show {found.critics:.3f}. InfoNCE" in str(found)
 
     def test_the_upper_end_is_at_least_that_of_the_neighbours(
         self, short: None, monkeypatch: pytest.MonkeyPatch
@@ -167,11 +170,24 @@ class TestMeasuring:
         wide = information_between(*gaussian(200, 2, rho=0.5))
         assert wide.high < 1
 
-    def test_what_neighbours_detect_and_critics_miss_gives_a_warning(self, short: None) -> None:
+    def test_what_neighbours_show_and_critics_miss_is_reported(self, short: None) -> None:
         rng = np.random.default_rng(0)
         x = rng.uniform(size=1000)
-        found = information_between(x, np.sin(40 * x) + 0.1 * rng.standard_normal(1000))
-        assert any("nearest neighbours show more" in line for line in found.warnings)
+        pairs = x, np.sin(40 * x) + 0.1 * rng.standard_normal(1000)
+        found = information_between(*pairs)
+        assert found.value == found.others["neighbours"] > found.critics
+        blocks = information_between(*pairs, blocks=2)
+        assert blocks.value == blocks.critics
+        assert any("nearest neighbours show more" in line for line in blocks.warnings)
+
+    def test_rounding_does_not_mislead_neighbours(self, short: None) -> None:
+        rounded = [side.round(1) for side in gaussian(1000, rho=0.0, seed=1)]
+        independent = information_between(*rounded)
+        assert independent.others["neighbours"] == pytest.approx(0, abs=0.06)
+        assert independent.value == 0
+        assert not any("nearest neighbours" in line for line in independent.warnings)
+        coarse = [side.round(1) for side in gaussian(1000)]
+        assert information_between(*coarse).others["neighbours"] == pytest.approx(-math.log(0.6), abs=0.1)
 
     def test_progress_grows_to_one(self, short: None) -> None:
         told: list[tuple[float, str]] = []
@@ -281,6 +297,8 @@ class TestDependentRows:
         noise = np.random.default_rng(0).standard_normal((2, 2000))
         walks = information_between(*noise.cumsum(1))
         assert any("Take differences, or a longer series." in line for line in walks.warnings)
+        few = information_between(*noise.cumsum(1), max_rows=1000)
+        assert any("neighbouring rows are correlated" in line for line in few.warnings)
         smooth = (np.convolve(side, np.full(8, 0.4), "valid") for side in noise)
         assert any(
             "If the rows are a series" in line and "pass blocks=" in line
@@ -453,6 +471,16 @@ class TestParts:
         (critic,) = fit_critics([(x[:200], y[:200])], [(x[200:], y[200:])], 0, lambda done: None)
         assert isinstance(critic, Weighted)
         assert any(isinstance(each, kind) for each in critic.critics)
+
+    def test_untied_scores_break_ties_at_random(self) -> None:
+        values = np.random.default_rng(0).integers(3, size=(999, 2)).astype(float)
+        scores = untied_scores(values, np.random.default_rng(1))
+        evenly = torch.special.ndtri((torch.arange(999, dtype=torch.float64) + 0.5) / 999)
+        for column, scored in zip(values.T, scores.T, strict=True):
+            assert torch.equal(scored.sort().values, evenly)
+            assert all(scored[column == code].max() < scored[column == code + 1].min() for code in range(2))
+        tied = torch.from_numpy(values[:, 0] == 1)
+        assert abs(torch.corrcoef(scores[tied].T)[0, 1].item()) < 0.2
 
     def test_nearest_neighbours_are_those_of_the_definition(self) -> None:
         x, y = gaussian(60, 2)

@@ -13,9 +13,10 @@ class InformationEstimate:
     """A measured mutual information; all values of information are in ``units``."""
 
     value: float
-    """The estimate on pairs that the critics were not trained on."""
+    """The estimate: that of the critics, on pairs that they were not trained on, or, if x and y have at most three
+    columns together and critics miss part of what nearest neighbours show, that of nearest neighbours."""
     low: float
-    """Lower end of the 95 % confidence interval."""
+    """Lower end of the 95 % confidence interval, which comes from the critics."""
     high: float
     """Upper end of the interval."""
     p_value: float
@@ -30,8 +31,10 @@ class InformationEstimate:
     estimator: Estimator
     cap: float | None
     """The maximum of the estimator, or None if it is unbounded."""
+    critics: float
+    """The estimate of the critics."""
     by_fold: tuple[float, ...]
-    """The value of each fold."""
+    """That of each fold."""
     unlearnt: float
     """How much more critics trained on unlimited pairs would show, extrapolated from critics of half the pairs."""
     pairs: int
@@ -46,9 +49,12 @@ class InformationEstimate:
         units = self.units
         capped = "" if self.cap is None else f", at most {self.cap:.2f} {units}"
         p_value = f"{self.p_value:.3f}".rstrip("0").rstrip(".")
+        meaning = f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}."
+        if self.value != self.critics:
+            meaning = f"Nearest neighbours. Critics show {self.critics:.3f}. {meaning}"
         lines = [
             f"{self.value:.3f} {units}, 95 % interval {self.low:.3f} to {self.high:.3f}; p = {p_value}",
-            f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}.",
+            meaning,
             f"{self.pairs:,} pairs, each measured by a critic that was not trained on it. By fold: "
             f"{', '.join(f'{value:.3f}' for value in self.by_fold)}.",
             f"Nearest neighbours: {self.others['neighbours']:.3f}. Gaussian: {self.others['gaussian']:.3f}.",

@@ -31,7 +31,7 @@ from blan_layers.estimation.parts import (
     folds,
     serial_dependence,
 )
-from blan_layers.estimation.preprocessing import PREPROCESSES, Preprocess, scale
+from blan_layers.estimation.preprocessing import PREPROCESSES, Preprocess, scale, untied_scores
 
 __all__ = ["information_between"]
 
@@ -76,6 +76,10 @@ def information_between(
     variables, perceptrons that correct them, kernels, and always an uninformative critic, which estimates exactly 0. If
     x and y have at most three columns together, the perceptron sees both, and so resolves sharp edges better. A lower
     bound remains one whichever critic is selected.
+
+    **Nearest neighbours.** For so few columns and independent rows, the value is that of nearest neighbours, with a
+    warning, if InfoNCE misses significantly much of it, by more than two standard errors, and the permutation test
+    finds dependence. This happens at sharp edges, and near the maximum of InfoNCE. ``critics`` keeps the bound.
 
     **Interval.** The lower end comes from a bootstrap of the measured pairs (of blocks, if given), with fixed critics.
     The upper end is that of the bootstrap plus what critics would still learn from more pairs: 1.7 times their gain
@@ -156,7 +160,7 @@ def information_between(
         tell(0.8, "comparing with other estimates")
         whole = np.arange(len(sample.labels))
         left, right = (scale(side, whole, preprocess)(whole) for side in (sample.x, sample.y))
-        neighbours = _neighbours(sample, left, right, int(seed))
+        neighbours = _neighbours(sample, int(seed))
         others = {"neighbours": neighbours.value, "gaussian": canonical_correlation(left, right)}
         tell(0.9, "shuffles")
         p_value = permutation_test(left, right, sample.labels, int(seed))
@@ -179,6 +183,8 @@ class _Sample(NamedTuple):
     labels: Labels
     distinct: npt.NDArray[np.intp]
     """Rows without copies."""
+    independent: bool
+    """Whether neither blocks nor correlations of neighbouring rows say otherwise."""
     warnings: list[str]
 
 
@@ -248,10 +254,10 @@ def _read(
             f"{len(equal) - len(distinct):,} of {len(equal):,} rows are copies of others: "
             f"{kept if blocks is None else 'blocks must keep them together'}. Leave copies out."
         )
-    if blocks is None:
-        serial = _serial(left, right, distinct) if isinstance(rows, slice) else None
-        warnings += [] if serial is None else [_serial_warning(serial, len(given))]
-    return _Sample(left, right, labels, distinct, warnings)
+    serial = _serial(left, right, distinct) if blocks is None else None
+    if serial is not None:
+        warnings.append(_serial_warning(serial, len(given), len(pairs)))
+    return _Sample(left, right, labels, distinct, blocks is None and serial is None, warnings)
 
 
 def _drawn(labels: Labels, most: int, seed: int) -> npt.NDArray[np.intp]:
@@ -275,16 +281,17 @@ def _serial(x: Side, y: Side, rows: Labels) -> Serial | None:
     return serial_dependence(*(scale(side, rows, "ranks")(rows).double().numpy() for side in (x, y)))
 
 
-def _serial_warning(serial: Serial, rows: int) -> str:
+def _serial_warning(serial: Serial, rows: int, all_rows: int) -> str:
     resemble = f"neighbouring rows are correlated, in x ({serial.x:.2f}) and in y ({serial.y:.2f})"
     if 2 * LEAST_BLOCKS * serial.length > rows:
         return (
             f"{resemble}, over more than a fortieth of the rows. If the rows are a series, value, interval and "
             "p-value are meaningless, since it has too few independent parts. Take differences, or a longer series."
         )
+    blocks = math.ceil(2 * serial.length * all_rows / rows)
     return (
         f"{resemble}. If the rows are a series, the interval is too narrow and the p-value too small: pass "
-        f"blocks={2 * serial.length}, for example. If their order has no meaning, shuffle the rows."
+        f"blocks={blocks}, for example. If their order has no meaning, shuffle the rows."
     )
 
 
@@ -408,12 +415,13 @@ class _Neighbours(NamedTuple):
     """Standard error of the value and the gain together."""
 
 
-def _neighbours(sample: _Sample, x: Tensor, y: Tensor, seed: int) -> _Neighbours:
-    """Return the nearest-neighbour estimate of rows without copies."""
-    chosen = np.random.default_rng(seed).permutation(sample.distinct)[:MOST_ROWS]
+def _neighbours(sample: _Sample, seed: int) -> _Neighbours:
+    """Return the nearest-neighbour estimate of rows without copies, from normal scores without ties."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(sample.distinct)[:MOST_ROWS]
     left, right = (
-        torch.from_numpy(side.values[chosen]) if side.discrete else scaled[torch.from_numpy(chosen)]
-        for side, scaled in ((sample.x, x), (sample.y, y))
+        torch.from_numpy(side.values[chosen]) if side.discrete else untied_scores(side.values[chosen], rng)
+        for side in (sample.x, sample.y)
     )
 
     def terms(rows: slice) -> Tensor:
@@ -441,18 +449,21 @@ def _estimate(
     estimator: Estimator,
     units: Units,
 ) -> InformationEstimate:
-    value, capped = measured.value, estimator == "infonce"
+    critics, capped = measured.value, estimator == "infonce"
     low, high = _interval(measured, others["gaussian"], neighbours, sample)
-    saturated = capped and (value > measured.cap - _NEAR_CAP or measured.gain > _GAIN)
+    saturated = capped and (critics > measured.cap - _NEAR_CAP or measured.gain > _GAIN)
+    missed = neighbours.value - critics > _TAIL * neighbours.error and p_value <= LEVEL
+    replaced = capped and missed and sample.independent and _columns(sample) <= _FEW_COLUMNS
     words = [
         *sample.warnings,
         *_of_estimator(measured, neighbours.value, estimator, saturated),
-        *(() if saturated else _of_others(value, low, high, others, sample)),
+        *(_of_neighbours(critics) if replaced else ()),
+        *(() if saturated or replaced else _of_others(critics, low, high, others, sample)),
         *_of_interval(low, high, p_value),
     ]
     unit = 1.0 if units == "nats" else 1 / math.log(2)
     return InformationEstimate(
-        value=unit * value,
+        value=unit * (neighbours.value if replaced else critics),
         low=unit * low,
         high=unit * high,
         p_value=p_value,
@@ -462,6 +473,7 @@ def _estimate(
         units=units,
         estimator=estimator,
         cap=unit * measured.cap if capped else None,
+        critics=unit * critics,
         by_fold=tuple(unit * fold for fold in measured.by_fold),
         unlearnt=unit * measured.unlearnt,
         pairs=len(sample.labels),
@@ -492,7 +504,7 @@ def _of_estimator(measured: _Measured, neighbours: float, estimator: Estimator, 
     """Yield warnings about the value, in nats, that concern its estimator."""
     if saturated:
         yield (
-            f"the value is near the maximum that this many pairs can show, {measured.cap:.2f} nats, and the "
+            f"the critics' value is near the maximum that this many pairs can show, {measured.cap:.2f} nats, and the "
             f"information may be much larger. Collect more pairs. Nearest neighbours, which have no maximum, show "
             f"{neighbours:.2f} nats, but are reliable only for few columns."
         )
@@ -506,6 +518,14 @@ def _of_estimator(measured: _Measured, neighbours: float, estimator: Estimator, 
             f"the mean of exponentials depends on only about {max(1, round(measured.effective))} fake pairs, and its "
             "variance is larger than the interval shows. Use infonce, or collect more pairs."
         )
+
+
+def _of_neighbours(critics: float) -> Iterator[str]:
+    """Yield the warning that the value is that of nearest neighbours."""
+    yield (
+        f"critics show {critics:.2f} nats, significantly less than nearest neighbours, whose estimate is the value. "
+        "The lower end of the interval comes from the critics."
+    )
 
 
 def _of_others(value: float, low: float, high: float, others: dict[str, float], sample: _Sample) -> Iterator[str]:

@@ -37,6 +37,20 @@ def scale(side: Side, rows: Rows, preprocess: Preprocess) -> Callable[[Rows], Te
     return apply
 
 
+def untied_scores(values: Array, rng: np.random.Generator) -> Tensor:
+    r"""Return the normal scores (n, d) of the columns of ``values``, with equal values in random order.
+
+    The order among equal values is independent of everything else, so that the scores are continuous and contain the
+    same information as the values.
+    """
+    scores = torch.empty(values.shape, dtype=torch.float64)
+    for place, column in enumerate(values.T):
+        order = np.lexsort((rng.random(len(column)), column))
+        middle = (torch.arange(len(column), dtype=torch.float64) + 0.5) / len(column)
+        scores[torch.from_numpy(order), place] = torch.special.ndtri(middle)
+    return scores
+
+
 def _normal_scores(column: Array, whole: Array) -> Callable[[Array], Array]:
     knots, counts = np.unique(column, return_counts=True)
     middle = (np.cumsum(counts) - counts / 2) / len(column)
