@@ -82,12 +82,12 @@ def information_between(
     finds dependence. This happens at sharp edges, and near the maximum of InfoNCE. ``critics`` keeps the bound.
 
     **Interval.** The lower end comes from a bootstrap of the measured pairs (of blocks, if given), with fixed critics.
-    The upper end is that of the bootstrap plus what critics would still learn from more pairs: 1.7 times their gain
-    over critics fitted to half the pairs, since the learning error falls with the number of pairs to the power of 2/3
-    or faster. If the uninformative critic was selected for a fold, the upper end is at least that of the Gaussian
-    estimate. If x and y have at most three columns together, it is at least that of the nearest-neighbour estimate,
-    which resolves sharp edges that critics blur: the estimate, 2.4 times its gain over half the pairs, since its error
-    at edges falls with the root of the number of pairs, and twice the standard error, which is that of the
+    The upper end is that of the bootstrap of the value plus what critics would still learn from more pairs: 1.7 times
+    their gain over critics fitted to half the pairs, since the learning error falls with the number of pairs to the
+    power of 2/3 or faster. If the uninformative critic was selected for a fold, the upper end is at least that of the
+    Gaussian estimate. If x and y have at most three columns together, it is at least that of the nearest-neighbour
+    estimate, which resolves sharp edges that critics blur: the estimate, 2.4 times its gain over half the pairs, since
+    its error at edges falls with the root of the number of pairs, and twice the standard error, which is that of the
     extrapolation if neighbours show more than the critics. The interval covers the sampling of pairs and the limited
     learning from them. It does not cover dependence that neither critics nor, for few columns, neighbours can detect.
     How often it contained the true value is reported in ``examples/mutual_information/repeated.md``.
@@ -193,6 +193,8 @@ class _Measured(NamedTuple):
 
     value: float
     resamples: Tensor
+    learnt: Tensor
+    """Resamples of the value and ``unlearnt`` together."""
     by_fold: tuple[float, ...]
     unlearnt: float
     cap: float
@@ -335,16 +337,19 @@ def _cross_fitted(
     fewer = [half for block in blocks for half in _halves(block)]
     once = torch.ones(1, len(sample.labels), dtype=torch.float64)
     drawn = _resamples(sample.labels, parts, np.random.default_rng(seed))
-    value = _value(estimator, blocks, once).item()
+    weights = torch.from_numpy(drawn[:, sample.labels]).double()
+    value, resamples = _value(estimator, blocks, once).item(), _value(estimator, blocks, weights)
     doubled = value - _value(estimator, of_halves, once).item()
+    beyond = 1 / (2**_LEARNING_RATE - 1)
     return _Measured(
         value,
-        _value(estimator, blocks, torch.from_numpy(drawn[:, sample.labels]).double()),
+        resamples,
+        resamples + beyond * (resamples - _value(estimator, of_halves, weights)),
         tuple(
             _value(estimator, [block for block in blocks if block.fold == fold], once).item()
             for fold in range(len(parts))
         ),
-        doubled / (2**_LEARNING_RATE - 1),
+        beyond * doubled,
         math.log(min(len(block.rows) for block in blocks)),
         value - _value(estimator, fewer, once).item(),
         any(block.start for block in blocks),
@@ -484,7 +489,8 @@ def _interval(measured: _Measured, gaussian: float, neighbours: _Neighbours, sam
     """Return the ends of the interval; resamples have fewer distinct pairs and are recentred at the value."""
     tails = torch.tensor([LEVEL / 2, 1 - LEVEL / 2], dtype=torch.float64)
     below, above = (measured.resamples - measured.resamples.mean()).quantile(tails).tolist()
-    low, high = measured.value + below, measured.value + above + max(0.0, measured.unlearnt)
+    further = (measured.learnt - measured.learnt.mean()).quantile(tails[1]).item()
+    low, high = measured.value + below, measured.value + max(above, measured.unlearnt + further)
     if _columns(sample) <= _FEW_COLUMNS and math.isfinite(neighbours.value):
         high = max(high, neighbours.value + max(above, _TAIL * neighbours.error) + max(0.0, neighbours.gain))
         if neighbours.value - measured.value > neighbours.error:
