@@ -326,11 +326,13 @@ def test_a_model_trains_and_is_tested_where_labels_are_unknown(
 
 
 def test_a_run_of_which_nothing_can_be_learnt_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = write(root, "image,split,A,B\na/1.png,train,1,\na/2.png,train,1,\nb/1.png,test,-1,1\n")
+    lines = ("image,split,A,B,C", "a/1.png,train,-1,,1", "a/2.png,train,-1,,1", "b/1.png,test,1,1,-1")
+    table = write(root, "\n".join(lines))
     options = ["--data", "csv", "--data-root", str(root), "--labels", str(table), "--output", str(root / "run")]
     assert main([*options, "--accelerator", "cpu"]) == 1
     message = (
-        "train: some attribute must have both yes and no among its training labels, got A (all yes), B (all unknown)"
+        "train: some attribute must have both yes and no among its training labels, got A (all no), B (all unknown), "
+        "C (all yes)"
     )
     assert message in capsys.readouterr().err
     assert not (root / "run").exists()

@@ -85,9 +85,10 @@ class MixedBatches(EpochBatches):
         """Current pass of each kind, and its order."""
         for (_, faces, places), kind in zip(self._kinds, ("labelled", "unlabelled"), strict=True):
             if places > len(faces):
+                other = "another --labelled-fraction" if unlabelled else "more labels"
                 raise ValueError(
                     f"MixedBatches: a batch needs {places} {kind} faces, got {len(faces)} training faces. "
-                    "Use smaller batches, or another --labelled-fraction."
+                    f"Use smaller batches, or {other}."
                 )
             if places % share.processes:
                 raise ValueError(

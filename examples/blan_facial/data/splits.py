@@ -53,7 +53,7 @@ def load_splits(config: Config, console: Console) -> Splits:
             validation = None
         splits = Splits(train, validation, load("test"))
     _print_notes([split for split in splits if split is not None], console)
-    _look_at_classes(splits.train, console)
+    _look_at_classes(splits.train, console, few=config.labelled is not None)
     return splits
 
 
@@ -70,16 +70,16 @@ def load_split(config: Config, split: str, console: Console) -> FaceDataset:
     return faces
 
 
-def _look_at_classes(train: FaceDataset, console: Console) -> None:
+def _look_at_classes(train: FaceDataset, console: Console, few: bool) -> None:
     """Warn of attributes whose known training labels are all the same, since they cannot be learnt.
 
     Raises:
         DataError: No attribute has both labels.
     """
     alike = [
-        f"{attribute} ({'all unknown' if not yes + no else 'all yes' if yes else 'all no'})"
+        f"{attribute} ({'all yes' if counted['yes'] else 'all no' if counted['no'] else 'all unknown'})"
         for attribute, counted in train.counts().items()
-        if not (yes := counted["yes"]) or not (no := counted["no"])
+        if not (counted["yes"] and counted["no"])
     ]
     if not alike:
         return
@@ -87,10 +87,11 @@ def _look_at_classes(train: FaceDataset, console: Console) -> None:
     if len(alike) == len(train.attributes):
         raise DataError(
             f"train: some attribute must have both yes and no among its training labels, got {named}. "
-            "Label images of both kinds, or set the meaning of 0 and -1 with --unknown."
+            + ("Raise --labelled." if few else "Label images of both kinds, or set what 0 and -1 mean with --unknown.")
         )
     warning = f"Attributes with only one kind of training label, which cannot be learnt: {named}."
-    console.print(f"{warning} Leave them out with --attributes.", markup=False, highlight=False, style="yellow")
+    remedy = "Raise --labelled, or leave them out with --attributes" if few else "Leave them out with --attributes"
+    console.print(f"{warning} {remedy}.", markup=False, highlight=False, style="yellow")
 
 
 def _print_notes(splits: Sequence[FaceDataset], console: Console) -> None:
