@@ -289,9 +289,26 @@ class TestDependentRows:
         assert found.warnings[0].startswith("1,600 of 2,000 rows are copies of others")
         assert not any("series" in line for line in found.warnings)
 
-    def test_values_that_repeat_by_themselves_are_no_copies(self) -> None:
-        counts = np.random.default_rng(0).integers(5, size=(400, 2)).astype(float)
-        assert copies(Side(counts[:, :1], False), Side(counts[:, 1:], False)) is None
+    @pytest.mark.parametrize(
+        ("rows", "rho", "step"),
+        [(400, 0.0, 1.0), (1000, 0.0, 0.1), (1000, 0.0, 0.01), (4000, 0.8, 0.01), (4000, 0.999, 0.05)],
+    )
+    def test_values_that_repeat_by_themselves_are_no_copies(self, rows: int, rho: float, step: float) -> None:
+        for seed in range(10):
+            sides = [Side(side[:rows].round(6) // step, False) for side in gaussian(rows + seed, 1, rho, seed)]
+            assert copies(*sides) is None
+
+    @pytest.mark.parametrize("decimals", [1, 2, 6])
+    @pytest.mark.parametrize("drawn", [False, True])
+    def test_copies_of_rounded_values_are_recognised(self, decimals: int, drawn: bool) -> None:
+        if drawn and decimals == 1:  # as many repeat by themselves
+            return
+        rng = np.random.default_rng(0)
+        rows = rng.integers(2000, size=2000) if drawn else rng.permutation(np.arange(2000) % 400)
+        sides = [Side(side.round(decimals)[rows], False) for side in rng.standard_normal((2, 2000, 1))]
+        labels = copies(*sides)
+        assert labels is not None
+        assert len(np.unique(labels)) == len(np.unique(np.concatenate([side.values for side in sides], 1), axis=0))
 
     def test_series_are_told(self, short: None) -> None:
         noise = np.random.default_rng(0).standard_normal((2, 2000))
@@ -305,6 +322,15 @@ class TestDependentRows:
             for line in information_between(*smooth).warnings
         )
         assert serial_dependence(*(side[:, None] for side in noise)) is None
+
+    @pytest.mark.parametrize("weights", [(-0.95, 0.0), (0.0, 0.95), (0.0, -0.95)])
+    def test_series_of_either_sign_and_of_period_two_are_told(self, weights: tuple[float, float]) -> None:
+        series = np.random.default_rng(0).standard_normal((2, 1000))
+        for row in range(2, 1000):
+            series[:, row] += weights[0] * series[:, row - 1] + weights[1] * series[:, row - 2]
+        found = serial_dependence(*(side[:, None] for side in series))
+        assert found is not None
+        assert found.length > 20
 
     def test_blocks_answer_the_warning(self, short: None) -> None:
         noise = np.random.default_rng(1).standard_normal((2, 2000))
@@ -471,6 +497,14 @@ class TestParts:
         (critic,) = fit_critics([(x[:200], y[:200])], [(x[200:], y[200:])], 0, lambda done: None)
         assert isinstance(critic, Weighted)
         assert any(isinstance(each, kind) for each in critic.critics)
+
+    @pytest.mark.parametrize("shape", [lambda x: 1e-310 * x, lambda x: np.exp(30 * x - 650), lambda x: 2e307 * x])
+    def test_ranks_are_free_of_units(self, shape: Callable[[np.ndarray], np.ndarray]) -> None:
+        x = gaussian(150)[0]
+        fitted, rows = np.arange(0, 150, 2), np.arange(150)
+        scores = scale(Side(shape(x), False), fitted, "ranks")(rows)
+        assert scores.isfinite().all()
+        assert torch.equal(scores[fitted], scale(Side(x, False), fitted, "ranks")(fitted))
 
     def test_untied_scores_break_ties_at_random(self) -> None:
         values = np.random.default_rng(0).integers(3, size=(999, 2)).astype(float)

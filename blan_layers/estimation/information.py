@@ -286,9 +286,10 @@ def _serial(x: Side, y: Side, rows: Labels) -> Serial | None:
 def _serial_warning(serial: Serial, rows: int, all_rows: int) -> str:
     resemble = f"neighbouring rows are correlated, in x ({serial.x:.2f}) and in y ({serial.y:.2f})"
     if 2 * LEAST_BLOCKS * serial.length > rows:
+        remedy = "Take differences, or" if min(serial.x, serial.y) > 0 else "Take"
         return (
             f"{resemble}, over more than a fortieth of the rows. If the rows are a series, value, interval and "
-            "p-value are meaningless, since it has too few independent parts. Take differences, or a longer series."
+            f"p-value are meaningless, since it has too few independent parts. {remedy} a longer series."
         )
     blocks = math.ceil(2 * serial.length * all_rows / rows)
     return (

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blan_layers._checks import said
-from blan_layers.estimation.arrays import Side, as_array, is_missing
+from blan_layers.estimation.arrays import Array, Side, as_array, is_missing
 from blan_layers.estimation.preprocessing import Rows
 
 LEAST_BLOCKS = 20
@@ -16,6 +16,8 @@ LEAST_BLOCKS = 20
 Labels = npt.NDArray[np.intp]
 
 _DISTINCT = 0.99  # share of distinct rows above which a side counts as continuous
+_REPEATED = 20  # rows above which chance no longer explains
+_FEW_COLUMNS = 3  # of x and y together, in which rounded values can be dense
 
 
 class Part(NamedTuple):
@@ -70,15 +72,34 @@ def _group_labels(blocks: Any, rows: int) -> Labels:
 def copies(x: Side, y: Side) -> Labels | None:
     """Return labels that are equal for copies of the same row, or None without copies.
 
-    Rows that are equal by chance are not copies. For values that repeat by nature, such as counts and categories, both
-    sides still contain repeats after equal rows are removed.
+    Rows that are equal by chance are not copies, such as rounded numbers, counts and categories. They are copies if the
+    values of a side do not repeat once equal rows are removed, if all rows occur a multiple of the same number of
+    times, or if equal rows are more frequent than rows that differ by one step.
     """
     both, numbers = np.concatenate([x.values, y.values], 1), [side for side in (x, y) if not side.discrete]
-    _, first, labels = np.unique(both, axis=0, return_index=True, return_inverse=True)
-    if len(first) == len(both) or not numbers:
+    rows, first, labels, counts = np.unique(both, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    if len(rows) == len(both) or not numbers:
         return None
     fine = max(len(np.unique(side.values[first], axis=0)) for side in numbers)
-    return labels.reshape(-1) if fine >= _DISTINCT * len(first) else None
+    multiple = len(rows) >= _REPEATED and np.gcd.reduce(counts) > 1
+    repeated = int((counts > 1).sum())
+    lonely = repeated >= _REPEATED and rows.shape[1] <= _FEW_COLUMNS and repeated > _adjacent(rows)
+    return labels.reshape(-1) if fine >= _DISTINCT * len(rows) or multiple or lonely else None
+
+
+def _adjacent(rows: Array) -> int:
+    """Return the number of pairs (ordered) of different rows (n, d) whose values are equal or adjacent in each column.
+
+    Values that repeat because they are rounded have adjacent values nearby: equal rows are at most half as frequent.
+    """
+    code = np.zeros(len(rows), dtype=np.int64)
+    steps = np.zeros(1, dtype=np.int64)
+    for column in rows.T:
+        values, place = np.unique(column, return_inverse=True)
+        base = len(values) + 2  # with room for a step beyond either end
+        code = code * base + place.reshape(-1) + 1
+        steps = (steps[:, None] * base + np.arange(-1, 2)).ravel()
+    return sum(int(np.isin(code + step, code).sum()) for step in steps if step)
 
 
 def folds(labels: Labels, number: int, rng: np.random.Generator) -> list[Part]:
@@ -120,7 +141,7 @@ def _cut(labels: Labels, number: int, rng: np.random.Generator) -> Labels:
 
 
 class Serial(NamedTuple):
-    """Correlations of neighbouring rows, in x and in y."""
+    """Correlations of rows one or two apart, in x and in y."""
 
     x: float
     y: float
@@ -129,23 +150,23 @@ class Serial(NamedTuple):
 
 
 def serial_dependence(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Serial | None:
-    """Return the largest correlations of neighbouring rows, if they are above chance on both sides."""
+    """Return the largest correlations of rows one or two apart, if they are beyond chance on both sides."""
     rows = len(x)
     found = []
     for side in (x, y):
         centred = (side - side.mean(0)) / np.maximum(side.std(0), 1e-12)
-        lagged = (centred[1:] * centred[:-1]).mean(0)
-        column = int(lagged.argmax())
-        if lagged[column] < max(4.5 / math.sqrt(rows), 0.1):
+        lagged = np.stack([(centred[lag:] * centred[:-lag]).mean(0) for lag in (1, 2)])
+        lag, column = np.unravel_index(np.abs(lagged).argmax(), lagged.shape)
+        if abs(lagged[lag, column]) < max(4.5 / math.sqrt(rows), 0.1):
             return None
-        found.append((float(lagged[column]), _length(centred[:, column])))
+        found.append((float(lagged[lag, column]), _length(centred[:, column])))
     return Serial(found[0][0], found[1][0], max(found[0][1], found[1][1]))
 
 
 def _length(column: npt.NDArray[np.float64]) -> int:
-    """Return the lag at which the correlation of rows falls below a twentieth."""
+    """Return the first lag from which two correlations in a row are below a twentieth, of either sign."""
     rows = len(column)
     spectrum = np.fft.rfft(column, 2 * rows)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:rows] / rows
-    low = np.flatnonzero(correlation < 0.05)
+    low = np.flatnonzero(np.maximum(np.abs(correlation[:-1]), np.abs(correlation[1:])) < 0.05)
     return int(low[0]) if len(low) else rows

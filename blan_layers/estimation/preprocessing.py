@@ -55,7 +55,20 @@ def _normal_scores(column: Array, whole: Array) -> Callable[[Array], Array]:
     knots, counts = np.unique(column, return_counts=True)
     middle = (np.cumsum(counts) - counts / 2) / len(column)
     scores = torch.special.ndtri(torch.from_numpy(middle)).numpy()
-    return lambda values: np.interp(values, knots, scores)[:, None]
+    return lambda values: _interpolated(values, knots, scores)[:, None]
+
+
+def _interpolated(values: Array, knots: Array, scores: Array) -> Array:
+    """Return the scores of values between knots, clamped to the outermost ones; no difference or slope overflows."""
+    if len(knots) == 1:
+        return np.full(len(values), scores[0])
+    above = np.searchsorted(knots, values).clip(1, len(knots) - 1)
+    (low, high), (first, last) = ((of[above - 1], of[above]) for of in (knots, scores))
+    half = np.where(np.maximum(np.abs(low), np.abs(high)) > 1, 0.5, 1.0)
+    with np.errstate(over="ignore"):  # clamped all the same
+        share = (half * values - half * low) / (half * high - half * low)
+    scaled: Array = first + share.clip(0, 1) * (last - first)
+    return scaled
 
 
 def _standardised(column: Array, whole: Array) -> Callable[[Array], Array]:
