@@ -228,3 +228,8 @@ def test_resamples_that_lack_a_label_are_counted_and_one_person_has_no_interval(
     alone = described(torch.full((3, 50, 2), NO), labels, np.zeros(50, np.int64))["statistics"]
     assert alone["per_attribute"]["b"]["columns"]["sum"]["accuracy"] == 1
     assert alone["per_attribute"]["b"]["columns"]["sum"]["accuracy_interval"] is None
+    assert (alone["mean"]["winner"]["interval"], alone["mean"]["winner"]["significant"]) == (None, False)
+    labels[1:, 0] = -1  # known of one image
+    columns = described(torch.full((3, 50, 2), NO), labels)["statistics"]["per_attribute"]["a"]["columns"]["sum"]
+    assert columns["accuracy"] == 0
+    assert {value for name, value in columns.items() if name.endswith("interval")} == {None}

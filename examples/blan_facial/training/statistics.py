@@ -60,22 +60,23 @@ def statistics(
     precision = torch.stack([_average_precisions(column, labels) for column in probabilities])
     sharpness = {name: torch.stack([of(column, labels) for column in odds]) for name, of in _SHARPNESS.items()}
     scaled = _scaled(odds[-1], labels, scaling)
-    several = units.total > 1
+    several = (units.sums(known.long()) > 0).sum(0) > 1
 
-    def span(values: Tensor, value: Tensor) -> list[float] | None:
-        return interval(values, value) if several else None
+    def span(values: Tensor, value: Tensor, of: slice | int) -> list[float] | None:
+        return interval(values, value) if several[of].any() else None
 
     def column(level: int, of: slice | int) -> dict[str, Any]:
         """Describe a column, for one attribute or on average."""
         described = {
             "accuracy": _mean(whole.accuracy[0, level, of]),
-            "accuracy_interval": span(resampled.accuracy[:, level, of], whole.accuracy[0, level, of]),
+            "accuracy_interval": span(resampled.accuracy[:, level, of], whole.accuracy[0, level, of], of),
             "balanced": _mean(whole.balanced[0, level, of]),
-            "balanced_interval": span(resampled.balanced[:, level, of], whole.balanced[0, level, of]),
+            "balanced_interval": span(resampled.balanced[:, level, of], whole.balanced[0, level, of], of),
             "average_precision": _mean(precision[level, of]),
         } | {name: _mean(values[level, of]) for name, values in sharpness.items()}
         if level == len(names) - 1:
-            described["average_precision_interval"] = span(resampled.precision[:, of], whole.precision[0, of])
+            precisions = resampled.precision[:, of], whole.precision[0, of]
+            described["average_precision_interval"] = span(*precisions, of)
             described |= {name: None if values is None else _mean(values[of]) for name, values in scaled.items()}
         return described
 
@@ -98,7 +99,9 @@ def statistics(
             "paired_test": "McNemar" if units.name == "images" else "sign flips of people",
             "mean": {
                 "columns": {name: column(level, everything) for level, name in enumerate(names)},
-                "winner": mean_winner(whole.accuracy[0, :levels], resampled.accuracy[:, :levels], names)
+                "winner": mean_winner(
+                    whole.accuracy[0, :levels], resampled.accuracy[:, :levels], names, bool(several.any())
+                )
                 if levels
                 else None,
             },

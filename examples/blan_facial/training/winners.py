@@ -41,17 +41,19 @@ def winners(right: Tensor, known: Tensor, names: Sequence[str], units: Units) ->
     return [found[n]._replace(significant=passed[n]) if n in found else None for n in range(known.shape[1])]
 
 
-def mean_winner(accuracy: Tensor, resampled: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def mean_winner(accuracy: Tensor, resampled: Tensor, names: Sequence[str], several: bool) -> dict[str, Any]:
     """Return the level that is best on average, tested by a paired bootstrap.
 
     Args:
         accuracy: (K, N).
         resampled: (R, K, N).
         names: The K levels.
+        several: Whether there are several units; a single one has no interval.
     """
     means = accuracy.nanmean(1)
     best, second = means.argsort(descending=True, stable=True)[:2].tolist()
-    span = interval(resampled[:, best] - resampled[:, second], accuracy[best] - accuracy[second])
+    margins = resampled[:, best] - resampled[:, second], accuracy[best] - accuracy[second]
+    span = interval(*margins) if several else None
     return {
         "level": names[best],
         "runner_up": names[second],
