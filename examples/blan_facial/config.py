@@ -277,7 +277,9 @@ class Config:
             _refuse(f"--batch-size must be at least 2, for norms and negative pairs, got {self.batch_size}", "Raise it")
         if self.unlabelled and not (self.lmim and self.alpha) and not (self.decoder and self.beta):
             _refuse("--unlabelled needs LMIM or the reconstruction, got neither", "Leave it out")
-        if self.unlabelled and not 1 <= round(self.labelled_fraction * self.batch_size) < self.batch_size:
+        fraction = self.labelled_fraction
+        full = not 0 < fraction < 1 or not 1 <= round(fraction * self.batch_size) < self.batch_size
+        if self.unlabelled and full:
             _refuse(
                 f"--labelled-fraction must leave room for both kinds in a batch of {self.batch_size}, "
                 f"got {self.labelled_fraction}",

@@ -58,6 +58,9 @@ class TestChoice:
             rows = has_label(keep_labels(faces(groups=groups), 12, seed))
             assert rows.sum() == 12
             assert not set(groups[rows]) & set(groups[~rows])
+            two_of_three = np.repeat(np.arange(3), [36, 2, 2])  # a whole person, taken first, would leave 34 too few
+            assert has_label(keep_labels(faces(groups=two_of_three), 4, seed)).sum() == 4
+            assert has_label(keep_labels(faces(groups=two_of_three), 38, seed)).sum() == 38
 
     def test_faces_without_labels_are_never_chosen(self) -> None:
         partly = faces()

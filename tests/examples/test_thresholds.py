@@ -34,6 +34,7 @@ def test_the_best_threshold_is_found() -> None:
     rare, few = column(*range(-9, 1)), torch.tensor([[0]] * 7 + [[1], [0], [1]])
     assert fit_thresholds(rare, few, "accuracy") == (-0.5,)
     assert fit_thresholds(rare, few, "balanced") == (-2.5,)
+    assert fit_thresholds(column(*range(1, 11)), torch.tensor([[1]] + [[0]] * 9), "accuracy") == (11.0,)
     assert fit_thresholds(column(1, 2), torch.tensor([[1], [1]]), "balanced") == (0.0,)
     assert fit_thresholds(column(-1, 9, 2), torch.tensor([[0], [-1], [1]]), "balanced") == (0.0,)
 

@@ -40,19 +40,30 @@ def keep_labels(faces: FaceDataset, count: int, seed: int) -> FaceDataset:
     people = candidates if faces.groups is None else faces.groups[candidates]
     names, sizes = np.unique(people, return_counts=True)
     order = random_generator(seed, _CHOICE).permutation(len(names))
-    chosen, left = [], count
-    for person in order:
-        if sizes[person] <= left:
-            chosen.append(names[person])
-            left -= sizes[person]
-    if left:
+    chosen = _with_sum(sizes[order].tolist(), count)
+    if sum(sizes[order[chosen]]) != count:
         raise DataError(
             f"train: --labelled must be a sum of whole people's images, so that nobody has images of both kinds, got "
-            f"{count}. Use {count - left or sizes.min()}, for example."
+            f"{count}. Use {sum(sizes[order[chosen]]) or sizes.min()}, for example."
         )
     keeps = np.zeros(len(faces), dtype=bool)
-    keeps[candidates[np.isin(people, chosen)]] = True
+    keeps[candidates[np.isin(people, names[order[chosen]])]] = True
     return dataclasses.replace(faces, labels=np.where(keeps[:, None], faces.labels, UNKNOWN).astype(np.int8))
+
+
+def _with_sum(sizes: list[int], total: int) -> list[int]:
+    """Return the places of sizes with the largest sum up to ``total``, among the first that reach it."""
+    sums = [1]  # bit s says whether some of the sizes so far have the sum s
+    for size in sizes:
+        if sums[-1] >> total:
+            break
+        sums.append((sums[-1] | sums[-1] << size) & ((2 << total) - 1))
+    places, left = [], sums[-1].bit_length() - 1
+    for place in range(len(sums) - 2, -1, -1):
+        if not sums[place] >> left & 1:
+            places.append(place)
+            left -= sizes[place]
+    return places
 
 
 class MixedBatches(EpochBatches):

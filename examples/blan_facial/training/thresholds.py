@@ -12,8 +12,8 @@ Criterion = Literal["accuracy", "balanced"]
 def fit_thresholds(odds: Tensor, labels: Tensor, criterion: Criterion) -> tuple[float, ...]:
     """Return the threshold of each attribute, as log-odds, above which it is predicted.
 
-    All distinct candidates are tried: the midpoints between neighbouring log-odds, and 0. Of equally good candidates
-    the one nearest to 0 is chosen. An attribute with only one label has threshold 0.
+    All distinct candidates are tried: the midpoints between neighbouring log-odds, one below all, one above all, and 0.
+    Of equally good candidates the one nearest to 0 is chosen. An attribute with only one label has threshold 0.
 
     Args:
         odds: Log-odds of the attributes, (n, N).
@@ -41,9 +41,10 @@ def _fit(odds: Tensor, labels: Tensor, criterion: Criterion) -> float:
     if not positives or not negatives:
         return 0.0
     middles = (odds[1:] + odds[:-1]) / 2
-    cuts = torch.cat([torch.zeros(1, dtype=torch.float64), middles[odds[1:] > odds[:-1]]])
+    zero = torch.zeros(1, dtype=torch.float64)
+    cuts = torch.cat([zero, odds[:1] - 1, middles[odds[1:] > odds[:-1]], odds[-1:] + 1])
     below = torch.searchsorted(odds, cuts, right=True)  # number of negative answers
-    rejected = torch.cat([torch.zeros(1, dtype=torch.float64), (1 - positive).cumsum(0)])[below]
+    rejected = torch.cat([zero, (1 - positive).cumsum(0)])[below]
     missed = below - rejected
     weights = (1.0, 1.0) if criterion == "accuracy" else (1 / positives, 1 / negatives)
     score = weights[0] * (positives - missed) + weights[1] * rejected
