@@ -21,7 +21,7 @@ from blan_facial.training.checkpoint import (
 )
 
 CONFIG = parse([])
-DATA = {"images": 3, "attributes": ["Smiling"], "labels": "0" * 64}
+DATA = {"images": 3, "attributes": ["Smiling"], "digest": "0" * 64, "validation": None}
 STATES = States({"w": torch.arange(500.0)}, {"w": {"step": torch.tensor(1.0), "exp_avg": torch.ones(500)}}, {})
 
 

@@ -338,6 +338,30 @@ def test_a_run_of_which_nothing_can_be_learnt_is_refused(root: Path, capsys: pyt
     assert not (root / "run").exists()
 
 
+def test_validation_labels_are_checked_before_training_and_identify_the_data(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(validation: str, *more: str, second: str = "a/2.png") -> str:
+        rows = ["image,split,A,B", "a/1.png,train,1,-1", f"{second},train,-1,1", "b/1.png,test,1,1"]
+        rows += [f"c/1.png,val,{validation}", f"c/2.png,val,{validation}", "c/3.png,val,1,1"]
+        for place in ("a/1.png", "a/2.png", "a/3.png", "b/1.png", "c/1.png", "c/2.png", "c/3.png"):
+            (root / place).parent.mkdir(exist_ok=True)
+            Image.new("RGB", (32, 32)).save(root / place)
+        table = write(root, "\n".join(rows))
+        options = ["--data", "csv", "--data-root", str(root), "--labels", str(table), "--images", "2"]
+        options += ["--image-size", "32", "--width", "4", "--batch-size", "2", "--epochs", "2", "--accelerator", "cpu"]
+        main([*options, "--model", "resnet", "--keep", "best", "--output", str(root / "run"), *more])
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "train: --keep best needs at least one positive validation label, got none" in told("-1,-1")
+    assert "train: some of the 2 validation images must have a known label, got none" in told(",")
+    assert not (root / "run").exists()
+    assert not told("1,-1", "--max-steps", "1")
+    assert "--resume needs the data that the checkpoint" in told("1,1", "--resume")
+    assert "--resume needs the data that the checkpoint" in told("1,-1", "--resume", second="a/3.png")
+    assert not told("1,-1", "--resume")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

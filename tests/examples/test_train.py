@@ -522,7 +522,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
     ),
     (
         with_old_checkpoint,
-        "train: {folder}/last.ckpt must have checkpoint format 2, got 1. Use the release that wrote it.",
+        "train: {folder}/last.ckpt must have checkpoint format 3, got 1. Use the release that wrote it.",
     ),
     (
         with_other_width,
@@ -573,6 +573,10 @@ MISTAKES: list[tuple[Prepare, str]] = [
     (
         lambda folder: ["--labelled", "4", "--unlabelled", "--labelled-fraction", "0.9"],
         "train: a batch needs 14 labelled faces, got 4 training faces. Use smaller batches, or another",
+    ),
+    (
+        lambda folder: ["--labelled", "4", "--unlabelled", "--labelled-fraction", "nan"],
+        "train: --labelled-fraction must leave room for both kinds in a batch of 16, got nan. Use 0.5, for example.",
     ),
     (lambda folder: ["--seed", str(2**64)], f"train: --seed must be less than 2**64, got {2**64}. Give a smaller"),
     (lambda folder: ["--epochs", "0"], "train: --epochs must be at least 1, got 0. Give a positive number."),

@@ -1,6 +1,7 @@
 """The class of all face data sets, and decoding image files."""
 
 import dataclasses
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -152,6 +153,16 @@ class FaceDataset:
             raise CorruptImageError(self.images.place(index), index, str(error.strerror)) from error
         except ValueError as error:
             raise CorruptImageError(self.images.place(index), index, str(error)) from error
+
+    def digest(self) -> str:
+        """Return a checksum of the labels and the names of the images, wherever their files are."""
+        found = hashlib.sha256(self.labels.tobytes())
+        if isinstance(self.images, np.ndarray):
+            found.update(self.images[: len(self)].tobytes())
+        else:
+            names = (Path(self.images.place(index)).name for index in range(len(self)))
+            found.update("\n".join(names).encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the numbers of positive, negative and unknown labels of each attribute."""

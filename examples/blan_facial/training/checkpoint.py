@@ -16,7 +16,7 @@ from shared.program import UserError
 CHECKPOINT, LOGS = "last.ckpt", "logs"
 """The checkpoint file and the folder of logs in the folder of a run."""
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class RunError(UserError):
@@ -177,4 +177,8 @@ def _broken(path: Path, error: Exception) -> RunError:
 
 
 def _describe(data: dict[str, Any]) -> str:
-    return f"{data['images']} images with {len(data['attributes'])} attributes (labels {data['labels'][:8]})"
+    validation = "none" if data["validation"] is None else data["validation"][:8]
+    return (
+        f"{data['images']} images with {len(data['attributes'])} attributes (checksum {data['digest'][:8]}, "
+        f"of the validation images {validation})"
+    )

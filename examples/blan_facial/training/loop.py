@@ -4,7 +4,6 @@ A batch depends only on the run's seed, the epoch and its position in the epoch;
 the seed and the step. Several processes share every batch equally, and either take each step or stop together.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +52,7 @@ class Trainer:
 
     Raises:
         ConfigError: ``--keep best`` is given without validation faces.
+        DataError: The labels of the validation faces cannot be used.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class Trainer:
         self.data = {
             "images": len(train),
             "attributes": list(train.attributes),
-            "labels": hashlib.sha256(train.labels.tobytes()).hexdigest(),
+            "digest": train.digest(),
+            "validation": None if validation is None else validation.digest(),
         }
         self.position = Position()
         self.best: Best | None = None
@@ -80,6 +81,8 @@ class Trainer:
                 f"train: --keep best needs a validation split, got --data {config.data} without one. "
                 "Use --keep last, or data with a validation split."
             )
+        if validation is not None:
+            _check_labels(validation, config)
         with processes.together():
             self.loader = training_loader(config, train, processes.share)
             self.validation = None if validation is None else evaluation_loader(config, validation, processes.share)
@@ -249,20 +252,12 @@ class Trainer:
         self.position = self.position._replace(judged=self.position.step)
         if self.config.keep == "last":
             return
-        score = self.processes.of_first(lambda: self._defined(score))
-        if self.best is None or score > self.best.score:
+        score = self.processes.of_first(lambda: score)
+        if score is not None and (self.best is None or score > self.best.score):
             whole = self.learner.whole_model().state_dict()
             weights = {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
             self.best = Best(self.position.step, self.position.seconds, score, weights)
         self._save(log)
-
-    def _defined(self, score: float | None) -> float:
-        if score is None:
-            raise DataError(
-                "train: --keep best needs at least one positive validation label, got none. "
-                "Label some validation images, or use --keep last."
-            )
-        return score
 
     def _validate(self, epoch: int, log: TrainingLog) -> float | None:
         """Log and show validation metrics; the first process returns the mean average precision."""
@@ -294,6 +289,20 @@ class Trainer:
                 log.save()
                 log.refuse_broken(states.weights, self.position.step)
                 save_checkpoint(log.folder, self.config, self.data, self.position, states, self.best)
+
+
+def _check_labels(validation: FaceDataset, config: Config) -> None:
+    """Refuse validation faces of which nothing can be evaluated, or by which no epoch can be chosen."""
+    if not (validation.labels != UNKNOWN).any():
+        raise DataError(
+            f"train: some of the {len(validation)} validation images must have a known label, got none. "
+            "Label some, or leave the split out."
+        )
+    if config.keep == "best" and not (validation.labels == 1).any():
+        raise DataError(
+            "train: --keep best needs at least one positive validation label, got none. "
+            "Label some validation images, or use --keep last."
+        )
 
 
 def training_loader(config: Config, faces: FaceDataset, share: Share = WHOLE) -> FaceLoader:
