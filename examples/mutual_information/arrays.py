@@ -33,8 +33,8 @@ def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
         categories: Whether to keep a table's fields as strings.
 
     Raises:
-        ArraysError: The file has another format, is broken, is not a table of numbers, or has an empty line or an empty
-            category.
+        ArraysError: The file has another format, is broken, is not a table of numbers, or has an empty line, a missing
+            or infinite number, or an empty category.
         OSError: The file cannot be read.
     """
     kind = path.suffix.lower()
@@ -47,6 +47,12 @@ def read(path: Path, *, categories: bool = False) -> npt.NDArray[Any]:
     try:
         content = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:
+        if "object" in str(error).lower():  # NumPy says so of any unknown format, and recommends to unpickle it
+            wanted, dtype = ("categories", "str") if categories else ("numbers", "float")
+            raise ArraysError(
+                f"between: {path} must contain an array of {wanted}, got Python objects or another format. "
+                f"Save {wanted}, for example by numpy.save(path, array.astype({dtype}))."
+            ) from error
         raise ArraysError(
             f"between: {path} must contain an array of numbers, got a file that does not load ({error}). "
             "Save it again with numpy.save."
@@ -92,7 +98,15 @@ def _read_table(path: Path, delimiter: str, categories: bool) -> npt.NDArray[Any
     if categories:
         _refuse_empty(path, rows, header)
         return np.array([fields for _, fields in rows])
-    return np.array([_row(path, number, fields, header) for number, fields in rows])
+    values = np.array([_row(path, number, fields, header) for number, fields in rows])
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        (number, fields), column = rows[bad[0, 0]], bad[0, 1]
+        raise ArraysError(
+            f"between: {path} must have a finite number in every field, got {fields[column]!r} in line {number}, "
+            f"{_named(column, header)} ({len(bad)} in all). Leave these rows out of every file, or fill them in."
+        )
+    return values
 
 
 def _has_header(lines: Sequence[Line], categories: bool) -> bool:

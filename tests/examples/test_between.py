@@ -54,7 +54,12 @@ class TestCommand:
         ("name", "content", "message"),
         [
             ("x.txt", "1\n", "between: files must be .npy, .csv or .tsv, got"),
-            ("x.npy", "no array", "must contain an array of numbers, got a file that does not load"),
+            (
+                "x.npy",
+                "no array",
+                "must contain an array of numbers, got Python objects or another format. Save numbers, for example by "
+                "numpy.save(path, array.astype(float)).",
+            ),
             ("x.csv", "", "must contain a table of numbers, got an empty file. Check the path."),
             ("x.csv", "a,b\n", "must contain a table of numbers, got only a header. Check the file."),
             (
@@ -73,12 +78,17 @@ class TestCommand:
             ("x.csv", "1\n2\n\n\n", "needs at least 100 rows, for training and for held-out estimates, got 2."),
             ("x.csv", "1\n\n2\n", "must have a row in every line, got an empty line 2. Remove it, and make sure that"),
             ("x.csv", "1\n" * 99 + ",\n", "must have 1 fields in every line, as in its first, got 2 in line 100."),
-            ("x.csv", "1,2\n" * 99 + "1,\n", "x must be finite, got nan in row 99, column 1 (1 in all)."),
+            (
+                "x.csv",
+                "1,2\n" * 99 + "1,\n",
+                "x.csv must have a finite number in every field, got '' in line 100, column 1 (1 in all). Leave these "
+                "rows out of every file, or fill them in.",
+            ),
             *(
-                ("x.csv", f"{word},1\n" + "1,2\n" * 99, "x must be finite, got nan in row 0, column 0 (1 in all).")
+                ("x.csv", f"{word},1\n" + "1,2\n" * 99, f"got {word!r} in line 1, column 0 (1 in all).")
                 for word in ("NA", "N/A", "null", "None", "nan", "-", "", " na ")
             ),
-            ("x.csv", "a,b\n" + "1,2\n" * 99 + "1,NA\n", "x must be finite, got nan in row 99, column 1 (1 in all)."),
+            ("x.csv", "a,b\n" + "inf,1\n" + "1,NA\n" * 99, "got 'inf' in line 2, column 'a' (100 in all)."),
         ],
     )
     def test_files_that_cannot_be_are_refused(
@@ -156,7 +166,13 @@ class TestCommand:
     def test_an_array_of_objects_is_never_unpickled(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         np.save(tmp_path / "x.npy", np.array([{}, []], dtype=object))
         assert main([str(tmp_path / "x.npy")] * 2) == 1
-        assert "must contain an array of numbers" in " ".join(capsys.readouterr().err.split())
+        assert "Save numbers, for example by numpy.save(path, array.astype(float))." in " ".join(
+            capsys.readouterr().err.split()
+        )
+        assert main([*[str(tmp_path / "x.npy")] * 2, "--discrete", "both"]) == 1
+        assert "Save categories, for example by numpy.save(path, array.astype(str))." in " ".join(
+            capsys.readouterr().err.split()
+        )
 
 
 class TestRepeating:
