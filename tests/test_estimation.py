@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,34 @@ Arrays = tuple[np.ndarray, np.ndarray]
 def gaussian(rows: int, columns: int = 1, rho: float = 0.8, seed: int = 0) -> Arrays:
     x, noise = np.random.default_rng(seed).standard_normal((2, rows, columns))
     return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+class Polars:
+    """A frame of polars, as far as one is read."""
+
+    columns = ("a", "b")
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def to_numpy(self) -> np.ndarray:
+        return self.values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.values
+
+
+class LazyPolars:
+    @property
+    def columns(self) -> list[str]:
+        warnings.warn("resolves its schema", stacklevel=2)
+        return ["a"]
+
+
+def quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's own, of deprecation
+        return torch.quantize_per_tensor(torch.arange(100.0), 1.0, 0, torch.quint8)
 
 
 @pytest.fixture
@@ -582,6 +611,12 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         "x must be finite, got nan in row 0, column 'b' (1 in all).",
     ),
     (
+        lambda: (Polars(np.stack([LINE, np.where(LINE > 97, np.inf, LINE)], 1)), LINE),
+        ValueError,
+        "x must be finite, got inf in row 98, column 'b' (2 in all).",
+    ),
+    (lambda: (LINE, LazyPolars()), TypeError, "y must be an array, a tensor or a data frame, got LazyPolars."),
+    (
         lambda: (np.stack([LINE, 0 * LINE + 3], 1), LINE),
         ValueError,
         "x must vary in every column, got the constant 3.0 in column 1. Leave it out: a constant has no information.",
@@ -615,9 +650,30 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         "x must contain real numbers, got dtype datetime64[s]. Pass times as numbers, for example x.astype('int64').",
     ),
     (
+        lambda: (pd.Series(pd.date_range("2026", periods=100, tz="UTC", unit="s")), LINE),
+        TypeError,
+        "x must contain real numbers, got dtype datetime64[s, UTC]. Pass times as numbers, for example "
+        "x.astype('int64').",
+    ),
+    (
+        lambda: (pd.DataFrame({"a": LINE, "t": pd.date_range("2026", periods=100, unit="s")}), LINE),
+        TypeError,
+        "got dtype datetime64[s]. Pass times as numbers, for example x['t'].astype('int64').",
+    ),
+    (
         lambda: (np.zeros(100, dtype=[("a", float)]), LINE),
         TypeError,
         "x must contain real numbers, got dtype [('a', '<f8')]. Pass each field as a column.",
+    ),
+    (
+        lambda: (np.ma.zeros(100, dtype=[("a", float), ("b", bool)]), LINE),
+        TypeError,
+        "x must contain real numbers, got dtype [('a', '<f8'), ('b', '?')]. Pass each field as a column.",
+    ),
+    (
+        lambda: (quantised(), LINE),
+        TypeError,
+        "x must contain real numbers, got dtype torch.quint8. Convert it by x.dequantize().",
     ),
     (
         lambda: ([[1.0], [1.0, 2.0]], LINE),
@@ -645,6 +701,17 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         lambda: (LINE, np.ma.masked_less(WIDE, -1)),
         ValueError,
         "y must have no masked values, got one in row ",
+    ),
+    (
+        lambda: ([np.ma.array([v, v], mask=[v == 3, False]) for v in LINE], LINE),
+        ValueError,
+        "x must have no masked values, got one in row 3, column 0 (1 of them in all). Leave these rows out of both "
+        "arrays, or fill them in.",
+    ),
+    (
+        lambda: ([[v, np.ma.masked if v > 97 else v] for v in LINE], LINE),
+        ValueError,
+        "x must have no masked values, got one in row 98, column 1 (2 of them in all).",
     ),
     (
         lambda: (torch.eye(100).to_sparse(), LINE),
@@ -737,6 +804,14 @@ class TestRefusals:
             information_between(*arrays())
         assert str(raised.value).startswith("information_between: ")
         assert message in str(raised.value)
+
+    @pytest.mark.skipif(np.finfo(np.longdouble).maxexp <= 1024, reason="has no numbers beyond float64")
+    @pytest.mark.parametrize("kind", [np.asarray, pd.Series])
+    def test_numbers_beyond_float64(self, kind: Callable[[np.ndarray], Any]) -> None:
+        x = LINE.astype(np.longdouble) * np.longdouble("1e4000")
+        message = r"x must be finite in float64, got 1e\+4000 in row 1, column 0 \(99 in all\). .* or scale the column"
+        with pytest.raises(ValueError, match=message):
+            information_between(kind(x), LINE)
 
     @pytest.mark.parametrize(("y", "error", "message"), CATEGORIES)
     def test_categories(self, y: Any, error: type[Exception], message: str) -> None:

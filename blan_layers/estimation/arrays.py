@@ -57,20 +57,13 @@ class _Table:
                     "Flatten each row to one axis."
                 )
             )
-        self._check_kind(array.dtype)
+        if not self.discrete:  # pandas returns times with a zone, or beside numbers, as objects
+            for place, dtype in enumerate(_dtypes(given)):
+                if getattr(dtype, "kind", "O") in "mM":
+                    column = self.name if self.labels is None else f"{self.name}[{self.labels[place]!r}]"
+                    _check_kind(self.name, dtype, False, column)
+        _check_kind(self.name, array.dtype, self.discrete, self.name)
         return array if array.ndim == 2 else array[:, None]
-
-    def _check_kind(self, dtype: np.dtype[Any]) -> None:
-        if dtype.kind in ("biufOUS" if self.discrete else "biuf"):
-            return
-        remedy = {
-            "c": "Pass real and imaginary parts as columns",
-            "M": f"Pass times as numbers, for example {self.name}.astype('int64')",
-            "m": f"Pass times as numbers, for example {self.name}.astype('int64')",
-            "V": "Pass each field as a column",
-            "O": f'Convert numbers by {self.name}.astype(float), or pass discrete="{self.name}" (or "both")',
-        }.get(dtype.kind, f'If they are categories, pass discrete="{self.name}" (or "both")')
-        raise TypeError(said(f"{self.name} must contain real numbers, got dtype {dtype}. {remedy}."))
 
     def column(self, place: int) -> str:
         """Return the name of a column in messages."""
@@ -84,20 +77,23 @@ class _Table:
     def check_values(self) -> None:
         """Refuse missing or infinite values, and constant columns."""
         count, first, varies = 0, None, np.zeros(self.values.shape[1], dtype=bool)
+        rule, remedy = "have no missing values" if self.values.dtype.kind in "OUS" else "be finite", "fill them in"
         for start, chunk in self.chunks():
-            bad = _missing(chunk)
+            measured = self._measured(chunk)
+            bad = _missing(measured)
             if bad.any() and first is None:
                 row, column = np.argwhere(bad)[0]
-                first = f"{chunk[row, column]} in row {start + row}, {self.column(column)}"
+                first = f"{chunk[row, column]!s} in row {start + row}, {self.column(column)}"
+                if not _missing(chunk)[row, column]:
+                    rule, remedy = "be finite in float64", "scale the column"
             count += int(bad.sum())
             if first is None:
-                varies |= (chunk != self.values[0]).any(0)
+                varies |= (measured != self._measured(self.values[:1])).any(0)
         if first is not None:
-            rule = "have no missing values" if self.values.dtype.kind in "OUS" else "be finite"
             raise ValueError(
                 said(
                     f"{self.name} must {rule}, got {first} ({count} in all). Leave these rows out of both arrays, "
-                    "or fill them in."
+                    f"or {remedy}."
                 )
             )
         if not varies.all():
@@ -108,6 +104,13 @@ class _Table:
                     f"{self.column(place)}. Leave it out: a constant has no information."
                 )
             )
+
+    def _measured(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return values as they are measured: numbers wider than float64 may become infinite, or equal."""
+        if self.discrete or values.dtype.kind != "f" or values.dtype.itemsize <= 8:
+            return values
+        with np.errstate(over="ignore"):
+            return values.astype(np.float64)
 
     def side(self, rows: npt.NDArray[np.intp] | slice) -> Side:
         """Return the selected rows as numbers or codes."""
@@ -200,11 +203,15 @@ class Pairs:
 
 
 def _is_frame(given: object) -> bool:
-    return hasattr(given, "columns") and hasattr(given, "index") and hasattr(given, "to_numpy")
+    return hasattr(given, "to_numpy") and hasattr(given, "columns")  # polars' lazy frames warn of the second
 
 
 def _is_indexed(given: object) -> bool:
     return hasattr(given, "index") and hasattr(given, "to_numpy") and hasattr(given, "loc")
+
+
+def _dtypes(given: Any) -> list[Any]:
+    return list(getattr(given, "dtypes", [])) if _is_frame(given) else [getattr(given, "dtype", None)]
 
 
 def aligned(name: str, given: object, other_name: str, other: Any) -> Any:
@@ -243,13 +250,16 @@ def as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
     if np.ma.isMaskedArray(given):
         return _of_masked(name, given)
     if _is_indexed(given):
-        kinds = {getattr(kind, "kind", "O") for kind in getattr(given, "dtypes", [])} if _is_frame(given) else None
-        kinds = {getattr(given.dtype, "kind", "O")} if kinds is None else kinds
-        if (
-            kinds <= set("biuf") and not discrete
-        ):  # missing values of any kind become NaN, whose position is reported later
-            return np.asarray(given.to_numpy(dtype="float64", na_value=np.nan))
+        dtypes = _dtypes(given)
+        if not discrete and all(getattr(dtype, "kind", "O") in "biuf" for dtype in dtypes):
+            # missing values of any kind become NaN, whose position is reported later
+            dtype = np.longdouble if np.longdouble in dtypes else np.float64
+            return np.asarray(given.to_numpy(dtype=dtype, na_value=np.nan))
         return np.asarray(given.to_numpy())
+    if isinstance(given, list | tuple):
+        places = [(place, column) for place, row in enumerate(given) for column in _masked_columns(row)]
+        if places:
+            raise _masked(name, places, ", or fill them in")
     try:
         if isinstance(given, list | tuple) and any(isinstance(row, torch.Tensor) for row in given):
             given = [as_array(name, row, discrete) for row in given]
@@ -263,7 +273,24 @@ def as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
         ) from error
 
 
+def _check_kind(name: str, dtype: np.dtype[Any], discrete: bool, column: str) -> None:
+    if dtype.kind in ("biufOUS" if discrete else "biuf"):
+        return
+    remedy = {
+        "c": "Pass real and imaginary parts as columns",
+        "M": f"Pass times as numbers, for example {column}.astype('int64')",
+        "m": f"Pass times as numbers, for example {column}.astype('int64')",
+        "V": "Pass each field as a column",
+        "O": f'Convert numbers by {name}.astype(float), or pass discrete="{name}" (or "both")',
+    }.get(dtype.kind, f'If they are categories, pass discrete="{name}" (or "both")')
+    raise TypeError(said(f"{name} must contain real numbers, got dtype {dtype}. {remedy}."))
+
+
 def _of_tensor(name: str, given: torch.Tensor) -> npt.NDArray[Any]:
+    if given.is_quantized:
+        raise TypeError(
+            said(f"{name} must contain real numbers, got dtype {given.dtype}. Convert it by {name}.dequantize().")
+        )
     if given.layout != torch.strided or given.is_nested or given.is_meta:
         got, remedy = str(given.layout), f"Convert it, for example by {name}.to_dense()"
         if given.is_nested:
@@ -276,18 +303,30 @@ def _of_tensor(name: str, given: torch.Tensor) -> npt.NDArray[Any]:
 
 
 def _of_masked(name: str, given: Any) -> npt.NDArray[Any]:
+    if given.dtype.names is not None:
+        _check_kind(name, given.dtype, True, name)
     mask = np.ma.getmaskarray(given)
     if mask.any():
-        row, *column = np.argwhere(mask)[0]
-        where = f"row {row}, column {column[0] if column else 0}"
-        rows = f"~np.ma.getmaskarray({name}){'.any(1)' if column else ''}"
-        raise ValueError(
-            said(
-                f"{name} must have no masked values, got one in {where} ({mask.sum()} of them in all). "
-                f"Leave these rows out of both arrays: keep = {rows}."
-            )
-        )
+        keep = f"~np.ma.getmaskarray({name}){'.any(1)' if mask.ndim > 1 else ''}"
+        raise _masked(name, np.argwhere(mask), f": keep = {keep}")
     return np.asarray(given.data)
+
+
+def _masked_columns(row: object) -> list[int]:
+    """Return the places of masked values in a row, which may be a number, a list or an array."""
+    if np.ma.isMaskedArray(row):
+        return [int(place) for place in np.flatnonzero(np.ma.getmask(row))]
+    return [place for place, value in enumerate(row) if value is np.ma.masked] if isinstance(row, list | tuple) else []
+
+
+def _masked(name: str, places: Sequence[Any] | npt.NDArray[np.intp], remedy: str) -> ValueError:
+    row, *column = places[0]
+    return ValueError(
+        said(
+            f"{name} must have no masked values, got one in row {row}, column {column[0] if column else 0} "
+            f"({len(places)} of them in all). Leave these rows out of both arrays{remedy}."
+        )
+    )
 
 
 def is_missing(value: object) -> bool:
