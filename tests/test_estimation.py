@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -36,6 +37,11 @@ Arrays = tuple[np.ndarray, np.ndarray]
 def gaussian(rows: int, columns: int = 1, rho: float = 0.8, seed: int = 0) -> Arrays:
     x, noise = np.random.default_rng(seed).standard_normal((2, rows, columns))
     return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+def of_xarray(frame: pd.DataFrame) -> Any:
+    """Return a data array of xarray, as far as one is read."""
+    return SimpleNamespace(dims=("row", "column"), indexes={"row": frame.index}, to_pandas=lambda: frame)
 
 
 class Polars:
@@ -269,9 +275,10 @@ class TestKinds:
         x, y = (torch.from_numpy(side).bfloat16() for side in PAIRS)
         assert information_between(x, y).value == pytest.approx(value, abs=0.05)
 
-    def test_frames_are_paired_by_their_index(self, value: float) -> None:
+    @pytest.mark.parametrize("kind", [pd.DataFrame, of_xarray])
+    def test_rows_are_paired_by_their_index(self, kind: Callable[[pd.DataFrame], Any], value: float) -> None:
         x, y = (pd.DataFrame(side, index=[f"row {r}" for r in range(300)]) for side in PAIRS)
-        assert information_between(x, y.sample(frac=1, random_state=0)).value == pytest.approx(value)
+        assert information_between(kind(x), kind(y.sample(frac=1, random_state=0))).value == pytest.approx(value)
 
     def test_files_are_mapped(self, value: float, tmp_path: Path) -> None:
         for name, side in zip("xy", PAIRS, strict=True):
@@ -616,6 +623,12 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         "x must be finite, got inf in row 98, column 'b' (2 in all).",
     ),
     (lambda: (LINE, LazyPolars()), TypeError, "y must be an array, a tensor or a data frame, got LazyPolars."),
+    (
+        lambda: (LINE, SimpleNamespace(dims=("t",), indexes={}, data_vars={})),
+        TypeError,
+        "y must be an array, a tensor or a data frame, got SimpleNamespace. Pass its variables as columns, for example "
+        "by y.to_dataframe().",
+    ),
     (
         lambda: (np.stack([LINE, 0 * LINE + 3], 1), LINE),
         ValueError,

@@ -146,6 +146,7 @@ class Pairs:
 
     def __init__(self, x: object, y: object, discrete: Discrete) -> None:
         choice("discrete", discrete, (None, "x", "y", "both"))
+        x = _in_pandas("x", x)
         y = aligned("x", x, "y", y)
         self.index: tuple[str, object] = ("x", x) if _is_indexed(x) else ("y", y)
         """The name of the input whose index, if it has one, says which row is which, and this input."""
@@ -214,8 +215,23 @@ def _dtypes(given: Any) -> list[Any]:
     return list(getattr(given, "dtypes", [])) if _is_frame(given) else [getattr(given, "dtype", None)]
 
 
+def _in_pandas(name: str, given: Any) -> Any:
+    """Return an array of xarray whose rows have labels as a series or a frame, and other inputs as they are."""
+    if not (hasattr(given, "dims") and hasattr(given, "indexes")):
+        return given
+    if hasattr(given, "data_vars"):
+        raise TypeError(
+            said(
+                f"{name} must be an array, a tensor or a data frame, got {type(given).__name__}. "
+                f"Pass its variables as columns, for example by {name}.to_dataframe()."
+            )
+        )
+    return given.to_pandas() if len(given.dims) in (1, 2) and given.dims[0] in given.indexes else given
+
+
 def aligned(name: str, given: object, other_name: str, other: Any) -> Any:
     """Return the other input in the order of the index of the given one, if both have an index."""
+    other = _in_pandas(other_name, other)
     if not (_is_indexed(given) and _is_indexed(other)):
         return other
     left, right = given.index, other.index  # type: ignore[attr-defined]
