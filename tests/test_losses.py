@@ -158,6 +158,25 @@ def test_groups_leave_their_own_out_of_all_pairs(objective: Any) -> None:
     torch.testing.assert_close(loss(local, summaries, groups=groups), truth)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+@pytest.mark.parametrize("options", [
+    {"negatives": "derangement"},
+    {"negatives": "per-location"},
+    {"negatives": "all", "objective": "infonce", "positives": "groups"},
+    {"negatives": "queue", "queue_size": 7, "objective": "infonce"},
+    {"negatives": "queue", "queue_size": 7, "objective": "infonce", "positives": "groups"},
+])  # fmt: skip
+def test_groups_are_the_same_in_every_integer_dtype(dtype: torch.dtype, options: Any) -> None:
+    (local, summaries), groups = features(), torch.tensor([0, 0, 1, 1, 2])
+    values = []
+    for numbers in (groups, groups.to(dtype)):
+        loss = loss_of(**options)
+        for training in (True, True, False):
+            torch.manual_seed(0)
+            values.append(loss.train(training)(local, summaries, groups=numbers))
+    torch.testing.assert_close(values[:3], values[3:], rtol=0, atol=0)
+
+
 def test_groups_change_who_is_drawn() -> None:
     local, summaries = features()
     groups = torch.tensor([0, 0, 1, 1, 2])

@@ -134,4 +134,4 @@ def _numbers(groups: Tensor | None, summaries: Tensor) -> Tensor:
     """Return the group of each summary in the form in which it is stored."""
     if groups is None:
         return torch.full(summaries.shape[:1], NO_GROUP, device=summaries.device)
-    return groups.to(torch.int64)
+    return groups

@@ -261,10 +261,14 @@ def _check_left(valid: Tensor) -> None:
 
 @whole
 def checked_groups(kind: Negatives, local_features: Tensor, groups: Tensor | None) -> Tensor | None:
-    """Return groups after checking that they are integers (B,) and that the negatives support groups."""
-    if groups is not None:
-        _check_groups(kind, groups, local_features.shape[0])
-    return groups
+    """Return groups in int64 after checking that they are integers (B,) and that the negatives support groups.
+
+    In other dtypes they could not be joined with those of a queue or, some of them, be exchanged between processes.
+    """
+    if groups is None:
+        return None
+    _check_groups(kind, groups, local_features.shape[0])
+    return groups.to(torch.int64)
 
 
 @whole
