@@ -46,6 +46,11 @@ PRODUCTS: list[Callable[[int, int], Critic]] = [
     CosineCritic,
     partial(CosineCritic, embedding_channels=32, temperature=0.5, learnt_temperature=True),
 ]
+NARROW: list[Callable[[int, int], Critic]] = [
+    partial(SeparableCritic, hidden_channels=64, embedding_channels=1),
+    partial(CosineCritic, embedding_channels=2),
+    partial(CosineCritic, embedding_channels=3),
+]
 local_critics = pytest.mark.parametrize("maker", LOCAL, ids=lambda maker: maker.func.__name__)
 product_critics = pytest.mark.parametrize("maker", PRODUCTS, ids=lambda maker: getattr(maker, "func", maker).__name__)
 
@@ -237,25 +242,31 @@ def test_a_loss_s_reset_starts_its_critic_as_the_constructor_does() -> None:
 @pytest.mark.parametrize("width", [4, 8])
 def test_the_shortcut_of_the_residual_encoder_starts_as_the_identity(width: int) -> None:
     critic: Any = built(partial(DotProductCritic, 6, 4, hidden_channels=width))
-    small = 1 / (16 * math.sqrt(width))
+    small = 1 / (64 * max(math.sqrt(width), 4))
     for encoder, channels, scale in ((critic.local_encoder, 6, 1.0), (critic.global_encoder, 4, small)):
         noise = encoder.shortcut.weight / scale - torch.eye(width, channels, dtype=torch.float64)
         assert noise.abs().max() <= 0.01
         assert noise.count_nonzero() == width * channels - min(width, channels)
 
 
-@product_critics
+@pytest.mark.parametrize("maker", PRODUCTS + NARROW, ids=lambda maker: getattr(maker, "func", maker).__name__)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("size", [(), (3, 2)], ids=["vectors", "maps"])
-def test_the_first_loss_is_that_of_a_critic_that_tells_nothing(maker: Any, objective: Any, size: Any) -> None:
-    """On standardised features of any width, in a batch of 64."""
+@pytest.mark.parametrize("rho", [0.0, 1.0])
+def test_the_first_loss_is_that_of_a_critic_that_tells_nothing(
+    maker: Any, objective: Any, size: Any, rho: float
+) -> None:
+    """On standardised features of any width, be they independent or the same, in a batch of 64."""
     torch.manual_seed(0)
-    for channels in ((4, 6), (64, 32), (20, 512)):
+    for channels in ((1, 1), (4, 6), (64, 32), (20, 512), (256, 256)):
         kind = LMIMLoss if size else GlobalInfoMaxLoss
         loss: Any = kind(*channels, critic=maker(*channels), objective=objective, negatives="all").eval()
-        batch = torch.randn(64, channels[0], *size), torch.randn(64, channels[1])
+        shared, noise = torch.randn(2, 64, max(channels))
+        summaries = (rho * shared + math.sqrt(1 - rho**2) * noise)[:, : channels[1]]
+        local = shared[:, : channels[0]].reshape(64, -1, *(1 for _ in size)).expand(-1, -1, *size)
+        batch = local, summaries
         first, critic = loss(*batch), loss.critic
-        assert 0 < critic.all_pairs(*batch).std() < 0.25
+        assert 0 < critic.all_pairs(*batch).std() < 0.15
         assert all(g.any() for g in torch.autograd.grad(first, [p for p in critic.parameters() if p.ndim > 1]))
         for parameter in critic.global_encoder.parameters():
             nn.init.zeros_(parameter)
@@ -286,6 +297,17 @@ def test_exponential_objectives_train_from_the_start(maker: Any, objective: str)
         optimizer.step()
     with torch.no_grad():
         assert 1.2 < torch.stack([drawn(128) for _ in range(20)]).mean() < 2
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 9, 128])
+@pytest.mark.parametrize("temperature", [1e-3, 0.07, 100.0])
+def test_no_first_logit_of_a_cosine_exceeds_a_twentieth(width: int, temperature: float) -> None:
+    """On features of any scale, shift or dependence."""
+    torch.manual_seed(0)
+    for channels in (1, 16):
+        critic = CosineCritic(channels, channels, embedding_channels=width, temperature=temperature)
+        x = 3 * torch.randn(2000, channels) + 5 * torch.randn(channels)
+        assert critic.all_pairs(x, x).abs().max() <= 0.05
 
 
 def cosine(**options: Any) -> Any:

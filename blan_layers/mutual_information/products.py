@@ -17,16 +17,16 @@ from blan_layers.functional._tracing import whole
 from blan_layers.mutual_information.critics import Critic, at_locations
 from blan_layers.mutual_information.encoders import Perceptron, ResidualEncoder
 
-START = 1 / 16
-"""Divisor, with the root of the codes' width, that gives the first logits a standard deviation near 0.1."""
+START = 1 / 64
+"""Scale, with one over the root of the codes' width, that gives the first logits a standard deviation near 0.025."""
 
 
 class ProductCritic(Critic):
     """A critic whose logit is the inner product of its two encoders' codes of a local and a global vector.
 
     The product, and so the logit, is in at least float32. The codes of the summaries start small, so that the first
-    logits of standardised features are near zero for any width. Otherwise they would be of order 10, and objectives
-    with exponentials would keep the critic from learning.
+    logits of standardised features are near zero for any width, also if map and summary are the same vector. Otherwise
+    they would be of order 10, and objectives with exponentials would keep the critic from learning.
     """
 
     local_encoder: nn.Module
@@ -40,9 +40,13 @@ class ProductCritic(Critic):
 
     def _start_near_zero(self) -> None:
         """Scale the initial codes of the summaries down."""
-        if isinstance(self.global_encoder, Perceptron | ResidualEncoder):
-            last = self.global_encoder.last_layers()
-            shrink_(last, START / math.sqrt(len(last[0].weight)))
+        encoder = self.global_encoder
+        if isinstance(encoder, Perceptron | ResidualEncoder):
+            last = encoder.last_layers()
+            root = math.sqrt(len(last[0].weight))
+            shrink_(last, START / root)
+            if isinstance(encoder, ResidualEncoder):  # both shortcuts pass the same channels, whose products add up
+                shrink_([encoder.shortcut], min(1.0, root / min(encoder.shortcut.weight.shape)))
 
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:
         """Encode every location of the maps, and the summaries."""
@@ -106,10 +110,12 @@ class DotProductCritic(ProductCritic):
     ``local_encoder(x) = layer_norm(fc2(relu(fc1(x))) + shortcut(x))`` is applied at every location (a residual network
     of 1x1 convolutions), and ``global_encoder`` is the same network without the norm.
 
-    The shortcuts start as the identity with noise of standard deviation 0.01, the other weights by He's rule. The last
-    layers of the summary's encoder are then divided by 16 times the square root of the code width, which gives the
-    first logits of standardised features a standard deviation near 0.1. The authors' code also has batch norm inside
-    the encoders, which makes a logit depend on the other images of the batch; it is left out here.
+    The shortcuts start as the identity with noise between -0.01 and 0.01, the other weights by He's rule. The last
+    layers of the summary's encoder are then divided by 64 times the square root of the code width E, which gives the
+    first logits of standardised features a standard deviation near 0.025. As both shortcuts pass the same channels,
+    that of the summary is instead divided by 64 times ``min(D, E)`` where this is more, so that the first logits are
+    small for dependent features, too. The authors' code also has batch norm inside the encoders, which makes a logit
+    depend on the other images of the batch; it is left out here.
 
     Args:
         local_channels: Channels C of the map.
@@ -157,9 +163,9 @@ class SeparableCritic(ProductCritic):
     r"""Separable critic: the inner product of two perceptrons' outputs for the local and the global vector.
 
     ``<local_encoder(local_u), global_encoder(global)>``, where each encoder is a perceptron with two hidden layers and
-    ReLU. Weights start by He's rule, biases at zero. The last layer of the summary's encoder is then divided by 16
+    ReLU. Weights start by He's rule, biases at zero. The last layer of the summary's encoder is then divided by 64
     times the square root of its width, which gives the first logits of standardised features a standard deviation near
-    0.1.
+    0.025.
 
     Args:
         local_channels: Channels C of the map.
@@ -208,8 +214,8 @@ class SeparableCritic(ProductCritic):
 class BilinearCritic(ProductCritic):
     r"""Bilinear critic.
 
-    ``<local_u, W global>``, where W (C, D) is the weight of ``global_encoder``. It starts by He's rule, divided by 16
-    times the square root of C, which gives the first logits of standardised features a standard deviation near 0.1.
+    ``<local_u, W global>``, where W (C, D) is the weight of ``global_encoder``. It starts by He's rule, divided by 64
+    times the square root of C, which gives the first logits of standardised features a standard deviation near 0.025.
 
     Args:
         local_channels: Channels C of the map.
@@ -279,9 +285,10 @@ class CosineCritic(ProductCritic):
     ``logit_scale`` (1,), the negative log of the temperature, as in CLIP. The scale is at most 100: a parameter above
     log 100 is reflected to the same distance below, so that its gradient leads back.
 
-    Weights start by He's rule, biases at zero. Then the second half of the local embedding and the first half of the
-    global one are scaled down, so that each is large where the other is small. The first logits of standardised
-    features then have a standard deviation of 0.1 or less, while the small halves receive gradients of full size.
+    Weights start by He's rule, biases at zero. Then the second half of the local embedding is set to a small multiple
+    of its first half, and the first half of the global embedding to one of its second half. Each is large where the
+    other is small, so that the first logits of any features are between -0.05 and 0.05, while the small halves receive
+    gradients of full size.
 
     Args:
         local_channels: Channels C of the map.
@@ -350,10 +357,16 @@ class CosineCritic(ProductCritic):
         """Reinitialise the weights, and the temperature if it is learnt."""
         he_normal_(self.local_encoder)
         he_normal_(self.global_encoder)
-        width = len(cast(nn.Linear, self.local_encoder).weight)
-        short = min(1.0, self.temperature * math.sqrt(width) * START)
-        change_parameter(self.local_encoder, "weight", lambda weight: weight[width // 2 :].mul_(short))
-        change_parameter(self.global_encoder, "weight", lambda weight: weight[: width // 2].mul_(short))
+        half = len(cast(nn.Linear, self.local_encoder).weight) // 2
+        short = min(0.5, self.temperature / 50)  # logits are at most 2 short / temperature, for odd widths sqrt(5)
+        change_parameter(
+            self.local_encoder,
+            "weight",
+            lambda weight: weight[half:].copy_(weight[:half].repeat(2, 1)[: len(weight) - half]).mul_(short),
+        )
+        change_parameter(
+            self.global_encoder, "weight", lambda weight: weight[:half].copy_(weight[half : 2 * half]).mul_(short)
+        )
         if self.learnt_temperature:
             change_parameter(self, "logit_scale", lambda scale: scale.fill_(-math.log(self.temperature)))
 
