@@ -1,5 +1,6 @@
 """The levels of a trained BLAN: the information between maps and summaries, which LMIM maximises, and linear probes."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,18 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from blan_facial.data.faces import FaceDataset
+from blan_facial.config import Config
+from blan_facial.data.faces import SPLITS, FaceDataset
 from blan_facial.data.labelled import has_label
 from blan_facial.data.loading import FaceLoader, normalize
 from blan_facial.data.splits import load_splits
 from blan_facial.machines.devices import make_fabric
 from blan_facial.network.model import LEVEL_NAMES, Network
 from blan_facial.results.finished import load_run
-from blan_facial.results.run_folder import read_object
+from blan_facial.results.run_folder import read_object, read_settings
 from blan_facial.results.weights_file import file_digest
+from blan_facial.tables.cells import DRAWN
+from blan_facial.tables.sources import data_digest
 from blan_facial.training.loop import evaluation_loader
 from blan_facial.training.statistics import average_precision
 from blan_layers.estimation import information_between
@@ -126,5 +130,9 @@ def information(local: Tensor, summary: Tensor) -> float:
 
 
 def _path(folder: Path) -> Path:
-    """Return the file of a run's levels, whose name depends on the weights."""
-    return folder / "evaluation" / f"levels-{file_digest(folder)[:12]}.json"
+    """Return the file of a run's levels, whose name depends on the weights and, unless drawn, on the data."""
+    key = file_digest(folder)
+    config = Config.from_json(read_settings(folder)[0])
+    if config.data not in DRAWN:
+        key = hashlib.sha256(f"{key} {data_digest(config, *SPLITS)}".encode()).hexdigest()
+    return folder / "evaluation" / f"levels-{key[:12]}.json"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blan_facial.config import RESUMABLE, Config, parse
 from blan_facial.data.attributes import CELEBA_ATTRIBUTES, choose
 from blan_facial.data.avatars import ATTRIBUTES as AVATARS
-from blan_facial.data.splits import load_split
 from blan_facial.results.environment import cores
 from blan_facial.results.run_folder import METRICS, read_object, read_settings
 from blan_facial.results.weights_file import file_digest
 from blan_facial.tables.cells import DRAWN
+from blan_facial.tables.sources import data_digest
 from blan_facial.training.checkpoint import CHECKPOINT
 from shared.program import UserError
 
@@ -105,10 +105,9 @@ class Job:
             DataError: The data set cannot be used.
             ExperimentError: The test failed.
         """
-        key = hashlib.sha256(f"{file_digest(self.folder)} {root.resolve()} {_labels(data, root)}".encode()).hexdigest()[
-            :12
-        ]
-        path = self.folder / "evaluation" / f"{data}-test-{key}.json"
+        state = data_digest(Config.from_json({"data": data, "data_root": str(root)}), "test")
+        key = hashlib.sha256(f"{file_digest(self.folder)} {root.resolve()} {state}".encode()).hexdigest()
+        path = self.folder / "evaluation" / f"{data}-test-{key[:12]}.json"
         if not path.is_file():
             command = [sys.executable, str(EVALUATE), str(self.folder), "--data", data, "--data-root", str(root)]
             done = subprocess.run([*command, "--output", str(path)], capture_output=True, check=False)
@@ -136,13 +135,6 @@ class _Running(NamedTuple):
 
 def _place(path: str | None) -> Path | None:
     return None if path is None else Path(path).resolve()
-
-
-@cache
-def _labels(data: str, root: Path) -> str:
-    """Return a digest of the labels of a data set's test split."""
-    config = Config.from_json({"data": data, "data_root": str(root)})
-    return hashlib.sha256(load_split(config, "test", Console(quiet=True)).labels.tobytes()).hexdigest()
 
 
 def complete(jobs: Sequence[Job], places: Sequence[dict[str, str]], console: Console) -> list[str]:
