@@ -1,24 +1,29 @@
 """The tables on what BLAN is worth: which runs they have, and what they show."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from blan_facial import experiments
 from blan_facial.config import PRESETS, TUNED, parse
+from blan_facial.data.avatars import load_avatars
 from blan_facial.experiments import main
 from blan_facial.results.finished import load_run
 from blan_facial.results.weights_file import write_weights
-from blan_facial.tables import levels
-from blan_facial.tables.cells import Data, Run, options_of
+from blan_facial.tables import levels, sources
+from blan_facial.tables.cells import Data, Name, Run, options_of
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import Job
 from shared.program import UserError
+from tests.examples.celeba_folder import write_celeba_folder
+from tests.examples.run_folder import SMALL, write_run
 
 SECONDS = {"resnet": 10.0, "moon": 10.0, "mcnn": 20.0, "enc": 16.0, "blan": 80.0, "blan-tuned": 50.0}
 
@@ -54,6 +59,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 def settings(run: Run, data: Data = "avatars-hard") -> Any:
     return parse([*options_of(data), *run.options])
+
+
+@pytest.mark.parametrize("name", ["labels", "budget", "lmim"])
+def test_the_epoch_of_every_run_on_lfwa_is_chosen_on_the_validation_images_that_its_halves_lack(name: Name) -> None:
+    for run in experiment(name, "lfwa").runs:
+        config = parse([*options_of("lfwa"), "--data-root", "x", *run.options])
+        assert (config.keep, config.lfwa_split) == ("best", "80:10")
 
 
 class TestLabels:
@@ -111,14 +123,27 @@ class TestBudget:
         epochs = {job.folder.parent.name: job.config.epochs for job in trained if "with-os" in job.name}
         assert epochs["all-labels-resnet-with-os"] == epochs["all-labels-blan-with-os"] == 5
         assert epochs["all-labels-resnet-with-os-to-convergence"] == 20
-        assert epochs["all-labels-resnet-with-os-equal-seconds"] == 40
-        assert epochs["all-labels-blan-tuned-with-os-equal-seconds"] == 8
-        assert "all-labels-blan-with-os-equal-seconds" not in epochs  # the slowest has its run on equal epochs
+        assert epochs["all-labels-resnet-with-os-equal-seconds-40-epochs"] == 40
+        assert epochs["all-labels-blan-tuned-with-os-equal-seconds-8-epochs"] == 8
+        slowest = [name for name in epochs if name.startswith("all-labels-blan-with-os")]
+        assert not any("equal-seconds" in name for name in slowest)  # it has its run on equal epochs
         cells = json.loads((tmp_path / "avatars-hard" / "budget.json").read_text())["cells"]
         seconds = {cell["row"]: cell["ours"]["mean"] for cell in cells if cell["column"] == "seconds"}
         equal = [value for row, value in seconds.items() if row.startswith("equal seconds") and "w/ OS" in row]
         assert equal == [pytest.approx(80, rel=0.1)] * 6
         assert (tmp_path / "avatars-hard" / "budget.png").is_file()
+
+    def test_another_length_by_other_seeds_or_rows_is_another_run(self, tmp_path: Path, trained: list[Job]) -> None:
+        main(["budget", "--rows", "ResNet, w/ OS|, BLAN tuned, w/ OS", "--seeds", "0", "--output", str(tmp_path)])
+        main(["budget", "--seeds", "0", "--output", str(tmp_path)])
+        found: dict[Path, set[int]] = {}
+        for job in trained:
+            found.setdefault(job.folder, set()).add(job.config.epochs)
+        assert {len(epochs) for epochs in found.values()} == {1}
+        names = {
+            folder.parent.name: epochs for folder, epochs in found.items() if "resnet-with-os-equal" in str(folder)
+        }
+        assert names == {f"all-labels-resnet-with-os-equal-seconds-{epochs}-epochs": {epochs} for epochs in (25, 40)}
 
     def test_runs_on_all_labels_are_those_of_the_other_table(self) -> None:
         shared = {run.name for run in experiment("labels", "avatars").runs if run.name.startswith("all-")}
@@ -160,6 +185,30 @@ class TestLMIM:
         write_weights(run / "model.safetensors", load_run(run).model, None)  # another file: it has no scaling
         assert main(asked) == 0
         assert len(shapes) == 8
+
+    def test_levels_are_measured_again_on_other_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        measured: list[Path] = []
+
+        def measure(_: Any, missing: list[tuple[Path, Path]], __: int) -> list[None]:
+            for _, path in missing:
+                measured.append(path)
+                path.parent.mkdir(exist_ok=True)
+                path.write_text("{}")
+            return [None for _ in missing]
+
+        monkeypatch.setattr(levels, "each", measure)
+        faces = load_avatars("train", image_size=40, count=16)
+        images = [faces.image(index) for index in range(16)]
+        root = write_celeba_folder(tmp_path / "celeba", images, faces.labels, faces.attributes)
+        run = tmp_path / "run"
+        write_run(run, *SMALL, "--data", "celeba", "--data-root", str(root))
+        for changed in (None, root / "img_align_celeba" / "000001.jpg"):
+            if changed is not None:
+                os.utime(changed, ns=(1, 1))
+            for _ in range(2):
+                sources.read_once.cache_clear()  # as in another process
+                levels.levels_of([run], 1, Console(quiet=True))
+        assert len(measured) == len(set(measured)) == 2
 
     def test_columns_without_information_are_left_out(self) -> None:
         random = torch.Generator().manual_seed(0)

@@ -131,11 +131,13 @@ def with_equal_seconds(plan: Experiment, results: Mapping[Cell, Sequence[Result]
         for model in MODELS:
             cell = plan.cells.get((_row("equal epochs", model, suppression), "seconds"))
             if cell is not None and (found := results.get(cell)):
-                times[model] = sum(of.metrics["train_seconds"] for of in found) / len(found)
-        for model, time in times.items():
-            longer = max(times.values()) / time
-            own = plan.cells[_row("equal epochs", model, suppression), "seconds"].run
-            run = own if longer == 1 else Run(f"{own.name}-equal-seconds", own.options, longer)
+                time = sum(of.metrics["train_seconds"] for of in found) / len(found)
+                times[model] = cell.run, found[0].config.epochs, time
+        slowest = max((time for *_, time in times.values()), default=0.0)
+        for model, (own, few, time) in times.items():
+            epochs = round(few * slowest / time)
+            name = f"{own.name}-equal-seconds-{epochs}-epochs"  # other seeds or rows make for another length and run
+            run = own if epochs == few else Run(name, own.options, epochs / few)
             cells |= _cells(_row("equal seconds", model, suppression), run)
     return replace(plan, cells=cells)
 
@@ -150,7 +152,8 @@ def _run(data: Data, count: int | None, model: str, suppression: str, options: S
     small = _SMALL if data in DRAWN else ()
     narrow = _NARROW if data in DRAWN and model not in ("ResNet", "MOON") else ()
     suppressed = () if suppression == "w/ OS" else ("--no-os",)
-    return Run(words, ("--keep", "best", *small, *narrow, *options, *suppressed))
+    validated = ("--lfwa-split", "80:10") if data == "lfwa" else ()  # its official halves have no validation images
+    return Run(words, ("--keep", "best", *validated, *small, *narrow, *options, *suppressed))
 
 
 def _all(data: Data, count: int) -> bool:
