@@ -43,15 +43,20 @@ unfinished runs."""
 
 
 _OF_TABLE = {
-    "--seed": "Give --seeds before --",
-    "--epochs": "Give --epochs before --",
-    "--output": "Give --output before --",
-    "--data": "Give --data before --",
-    "--preset": "Leave it out; --data before -- defines it",
-    "--resume": "Leave it out; unfinished runs are continued",
-    "--overwrite": "Leave it out; a run starts over if its folder is removed",
+    "seed": "Give --seeds before --",
+    "epochs": "Give --epochs before --",
+    "output": "Give --output before --",
+    "data": "Give --data before --",
+    "preset": "Leave it out; --data before -- defines it",
+    "resume": "Leave it out; unfinished runs are continued",
+    "overwrite": "Leave it out; a run starts over if its folder is removed",
 }
-"""The options of ``train.py`` that the table sets for its runs, and what to do instead."""
+"""The settings of ``train.py`` that the table makes for its runs, and what to do instead."""
+
+_NAMED = frozenset({"model", "os"})
+"""Settings that rows and titles name, even in a table whose rows all have the preset's."""
+_SIZES = frozenset({"width", "summary_channels"})
+"""Settings that rows make only to be fast; no row is named after them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int:
     """Run the missing runs, show the table and write it; return 1 if a run failed."""
     settings.check()
-    for word in training:
-        option = word.partition("=")[0].replace("_", "-")
-        if option in _OF_TABLE:
-            raise ExperimentError(
-                f"experiments: options after -- must not be set by the table, got {option}. {_OF_TABLE[option]}."
-            )
-    plan = _chosen(experiment(settings.table, settings.data), settings.rows)
+    whole = experiment(settings.table, settings.data)
+    _check_training(training, whole)
+    plan = _chosen(whole, settings.rows)
     if settings.other_root is not None and all(cell.test is None for cell in plan.cells.values()):
         raise ExperimentError(
             f"experiments: --other-root is for table9 with CelebA or LFWA, got {settings.table} with {settings.data}. "
@@ -141,6 +142,31 @@ def _run(settings: Settings, training: tuple[str, ...], console: Console) -> int
     for failure in failures:
         print_error(failure)
     return int(bool(failures))
+
+
+def _check_training(training: Sequence[str], plan: Experiment) -> None:
+    """Refuse options for all runs of a plan that would replace what the table sets or what its rows are.
+
+    Raises:
+        ExperimentError: There is such an option.
+    """
+    of_rows = (_NAMED | _settings([word for run in plan.runs for word in run.options]).keys()) - _SIZES
+    for setting, option in _settings(training).items():
+        if setting in _OF_TABLE:
+            raise ExperimentError(
+                f"experiments: options after -- must not be set by the table, got {option}. {_OF_TABLE[setting]}."
+            )
+        if setting in of_rows:
+            raise ExperimentError(
+                f"experiments: options after -- must not change what the rows of {plan.name} are, got {option}. "
+                "Leave it out, or train that model with train.py."
+            )
+
+
+def _settings(words: Sequence[str]) -> dict[str, str]:
+    """Return the options among the words of a command line by their settings, such as ``--no-os`` by ``os``."""
+    options = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    return {option[2:].removeprefix("no-").replace("-", "_"): option for option in options}
 
 
 def _chosen(plan: Experiment, expression: str) -> Experiment:

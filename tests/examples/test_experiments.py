@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from blan_facial.config import parse
@@ -31,6 +32,7 @@ from blan_facial.tables.layout import insert, terminal
 from blan_facial.tables.measures import Result
 from blan_facial.tables.plan import experiment
 from blan_facial.tables.running import ExperimentError, Job, complete, places
+from blan_facial.tables.sources import read_once
 from blan_facial.training.checkpoint import RunError
 from tests.examples.celeba_folder import write_celeba_folder
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
@@ -199,6 +201,12 @@ class TestRunning:
         write_run(tmp_path / "run", *SMALL, "--seed", "1")  # started over
         job.tested_on("celeba", root)
         assert len(measured) == 2
+        Image.new("RGB", (40, 40)).save(root / "img_align_celeba" / "000008.jpg")  # of the test split
+        read_once.cache_clear()  # as in another process
+        job.tested_on("celeba", root)
+        assert len(measured) == 3
+        job.tested_on("celeba", root)
+        assert len(measured) == 3
         with pytest.raises(DataError, match=r"load_lfwa: needs lfw_att_40\.mat"):
             job.tested_on("lfwa", root)
 
@@ -238,6 +246,51 @@ def test_a_number_out_of_its_range_is_refused(
 ) -> None:
     assert main(["table4", "--output", str(tmp_path), *options]) == 1
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("table4 --os", "table4 --lmim", "table3 --model resnet", "table5 --arrangement=parallel", "table7 --no-os"),
+        *("figure3 --no_os", "table6 --no-os", "table6 --beta 1", "table7 --model moon", "labels --keep last"),
+        *("labels --no-unlabelled", "labels --decoder", "labels --gamma=1", "table8 --train_images 100"),
+        *("lmim --no-lmim", "budget --fusion"),
+    ],
+)
+def test_an_option_that_changes_what_rows_are_is_refused_before_any_run(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blan_facial.experiments.complete", lambda *_: pytest.fail("a run was started"))
+    name, option, *values = words.split()
+    assert main([name, "--output", str(tmp_path), "--", "--lr", "1", option, *values]) == 1
+    assert capsys.readouterr().err == (
+        f"error: experiments: options after -- must not change what the rows of {name} are, got "
+        f"{option.partition('=')[0].replace('_', '-')}. Leave it out, or train that model with train.py.\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("table4 --width 8", "table4 --keep best", "table5 --summary-channels 8", "table7 --precision bf16-mixed"),
+        *("labels --width 4", "labels --batch-size 16", "table3 --image_size=32"),
+    ],
+)
+def test_an_option_that_leaves_rows_what_they_are_is_passed_to_all_runs(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *training = words.split()
+    seen: list[Job] = []
+
+    def complete(jobs: list[Job], *_: Any) -> list[str]:
+        seen.extend(jobs)
+        return []
+
+    monkeypatch.setattr("blan_facial.experiments.complete", complete)
+    assert main([name, "--output", str(tmp_path), "--", *training]) == 0
+    assert seen
+    assert all(job.arguments[-len(training) - 2 : -2] == tuple(training) for job in seen)
 
 
 @pytest.mark.parametrize("option", ["--max-steps", "--extend"])
