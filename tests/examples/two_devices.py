@@ -97,11 +97,11 @@ def a_checkpoint_is_taken_up_as_it_is(folder: Path, strategy: str) -> None:
     """What other devices wrote is what these ones would write, bit by bit."""
     config = parse([*SMALL, "--strategy", strategy])
     fabric = make_fabric(config)
-    faces = load_avatars("train", image_size=32, count=64)
+    faces, validation = (load_avatars(split, image_size=32, count=64) for split in ("train", "validation"))
     model, objective = build(config, faces.attributes)
     processes = Processes(fabric)
     learner = Learner(config, fabric, processes, model, objective)
-    Trainer(config, processes, learner, faces, None, Console(quiet=True)).restore(folder)
+    Trainer(config, processes, learner, faces, validation, Console(quiet=True)).restore(folder)
     weights, adam, _ = learner.states()
     written = torch.load(folder / "last.ckpt", weights_only=True)
     if processes.first:
