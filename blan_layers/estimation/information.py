@@ -101,7 +101,7 @@ def information_between(
 
     Args:
         x: Numbers (n,) or (n, d): a NumPy array (of memory-mapped ones only the needed rows are read), a tensor of any
-            floating or integer dtype, a data frame or a series.
+            floating or integer dtype, a data frame or a series (pandas, polars), or an array of xarray.
         y: Numbers (n,) or (n, d'). If both have an index, rows are paired by it.
         estimator: A lower bound with low variance, at most the log of the number of pairs in a fold ("infonce"); bounds
             with high variance and no maximum ("nwj", "dv"); estimates that are not bounds ("jsd", "smile"); or the
