@@ -19,6 +19,7 @@ LEAST_ROWS = 100
 MOST_CATEGORIES = 10
 """Minimum number of rows per category of a column."""
 
+_ROWS = (list, tuple, np.ma.MaskedArray)  # what a list may contain that can have masked values
 _KNOWN_TO_NUMPY = (torch.float16, torch.float32, torch.float64)
 _AT_ONCE = 1 << 16  # rows that are checked at a time
 
@@ -272,7 +273,7 @@ def as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
             dtype = np.longdouble if np.longdouble in dtypes else np.float64
             return np.asarray(given.to_numpy(dtype=dtype, na_value=np.nan))
         return np.asarray(given.to_numpy())
-    if isinstance(given, list | tuple):
+    if isinstance(given, list | tuple) and any(issubclass(kind, _ROWS) for kind in set(map(type, given))):
         places = [(place, column) for place, row in enumerate(given) for column in _masked_columns(row)]
         if places:
             raise _masked(name, places, ", or fill them in")

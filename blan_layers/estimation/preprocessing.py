@@ -43,11 +43,11 @@ def untied_scores(values: Array, rng: np.random.Generator) -> Tensor:
     The order among equal values is independent of everything else, so that the scores are continuous and contain the
     same information as the values.
     """
+    evenly = torch.special.ndtri((torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values))
     scores = torch.empty(values.shape, dtype=torch.float64)
     for place, column in enumerate(values.T):
         order = np.lexsort((rng.random(len(column)), column))
-        middle = (torch.arange(len(column), dtype=torch.float64) + 0.5) / len(column)
-        scores[torch.from_numpy(order), place] = torch.special.ndtri(middle)
+        scores[torch.from_numpy(order), place] = evenly
     return scores
 
 

@@ -278,11 +278,10 @@ class Config:
         if self.unlabelled and not (self.lmim and self.alpha) and not (self.decoder and self.beta):
             _refuse("--unlabelled needs LMIM or the reconstruction, got neither", "Leave it out")
         fraction = self.labelled_fraction
-        full = not 0 < fraction < 1 or not 1 <= round(fraction * self.batch_size) < self.batch_size
-        if self.unlabelled and full:
+        fits = 0 < fraction < 1 and 1 <= round(fraction * self.batch_size) < self.batch_size
+        if self.unlabelled and not fits:
             _refuse(
-                f"--labelled-fraction must leave room for both kinds in a batch of {self.batch_size}, "
-                f"got {self.labelled_fraction}",
+                f"--labelled-fraction must leave room for both kinds in a batch of {self.batch_size}, got {fraction}",
                 "Use 0.5, for example",
             )
         if self.devices != "auto" and self.devices < 1:

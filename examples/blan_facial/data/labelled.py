@@ -40,14 +40,14 @@ def keep_labels(faces: FaceDataset, count: int, seed: int) -> FaceDataset:
     people = candidates if faces.groups is None else faces.groups[candidates]
     names, sizes = np.unique(people, return_counts=True)
     order = random_generator(seed, _CHOICE).permutation(len(names))
-    chosen = _with_sum(sizes[order].tolist(), count)
-    if sum(sizes[order[chosen]]) != count:
+    chosen = order[_with_sum(sizes[order].tolist(), count)]
+    if (reached := sizes[chosen].sum()) != count:
         raise DataError(
             f"train: --labelled must be a sum of whole people's images, so that nobody has images of both kinds, got "
-            f"{count}. Use {sum(sizes[order[chosen]]) or sizes.min()}, for example."
+            f"{count}. Use {reached or sizes.min()}, for example."
         )
     keeps = np.zeros(len(faces), dtype=bool)
-    keeps[candidates[np.isin(people, names[order[chosen]])]] = True
+    keeps[candidates[np.isin(people, names[chosen])]] = True
     return dataclasses.replace(faces, labels=np.where(keeps[:, None], faces.labels, UNKNOWN).astype(np.int8))
 
 
