@@ -16,7 +16,7 @@ from torch.library import custom_op
 from blan_layers._torch import graph_is_kept
 from blan_layers.kernels.contrast import plain_contrast_mean, softplus
 from blan_layers.kernels.cpu.blocks import block_bytes, workspace
-from blan_layers.kernels.cpu.products import add_weight_gradient, linear
+from blan_layers.kernels.cpu.products import add_weight_gradient, arranged, linear
 from blan_layers.kernels.derivatives import Gradients, any_order
 
 Formed: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -68,7 +68,8 @@ def form(
     most = images * places
     room = workspace(most * (7 * hidden + 2 * channels), local.dtype)
     layers, vectors = room[: 7 * most * hidden], room[7 * most * hidden :]
-    of_local, of_summaries = w1[:, :channels].contiguous(), w1[:, channels:]
+    largest = layers[: 2 * most * hidden].view(2 * most, hidden)
+    of_local, of_summaries = arranged(w1[:, :channels], largest), w1[:, channels:]
     own = F.linear(summaries, of_summaries, b1)
     per_image = torch.stack([own, own[indices]])
     signs = local.new_tensor([-1.0, 1.0])[:, None]
@@ -77,8 +78,8 @@ def form(
     d_local, d_summaries, d_w1, d_b1, d_w2, d_b2, d_w3, d_b3 = gradients
     d_per_image = torch.zeros_like(per_image)
     if differentiates:
-        to_local = of_local.t().contiguous()
-        to_first = (w3.t() * w2).t().contiguous()  # from the units of the second layer that are on
+        to_local = arranged(of_local.t(), largest)
+        to_first = arranged((w3.t() * w2).t(), largest)  # from the units of the second layer that are on
         for gradient in (d_b2, d_w3, d_b3):
             gradient.zero_()
     total = local.new_zeros(())

@@ -40,6 +40,14 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Ten
     return torch.addmm(bias, rows, weight.t(), out=out)
 
 
+def arranged(weight: Tensor, rows: Tensor) -> Tensor:
+    """Return the weight in the layout in which :func:`linear` multiplies many such rows by it without a copy each time.
+
+    MKL multiplies by a transposed matrix as fast as by a contiguous one; a convolution copies it first.
+    """
+    return weight.contiguous() if convolves(rows) else weight
+
+
 def add_weight_gradient(target: Tensor, gradient: Tensor, rows: Tensor, anew: bool) -> None:
     """Add ``gradient^T rows``, (N, M) and (N, C), to ``target`` (M, C), or overwrite it if ``anew``."""
     if not convolves(rows):
