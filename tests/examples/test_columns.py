@@ -236,6 +236,20 @@ def test_people_without_a_name_are_each_one_of_their_own(tmp_path: Path) -> None
     assert set(table.splits.tolist()) == {"train", "test"}
 
 
+def test_identifiers_are_compared_in_all_their_digits(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{row}.jpg,{person},1700000000000{row % 2}\n"
+        for row, person in enumerate([10**17, 10**17 + 1, "1e17", f"{10**17}.0", f"0{10**17}", "0.50", '",5"'])
+    )
+    mapping = "[split]\ntrain = 1\n[categories]\ncamera = []\n"
+    table = read(tmp_path, f"image,person,camera\n{rows}", mapping)
+    assert table.attributes == ("camera_17000000000000", "camera_17000000000001")
+    assert table.groups is not None
+    assert table.groups.tolist() == [0, 1, 0, 0, 0, 2, 2]
+    lists = "[split]\ntrain = 1\n[attributes]\nA = { column = 'camera', yes = [17000000000001] }"
+    assert read(tmp_path, "image,camera\na,17000000000001\nb,17000000000000\n", lists).labels.tolist() == [[1], [0]]
+
+
 def test_categories_are_values_in_whatever_way_they_are_written(tmp_path: Path) -> None:
     text = "image,split,race,mask\na.jpg,train,East Asian,None\nb.jpg,train,EAST ASIAN,cloth\nc.jpg,train,1.0,\n"
     table = read(tmp_path, text, "[categories]\nrace = []\nmask = ['none', 'cloth']")

@@ -27,6 +27,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -342,9 +343,12 @@ def _number(cell: str) -> float | None:
 
 
 def fold(cell: str) -> str:
-    """Return a cell in lower case, and a number in a canonical format."""
+    """Return a cell in lower case, and a number with all its digits in a canonical format."""
     number = _number(cell)
-    return cell.casefold() if number is None else f"{number:.12g}"
+    if not number:
+        return cell.casefold() if number is None else "0"
+    digits = f"{Decimal(cell.replace(',', '.')):f}"  # exact, since identifiers may be longer than a float
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def without_effect(unknown: Unknown) -> str:
