@@ -34,7 +34,7 @@ from blan_facial.data.faces import (
     decode_picture,
     limit_pixels,
 )
-from blan_facial.data.image_file import LARGE, FileKindError, read_image_file
+from blan_facial.data.image_file import LARGE, FileKindError, leaves, read_image_file
 from blan_facial.prediction.arrays import resized
 from blan_facial.prediction.cropping import FaceCropper
 from blan_facial.prediction.predictor import Predictor
@@ -122,7 +122,7 @@ class Settings:
             refuse_inputs("predict", "--output", self.output, chain([self.run], files, found))
         if self.annotate is not None:
             for path in filter(Path.is_dir, self.paths):
-                if self.annotate.resolve().is_relative_to(path.resolve()):
+                if not leaves(path, self.annotate):
                     raise PredictionError(
                         f"predict: --annotate must lie outside the folders that are read, got {self.annotate} in "
                         f"{path}. Name another."

@@ -364,6 +364,8 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("pipe.png", os.mkfifo, "must be an image file or a folder, got something else. Correct the path."),
     ("gone.png", lambda path: path.symlink_to(path.with_name("nowhere")),
      "must be an image file or a folder, got nothing there. Correct the path."),
+    ("loop.png", lambda path: path.symlink_to(path),
+     "must be an image file or a folder, got nothing there. Correct the path."),
 ]  # fmt: skip
 
 

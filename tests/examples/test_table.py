@@ -120,6 +120,17 @@ def test_a_link_within_the_folder_is_followed(root: Path) -> None:
     assert load(root).image(0)[0, 0].tolist() == [0, 90, 250]
 
 
+def test_a_loop_of_links_is_nothing(root: Path) -> None:
+    (root / "b" / "4.png").unlink()
+    for loop in (root / "b" / "4.png", root / "b" / "in no row.png"):
+        loop.symlink_to(loop)
+    assert load(root, "test").notes == ("1 of 3 images of the test split are missing and were left out.",)
+    (root / "a").rename(root / "moved")
+    (root / "a").symlink_to(root / "a")
+    with pytest.raises(DataError, match="load_csv: split 'train' must have images, got none of 2"):
+        load(root)
+
+
 ROW = "a/1.png,1,train,-1"
 HEADER = "image,Smiling,split,Wears a hat"
 

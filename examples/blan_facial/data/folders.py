@@ -108,7 +108,7 @@ def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
 
     def follow(name: str) -> None:
         if leaves(root, root / name):
-            target = (root / name).resolve()
+            target = os.path.realpath(root / name)
             raise DataError(
                 f"{owner}: images must be in the data folder {root}, got {name}, a link to {target}. "
                 "Copy the file into the folder, or name a folder that contains both."
@@ -130,8 +130,9 @@ def find_files(owner: str, root: Path, names: Sequence[str]) -> np.ndarray:
 
 def _list(folder: Path) -> dict[str, bool]:
     """Return the regular files of a folder, and whether each is a link; empty if the folder does not exist."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.isdir(folder):
         return {}
+    with os.scandir(folder) as entries:
+        links = {entry.name: entry.is_symlink() for entry in entries if entry.is_symlink() or entry.is_file()}
+    # Unlike entry.is_file(), os.path.isfile() does not raise for a loop of links.
+    return {name: link for name, link in links.items() if not link or os.path.isfile(folder / name)}

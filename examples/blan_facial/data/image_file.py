@@ -44,5 +44,5 @@ def read_image_file(path: Path) -> bytes:
 
 
 def leaves(folder: Path, path: Path) -> bool:
-    """Return whether a path leads out of a folder, after following links."""
-    return not path.resolve().is_relative_to(folder.resolve())
+    """Return whether a path leads out of a folder, after following links; a loop of links leads nowhere."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))  # resolve() raises for loops

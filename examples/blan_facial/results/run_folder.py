@@ -37,11 +37,11 @@ def check_output(config: Config, root: Path = Path("runs")) -> None:
     folder = _last(root, config.preset) if config.output is None and config.resume else config.output
     if folder is not None:
         _check_results(folder, config)
-    if folder is not None and config.init_from is not None and folder.resolve() == config.init_from.resolve():
-        raise RunError(
-            f"train: --output must not be the run of --init-from, which would be lost, got {folder} for both. "
-            "Give another --output."
-        )
+        if config.init_from is not None and os.path.realpath(folder) == os.path.realpath(config.init_from):
+            raise RunError(
+                "train: --output must not be the run of --init-from, which would be lost, got "
+                f"{folder} for both. Give another --output."
+            )
     folder = folder or root
     try:
         with TemporaryFile(dir=next(place for place in (folder, *folder.absolute().parents) if place.exists())):
