@@ -97,11 +97,32 @@ def _is_attention(module: nn.Module) -> TypeGuard[Module]:
 
 
 def attention_in(model: nn.Module, name: str = "") -> Iterator[tuple[str, Module]]:
-    """Yield the names and the outermost attention modules of this library in a model."""
+    """Yield the names and the outermost attention modules of this library in a model, and halves with other maps."""
     if _is_attention(model):
         yield name, model
-    for child, module in _open_children(model):
+    for child, module in (*_open_children(model), *_halves_of_other_maps(model)):
         yield from attention_in(module, f"{name}.{child}" if name else child)
+
+
+def gate_at(module: Module, name: str) -> nn.Module | None:
+    """Return the submodule that returns a map, or None for a half of which that map is not the only one."""
+    half, _, gate = module.gates[name].rpartition(".")
+    owner = module._modules.get(half) if half else module
+    if half and isinstance(owner, Module) and [*owner.gates] != [name]:
+        return None
+    found = getattr(owner, gate, None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def _halves_of_other_maps(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the halves that replace those of an attention module and do not have the map that its name promises."""
+    if not isinstance(model, Module):
+        return
+    for name, path in model.gates.items():
+        half = path.rpartition(".")[0]
+        child = model._modules.get(half)
+        if child is not None and gate_at(model, name) is None:
+            yield half, child
 
 
 def outside_attention(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

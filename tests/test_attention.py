@@ -197,7 +197,7 @@ def test_options_of_the_channel_half_are_set_through_its_composite(module: Any) 
     module.form, module.pools = "cbam", ["max"]
     assert module.channel.pools == module.pools == ("max",)
     module.channel = nn.Identity()
-    with pytest.raises(AttributeError, match=r"pools must be set on a channel half that has it, got a Identity"):
+    with pytest.raises(TypeError, match=r"pools is an option of ChannelAttention, got a channel half of type Identity"):
         module.pools = ("avg",)
 
 

@@ -5,6 +5,7 @@ a module means; the automatic one is made to take its passes on maps of any size
 """
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +19,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from blan_layers import (
+    BAM,
     CBAM,
+    ECA,
     RDAM,
+    SCSE,
     AttentionGate,
     BilinearCritic,
     ChannelAttention,
     ConcatConvCritic,
+    CoordinateAttention,
     GlobalCritic,
     LMIMLoss,
     PriorMatchingLoss,
     SoftMask,
     SpatialAttention,
+    capture_maps,
 )
 from tests.cases import CASES, Case
 from tests.ways import CHOOSING, in_blocks, with_gradients
@@ -633,18 +639,124 @@ def test_maps_that_are_computed_without_the_gate_are_refused() -> None:
         cbam.forward_with_maps(torch.randn(2, 8, 5, 6))
 
 
-def test_the_map_is_that_of_the_last_call_of_the_gate() -> None:
-    class Twice(ChannelAttention):
-        def forward(self, x: Tensor) -> Tensor:
-            super().forward(3 * x)
-            return super().forward(x)
+class TwoGates(nn.Module):
+    """A user's half that calls its gate twice."""
 
-    cbam, x = CBAM(8), torch.randn(2, 8, 5, 6)
-    expected = cbam.forward_with_maps(x).channel_map
-    twice = Twice(8)
-    twice.load_state_dict(cbam.channel.state_dict())
-    cbam.channel = twice
-    torch.testing.assert_close(cbam.forward_with_maps(x).channel_map, expected)
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x * self.gate(x.mean((2, 3), keepdim=True)) * self.gate(x.amax((2, 3), keepdim=True))
+        return y
+
+
+class FlatGate(TwoGates):
+    """A user's half whose gate has no spatial axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x * self.gate(x.mean((2, 3)))[:, :, None, None]
+        return y
+
+
+LAYOUTS = {"channel": "(B, C, 1, ...)", "spatial": "(B, 1, *S)"}
+ALONE = "{half}_map must be the only map of {half}, got {other}, which has {maps}. Use capture_maps, which captures the"
+OTHER_MAPS: list[tuple[Callable[[], nn.Module], str]] = [
+    (lambda: CoordinateAttention(8), ALONE.replace("{maps}", "height_map and width_map")),
+    (lambda: SCSE(8), ALONE.replace("{maps}", "channel_map and spatial_map")),
+    (lambda: BAM(8), ALONE.replace("{maps}", "attention_map")),
+    (lambda: SoftMask(8, depth=1), ALONE.replace("{maps}", "none")),
+    (TwoGates, "maps need one call of {half}.gate, got 2 by a {other}. Call the module itself"),
+    (FlatGate, "{half}_map must be {layout}, got shape (2, 8) from {half}.gate of a {other}. Call this gate with"),
+]
+
+
+@pytest.mark.parametrize(("kind", "half"), [
+    (CBAM, "channel"), (CBAM, "spatial"), (RDAM, "channel"), (RDAM, "spatial"), (SCSE, "channel"),
+])  # fmt: skip
+@pytest.mark.parametrize(("other", "message"), OTHER_MAPS)
+def test_a_half_with_other_maps_is_refused_by_name(kind: Any, half: str, other: Any, message: str) -> None:
+    x, module = torch.randn(2, 8, 5, 6), kind(8)
+    setattr(module, half, other())
+    name = type(getattr(module, half)).__name__
+    said = re.escape(f"{kind.__name__}: " + message.format(half=half, other=name, layout=LAYOUTS[half]))
+    with pytest.raises((TypeError, RuntimeError), match=f"^{said}"):
+        module.forward_with_maps(*(x, x) if kind is RDAM else (x,))
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_a_gate_that_a_half_calls_twice_is_not_captured() -> None:
+    module: Any = CBAM(8)
+    module.channel = TwoGates()
+    message = r"^capture_maps: gates must be called once per map, got one more call of a gate of ''\."
+    with capture_maps(module), pytest.raises(RuntimeError, match=message):
+        module(torch.randn(2, 8, 5, 6))
+
+
+@pytest.mark.parametrize(("kind", "half"), [(CBAM, "channel"), (CBAM, "spatial"), (RDAM, "channel"), (SCSE, "channel")])
+def test_a_half_with_other_maps_is_captured_under_its_own_name(kind: Any, half: str) -> None:
+    x, module = torch.randn(2, 8, 5, 6), kind(8)
+    remaining = "spatial_map" if half == "channel" else "channel_map"
+    for other in (CoordinateAttention(8), SCSE(8), nn.Sequential(CoordinateAttention(8))):
+        setattr(module, half, other)
+        with capture_maps(module) as maps:
+            module(*(x, x) if kind is RDAM else (x,))
+        name = f"{half}.0" if isinstance(other, nn.Sequential) else half
+        fields = ["channel_map", "spatial_map"] if isinstance(other, SCSE) else ["height_map", "width_map"]
+        assert {name: list(found) for name, found in maps.items()} == {"": [remaining], name: fields}
+
+
+@pytest.mark.parametrize("kind", [CBAM, RDAM])
+@pytest.mark.parametrize("option", ["form", "pools"])
+def test_options_of_a_channel_half_without_them_are_refused_by_name(kind: Any, option: str) -> None:
+    module = kind(8)
+    value = getattr(module, option)
+    module.channel = ECA(8)
+    message = (
+        rf"^{kind.__name__}: {option} is an option of ChannelAttention, got a channel half of type ECA\. "
+        r"Use ChannelAttention as the channel half, or that module itself\.$"
+    )
+    with pytest.raises(TypeError, match=message):
+        getattr(module, option)
+    with pytest.raises(TypeError, match=message):
+        setattr(module, option, value)
+
+
+class Maps(nn.Module):
+    """The wrapper that the guide to exporting recommends."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.module.forward_with_maps(x))
+
+
+@pytest.mark.parametrize("kind", [CBAM, SCSE])
+@pytest.mark.parametrize("change", [
+    lambda module: module.channel.register_forward_hook(lambda *_: None),
+    lambda module: setattr(module, "channel", ECA(8)),
+    lambda module: setattr(module, "channel", type("Sub", (ChannelAttention,), {})(8)),
+], ids=["watched", "replaced", "subclass"])  # fmt: skip
+def test_maps_of_other_halves_are_exported_and_otherwise_refused_by_name(kind: Any, change: Any) -> None:
+    x, net = torch.randn(2, 8, 5, 6), Maps(kind(8))
+    change(net.module)
+    exported = torch.export.export(net, (x,), strict=False).module()
+    torch.testing.assert_close(exported(x), net(x))
+    message = (
+        rf"{kind.__name__}: maps in torch\.fx or in one compiled graph need the halves of the constructor, unwatched, "
+        r"got channel .*\. Use torch\.export\.export with strict=False, or call the module without maps\."
+    )
+    with pytest.raises(RuntimeError, match=f"^{message}$"):
+        torch.fx.symbolic_trace(net)
+    for compiled in (
+        lambda: torch.compile(net, backend="eager", fullgraph=True)(x),
+        lambda: torch.export.export(net, (x,), strict=True),
+    ):
+        with pytest.raises(Exception, match=message):  # torch's own class, which quotes the message
+            compiled()
+    torch._dynamo.reset()
 
 
 def test_maps_of_watched_halves_have_the_map_s_dtype() -> None:

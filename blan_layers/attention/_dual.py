@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Option, said
 from blan_layers._init import reset
-from blan_layers._module import Module, known, oddity, width_of
+from blan_layers._module import Module, gate_at, known, oddity, width_of
 from blan_layers.attention._layers import ActivationFactory, NormFactory
 from blan_layers.attention.channel import ChannelAttention, SqueezeExcitation
 from blan_layers.attention.spatial import SpatialAttention
@@ -104,7 +105,7 @@ class DualAttention(Module):
     @property
     def form(self) -> Form:
         """The form of the channel half."""
-        return self.channel.form
+        return getattr(self.channel, "form", None) or self._channel_with("form").form
 
     @form.setter
     def form(self, form: Form) -> None:
@@ -113,7 +114,7 @@ class DualAttention(Module):
     @property
     def pools(self) -> tuple[Pool, ...]:
         """The pools that feed the channel half."""
-        return self.channel.pools
+        return getattr(self.channel, "pools", None) or self._channel_with("pools").pools
 
     @pools.setter
     def pools(self, pools: Sequence[Pool]) -> None:
@@ -121,10 +122,10 @@ class DualAttention(Module):
 
     def _channel_with(self, option: str) -> ChannelAttention:
         if not isinstance(self.channel, ChannelAttention):
-            raise AttributeError(
+            raise TypeError(  # torch replaces an AttributeError by one of its own
                 said(
-                    f"{option} must be set on a channel half that has it, got a {type(self.channel).__name__}. "
-                    "Use ChannelAttention as the channel half, or change that module itself."
+                    f"{option} is an option of ChannelAttention, got a channel half of type "
+                    f"{type(self.channel).__name__}. Use ChannelAttention as the channel half, or that module itself."
                 )
             )
         return self.channel
@@ -151,8 +152,9 @@ class DualAttention(Module):
     def _gate_with_maps(self, x: Tensor, residual: Tensor | None = None) -> DualAttentionMaps:
         """Gate ``x`` and return both gates; those of watched or replaced halves are recorded as they are called."""
         passes = self._passes(x, residual)
-        if not self._oddity():
+        if not (odd := self._oddity()):
             return self._in_passes(passes, x)
+        check_recordable(self, odd, x)
         with heard_gate(self, "channel") as channel_map, heard_gate(self, "spatial") as spatial_map:
             output = self._gate(x, residual)
         return DualAttentionMaps(output, channel_map().to(x.dtype), spatial_map().to(x.dtype))
@@ -206,18 +208,25 @@ class DualAttention(Module):
             ) from None
 
 
-@contextmanager
-def heard_gate(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
-    """Record the gate of a child called in this thread; yield a function that returns the last recorded gate."""
-    child = parent.get_submodule(name)
-    gate = getattr(child, "gate", None)
-    if not isinstance(gate, nn.Module):
-        raise TypeError(
-            said(
-                f"maps need a gate in {name}, got {type(child).__name__}, which has none. "
-                "Give it a submodule 'gate' that is called with the gate's logits, or call the module itself."
-            )
+def check_recordable(parent: nn.Module, odd: str, x: Tensor) -> None:
+    """Refuse to record gates where hooks that are registered during a call do not run."""
+    if torch.compiler.is_dynamo_compiling() or isinstance(
+        x, Proxy
+    ):  # else torch.compile repeats the call in eager mode
+        raise RuntimeError(
+            f"{type(parent).__name__}: maps in torch.fx or in one compiled graph need the halves of the constructor, "
+            f"unwatched, got {odd}. Use torch.export.export with strict=False, or call the module without maps."
         )
+
+
+@contextmanager
+def heard_gate(parent: Module, name: str) -> Iterator[Callable[[], Tensor]]:
+    """Record the gate of a child called in this thread; yield a function that returns it, called once."""
+    child = parent.get_submodule(name)
+    field = f"{name}_map"
+    gate = gate_at(parent, field)
+    if gate is None:
+        raise TypeError(said(_without_gate(name, child)))
     heard: list[Tensor] = []
     calls: list[bool] = []
     thread = threading.get_ident()
@@ -234,15 +243,20 @@ def heard_gate(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
         if calls and threading.get_ident() == thread:
             heard.append(output)
 
-    def last() -> Tensor:
-        if not heard:
+    def recorded() -> Tensor:
+        if len(heard) != 1:
+            raise RuntimeError(said(_not_called_once(name, child, len(heard))))
+        shape = _checks.shape(heard[0])
+        pooled = shape[2:] if name == "channel" else shape[1:2]
+        if len(shape) < 3 or any(size != 1 for size in pooled):
+            layout = "(B, C, 1, ...)" if name == "channel" else "(B, 1, *S)"
             raise RuntimeError(
                 said(
-                    f"maps are what {name}.gate returns, got no call of it: {name} is a {type(child).__name__} that "
-                    "does not use it. Call the module itself, or undo what compiled or replaced this half."
+                    f"{field} must be {layout}, got shape {shape} from {name}.gate of a {type(child).__name__}. "
+                    "Call this gate with logits of that shape, or call the module itself."
                 )
             )
-        return heard[-1]
+        return heard[0]
 
     handles = (
         child.register_forward_pre_hook(enter),
@@ -250,7 +264,33 @@ def heard_gate(parent: nn.Module, name: str) -> Iterator[Callable[[], Tensor]]:
         gate.register_forward_hook(listen),
     )
     try:
-        yield last
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _without_gate(name: str, child: nn.Module) -> str:
+    kind = type(child).__name__
+    if isinstance(child, Module):
+        return (
+            f"{name}_map must be the only map of {name}, got {kind}, which has {' and '.join(child.gates) or 'none'}. "
+            "Use capture_maps, which captures the maps of such a half by themselves, or call the module itself."
+        )
+    return (
+        f"maps need a gate in {name}, got {kind}, which has none. "
+        "Give it a submodule 'gate' that is called with the gate's logits, or call the module itself."
+    )
+
+
+def _not_called_once(name: str, child: nn.Module, times: int) -> str:
+    kind = type(child).__name__
+    if times:
+        return (
+            f"maps need one call of {name}.gate, got {times} by a {kind}. "
+            "Call the module itself, and hear the gate by a forward hook of your own."
+        )
+    return (
+        f"maps are what {name}.gate returns, got no call of it: {name} is a {kind} that "
+        "does not use it. Call the module itself, or undo what compiled or replaced this half."
+    )

@@ -10,7 +10,7 @@ from blan_layers import _checks
 from blan_layers._checks import BACKENDS, Fixed, Option
 from blan_layers._init import reset
 from blan_layers._module import Module, check_layer, oddity, runs_forward, width_of
-from blan_layers.attention._dual import HALVES, DualAttentionMaps, heard_gate
+from blan_layers.attention._dual import HALVES, DualAttentionMaps, check_recordable, heard_gate
 from blan_layers.attention._layers import check_spatial_dims, draw, drawn_convolution
 from blan_layers.attention.channel import SqueezeExcitation
 from blan_layers.functional.attention import location_factor, passes_through
@@ -127,7 +127,8 @@ class SCSE(Module):
     def forward_with_maps(self, x: Tensor) -> DualAttentionMaps:
         """Gate ``x`` and return both gates too; the gate of a watched or replaced channel half is recorded."""
         self._check(x)
-        if oddity(self, {"channel": HALVES["channel"]}):
+        if odd := oddity(self, {"channel": HALVES["channel"]}):
+            check_recordable(self, odd, x)
             with heard_gate(self, "channel") as channel_map:
                 by_channel = self.channel(x)
             gate = channel_map().to(x.dtype)

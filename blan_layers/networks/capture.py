@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from blan_layers import _checks
 from blan_layers._checks import said
-from blan_layers._module import Module, attention_in
+from blan_layers._module import Module, attention_in, gate_at
 from blan_layers._torch import backward_runs, transforms_active
 from blan_layers.networks.blending import BlendedGate
 from blan_layers.networks.compiled import eagerly
@@ -34,9 +34,9 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
 
     Inside the block, every forward pass of the model stores its gates, detached, in the yielded mapping, replacing
     those of the previous pass. Keys are the name of the outermost attention module in the model ("" for the model
-    itself), then the field names of its ``forward_with_maps``. For inserted attention, the gate before blending is
-    stored. Only calls in the thread of the block are captured, and compiled code runs uncompiled there. A copy of the
-    network made there is not captured.
+    itself), then the field names of its ``forward_with_maps``. A half that was replaced by attention with other maps
+    has its own entry. For inserted attention, the gate before blending is stored. Only calls in the thread of the block
+    are captured, and compiled code runs uncompiled there. A copy of the network made there is not captured.
 
     Args:
         model: A network that contains attention modules of this library.
@@ -93,11 +93,10 @@ class _Capture:
         yield partial(module.register_forward_pre_hook, _Hook(partial(self.begin, name)))
         yield partial(module.register_forward_hook, _Hook(self.end), always_call=True)
         for path in dict.fromkeys(module.gates.values()):
-            try:
-                gate = module.get_submodule(path)
-            except AttributeError:
-                continue  # the half was replaced by one without a gate
             keys = [key for key, place in module.gates.items() if place == path]
+            gate = gate_at(module, keys[0])
+            if gate is None:
+                continue  # the half was replaced by one without that map
             gate = gate.gate if isinstance(gate, BlendedGate) else gate
             yield partial(gate.register_forward_hook, _Hook(partial(self.keep, name, keys)))
 
@@ -155,7 +154,10 @@ class _Capture:
             if key not in found:
                 found[key] = gate
                 return
-        raise _called_again(name)
+        raise RuntimeError(
+            f"capture_maps: gates must be called once per map, got one more call of a gate of {name!r}. "
+            "Hear it by a forward hook of your own."
+        )
 
 
 class _Hook:
