@@ -112,6 +112,49 @@ def test_inserted_attention_changes_no_bit_at_first_and_then_learns(factory: Any
     assert not torch.allclose(net.eval()(X), before)
 
 
+class TwiceTheFactors(ChannelAttention):
+    def factors(self, pooled: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        gate, shift = super().factors(pooled, x)
+        return 2 * gate, shift
+
+
+class TwiceTheLocations(SpatialAttention):
+    def factor(self, passes: Any, maps: Tensor, x: Tensor) -> Tensor:
+        return 2 * super().factor(passes, maps, x)
+
+
+class TwiceTheMap(ECA):
+    def _gated(self, x: Tensor) -> Any:
+        return super()._gated(2 * x)
+
+
+def with_its_own_factors(channels: int) -> nn.Module:
+    attention: Any = ChannelAttention(channels)
+    attention.factors = TwiceTheFactors.factors.__get__(TwiceTheFactors(channels))
+    return attention
+
+
+def with_a_hook(channels: int) -> nn.Module:
+    attention = SqueezeExcitation(channels)
+    attention.register_forward_hook(lambda _, __, output: 3 * output)
+    return attention
+
+
+@pytest.mark.parametrize("factory", [
+    TwiceTheFactors, TwiceTheLocations, TwiceTheMap, with_its_own_factors, with_a_hook,
+])  # fmt: skip
+def test_attention_that_does_more_than_gate_starts_as_the_identity_too(factory: Any) -> None:
+    net: Any = trained()
+    before = net(X)
+    inserted: Any = insert_attention(net, factory)
+    assert torch.equal(net(X), before)
+    for attention in inserted.values():
+        nn.init.ones_(attention.a)
+    blended = net(X)
+    inserted.remove()
+    assert not torch.equal(blended, before)
+
+
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_the_paper_s_start_is_the_attention_itself(factory: Any) -> None:
     net, plain = trained(), trained()

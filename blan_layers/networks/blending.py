@@ -6,7 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers._module import Module
-from blan_layers.attention import ECA, ChannelAttention, SpatialAttention
+from blan_layers._torch import has_hooks
+from blan_layers.attention import ECA, ChannelAttention, SpatialAttention, SqueezeExcitation
+
+ONE_GATE = ChannelAttention, SqueezeExcitation, SpatialAttention, ECA
+"""Classes that multiply a map by one gate, and do nothing else; a subclass may."""
 
 
 class BlendedGate(Module):
@@ -58,8 +62,10 @@ class Blend(Module):
 
 def starting_as_identity(attention: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> nn.Module:
     """Return attention that changes nothing at first; where a map is multiplied by one gate, the gate is blended."""
-    one_gate = type(attention).forward in (ChannelAttention.forward, SpatialAttention.forward, ECA.forward)
-    if one_gate and getattr(attention, "form", "cbam") == "cbam":
+    plain = (
+        type(attention) in ONE_GATE and not has_hooks(attention) and not any(map(callable, vars(attention).values()))
+    )
+    if plain and getattr(attention, "form", "cbam") == "cbam":
         attention.gate = BlendedGate(attention.get_submodule("gate"), device, dtype)
         return attention
     return Blend(attention, device, dtype)
