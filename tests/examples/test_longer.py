@@ -50,6 +50,16 @@ def test_more_epochs_are_refused_with_a_way_to_go_on(run_copy: Path, capsys: pyt
     assert "got step 10. Give --extend 2 if it was extended, or start over with --overwrite." in capsys.readouterr().err
 
 
+def test_fewer_steps_than_were_trained_are_refused(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in run_copy.glob("*.*")}
+    assert main([*TINY, "--output", str(run_copy), "--resume", "--max-steps", "5"]) == 1
+    text = (
+        f"--max-steps must not be less than the steps already trained, got 5 and step 6 in {run_copy}/last.ckpt. Raise"
+    )
+    assert text in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run_copy.glob("*.*")} == before
+
+
 def test_attributes_may_be_spelled_otherwise_when_a_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

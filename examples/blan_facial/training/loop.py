@@ -103,7 +103,8 @@ class Trainer:
         """Restore the run of a folder from its checkpoint.
 
         Raises:
-            RunError: The checkpoint is broken, is of another configuration or other data, or lies beyond the run's end.
+            RunError: The checkpoint is broken, is of another configuration or other data, or lies beyond the run's end
+                or ``max_steps``.
         """
         with self.processes.together():
             position, states, best = read_checkpoint(folder, self.config, self.data)
@@ -112,6 +113,11 @@ class Trainer:
                 raise RunError(
                     f"train: {folder / CHECKPOINT} must be within the {self.steps} steps of the run, got step "
                     f"{position.step}. Give --extend {beyond} if it was extended, or start over with --overwrite."
+                )
+            if position.step > (self.config.max_steps or self.steps):
+                raise RunError(
+                    f"train: --max-steps must not be less than the steps already trained, got {self.config.max_steps} "
+                    f"and step {position.step} in {folder / CHECKPOINT}. Raise it, or start over with --overwrite."
                 )
         fault = self.learner.load(states)
         with self.processes.together():
