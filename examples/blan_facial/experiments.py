@@ -232,8 +232,10 @@ def _budget(settings: Settings, jobs: dict[Run, list[Job]]) -> str:
     """Return a description of what all rows have in common."""
     config = next(iter(jobs.values()))[0].config
     seeds = ", ".join(map(str, settings.seeds))
-    epochs = f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
-    return f"{SPOKEN[settings.data]}, {epochs} of batches of {config.batch_size}, seeds {seeds}"
+    count = config.epochs + config.extend
+    length = f"{count} epoch{'s' * (count != 1)} of batches of {config.batch_size}"
+    length += f", at most {config.max_steps:,} steps" if config.max_steps else ""
+    return f"{SPOKEN[settings.data]}, {length}, seeds {seeds}"
 
 
 def _write(

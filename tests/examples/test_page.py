@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from blan_facial.config import parse
+from blan_facial.data.avatars import ATTRIBUTES as AVATARS
 from blan_facial.published import published
 from blan_facial.report.__main__ import main as report
 from blan_facial.report.charts import Curve, curves, rounded, ticks
@@ -304,6 +305,15 @@ class TestRun:
         change(run_copy / "config.json", attributes=["Smiling", "Wears a hat"])
         text = write_report(run_copy, None).read_text(encoding="utf-8")
         assert "--attributes Smiling &#39;Wears a hat&#39;" in text
+        for names, data in ((AVATARS[::-1], "avatars"), (AVATARS, "csv")):  # in another order, and of other data
+            change(run_copy / "config.json", attributes=names, data=data)
+            assert f"--attributes {names[0]} " in write_report(run_copy, None).read_text(encoding="utf-8")
+
+    def test_the_epochs_are_those_of_the_model(self, run_copy: Path) -> None:
+        change(run_copy / "config.json", extend=3)
+        for kept, shown in ({"epoch": 5.0}, "5"), ({"epoch": 1.5}, "1.5 of 5"), (None, "5"):
+            change(run_copy / "metrics.json", kept=kept)
+            assert f"<dt>epochs</dt><dd>{shown}</dd>" in write_report(run_copy, None).read_text(encoding="utf-8")
 
     def test_what_the_user_named_is_escaped(self, run_copy: Path) -> None:
         evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"

@@ -24,7 +24,8 @@ METRICS = {
     "images": 1200,
     "accuracy": 0.9125,
     "balanced_accuracy": 0.85,
-    "per_attribute": dict.fromkeys(ATTRIBUTES, FOUND),
+    "per_attribute": dict.fromkeys(ATTRIBUTES, FOUND) | {"A|B <i>[x](y)\n": FOUND},
+    "kept": {"epoch": 7.0, "seconds": 60.0},
 }
 
 
@@ -69,6 +70,8 @@ def test_the_card_is_filled_from_the_metrics(run: Path, tmp_path: Path) -> None:
     assert "1,200 images of the split test of celeba." in card
     assert "| accuracy | 0.912 |" in card
     assert "| Smiling | 0.900 | 0.750 |  |" in card
+    assert r"| A\|B \<i\>\[x\](y)␊ | 0.900 | 0.750 |  |" in card
+    assert "32 x 32 pixels, 7 of 20 epochs, seed 0." in card
     for word in ("No surveillance", "Bias", "Consent"):
         assert word in card
     assert "drawings" not in card

@@ -21,6 +21,9 @@ NEEDED = (
 )
 """The metrics that the page needs."""
 
+_ALL = {"avatars": AVATARS, "avatars-hard": AVATARS, "celeba": CELEBA_ATTRIBUTES, "lfwa": CELEBA_ATTRIBUTES}
+"""The attributes of a data set in their order, which its runs learn by default."""
+
 
 class Record(NamedTuple):
     """The contents of a run's folder."""
@@ -46,7 +49,7 @@ def read_record(folder: Path) -> Record:
         RunError: The folder is not that of a run, or a file in it is broken.
     """
     config, attributes = read_settings(folder)
-    if set(attributes) not in (set(CELEBA_ATTRIBUTES), set(AVATARS)):  # otherwise they are all attributes of the data
+    if attributes != _ALL.get(str(config.get("data"))):
         config["attributes"] = list(attributes)
     metrics = _read(folder / METRICS, "metrics")
     if metrics is not None and (missing := [name for name in NEEDED if name not in metrics]):

@@ -16,7 +16,7 @@ from blan_facial.report.pictures import write_pictures
 from blan_facial.report.record import Record, read_record
 from blan_facial.report.sample import Sample
 from blan_facial.results.run_folder import ENVIRONMENT, METRICS, REPORT
-from blan_facial.results.terminal import calibrated, resampled, score_names, tested_on
+from blan_facial.results.terminal import calibrated, resampled, score_names, tested_on, trained
 from blan_facial.training.checkpoint import RunError
 
 KINDS = {"blan": "BLAN", "resnet": "ResNet", "moon": "MOON", "mcnn": "MCNN"}
@@ -111,7 +111,8 @@ def _chips(record: Record) -> list[tuple[str, str]]:
     if record.metrics is not None:
         chips.append(("test images", count(record.metrics["images"])))
         chips.append(("parameters", f"{record.metrics['parameters'] / 1e6:.2f} M"))
-    return [*chips, ("epochs", str(config.get("epochs"))), ("seed", str(config.get("seed")))]
+    epochs = trained(config.get("epochs", 0) + config.get("extend", 0), record.metrics)
+    return [*chips, ("epochs", epochs), ("seed", str(config.get("seed")))]
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -1,6 +1,7 @@
 """Saving a finished run as a folder for others, and loading it from a disk or from the Hugging Face hub."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 from blan_facial.config import Config
 from blan_facial.results.finished import FinishedRun, load_run
 from blan_facial.results.run_folder import CONFIG, METRICS, read_object, settings_json
+from blan_facial.results.terminal import trained
 from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
 from shared.files import replacing, write_json
+from shared.program import shown
 
 CARD = "README.md"
 FILES = CONFIG, WEIGHTS
@@ -114,7 +117,7 @@ def card(run: FinishedRun, metrics: Mapping[str, Any]) -> str:
         "---\nlibrary_name: blan-layers\npipeline_tag: image-classification\ntags: [facial-attributes, blan]\n---\n",
         f"# {config.model.upper()} for {len(run.attributes)} facial attributes\n",
         f"Trained with blan-layers on {_DRAWN_AS.get(config.data, config.data)}{_labels(config)}, {config.image_size} "
-        f"x {config.image_size} pixels, {config.epochs + config.extend} epochs, seed {config.seed}. "
+        f"x {config.image_size} pixels, {trained(config.epochs + config.extend, metrics)} epochs, seed {config.seed}. "
         f"{run.parameters.inference:,} parameters.\n",
         _DRAWN if drawn else "",
         "## How to load it\n\n```python\nfrom blan_facial.results.pretrained import from_pretrained\n\n"
@@ -148,7 +151,12 @@ def _results(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "\n| attribute | accuracy | more frequent label | balanced |\n| --- | ---: | ---: | ---: |"
     for name, found in metrics["per_attribute"].items():
         values = (found[key] for key in ("accuracy", "majority", "balanced"))
-        yield f"| {name} | {' | '.join('' if value is None else f'{value:.3f}' for value in values)} |"
+        yield f"| {_escaped(name)} | {' | '.join('' if value is None else f'{value:.3f}' for value in values)} |"
+
+
+def _escaped(name: str) -> str:
+    """Return a name as plain text in a cell of a Markdown table."""
+    return re.sub(r"([\\`*\[\]<>&|~])", r"\\\1", shown(name))
 
 
 def _without_paths(config: Config) -> Config:

@@ -68,6 +68,12 @@ def tested_on(metrics: Mapping[str, Any]) -> str:
     return f"{metrics['split'].capitalize()} split of {metrics['data']}, {images:,} image{'s' * (images != 1)}"
 
 
+def trained(epochs: int, metrics: Mapping[str, Any] | None) -> str:
+    """Return the number of epochs after which the model was kept, of those of the schedule."""
+    kept = ((metrics or {}).get("kept") or {}).get("epoch", epochs)
+    return str(epochs) if kept == epochs else f"{kept:.4g} of {epochs}"
+
+
 def resampled(metrics: Mapping[str, Any]) -> str:
     """Return a description of the units that were resampled for the intervals."""
     bootstrap = metrics["statistics"]["bootstrap"]
