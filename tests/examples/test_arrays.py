@@ -1,17 +1,22 @@
 """A finished run in a program, and faces cut out of pictures before it answers."""
 
 import csv
+import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image
 
 from blan_facial.predict import main
 from blan_facial.prediction import cropping
 from blan_facial.prediction.arrays import BLANPredictor
 from blan_facial.prediction.cropping import FaceCropper
+from blan_facial.training.checkpoint import RunError
 from shared.program import UserError
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
@@ -80,13 +85,27 @@ def test_one_picture_many_and_frames_are_answered_alike(run: Path) -> None:
     assert predict([]) == []
 
 
+def closed() -> Image.Image:
+    image = Image.new("RGB", (4, 4))
+    image.close()
+    return image
+
+
+def cut() -> Image.Image:
+    stream = io.BytesIO()
+    Image.fromarray(PICTURES[0]).save(stream, "JPEG")
+    return Image.open(io.BytesIO(stream.getvalue()[:-200]))
+
+
 @pytest.mark.parametrize(
     ("picture", "error", "text"),
     [
         (PICTURES[0] / 255, TypeError, "must be a Pillow image or a uint8 array, got float64. Convert it"),
         ("a.png", TypeError, "must be a Pillow image or a uint8 array, got str. Convert it"),
         (PICTURES[0][:, :, 0], ValueError, r"must have the shape \(height, width, 3\), got \(40, 30\)\. Put the"),
-        (Image.new("F", (4, 4)), ValueError, "must have 8 or 16 bits, got 32-bit pixels, whose black and white"),
+        (Image.new("F", (4, 4)), ValueError, "must decode completely, got 32-bit pixels, whose black and white"),
+        (closed(), ValueError, "must decode completely, got Operation on closed image. Open it again, or replace it."),
+        (cut(), ValueError, "must decode completely, got image file is truncated .*. Open it again, or replace it."),
         (Image.new("RGB", (0, 4)), ValueError, r"must have the shape \(height, width, 3\), got \(4, 0, 3\)\. Put the"),
         (PICTURES[0][:0], ValueError, r"must have the shape \(height, width, 3\), got \(0, 30, 3\)\. Put the"),
     ],
@@ -94,15 +113,36 @@ def test_one_picture_many_and_frames_are_answered_alike(run: Path) -> None:
 def test_what_is_no_picture_is_refused(picture: object, error: type[Exception], text: str, run: Path) -> None:
     with pytest.raises(error, match=text):
         BLANPredictor.from_run(run)([picture])  # type: ignore[list-item]  # what is refused
+    if not isinstance(picture, str):  # whose letters would be the pictures
+        with pytest.raises(error, match=text):
+            BLANPredictor.from_run(run)(picture)  # type: ignore[arg-type]  # as above
 
 
-def test_wrong_arguments_are_refused(run: Path) -> None:
-    with pytest.raises(ValueError, match=r"attributes must be attributes of the model, got 'Hat'. It has Smiling"):
-        BLANPredictor.from_run(run, attributes=["Hat"])
-    with pytest.raises(ValueError, match=r"threshold must be in \(0, 1\), got 1. Use 0.5"):
-        BLANPredictor.from_run(run, threshold=1)
-    with pytest.raises(ValueError, match=r"batch_size must be at least 1, got 0. Raise it"):
-        BLANPredictor.from_run(run, batch_size=0)
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"attributes": ["Hat"]}, "attributes must be attributes of the model, got 'Hat'. It has Smiling, "),
+        ({"attributes": "Smiling"}, "attributes must be a list of names, got 'Smiling'. Write ['Smiling']."),
+        ({"threshold": 1}, "threshold must be a number in (0, 1), got 1. Use 0.5, for example."),
+        ({"threshold": [0.1, 0.2]}, "threshold must be a number in (0, 1), got [0.1, 0.2]. Use 0.5, for example."),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0. Use 32, for example."),
+        ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, got 2.5. Use 32, for example."),
+        ({"device": "nowhere"}, "device must be available here, got 'nowhere'. Use \"cpu\"."),
+        pytest.param(
+            {"device": "cuda"},
+            "device must be available here, got 'cuda'. Use \"cpu\".",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it is available"),
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(options: dict[str, Any], text: str, run: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"BLANPredictor: {text}")):
+        BLANPredictor.from_run(run, **options)
+
+
+def test_a_file_is_no_run(run: Path) -> None:
+    with pytest.raises(RunError, match=r"config\.json: must be the output folder of a run, got no such folder\. Name"):
+        BLANPredictor.from_run(run / "config.json")
 
 
 def test_the_face_in_a_photograph_is_cut_out(

@@ -52,7 +52,7 @@ def test_what_was_saved_is_what_is_loaded(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_folder_tells_nothing_of_the_machine(run: Path, tmp_path: Path) -> None:
-    save_pretrained(load_run(run), tmp_path / "shared")
+    save_pretrained(load_run(run), str(tmp_path / "shared"))
     assert {path.name for path in (tmp_path / "shared").iterdir()} == {
         "README.md",
         "config.json",
@@ -141,6 +141,17 @@ def test_a_model_comes_from_the_hub_without_its_pickles(run: Path, monkeypatch: 
 
 def test_a_model_that_is_nowhere_is_refused_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    for source in ("nobody/nothing", "no/such/folder"):
-        with pytest.raises(RunError, match=r"^from_pretrained: source must be a folder or a model on the hub, got"):
-            from_pretrained(source, local_files_only=True)
+    with pytest.raises(RunError, match=r"^from_pretrained: source must be a folder or a model on the hub, got"):
+        from_pretrained("nobody/nothing", local_files_only=True)
+
+
+@pytest.mark.parametrize("source", ["./runs/missing", "no/such/folder", Path("nobody/nothing")])
+def test_a_folder_that_is_not_there_is_not_on_the_hub(source: Path | str) -> None:
+    with pytest.raises(RunError, match=r": must be the output folder of a run, got no such folder\. Name another\."):
+        from_pretrained(source)
+
+
+def test_a_file_is_not_on_the_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    with pytest.raises(RunError, match=r"^config\.json: must be the output folder of a run, got no such folder"):
+        from_pretrained("config.json")

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -36,8 +38,8 @@ class BLANPredictor:
     def __init__(
         self, predictor: Predictor, image_size: int, *, batch_size: int = 32, crop: FaceCropper | None = None
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"BLANPredictor: batch_size must be at least 1, got {batch_size}. Raise it.")
+        if not issubclass(type(batch_size), Integral) or batch_size < 1:
+            _refuse("batch_size must be a whole number of at least 1", batch_size, "Use 32, for example")
         self.predictor = predictor
         self.image_size = image_size
         self.batch_size = batch_size
@@ -67,17 +69,25 @@ class BLANPredictor:
         Raises:
             RunError: The folder does not contain a finished run.
             UserError: Faces are to be cropped, and OpenCV is not installed.
-            ValueError: The model lacks an attribute, one is named again, or a number is out of range.
+            ValueError: The model lacks an attribute, one is named again, a number is out of range, or the device is not
+                available.
         """
+        if isinstance(attributes, str):
+            _refuse("attributes must be a list of names", attributes, f"Write [{attributes!r}]")
+        if threshold is not None and not (issubclass(type(threshold), Real) and 0 < threshold < 1):
+            _refuse("threshold must be a number in (0, 1)", threshold, "Use 0.5, for example")
+        try:
+            torch.empty(0, device=device)
+        except (
+            AssertionError,
+            RuntimeError,
+            TypeError,
+        ):  # torch raises the first for a device that it was built without
+            _refuse("device must be available here", str(device), 'Use "cpu"')
         run = load_run(Path(folder))
         asked, lacking = choose(attributes, run.attributes)
         if lacking:
-            known = ", ".join(run.attributes)
-            raise ValueError(
-                f"BLANPredictor: attributes must be attributes of the model, got {lacking[0]!r}. It has {known}."
-            )
-        if threshold is not None and not 0 < threshold < 1:
-            raise ValueError(f"BLANPredictor: threshold must be in (0, 1), got {threshold}. Use 0.5, for example.")
+            _refuse("attributes must be attributes of the model", lacking[0], f"It has {', '.join(run.attributes)}")
         predictor = Predictor(
             run.model,
             run.attributes,
@@ -96,9 +106,9 @@ class BLANPredictor:
 
         Raises:
             TypeError: A picture has an unsupported type or dtype.
-            ValueError: A picture has an unsupported shape.
+            ValueError: A picture has an unsupported shape, or does not decode.
         """
-        if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
+        if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             return list(self.frames([images]))
         return list(self.frames(images))
 
@@ -130,12 +140,18 @@ def resized(pixels: np.ndarray, image_size: int) -> np.ndarray:
     return np.array(square)
 
 
+def _refuse(rule: str, got: object, remedy: str) -> NoReturn:
+    raise ValueError(f"BLANPredictor: {rule}, got {got!r}. {remedy}.")
+
+
 def _pixels(picture: Picture) -> np.ndarray:
     if isinstance(picture, Image.Image):
         try:
             picture = upright_rgb(picture)
-        except ValueError as error:
-            raise ValueError(f"BLANPredictor: a picture must have 8 or 16 bits, got {error}.") from error
+        except Exception as error:  # decoders can raise anything for a broken file
+            raise ValueError(
+                f"BLANPredictor: a picture must decode completely, got {error}. Open it again, or replace it."
+            ) from error
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
         got = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
         raise TypeError(

@@ -1,6 +1,7 @@
 """Saving a finished run as a folder for others, and loading it from a disk or from the Hugging Face hub."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ labelled. A model trained on drawings does not work on photographs.
 """
 
 
-def save_pretrained(run: FinishedRun, folder: Path) -> None:
+def save_pretrained(run: FinishedRun, folder: Path | str) -> None:
     """Write weights, settings, metrics and a model card, without paths of this machine.
 
     Args:
@@ -56,6 +57,7 @@ def save_pretrained(run: FinishedRun, folder: Path) -> None:
         RunError: The folder is not empty, or the run's metrics cannot be read.
         OSError: The folder cannot be written; it is left empty.
     """
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"save_pretrained: folder must be new or empty, got {folder}. Name another.")
     metrics = _metrics(run.folder / METRICS)
@@ -85,14 +87,14 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, local_fi
     """Rebuild a run from a folder or from the hub; nothing is unpickled.
 
     Args:
-        source: A folder, or "owner/name" on the hub. An existing folder has precedence.
+        source: A folder, or "owner/name" on the hub, unless that exists here or is a `Path`.
         revision: Branch, tag or commit on the hub.
         local_files_only: Use only files downloaded before, without network access.
 
     Raises:
         RunError: There is no such model, or its files do not match each other.
     """
-    if Path(source).is_dir():
+    if isinstance(source, Path) or os.path.exists(source):
         return load_run(Path(source))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -101,7 +103,9 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, local_fi
         folder = snapshot_download(
             str(source), allow_patterns=[*FILES, METRICS], revision=revision, local_files_only=local_files_only
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError:  # it can only be the name of a folder
+        return load_run(Path(source))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise RunError(
             f"from_pretrained: source must be a folder or a model on the hub, got {source!r}: {error}. "
             "Check the name, or download it first."

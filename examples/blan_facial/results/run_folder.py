@@ -147,8 +147,9 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     path = folder / CONFIG
     try:
         content = read_object(path, "settings")
-    except FileNotFoundError as error:
-        raise RunError(f"{folder}: must be the output folder of a run, got no {CONFIG} in it. Name another.") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        got = f"no {CONFIG} in it" if folder.is_dir() else "no such folder"
+        raise RunError(f"{folder}: must be the output folder of a run, got {got}. Name another.") from error
     attributes = content.pop(_ATTRIBUTES, None)
     if not isinstance(attributes, list) or not attributes or not all(isinstance(name, str) for name in attributes):
         raise RunError(f"{path}: {_ATTRIBUTES} must be a list of names, got {attributes!r}. Restore it.")
