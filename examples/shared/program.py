@@ -113,12 +113,16 @@ def run_program(
     except KeyboardInterrupt as stop:
         Terminal(stderr=True, quiet=quiet).print(f"\n{stopped}")
         return 128 + getattr(stop, "number", signal.SIGINT)
-    except UserError as error:
-        print_error(str(error))
-        return error.status
-    except OSError as error:
-        print_error(f"{name}: files must be readable and outputs writable, got {error}. Fix this first.")
-        return 1
+    except (UserError, OSError) as error:
+        print_error(worded(name, error))
+        return error.status if isinstance(error, UserError) else 1
+
+
+def worded(name: str, error: UserError | OSError) -> str:
+    """Return the message of a program for an error of the user's or of the system."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{name}: files must be readable and outputs writable, got {error}. Fix this first."
 
 
 def refuse_repeats(error: type[UserError], program: str, **lists: Sequence[object]) -> None:

@@ -405,6 +405,12 @@ class TestRun:
         assert report([str(run_copy), "--data-root", "gone"]) == 1
         error = capsys.readouterr().err
         assert f"error: report: --data-root must be the folder of the data of {run_copy}, got gone: " in error
+        shutil.move(run_copy / "config.json", tmp_path / "settings.json")
+        (run_copy / "config.json").mkdir()
+        assert report([str(run_copy)]) == 1
+        assert "error: report: files must be readable and outputs writable, got [Errno 21]" in capsys.readouterr().err
+        (run_copy / "config.json").rmdir()
+        shutil.move(tmp_path / "settings.json", run_copy / "config.json")
         (run_copy / "metrics.json").write_text("[]")
         assert report([str(run_copy)]) == 1
         assert f"{run_copy / 'metrics.json'}: must be JSON that a run wrote, got no metrics." in capsys.readouterr().err

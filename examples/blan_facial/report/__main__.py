@@ -21,7 +21,7 @@ from blan_facial.report.sample import Sample, draw_sample
 from blan_facial.results.finished import load_run
 from blan_facial.results.weights_file import WEIGHTS
 from blan_facial.training.checkpoint import RunError
-from shared.program import log_to_terminal, print_error, run_program
+from shared.program import log_to_terminal, print_error, run_program, worded
 from shared.warned import summed
 
 PROGRAM = "python examples/blan_facial/report"
@@ -47,7 +47,7 @@ def _write_all(settings: argparse.Namespace, console: Console) -> int:
                 sample, reason = _sample(folder, settings.data_root, console)
             path = write_report(folder, sample, without_faces=reason)
         except (RunError, OSError) as error:
-            print_error(str(error))
+            print_error(worded("report", error))
             status = 1
         else:
             console.print(f"The report is {path}.", markup=False, highlight=False, soft_wrap=True)
