@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from blan_facial.config import PRESETS as TRAINING
+from blan_facial.config import ConfigError
 from blan_facial.tables.cells import (
     AVATAR_EPOCHS,
     DRAWN,
@@ -203,7 +204,17 @@ def _job(settings: Settings, run: Run, seed: int, training: tuple[str, ...]) -> 
     arguments += [] if settings.data_root is None else ["--data-root", str(settings.data_root)]
     arguments += [] if epochs is None else ["--epochs", str(epochs)]
     folder = settings.output / settings.data / run.name / f"seed-{seed}"
-    return Job(f"{run.name}, seed {seed}", folder, (*arguments, *run.options, *training, "--seed", str(seed)))
+    job = Job(f"{run.name}, seed {seed}", folder, (*arguments, *run.options, *training, "--seed", str(seed)))
+    try:
+        job.config.check()
+    except ConfigError as error:
+        if not training:
+            raise
+        raise ExperimentError(
+            f"experiments: options after -- must suit every row, got {' '.join(training)} for {run.name}: {error} "
+            "--rows leaves rows out."
+        ) from error
+    return job
 
 
 def _results(jobs: Sequence[Job], test: Data | None, other_root: Path | None) -> list[Result]:

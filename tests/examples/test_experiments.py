@@ -223,6 +223,19 @@ class TestRunning:
         assert "train: --beta must be 0 or a positive number" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
 
+    def test_an_option_that_a_row_does_not_take_is_refused_with_the_row(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        options = ("labels", "--output", str(tmp_path), "--existing")
+        assert main([*options, "--rows", "BLAN, w/ OS", "--", *TINY]) == 0
+        assert main([*options, "--rows", "ResNet", "--", *TINY]) == 1
+        error = capsys.readouterr().err
+        assert f"error: experiments: options after -- must suit every row, got {' '.join(TINY)} for " in error
+        text = (
+            "-resnet-with-os: train: --summary-channels has no effect with --model resnet, got both. Give one of them."
+        )
+        assert f"{text} --rows leaves rows out." in error
+
 
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -28,6 +28,7 @@ from blan_facial.machines.devices import make_fabric
 from blan_facial.machines.processes import Processes
 from blan_facial.network.builder import build
 from blan_facial.results.finished import load_run
+from blan_facial.tables.running import Job, complete
 from blan_facial.train import main
 from blan_facial.training.checkpoint import Position
 from blan_facial.training.learner import Learner
@@ -715,6 +716,8 @@ def test_a_folder_is_held_by_one_run(tmp_path: Path, repository: Path, capsys: p
         before = sorted(tmp_path.iterdir())
         assert run(tmp_path, "--max-steps", "1") == 1
         assert sorted(tmp_path.iterdir()) == before
+        (failure,) = complete([Job("a run", tmp_path, tuple(SMALL))], [{}], Console())
+        assert failure.endswith("where another run is training. Wait for it, or give another --output.")
         other.communicate(b"\n")
     assert capsys.readouterr().err == (
         f"error: train: the output folder must be free, got {tmp_path}, where another run is training. "

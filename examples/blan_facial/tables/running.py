@@ -25,6 +25,7 @@ from blan_facial.results.weights_file import file_digest
 from blan_facial.tables.cells import DRAWN
 from blan_facial.tables.sources import data_digest
 from blan_facial.training.checkpoint import CHECKPOINT
+from shared.files import LOCK, locked
 from shared.program import UserError
 
 TRAIN, EVALUATE = (Path(__file__).resolve().parents[1] / name for name in ("train.py", "evaluate.py"))
@@ -166,8 +167,9 @@ def complete(jobs: Sequence[Job], places: Sequence[dict[str, str]], console: Con
                 bar.advance(task)
                 if status:
                     words = _last_words(job.folder / LOG, logged)
-                    remedy = f"To start over, remove {job.folder}."
-                    failures.append(f"{job.name} ended with status {status}: {words} {remedy}")
+                    with locked(job.folder / LOCK) as ended:  # another process may train there
+                        remedy = f" To start over, remove {job.folder}." if ended else ""
+                    failures.append(f"{job.name} ended with status {status}: {words}{remedy}")
                 metrics = None if status else job.metrics()
                 outcome = "failed" if metrics is None else f"accuracy {metrics['accuracy']:.4f}"
                 console.print(f"{job.name}: {outcome}, {time.monotonic() - started:.0f} s", highlight=False)
