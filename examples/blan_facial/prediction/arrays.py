@@ -78,11 +78,7 @@ class BLANPredictor:
             _refuse("threshold must be a number in (0, 1)", threshold, "Use 0.5, for example")
         try:
             torch.empty(0, device=device)
-        except (
-            AssertionError,
-            RuntimeError,
-            TypeError,
-        ):  # torch raises the first for a device that it was built without
+        except (AssertionError, RuntimeError, TypeError):  # the first for a device that torch was built without
             _refuse("device must be available here", str(device), 'Use "cpu"')
         run = load_run(Path(folder))
         asked, lacking = choose(attributes, run.attributes)
