@@ -124,10 +124,16 @@ def positive_int(name: str, value: object) -> int:
     return int(number)
 
 
-def number(name: str, value: object, example: float) -> None:
-    """Refuse anything but a real number; NumPy numbers are accepted."""
+def number(name: str, value: object, example: float) -> float:
+    """Return ``value`` as a float, or raise unless it is a real number; NumPy numbers are accepted."""
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
         raise TypeError(said(f"{name} must be a number, got {value!r}. Pass, for example, {example}."))
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            said(f"{name} must fit into a float, got a larger number. Pass, for example, {example}.")
+        ) from None
 
 
 def flag(name: str, value: object) -> bool:

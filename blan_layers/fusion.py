@@ -41,8 +41,8 @@ class AdaptiveScoreFusion(Module):
     Raises:
         TypeError: ``levels`` or ``attributes`` is not an int, ``initial_weight`` is neither a number nor a real tensor,
             or the scores are not floating-point tensors of the weight's dtype.
-        ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is not finite or not of shape (K + 1,
-            N), or the scores are not K levels of equal shape with N attributes.
+        ValueError: ``levels`` or ``attributes`` is below 1, ``initial_weight`` is not finite in ``dtype`` or not of
+            shape (K + 1, N), or the scores are not K levels of equal shape with N attributes.
 
     Reference:
         Zheng et al., "BLAN: Bi-directional ladder attentive network for facial attribute prediction", Pattern
@@ -72,8 +72,9 @@ class AdaptiveScoreFusion(Module):
         self.attributes = attributes
         _checks.floating_dtype(dtype)
         shape = (self.levels + 1, self.attributes)
-        self._initial_weight = np.array(1 / shape[0]) if initial_weight is None else _start(initial_weight, shape)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        start = 1 / shape[0] if initial_weight is None else initial_weight
+        self._initial_weight = _start(start, shape, self.weight.dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -128,25 +129,33 @@ def _stacked(scores: Tensor | Sequence[Tensor], weight: Tensor) -> Tensor:
     return scores if isinstance(scores, Tensor) else torch.stack(tuple(scores))
 
 
-def _start(initial_weight: object, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+def _start(initial_weight: object, shape: tuple[int, int], dtype: torch.dtype) -> npt.NDArray[np.float64]:
     """Return a float64 copy of a user's initial weight: a number () or a weight per level and attribute (K + 1, N)."""
-    real = not isinstance(initial_weight, bool | Tensor) and isinstance(initial_weight, Real)
-    tensor = isinstance(initial_weight, Tensor) and not initial_weight.is_complex() and not initial_weight.is_meta
-    if not real and not tensor:
+    if isinstance(initial_weight, Tensor) and not initial_weight.is_complex() and not initial_weight.is_meta:
+        start = initial_weight.detach().to("cpu", torch.float64, copy=True).numpy()
+    elif isinstance(initial_weight, Real) and not isinstance(initial_weight, bool):
+        start = np.array(_checks.number("initial_weight", initial_weight, 0.5))
+    else:
         raise TypeError(
             said(
                 f"initial_weight must be a number or a real tensor with values, got "
                 f"{type(initial_weight).__name__}. Convert it, for example by torch.as_tensor."
             )
         )
-    start = torch.as_tensor(initial_weight, device="cpu").detach().to(torch.float64, copy=True)
     if start.shape not in ((), shape):
         raise ValueError(
             said(
                 f"initial_weight must be a number or a tensor (levels + 1, attributes) = {shape}, "
-                f"got shape {_checks.shape(start)}. Give each level and the sum one row."
+                f"got shape {start.shape}. Give each level and the sum one row."
             )
         )
-    if not bool(start.isfinite().all()):
+    if not np.isfinite(start).all():
         raise ValueError(said(f"initial_weight must be finite, got {initial_weight!r}. Leave it out for 1 / (K + 1)."))
-    return start.numpy()
+    if np.abs(start).max() > torch.finfo(dtype).max:
+        raise ValueError(
+            said(
+                f"initial_weight must be finite in {dtype}, got {initial_weight!r}. "
+                "Leave it out for 1 / (K + 1), or use a wider dtype."
+            )
+        )
+    return start

@@ -736,6 +736,23 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
         "AdaptiveScoreFusion: initial_weight must be finite, got nan. Leave it out for 1 / (K + 1).",
     ),
     (
+        lambda: AdaptiveScoreFusion(2, 5, initial_weight=-1e6, dtype=torch.float16),
+        "AdaptiveScoreFusion: initial_weight must be finite in torch.float16, got -1000000.0. "
+        "Leave it out for 1 / (K + 1), or use a wider dtype.",
+    ),
+    (
+        lambda: AdaptiveScoreFusion(2, 5, initial_weight=10**400),
+        "AdaptiveScoreFusion: initial_weight must fit into a float, got a larger number. Pass, for example, 0.5.",
+    ),
+    (
+        lambda: CosineCritic(8, 4, temperature=10**400),
+        "CosineCritic: temperature must fit into a float, got a larger number. Pass, for example, 0.07.",
+    ),
+    (
+        lambda: afterwards(DeepInfoMaxLoss(8, 4), beta=10**400),
+        "DeepInfoMaxLoss: beta must fit into a float, got a larger number. Pass, for example, 1.0.",
+    ),
+    (
         lambda: F.bce_loss(torch.zeros(0), torch.zeros(3)),
         "bce_loss: positive_logits must contain at least one score, got shape (0,). "
         "Pass the scores of at least one pair.",

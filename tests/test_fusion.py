@@ -1,7 +1,9 @@
 """What score fusion promises beyond the contract."""
 
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,6 +43,12 @@ def test_initial_weight_is_where_it_starts_and_returns_to() -> None:
     later.to_empty(device="cpu").reset_parameters()
     for half in (AdaptiveScoreFusion(2, 4, initial_weight=0.5), later):
         assert torch.equal(half.weight, torch.full((3, 4), 0.5))
+
+
+@pytest.mark.parametrize("start", [0.1, 1e39, Fraction(1, 3), np.float64(0.1), 3])
+def test_a_number_is_not_rounded_before_it_is_the_weight(start: Any) -> None:
+    fusion = AdaptiveScoreFusion(2, 4, initial_weight=start, dtype=torch.float64)
+    assert fusion.weight.tolist() == [[float(start)] * 4] * 3
 
 
 def test_a_parametrised_weight_returns_to_its_start_and_a_pruned_one_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, get_args
 
 import pytest
@@ -194,6 +195,23 @@ def test_an_item_without_weight_may_have_any_baseline(nothing: float) -> None:
         lambda b: F.tuba_lower_bound(x.diag(), x, b, positive_weights=weights, negative_weights=of_rows.T),
     ):
         assert_twins(*(bound(b) for b in baselines), *((b,) for b in baselines))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [
+    lambda value: F.smile_estimate(*logits(), clip=value),
+    lambda value: F.tuba_lower_bound(*logits(), value),
+    lambda value: F.alpha_lower_bound(table(), value, alpha=0.5),
+    lambda value: F.alpha_lower_bound(table(), 0.1, alpha=value),
+    lambda value: F.mine_objective(*logits(), MINUS_INFINITY, momentum=value).value,
+])  # fmt: skip
+def test_an_option_is_any_real_number(options: Any) -> None:
+    assert torch.equal(options(Fraction(1, 3)), options(1 / 3))
+
+
+def test_numbers_beyond_the_dtype_of_the_logits_are_infinite() -> None:
+    p, q = (x.float() for x in logits())
+    assert torch.equal(F.smile_estimate(p, q, clip=1e39), F.smile_estimate(p, q, clip=math.inf))
+    assert not F.alpha_lower_bound(table().float(), 1e39, alpha=0.5).isfinite()
 
 
 UNBOUNDED_BELOW = ("club_upper_bound", "rkl", "chi_squared", "wasserstein")

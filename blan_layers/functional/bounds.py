@@ -1,5 +1,8 @@
 """Bounds and estimates of mutual information from logits of real and of fake pairs."""
 
+import math
+
+import torch
 from torch import Tensor
 
 from blan_layers import _checks
@@ -185,11 +188,12 @@ def smile_estimate(
         tensor(2.)
     """
     positive, negative = counted_pairs(positive_logits, negative_logits, positive_weights, negative_weights)
-    _checks.number("clip", clip, CLIP)
+    clip = _checks.number("clip", clip, CLIP)
     if not clip > 0:
         raise ValueError(said(f"clip must be above zero, got {clip!r}. Pass, for example, 5.0."))
-    clipped = at_least_float32(negative).clamp(-clip, clip)
-    return mean(positive, positive_weights) - log_mean_exp(clipped, negative_weights)
+    negative = at_least_float32(negative)
+    limit = clip if clip <= torch.finfo(negative.dtype).max else math.inf
+    return mean(positive, positive_weights) - log_mean_exp(negative.clamp(-limit, limit), negative_weights)
 
 
 @whole
@@ -241,8 +245,7 @@ def _less(name: str, logits: Tensor, log_baseline: Tensor | float) -> Tensor:
     """Return the logits minus the baseline, which must broadcast to their shape."""
     logits = at_least_float32(logits)
     if not isinstance(log_baseline, Tensor):
-        _checks.number("log_baseline", log_baseline, 0.0)
-        return logits - log_baseline
+        return logits - _checks.number("log_baseline", log_baseline, 0.0)
     _checks.floating("log_baseline", log_baseline)
     fits = log_baseline.ndim <= logits.ndim and all(
         size in (1, wanted) for size, wanted in zip(log_baseline.shape[::-1], logits.shape[::-1], strict=False)

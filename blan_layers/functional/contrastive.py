@@ -86,7 +86,7 @@ def alpha_lower_bound(
         tensor(0.)
     """
     logits = _counted_square(logits, weights)
-    _checks.number("alpha", alpha, 0.5)
+    alpha = _checks.number("alpha", alpha, 0.5)
     if not 0 <= alpha <= 1:
         raise ValueError(said(f"alpha must be from 0 to 1, got {alpha!r}. Pass, for example, 0.5."))
     wide, items = at_least_float32(logits), logits.shape[-1]
@@ -215,8 +215,7 @@ def _mixed(log_baseline: Tensor, log_mean: Tensor, alpha: float) -> Tensor:
 def _per_item(log_baseline: Tensor | float, logits: Tensor, weights: Tensor | None) -> Tensor:
     """Return the log baseline of each row, as a column, with zero for rows without weight where it is not finite."""
     if not isinstance(log_baseline, Tensor):
-        _checks.number("log_baseline", log_baseline, 0.0)
-        return logits.new_full((1, 1), log_baseline)
+        return logits.new_zeros((1, 1)) + _checks.number("log_baseline", log_baseline, 0.0)  # new_full may overflow
     _checks.floating("log_baseline", log_baseline)
     if log_baseline.ndim and log_baseline.shape != logits.shape[:-1]:
         raise ValueError(

@@ -78,7 +78,7 @@ def mine_objective(
                 "Pass what the last step returned, or torch.tensor(-torch.inf)."
             )
         )
-    checked_momentum("momentum", momentum)
+    momentum = checked_momentum("momentum", momentum)
     log_mean = log_mean_exp(negative, negative_weights)
     now, before = log_mean.detach(), running_log_mean.detach().to(log_mean.dtype)
     kept = math.log1p(-momentum) if momentum < 1 else -math.inf
@@ -90,7 +90,7 @@ def mine_objective(
 
 def checked_momentum(name: str, value: float) -> float:
     """Return a momentum, or raise unless it is above 0 and at most 1."""
-    _checks.number(name, value, 0.01)
-    if not 0 < value <= 1:
+    momentum = _checks.number(name, value, 0.01)
+    if not 0 < momentum <= 1:
         raise ValueError(said(f"{name} must be above 0 and at most 1, got {value!r}. Pass, for example, 0.01."))
-    return value
+    return momentum

@@ -21,10 +21,10 @@ from blan_layers.mutual_information.products import DotProductCritic
 
 
 def _weight(name: str, value: float) -> float:
-    _checks.number(name, value, 1.0)
-    if not 0 <= value < math.inf:
+    weight = _checks.number(name, value, 1.0)
+    if not 0 <= weight < math.inf:
         raise ValueError(said(f"{name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0."))
-    return float(value)
+    return weight
 
 
 class DeepInfoMaxLoss(Module):

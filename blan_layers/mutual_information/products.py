@@ -270,10 +270,10 @@ COLDEST = 0.01
 
 
 def _temperature(name: str, value: float) -> float:
-    _checks.number(name, value, 0.07)
-    if not sys.float_info.min <= value < math.inf:
+    temperature = _checks.number(name, value, 0.07)
+    if not sys.float_info.min <= temperature < math.inf:
         raise ValueError(said(f"{name} must be finite and above zero, got {value!r}. Pass 0.07."))
-    return float(value)
+    return temperature
 
 
 class CosineCritic(ProductCritic):

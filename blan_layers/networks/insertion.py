@@ -84,8 +84,8 @@ def insert_attention(
 
     ``y = module(x)`` becomes ``y + a (attention(y) - y)`` with a learnt scalar ``a`` that starts at zero. At first, the
     outputs of the network are therefore bit for bit the same, as long as the attention is finite, and pretrained
-    weights keep their value. With ``start="paper"`` it becomes ``attention(y)``. Where a class of this library, rather than
-    a subclass, multiplies a map by one gate, the gate is blended.
+    weights keep their value. With ``start="paper"`` it becomes ``attention(y)``. Where a class of this library, not a
+    subclass, multiplies a map by one gate, the gate is blended.
 
     The attention is ``factory(channels, **options)``, or ``factory(**options)`` for
     :class:`~blan_layers.SpatialAttention`. It is a submodule "attention" of the module, called by a forward hook.
