@@ -404,6 +404,94 @@ def test_residual_is_the_end_of_the_innermost_branches() -> None:
         insert_attention(nn.ModuleList([plain]), CBAM)
 
 
+def convolutions(**names: int) -> dict[str, nn.Module]:
+    return {name: nn.Conv2d(8, 8, size, padding=size // 2) for name, size in names.items()}
+
+
+def norms(*names: str) -> dict[str, nn.Module]:
+    return {name: nn.BatchNorm2d(8) for name in names}
+
+
+class Residual(nn.Module):
+    """A residual block of the given parts, registered in their order; ``around`` is its shortcut."""
+
+    def __init__(self, branch: str, around: str, **parts: Any) -> None:
+        super().__init__()
+        self.branch, self.around = branch.split(), around.split()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        y = x if scale is None else x * scale
+        for name in self.branch:
+            y = self.get_submodule(name)(y)
+        for name in self.around:
+            x = self.get_submodule(name)(x)
+        self.last = y
+        y += x
+        return F.relu(y / 2 + 1)
+
+
+class Sized(Residual):
+    """A residual block whose forward depends on sizes."""
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        return super().forward(x, scale) if len(x) > 1 else x
+
+
+NORM = nn.BatchNorm2d(8)
+SHAPED: dict[str, tuple[nn.Module, str]] = {
+    "norm of the shortcut under two names, as in RAFT": (Residual(
+        "conv1 norm1 conv2 norm2", "downsample", **convolutions(conv1=3, conv2=3), **norms("norm1", "norm2"),
+        norm3=NORM, downsample=nn.Sequential(nn.Conv2d(8, 8, 1), NORM),
+    ), "norm2"),
+    "the same, untraced": (Sized(
+        "conv1 norm1 conv2 norm2", "downsample", **convolutions(conv1=3, conv2=3), **norms("norm1", "norm2"),
+        norm3=NORM, downsample=nn.Sequential(nn.Conv2d(8, 8, 1), NORM),
+    ), "norm2"),
+    "norms first": (Residual(
+        "conv1 bn1 conv2 bn2", "", **norms("bn1", "bn2"), **convolutions(conv1=3, conv2=3), downsample=None
+    ), "bn2"),
+    "convolutions first, called last": (Residual(
+        "bn1 conv1 bn2 conv2", "", **convolutions(conv1=3, conv2=3), **norms("bn1", "bn2"), shortcut=None
+    ), "conv2"),
+    "several modules in the shortcut": (Residual(
+        "conv1 bn1", "skip_conv skip_bn", skip=True, **convolutions(conv1=3), **norms("bn1"),
+        **convolutions(skip_conv=1), **norms("skip_bn"),
+    ), "bn1"),
+    "a shortcut without a name, as in MONAI": (Residual(
+        "conv1 norm1 conv2 norm2", "conv3 norm3", downsample=True, **convolutions(conv1=3, conv2=3),
+        **norms("norm1", "norm2"), **convolutions(conv3=1), **norms("norm3"),
+    ), "norm2"),
+    "attention of its own": (Residual(
+        "conv1 bn1 se_module", "", **convolutions(conv1=3), **norms("bn1"), se_module=nn.Sequential(nn.Conv2d(8, 8, 1)),
+        downsample=None,
+    ), "bn1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SHAPED)
+def test_the_end_of_a_branch_is_what_is_called_last_in_it(form: str) -> None:
+    block, end = SHAPED[form]
+    block = copy.deepcopy(block)
+    assert list(insert_attention(nn.Sequential(block), ECA)) == [f"0.{end}"]
+    assert not hasattr(block, "last")
+
+
+class Parallel(Residual):
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        one, two = (self.get_submodule(name)(x) for name in self.branch)
+        result: Tensor = one + two + x
+        return result
+
+
+def test_a_block_of_several_branches_is_refused() -> None:
+    parallel = Parallel("conv1 conv2", "", **convolutions(conv1=3, conv2=1), identity=None)
+    words = r"^insert_attention: where='residual' needs a single branch in '0', got 'conv1' beside 'conv2'\. Pass names"
+    with pytest.raises(ValueError, match=words):
+        insert_attention(nn.Sequential(parallel), ECA)
+
+
 def test_a_module_of_two_names_is_gated_once() -> None:
     net: Any = trained()
     net.layer1[1].bn2 = net.layer1[0].bn2

@@ -101,7 +101,9 @@ def insert_attention(
         factory: A class such as :class:`~blan_layers.CBAM`, called as ``factory(channels, **options)``.
         where: "residual" for the position after the last norm of every residual branch, as in the CBAM paper, or after
             its last convolution if that comes later; a regular expression that must match the full name of a module; a
-            sequence of module names; or a predicate of name and module. A ``Sequential`` means its last module.
+            sequence of module names; or a predicate of name and module. A ``Sequential`` means its last module. The
+            branch is read from a trace of the block. In a block whose forward depends on values or sizes, and inside
+            the block's children, the last module in the order of registration counts.
         start: "identity" or "paper".
         **options: Passed to the factory.
 
@@ -111,11 +113,12 @@ def insert_attention(
     Raises:
         TypeError: ``factory`` does not return a module, or returns one that takes several inputs, or ``where`` is none
             of the above.
-        ValueError: Nothing matches ``where``, a name does not exist, the channels of a module cannot be read, a module
-            is not called by the network, is already followed by attention, has an attribute of that name, is wrapped by
-            ``torch.compile`` or calls all of its children in turn, a ``Sequential`` ends with a module that is also
-            used elsewhere, ``factory`` returns the same module twice, or the network or a part of it around the module
-            is scripted, sharded or wrapped for distributed training. In these cases nothing is changed.
+        ValueError: Nothing matches ``where``, a residual block has several branches, a name does not exist, the
+            channels of a module cannot be read, a module is not called by the network, is already followed by
+            attention, has an attribute of that name, is wrapped by ``torch.compile`` or calls all of its children in
+            turn, a ``Sequential`` ends with a module that is also used elsewhere, ``factory`` returns the same module
+            twice, or the network or a part of it around the module is scripted, sharded or wrapped for distributed
+            training. In these cases nothing is changed.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, figure 3.

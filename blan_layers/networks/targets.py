@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._module import check_open, outside_attention
+from blan_layers.networks.branches import ends_of_branches, is_norm
 from blan_layers.networks.readings import CONVOLUTIONS
 
 Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -23,26 +24,6 @@ HANDLE = "_handle_of_its_hook"
 WALKS = {"children", "named_children", "modules", "named_modules", "_modules"}
 """Names by which the forward of a module reads all of its children."""
 
-SHORTCUTS = "downsample", "shortcut", "skip", "conv_skip", "identity"
-"""Attributes of residual blocks for the shortcut around their branch, which may be None."""
-
-FLAGS = "has_skip", "use_res_connect", "has_residual"
-"""Attributes that say by a bool whether there is a shortcut."""
-
-NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.GroupNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-)
-
-ATTENTION = "se", "attn", "attn_last", "cbam", "eca", "attention"
-"""Attributes of residual blocks for their own attention."""
-
 
 def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
     """Return the modules of a network that ``where`` selects, by name."""
@@ -55,7 +36,7 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
         if not any(name == own or name.startswith(f"{own}.") for own in inserted)
     }
     if where == "residual":
-        found = dict(_ends_of_branches(model, modules))
+        found = dict(ends_of_branches(model, modules))
         remedy = (
             "A residual block is recognised by an attribute such as 'downsample' or 'shortcut', which may be None. "
             f"Pass names or a regular expression as where{_followable(modules)}"
@@ -101,7 +82,7 @@ def _followable(modules: Mapping[str, nn.Module]) -> str:
     found = {
         name: part
         for name, part in modules.items()
-        if (_is_norm(part) or isinstance(part, tuple(CONVOLUTIONS))) and not _attended(part)
+        if (is_norm(part) or isinstance(part, tuple(CONVOLUTIONS))) and not _attended(part)
     }
     return f": attention can follow {_some(found)}" if found else ""
 
@@ -115,37 +96,6 @@ def attention_at(module: nn.Module) -> nn.Module | None:
 
 def _attended(module: nn.Module) -> bool:
     return HANDLE in getattr(attention_at(module), "__dict__", ())
-
-
-def _ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield name and module of the last norm or convolution of the branch of each innermost residual block."""
-    blocks = [name for name, module in (("", model), *modules.items()) if _is_residual(module)]
-    for block in blocks:
-        inside = f"{block}." if block else ""
-        if any(other != block and other.startswith(inside) for other in blocks):
-            continue
-        branch = [
-            (name, part)
-            for name, part in modules.items()
-            if name.startswith(inside)
-            and not {*SHORTCUTS, *ATTENTION, "parametrizations"} & {*name.removeprefix(inside).split(".")}
-            and (_is_norm(part) or isinstance(part, tuple(CONVOLUTIONS)) or (not part._modules and part._parameters))
-        ]
-        if branch and (_is_norm(branch[-1][1]) or isinstance(branch[-1][1], tuple(CONVOLUTIONS))):
-            yield branch[-1]
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, NORMS) or "running_mean" in module._buffers
-
-
-def _is_residual(block: nn.Module) -> bool:
-    if isinstance(block, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        return False
-    if any(getattr(block, flag, False) is True for flag in FLAGS):
-        return True
-    own = {**block.__dict__, **block._modules}
-    return any(own.get(name, False) is not False for name in SHORTCUTS)
 
 
 def last_part(target: nn.Module) -> nn.Module:
