@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from difflib import get_close_matches
 from functools import wraps
 from types import MappingProxyType
@@ -167,15 +168,24 @@ def _check_part(called: str, part: nn.Module) -> None:
         )
 
 
+LISTENERS: list[Callable[..., AbstractContextManager[None]]] = []
+"""What is entered around methods other than ``forward``, which call no hooks, with the module and its inputs."""
+
+
 def runs_forward(method: Callable[P, R]) -> Callable[P, R]:
-    """Make FSDP2 gather sharded weights for a method other than ``forward``, as it does for ``forward``."""
+    """Make FSDP2 gather sharded weights for a method other than ``forward``, and listeners hear its calls."""
 
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         module: Any = args[0]
         fsdp = None if torch.compiler.is_compiling() else sys.modules.get("torch.distributed.fsdp")
         if fsdp is None or not isinstance(module, fsdp.FSDPModule) or method.__name__ in module.__dict__:
-            return method(*args, **kwargs)
+            if not LISTENERS or torch.compiler.is_compiling():
+                return method(*args, **kwargs)
+            with ExitStack() as stack:
+                for listener in LISTENERS:
+                    stack.enter_context(listener(module, *args[1:], **kwargs))
+                return method(*args, **kwargs)
         fsdp.register_fsdp_forward_method(module, method.__name__)
         found: R = getattr(module, method.__name__)(*args[1:], **kwargs)
         return found

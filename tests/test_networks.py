@@ -1,6 +1,7 @@
 """Attention put into networks of other people's, its maps seen there, and other people's attention made ours."""
 
 import copy
+import inspect
 import io
 import pickle
 import re
@@ -901,6 +902,71 @@ def test_the_gate_of_blended_attention_is_captured_before_the_blend(dtype: torch
 
 def inserted_input(net: Any, dtype: torch.dtype) -> Tensor:
     return F.conv2d(X.to(dtype), net[0].weight, net[0].bias)
+
+
+def test_attention_of_several_names_has_one_entry() -> None:
+    attention = SqueezeExcitation(8)
+    net: Any = nn.ModuleDict({"a": nn.Sequential(nn.Conv2d(3, 8, 1), attention), "b": attention})
+    for call in (lambda: net["a"](X), lambda: net["b"](X.repeat(1, 3, 1, 1)[:, :8])):
+        with capture_maps(net) as maps:
+            call()
+        assert {name: list(found) for name, found in maps.items()} == {"a.1": ["channel_map"]}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_maps_have_the_dtype_of_the_input_however_it_is_called(case: Case) -> None:
+    attention = case.module().bfloat16()
+    if not attention.gates:
+        return
+    inputs = [x.bfloat16() for x in case.inputs()]
+    named = dict(zip(inspect.signature(attention.forward).parameters, inputs, strict=False))
+    expected = attention.forward_with_maps(*inputs)
+    swapped = dict(reversed(named.items()))
+    for call in (lambda: attention(**swapped), lambda: attention.forward_with_maps(**swapped)):
+        with capture_maps(attention) as maps:
+            call()
+        for name, gate in maps[""].items():
+            truth = getattr(expected, name).detach()
+            assert gate.dtype == truth.dtype
+            assert torch.equal(gate, truth)
+
+
+class WithFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rar, self.cbam = RAR(3), CBAM(3)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.cbam.forward_with_maps(self.rar.forward_with_maps(x, x).output).output
+
+    def forward(self, x: Tensor, times: int = 1) -> Tensor:
+        for _ in range(times):
+            x = self.features(x)
+        return x
+
+
+class Telling(CBAM):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_with_maps(x).output
+
+
+def test_calls_of_forward_with_maps_are_passes_too() -> None:
+    net, telling = WithFeatures(), Telling(3)
+    for call in (net, net.features):
+        with capture_maps(net) as maps:
+            for count in (4, 2):
+                call(X[:count])
+                assert [tuple(gate.shape[:2]) for found in maps.values() for gate in found.values()] == [
+                    (count, 2), (count, 3), (count, 1)
+                ]  # fmt: skip
+    with (
+        capture_maps(net),
+        pytest.raises(RuntimeError, match=r"got a second call of 'rar'\. Call it once, or call its"),
+    ):
+        net(X, times=2)
+    with capture_maps(telling) as maps:
+        telling(X)
+    assert len(maps[""]) == 2
 
 
 def test_what_has_no_one_map_is_refused() -> None:

@@ -1,7 +1,8 @@
 """Capturing the attention maps inside a network."""
 
+import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from blan_layers import _checks
 from blan_layers._checks import said
-from blan_layers._module import Module, attention_in, gate_at
+from blan_layers._module import LISTENERS, Module, attention_in, gate_at
 from blan_layers._torch import backward_runs, transforms_active
 from blan_layers.networks.blending import BlendedGate
 from blan_layers.networks.compiled import eagerly
@@ -33,10 +34,11 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     r"""Capture the gates of every attention module in a network.
 
     Inside the block, every forward pass of the model stores its gates, detached, in the yielded mapping, replacing
-    those of the previous pass. Keys are the name of the outermost attention module in the model ("" for the model
-    itself), then the field names of its ``forward_with_maps``. A half that was replaced by attention with other maps
-    has its own entry. For inserted attention, the gate before blending is stored. Only calls in the thread of the block
-    are captured, and compiled code runs uncompiled there. A copy of the network made there is not captured.
+    those of the previous pass, as does a call of ``forward_with_maps`` outside of one. Keys are the first name of the
+    outermost attention module in the model ("" for the model itself), then the field names of its
+    ``forward_with_maps``. A half that was replaced by attention with other maps has its own entry. For inserted
+    attention, the gate before blending is stored. Only calls in the thread of the block are captured, and compiled code
+    runs uncompiled there. A copy of the network made there is not captured.
 
     Args:
         model: A network that contains attention modules of this library.
@@ -61,7 +63,9 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     """
     _checks.network(model)
     capture = _Capture()
-    registrations = [register for name, module in attention_in(model) for register in capture.hooks(name, module)]
+    for name, module in attention_in(model):
+        capture.names.setdefault(module, name)
+    registrations = [register for module, name in capture.names.items() for register in capture.hooks(name, module)]
     if not registrations:
         raise ValueError(said("model must contain attention modules of blan_layers, got none. Insert some first."))
     handles = [
@@ -70,9 +74,11 @@ def capture_maps(model: nn.Module) -> Iterator[Maps]:
     ]
     try:
         handles.extend(register() for register in registrations)
+        LISTENERS.append(capture.listen)
         with eagerly():
             yield capture.maps
     finally:
+        LISTENERS[:] = [listener for listener in LISTENERS if listener != capture.listen]
         for handle in handles:
             handle.remove()
 
@@ -84,13 +90,14 @@ class _Capture:
         self.thread = threading.get_ident()
         self.transformed = transforms_active()
         self.maps = Maps()
+        self.names: dict[Module, str] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self.running = False
         self.called: list[str] = []  # the attention modules that run now, the innermost last
 
     def hooks(self, name: str, module: Module) -> Iterator[Callable[[], RemovableHandle]]:
         """Yield functions that register the hooks of an attention module and of its gates."""
-        yield partial(module.register_forward_pre_hook, _Hook(partial(self.begin, name)))
+        yield partial(module.register_forward_pre_hook, _Hook(partial(self.begin, name)), with_kwargs=True)
         yield partial(module.register_forward_hook, _Hook(self.end), always_call=True)
         for path in dict.fromkeys(module.gates.values()):
             keys = [key for key, place in module.gates.items() if place == path]
@@ -116,7 +123,20 @@ class _Capture:
         if self.hears():
             self.running = False
 
-    def begin(self, name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+    @contextmanager
+    def listen(self, module: Module, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hear a call of ``forward_with_maps``, unless the module's own forward makes it."""
+        name = self.names.get(module)
+        if name is None or self.called[-1:] == [name]:
+            yield
+            return
+        self.begin(name, module, args, kwargs)
+        try:
+            yield
+        finally:
+            self.end()
+
+    def begin(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Begin a call of an attention module; outside a call of the whole model, a second call begins a new pass."""
         if not self.hears():
             return
@@ -126,7 +146,8 @@ class _Capture:
                 raise _called_again(name)
             self.maps.clear()
         self.maps[name] = {}
-        self.dtypes[name] = args[0].dtype if args and isinstance(args[0], Tensor) else torch.get_default_dtype()
+        x = args[0] if args else kwargs.get(next(iter(inspect.signature(module.forward).parameters), ""))
+        self.dtypes[name] = x.dtype if isinstance(x, Tensor) else torch.get_default_dtype()
 
     def end(self, *_: object) -> None:
         """End a call of an attention module."""
@@ -179,10 +200,11 @@ class _Hook:
                         if isinstance(hook, _Hook) and hook.call is None:
                             hooks.pop(key, None)
                             part._forward_hooks_always_called.pop(key, None)
+                            part._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def _called_again(name: str) -> RuntimeError:
     return RuntimeError(
         f"capture_maps: a module must be called only once per pass, got a second call of {name!r}. "
-        "Capture it separately, or call its forward_with_maps instead."
+        "Call it once, or call its forward_with_maps for each map, outside the block."
     )
