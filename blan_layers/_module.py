@@ -79,10 +79,29 @@ class Module(nn.Module):
     holds: tuple[str, ...] = ()
     """Names of the children that are the user's own networks."""
 
+    needs: tuple[str, ...] = ()
+    """Names of the children that are always called, and that None therefore cannot replace."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
             cls.__init__ = _naming_arguments(cls.__init__)  # type: ignore[method-assign]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a child that is needed may be replaced by another module or deleted, but not be None."""
+        if value is None:
+            self._refuse_none(name)
+        super().__setattr__(name, value)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a child, under the same condition."""
+        if module is None:
+            self._refuse_none(name)
+        super().add_module(name, module)
+
+    def _refuse_none(self, name: str) -> None:
+        if name in self.needs and self.__dict__.get("_modules", {}).get(name) is not None:
+            raise TypeError(said(f"{name} must be a module, got None. Use torch.nn.Identity() to do without it."))
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Refuse ``torch.jit.script``, which calls this method."""

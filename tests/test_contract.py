@@ -5,6 +5,7 @@ import inspect
 import io
 import shutil
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from blan_layers import (
     SoftMask,
     SpatialAttention,
 )
+from blan_layers._module import Module
 from blan_layers.mutual_information import Critic
 from tests.cases import CASES, Case
 
@@ -365,6 +367,37 @@ def test_pickle_deepcopy_and_strict_state_dict_round_trips(case: Case) -> None:
     other.load_state_dict(module.state_dict(), strict=True)
     for twin in (torch.load(stream, weights_only=False), copy.deepcopy(module), other):
         assert torch.equal(twin(*inputs), truth)
+
+
+@every_case
+def test_a_child_is_done_without_or_cannot_be_none(case: Case) -> None:
+    module, inputs = case.module(), case.inputs()
+    children = [
+        (part, name, child)
+        for part in module.modules()
+        if isinstance(part, Module)
+        for name, child in part._modules.items()
+        if child is not None
+    ]
+    for part, name, child in children:
+        if name in part.needs:
+            message = (
+                rf"^{type(part).__name__}: {name} must be a module, got None\. "
+                r"Use torch\.nn\.Identity\(\) to do without it\.$"
+            )
+            for assign in (setattr, part.__class__.add_module, part.__class__.register_module):
+                with pytest.raises(TypeError, match=message):
+                    assign(part, name, None)
+            assert part._modules[name] is child
+            delattr(part, name)
+            setattr(part, name, None)  # a class without that child is the user's own
+            delattr(part, name)
+        else:
+            setattr(part, name, None)
+            refused = pytest.raises(ValueError, match=r"^DeepInfoMaxLoss: .* needs a loss that the constructor builds")
+            with refused if name in ("global_loss", "local_loss", "prior_loss") else nullcontext():
+                assert module(*inputs).isfinite().all()
+        setattr(part, name, child)
 
 
 @every_case

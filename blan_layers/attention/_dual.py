@@ -47,6 +47,7 @@ class DualAttention(Module):
     """Two halves, ``channel`` and ``spatial``, called in sequence, or fused where the result is the same."""
 
     gates = MappingProxyType({"channel_map": "channel.gate", "spatial_map": "spatial.gate"})
+    needs: tuple[str, ...] = "channel", "spatial"
     backend = Option(BACKENDS, shared_with=tuple(HALVES))
     arrangement = Option(ARRANGEMENTS)
 
@@ -173,8 +174,6 @@ class DualAttention(Module):
         channel = self.channel
         if not odd:
             _checks.feature_map("x", x, width_of(channel.fc1), self.spatial.spatial_dims)
-        elif missing := [name for name in HALVES if self._modules[name] is None]:
-            raise TypeError(said(f"{missing[0]} must be a module, got None. Use torch.nn.Identity() to do without it."))
         return passes_through(x, self.backend, getattr(channel, "pools", ()), residual, lambda: odd)
 
     def _in_passes(self, passes: Passes, x: Tensor) -> DualAttentionMaps:

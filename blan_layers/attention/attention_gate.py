@@ -79,6 +79,7 @@ class AttentionGate(Module):
     """
 
     gates = MappingProxyType({"spatial_map": "gate"})
+    needs = "skip_conv", "gating_conv", "psi", "gate"
     spatial_dims = Fixed(_checks.positive_int)
 
     def __init__(

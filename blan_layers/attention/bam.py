@@ -76,6 +76,7 @@ class BAM(Module):
     """
 
     gates = MappingProxyType({"attention_map": "gate"})
+    needs = "fc1", "fc2", "conv1", "conv2", "conv3", "conv4", "gate"
     dilation = Fixed(_checks.positive_int)
     spatial_dims = Fixed(_checks.positive_int)
 

@@ -74,6 +74,7 @@ class ChannelAttention(Module):
     """
 
     gates = MappingProxyType({"channel_map": "gate"})
+    needs = "fc1", "fc2", "activation", "gate"
     backend = Option(BACKENDS)
     form = Option(FORMS)
 

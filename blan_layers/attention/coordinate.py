@@ -106,6 +106,7 @@ class CoordinateAttention(Module):
         (torch.Size([2, 64, 32, 1]), torch.Size([2, 64, 1, 24]))
     """
 
+    needs = "conv", "conv_d", "conv_h", "conv_w", "gate"
     spatial_dims = Fixed(_checks.positive_int)
 
     def __init__(

@@ -64,6 +64,7 @@ class ECA(Module):
     backend = Option(BACKENDS)
     kernel_size = Fixed(_checks.odd_int)
     gates = MappingProxyType({"channel_map": "gate"})
+    needs = "conv", "gate"
 
     def __init__(
         self,

@@ -92,6 +92,7 @@ class RAR(Module):
     """
 
     gates = MappingProxyType({"attention_maps": "gate"})
+    needs = "refine", "block1", "block2", "block3", "shortcut", "gate"
     spatial_dims = Fixed(_checks.positive_int)
     steps = Checked(_checks.positive_int)
 

@@ -79,6 +79,7 @@ class RDAM(DualAttention):
         torch.Size([2, 64, 16, 16])
     """
 
+    needs = (*DualAttention.needs, "conv")
     resize = Option[Resize | None]((None, "nearest", "bilinear"))
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ class ResidualAttention(Module):
     """
 
     gates = MappingProxyType({"attention_map": "mask"})
+    needs = "trunk", "mask"
     holds = ("trunk",)
 
     def __init__(self, trunk: nn.Module, mask: nn.Module) -> None:
@@ -188,6 +189,7 @@ class SoftMask(Module):
         torch.Size([2, 64, 56, 56])
     """
 
+    needs = "hourglass", "head", "gate"
     spatial_dims = Fixed(_checks.positive_int)
 
     def __init__(
@@ -269,10 +271,12 @@ class SoftMask(Module):
         first = self._first()
         _checks.feature_map("x", x, width_of(first), self.spatial_dims)
         check_layer(self, first, "x", x)
-        if self.gate is None:
+        if self._form == "channel":
             return _of_unit_length(at_least_float32(self.score(x))).to(x.dtype)
         score = self.score if self._form == "mixed" else self._standard_score
-        return location_factor(x, score, self.gate, x).clone()  # so that the mask may be changed in place
+        return location_factor(
+            x, score, cast(nn.Module, self.gate), x
+        ).clone()  # so that the mask may be changed in place
 
     def score(self, x: Tensor) -> Tensor:
         """Return the mask's logits (B, C, *S)."""
@@ -296,8 +300,10 @@ class SoftMask(Module):
             """Call ``forward`` and its hooks."""
 
 
-class _ResidualUnit(nn.Module):
+class _ResidualUnit(Module):
     """A branch added to its input."""
+
+    needs = ("branch",)
 
     def __init__(self, branch: nn.Sequential) -> None:
         super().__init__()
@@ -308,8 +314,10 @@ class _ResidualUnit(nn.Module):
         return y
 
 
-class _Level(nn.Module):
+class _Level(Module):
     """One level of the hourglass: pool, the next smaller level, and interpolation."""
+
+    needs = "down", "skip", "deeper", "up"
 
     def __init__(
         self,

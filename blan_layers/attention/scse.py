@@ -76,6 +76,7 @@ class SCSE(Module):
     combine = Option(COMBINATIONS)
     spatial_dims = Fixed(_checks.positive_int)
     gates = MappingProxyType({"channel_map": "channel.gate", "spatial_map": "gate"})
+    needs = "channel", "conv", "gate"
 
     def __init__(
         self,

@@ -70,6 +70,7 @@ class SpatialAttention(Module):
     """
 
     gates = MappingProxyType({"spatial_map": "gate"})
+    needs = "conv", "gate"
     backend = Option(BACKENDS)
     kernel_size = Fixed(_checks.odd_int)
     spatial_dims = Fixed(_checks.positive_int)

@@ -79,6 +79,8 @@ class CLUB(Module):
         torch.Size([])
     """
 
+    needs = ("conditional",)
+
     def __init__(
         self,
         x_channels: int,

@@ -287,6 +287,7 @@ class ConcatConvCritic(Critic):
         torch.Size([2, 16, 16])
     """
 
+    needs = "fc1", "fc2", "fc3"
     takes_vectors = False
 
     def __init__(

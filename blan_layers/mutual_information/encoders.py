@@ -40,6 +40,8 @@ class ResidualEncoder(Module):
     the first channels.
     """
 
+    needs = "fc1", "fc2", "shortcut", "norm"
+
     def __init__(
         self,
         channels: int,
@@ -81,6 +83,8 @@ class ResidualEncoder(Module):
 
 class Perceptron(Module):
     """Perceptron of vectors (..., C) with two hidden layers and ReLU between: ``fc3(relu(fc2(relu(fc1(x)))))``."""
+
+    needs = "fc1", "fc2", "fc3"
 
     def __init__(
         self,

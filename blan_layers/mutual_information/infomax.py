@@ -76,6 +76,7 @@ class Pairs(NamedTuple):
 class InfoMaxLoss(Module, ABC):
     """Loss of a critic's logits of real and fake pairs; a subclass defines which features it accepts."""
 
+    needs = "critic", "queue", "mine"
     objective = Option(tuple(OBJECTIVES))
     negatives = Option(NEGATIVES)
     positives = Option(POSITIVES)

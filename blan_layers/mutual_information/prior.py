@@ -78,6 +78,7 @@ class PriorMatchingLoss(Module):
         torch.Size([])
     """
 
+    needs = ("discriminator",)
     prior = Option(PRIORS)
 
     def __init__(

@@ -29,6 +29,8 @@ class ProductCritic(Critic):
     they would be of order 10, and objectives with exponentials would keep the critic from learning.
     """
 
+    needs = "local_encoder", "global_encoder"
+
     local_encoder: nn.Module
     global_encoder: nn.Module
 

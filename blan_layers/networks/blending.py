@@ -16,6 +16,8 @@ ONE_GATE = ChannelAttention, SqueezeExcitation, SpatialAttention, ECA
 class BlendedGate(Module):
     """A gate ``1 + a (gate(logits) - 1)`` with a learnt ``a`` that starts at zero; it blends the gated map likewise."""
 
+    needs = ("gate",)
+
     def __init__(self, gate: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.gate = gate
@@ -38,6 +40,8 @@ class BlendedGate(Module):
 
 class Blend(Module):
     """``x + a (attention(x, ...) - x)`` with a learnt ``a`` that starts at zero."""
+
+    needs = ("attention",)
 
     def __init__(
         self, attention: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
