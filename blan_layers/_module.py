@@ -22,6 +22,9 @@ R = TypeVar("R")
 Known: TypeAlias = Mapping[type[nn.Module], Mapping[str, Callable[..., Any]]]
 """Classes of children whose computation a fused path may take over, each with the methods it replaces."""
 
+HANDLE = "_handle_of_its_hook"
+"""Attribute in which inserted attention keeps the handle of the hook that calls it."""
+
 WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (Tensor, nn.Parameter)
 

@@ -58,6 +58,24 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+_OF_STATE = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_OF_GRADIENTS = "_backward_hooks", "_post_accumulate_grad_hooks"
+
+
+def keeps_hooks(module: nn.Module) -> bool:
+    """Return whether a module or one of its own parameters has hooks of any kind."""
+    return (
+        has_hooks(module)
+        or any(getattr(module, name, True) for name in _OF_STATE)
+        or any(getattr(p, name, True) for p in module._parameters.values() if p is not None for name in _OF_GRADIENTS)
+    )
+
+
 _fx_traces: Callable[[], bool] = next(
     (
         getattr(torch.fx._symbolic_trace, name)

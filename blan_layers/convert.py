@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import choice, said
-from blan_layers._module import check_open, outside_attention
-from blan_layers._torch import has_hooks
+from blan_layers._module import HANDLE, check_open, outside_attention
+from blan_layers._torch import keeps_hooks
 from blan_layers.attention import CBAM, ECA, SCSE, ChannelAttention, SqueezeExcitation
 
 __all__ = ["module_from", "replace_attention"]
@@ -102,9 +102,10 @@ def replace_attention(model: nn.Module, source: Source) -> list[str]:
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: ``source`` is unknown, there is nothing to replace, a module has hooks, shares weights with another
-            or has a gate, dropout or another option that ours lacks, or the network is scripted, sharded or wrapped
-            for distributed training. In these cases nothing is replaced.
+        ValueError: ``source`` is unknown, there is nothing to replace, a module or a parameter of it has hooks, a
+            module was put there by :func:`~blan_layers.insert_attention`, shares weights with another or has a gate,
+            dropout or another option that ours lacks, or the network is scripted, sharded or wrapped for distributed
+            training. In these cases nothing is replaced.
 
     Example:
         >>> class Foreign(torch.nn.Module):
@@ -190,11 +191,18 @@ def _counterpart(
                         "weights. Replace that module yourself."
                     )
                 )
-        if any(has_hooks(part) for part in module.modules()):
+        if any(keeps_hooks(part) for part in module.modules()):
             raise ValueError(
                 said(
                     f"{name!r} must have no hooks, which would be lost, got a {type(module).__name__} with hooks. "
                     "Remove them first, and register them on the new module."
+                )
+            )
+        if HANDLE in module.__dict__:
+            raise ValueError(
+                said(
+                    f"{name!r} must not be what insert_attention put there, got a {type(module).__name__} that is. "
+                    "Call remove() of its Insertion first, and insert ours instead."
                 )
             )
         return ours
@@ -240,8 +248,12 @@ def _agree(foreign: nn.Module, ours: nn.Module, training: bool) -> bool:
     theirs, mine = (_outputs(module, x, training=training) for module in (foreign, ours))
     if theirs is None or mine is None or theirs.shape != mine.shape:
         return False
-    bound = 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
-    return bool((theirs - mine).abs().max() <= bound * mine.abs().max().clamp_min(1e-6))
+    return bool((theirs - mine).abs().max() <= _rounding(x) * mine.abs().max().clamp_min(1e-6))
+
+
+def _rounding(x: Tensor) -> float:
+    """Return the relative difference of outputs that may come from rounding."""
+    return 1e-5 if x.dtype in (torch.float32, torch.float64) else 2e-2
 
 
 def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
@@ -253,7 +265,7 @@ def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
     if y is None or y.shape != x.shape:
         return False
     ratio = (y / x).flatten(2)
-    return bool(((ratio - ratio[:, :, :1]).abs() < 1e-3).all())
+    return bool(((ratio - ratio[:, :, :1]).abs() <= _rounding(x) * ratio.abs().max()).all())
 
 
 class _Pattern:

@@ -1393,11 +1393,51 @@ def test_options_that_ours_have_not_and_hooks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^replace_attention: 'se' must compute what 'timm' computes by default"):
         convert.replace_attention(net, "timm")
     calls: list[int] = []
-    net = nn.Sequential(OrderedDict(se=foreign("torchvision", 16)))
-    net.se.register_forward_hook(lambda *_: calls.append(1))
-    with pytest.raises(ValueError, match=r"^replace_attention: 'se' must have no hooks, which would be lost"):
-        convert.replace_attention(net, "torchvision")
+
+    def hook(*_: Any) -> None:
+        calls.append(1)
+
+    registrations: list[Any] = [
+        lambda se: se.register_forward_hook(hook),
+        lambda se: se.register_state_dict_post_hook(hook),
+        lambda se: se.fc1.register_state_dict_pre_hook(hook),
+        lambda se: se.register_load_state_dict_pre_hook(hook),
+        lambda se: se.register_load_state_dict_post_hook(hook),
+        lambda se: se.fc1.weight.register_hook(hook),
+        lambda se: se.fc2.bias.register_post_accumulate_grad_hook(hook),
+    ]
+    for register in registrations:
+        net = nn.Sequential(OrderedDict(se=foreign("torchvision", 16)))
+        handle, theirs = register(net.se), net.se
+        with pytest.raises(ValueError, match=r"^replace_attention: 'se' must have no hooks, which would be lost"):
+            convert.replace_attention(net, "torchvision")
+        assert net.se is theirs
+        if handle is not None:
+            handle.remove()
+            assert convert.replace_attention(net, "torchvision") == ["se"]
     assert not calls
+
+
+def test_inserted_attention_is_not_converted_behind_its_insertion() -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1))
+    keys = list(net.state_dict())
+    whole = insert_attention(net, partial(Torchvision, hidden=4), ["0"], start="paper")
+    blended: Any = insert_attention(net, partial(Torchvision, hidden=4), ["1"])
+    words = r"^replace_attention: '0.attention' must not be what insert_attention put there, got a Torchvision that is"
+    with pytest.raises(ValueError, match=words):
+        convert.replace_attention(net, "torchvision")
+    whole.remove()
+    assert convert.replace_attention(net, "torchvision") == ["1.attention.attention"]
+    assert isinstance(blended["1"].attention, SqueezeExcitation)
+    blended.remove()
+    assert list(net.state_dict()) == keys
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_attention_of_any_dtype_is_replaced(kind: str, dtype: torch.dtype) -> None:
+    net: Any = nn.Sequential(foreign(kind, 16), MLP(partial(nn.Conv2d, kernel_size=1))).to(dtype)
+    assert convert.replace_attention(net, source_of(kind)) == ["0"]
 
 
 def test_odd_state_dicts_are_converted() -> None:

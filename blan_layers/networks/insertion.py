@@ -11,13 +11,12 @@ from torch.utils.hooks import RemovableHandle
 
 from blan_layers import _checks
 from blan_layers._checks import said
-from blan_layers._module import check_open
+from blan_layers._module import HANDLE, check_open
 from blan_layers.attention.spatial import for_channels
 from blan_layers.networks.blending import starting_as_identity
 from blan_layers.networks.compiled import forget
 from blan_layers.networks.readings import axes_of, channels_of, kind_of
 from blan_layers.networks.targets import (
-    HANDLE,
     KEY,
     Where,
     attention_at,

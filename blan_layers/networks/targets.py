@@ -9,7 +9,7 @@ from torch import nn
 
 from blan_layers import _checks
 from blan_layers._checks import said
-from blan_layers._module import check_open, outside_attention
+from blan_layers._module import HANDLE, check_open, outside_attention
 from blan_layers.networks.branches import ends_of_branches, is_norm
 from blan_layers.networks.readings import CONVOLUTIONS
 
@@ -17,9 +17,6 @@ Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 KEY = "attention"
 """Name of the attention inside the module that it follows."""
-
-HANDLE = "_handle_of_its_hook"
-"""Attribute in which attention keeps the handle of the hook that calls it."""
 
 WALKS = {"children", "named_children", "modules", "named_modules", "_modules"}
 """Names by which the forward of a module reads all of its children."""
