@@ -441,6 +441,34 @@ def test_the_compiled_loss_has_the_eager_one_s_values_and_gradients(options: dic
     torch._dynamo.reset()
 
 
+@pytest.mark.usefixtures("auto")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_second_derivatives_of_the_compiled_loss_are_right_or_refused(backend: str) -> None:
+    loss = lmim(dtype=torch.float64).eval()
+    inputs = [X.double().requires_grad_(), T.double().requires_grad_()]
+    wanted = [*inputs, *(parameter for name, parameter in loss.named_parameters() if name.endswith("weight"))]
+
+    def penalty(run: Callable[..., Tensor]) -> Tensor:
+        first = torch.autograd.grad(run(*inputs), inputs, create_graph=True)
+        return torch.stack([gradient.square().sum() for gradient in first]).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    for x in wanted:
+        ours = penalty(compiled)
+        if backend == "eager":
+            expected = torch.autograd.grad(penalty(loss), x)
+            torch.testing.assert_close(torch.autograd.grad(ours, x), expected, rtol=1e-10, atol=1e-12)
+        else:
+            with pytest.raises(RuntimeError, match="does not currently support double backward"):
+                torch.autograd.grad(ours, x)
+    value = compiled(*inputs)
+    factors = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    (batched,) = torch.autograd.grad(value, inputs[0], factors, is_grads_batched=True)
+    (single,) = torch.autograd.grad(loss(*inputs), inputs[0])
+    torch.testing.assert_close(batched, torch.stack([single, 2 * single]), rtol=1e-10, atol=1e-12)
+    torch._dynamo.reset()
+
+
 def test_a_kept_graph_gives_gradients_of_their_own() -> None:
     loss, x = lmim().eval(), X.clone().requires_grad_()
     value = loss(x, T)

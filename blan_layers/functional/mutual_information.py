@@ -161,6 +161,4 @@ def contrast_mean(
     differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     local_features, global_features, *layers = tensors
     flat = None if weights is None else weights.flatten(1)
-    return contrast_mean_of(way)(
-        local_features.flatten(2), global_features, indices, flat, *layers, float(count), differentiates
-    )
+    return contrast_mean_of(way)(local_features, global_features, indices, flat, *layers, float(count), differentiates)

@@ -53,10 +53,10 @@ def plain_contrast_mean(
     b3: Tensor,
     count: float,
 ) -> Tensor:
-    """Return :func:`plain_contrast_sum` over ``count``, for summaries (B, D) and the ``indices`` (B,) of fake pairs.
+    """Return :func:`plain_contrast_sum` over ``count``, for maps (B, C, *S), summaries (B, D) and ``indices`` (B,).
 
-    w1 (hidden, C + D) is the weight of the whole first layer.
+    The indices are those of the summaries in fake pairs. w1 (hidden, C + D) is the weight of the whole first layer.
     """
     channels = local.shape[1]
     own = F.linear(summaries, w1[:, channels:], b1)
-    return plain_contrast_sum(local, own, own[indices], weights, w1[:, :channels], w2, b2, w3, b3) / count
+    return plain_contrast_sum(local.flatten(2), own, own[indices], weights, w1[:, :channels], w2, b2, w3, b3) / count

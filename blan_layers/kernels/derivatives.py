@@ -19,7 +19,12 @@ Plain: TypeAlias = Callable[..., Tensor | tuple[Tensor, ...]]
 
 def needs_plain(*gradients: Tensor | None) -> bool:
     """Return whether a backward pass will itself be differentiated, is batched, or is seen by a mode."""
-    if torch.is_grad_enabled() or dispatch_mode_active() or forward_mode_active():
+    return dispatch_mode_active() or needs_graph(*gradients)
+
+
+def needs_graph(*gradients: Tensor | None) -> bool:
+    """Return whether a backward pass will itself be differentiated, or is batched."""
+    if torch.is_grad_enabled() or forward_mode_active():
         return True
     return any(gradient is not None and is_batched(gradient) for gradient in gradients)
 
@@ -51,11 +56,13 @@ def plain_gradients(
     return tuple(next(found) if x is not None and need else None for x, need in zip(aliases, needed, strict=True))
 
 
-def any_order(plain: Plain) -> Callable[[Callable[..., Gradients]], Callable[..., Gradients]]:
+def any_order(
+    plain: Plain, when: Callable[..., bool] = needs_plain
+) -> Callable[[Callable[..., Gradients]], Callable[..., Gradients]]:
     """Let a backward ``(ctx, saved, *gradients)`` of an autograd function be differentiated any number of times.
 
     The tensor arguments of the function must be saved first, in order; ``plain`` takes them. Saved tensors are read
-    once, as checkpointing requires.
+    once, as checkpointing requires. ``when`` takes the gradients and returns whether the backward cannot be used.
     """
 
     def decorate(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
@@ -66,7 +73,7 @@ def any_order(plain: Plain) -> Callable[[Callable[..., Gradients]], Callable[...
                 with torch.autocast(device, enabled=False):
                     return differentiate(ctx, *gradients)
             saved, needed = ctx.saved_tensors, ctx.needs_input_grad
-            if not needs_plain(*gradients):
+            if not when(*gradients):
                 return backward(ctx, saved, *gradients)
             inputs = saved[: ctx.tensors]
             found = plain_gradients(

@@ -17,7 +17,7 @@ from blan_layers._torch import graph_is_kept
 from blan_layers.kernels.contrast import plain_contrast_mean, softplus
 from blan_layers.kernels.cpu.blocks import block_bytes, workspace
 from blan_layers.kernels.cpu.products import add_weight_gradient, arranged, linear
-from blan_layers.kernels.derivatives import Gradients, any_order
+from blan_layers.kernels.derivatives import Gradients, any_order, needs_graph
 
 Formed: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """The loss and its gradients for the maps, the summaries, and each layer's weight and bias."""
@@ -62,6 +62,7 @@ def form(
     differentiates: bool,
 ) -> Formed:
     """Return the loss and its gradients, which are empty unless ``differentiates``."""
+    shape, local = local.shape, local.flatten(2)
     batch, channels, locations = local.shape
     hidden = w2.shape[0]
     images, places = block_shape(batch, locations, hidden, local.element_size())
@@ -129,6 +130,8 @@ def form(
         torch.sum(d_own, 0, out=d_b1)
         torch.mm(d_own.t(), summaries, out=d_w1[:, channels:])
         torch.mm(d_own, of_summaries, out=d_summaries)
+    if differentiates:
+        gradients[0] = d_local.view(shape)
     return total / count, *gradients  # type: ignore[return-value]  # eight of them
 
 
@@ -139,24 +142,55 @@ contrast_in_blocks = custom_op("blan_layers::contrast_in_blocks", mutates_args=(
 @contrast_in_blocks.register_fake
 def _(local: Tensor, summaries: Tensor, indices: Tensor, weights: Tensor | None, *layers: Any) -> Formed:
     *tensors, _, differentiates = layers
-    gradients = (torch.empty_like(t) if differentiates else t.new_empty(0) for t in (local, summaries, *tensors))
-    return local.new_empty(()), *gradients  # type: ignore[return-value]  # eight of them
+    others = (torch.empty_like(t) if differentiates else t.new_empty(0) for t in (summaries, *tensors))
+    d_local = torch.empty_like(local.flatten(2)).view(local.shape) if differentiates else local.new_empty(0)
+    return local.new_empty(()), d_local, *others  # type: ignore[return-value]  # eight of them
+
+
+@custom_op("blan_layers::depend", mutates_args=())
+def _depend(
+    factor: Tensor,
+    local: Tensor,
+    summaries: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+) -> Tensor:
+    """Return the factor; a backward pass that calls this takes all inputs of the loss.
+
+    A compiled backward pass cannot be differentiated. torch raises an error for what the pass takes, and leaves out the
+    derivative for anything else.
+    """
+    return factor.clone()
+
+
+_depend.register_fake(lambda factor, *_: torch.empty_like(factor))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Formed) -> None:
+    *tensors, count, _ = inputs
+    ctx.tensors, ctx.options = len(tensors), (count,)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*tensors, *output[1:])
 
 
-def _scale(ctx: Any, d_total: Tensor | None, *_: None) -> Gradients:
-    if d_total is None:
-        return (None,) * 12
-    d_local, d_summaries, *d_layers = (gradient * d_total for gradient in ctx.saved_tensors)
+def _differentiate(ctx: Any, d_total: Tensor | None, *_: None) -> Gradients:
+    return (None,) * 12 if d_total is None else _scale(ctx, d_total)
+
+
+@any_order(plain_contrast_mean, when=needs_graph)
+def _scale(ctx: Any, saved: Sequence[Tensor], d_total: Tensor) -> Gradients:
+    local, summaries, _, _, *layers = saved[: ctx.tensors]
+    factor = _depend(d_total, local, summaries, *layers)
+    d_local, d_summaries, *d_layers = (gradient * factor for gradient in saved[ctx.tensors :])
     return d_local, d_summaries, None, None, *d_layers, None, None
 
 
-contrast_in_blocks.register_autograd(_scale, setup_context=_keep)
+contrast_in_blocks.register_autograd(_differentiate, setup_context=_keep)
 
 
 def contrast_loss(*arguments: Any) -> Tensor:

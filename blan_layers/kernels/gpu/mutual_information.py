@@ -126,7 +126,7 @@ def contrast_loss(
     channels = local.shape[1]
     own = F.linear(summaries, w1[:, channels:], b1)
     layers = w1[:, :channels], w2, b2, w3, b3
-    total: Tensor = contrast(local, own, own[indices], weights, *layers, differentiates)[0]
+    total: Tensor = contrast(local.flatten(2), own, own[indices], weights, *layers, differentiates)[0]
     return total / count
 
 
