@@ -94,6 +94,21 @@ for given in (None, groups):
     ours = parallel(given, unequal, **options)
     same((2 * ours[0], ours[1]), alone(given, **options | {"gather": False}), scale=2.0)
 
+# So do the second derivatives: here, those of a penalty on the gradient of the summaries.
+def penalty(part=slice(None), **options):
+    loss = Training(objective="infonce", reduction="sum", **options, **every).eval().loss
+    given = sources[part, :4].clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(maps[part], given), given, create_graph=True)
+    wanted = [given, loss.critic.fc1.weight, loss.critic.fc2.weight, loss.critic.fc3.weight]
+    return torch.autograd.grad(first.square().sum(), wanted)
+
+
+of_given, *of_weights = penalty(mine, gather=True)
+for gradient in of_weights:
+    dist.all_reduce(gradient)
+truths = penalty()
+torch.testing.assert_close([of_given, *of_weights], [truths[0][mine], *truths[1:]], rtol=1e-9, atol=1e-12)
+
 # Without gathering, each process ranks among its own summaries alone: another loss.
 assert not torch.allclose(parallel(objective="infonce", **every)[0] / 2, truth[0])
 

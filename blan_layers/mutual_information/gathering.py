@@ -18,9 +18,23 @@ class _Gathered(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
+        total: Tensor = _Summed.apply(gradients[0])
         return total.narrow(0, sum(ctx.counts[: rank()]), ctx.counts[rank()]), None
+
+
+class _Summed(Function):
+    """The sum over all processes, which is its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total: Tensor = _Summed.apply(gradients[0])
+        return total
 
 
 def gathered(rows: Tensor) -> Tensor:
