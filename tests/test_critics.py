@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,21 @@ def test_every_way_of_asking_gives_the_logits_of_one_pair(maker: Maker, size: tu
         positive, negative = critic.contrast(local, summaries, everywhere)
         torch.testing.assert_close(positive, own)
         torch.testing.assert_close(negative, pairs.gather(1, everywhere))
+
+
+@local_critics
+@pytest.mark.parametrize("negatives", ["shift", "derangement", "per-location", "all", "queue", "given"])
+def test_features_of_another_dtype_than_the_weights_are_refused(maker: Maker, negatives: Any) -> None:
+    queue: dict[str, Any] = {"queue_size": 8} if negatives == "queue" else {}
+    loss = LMIMLoss(6, 4, critic=built(maker), negatives=negatives, **queue)
+    names = "local_features", "global_features"
+    calls: tuple[Callable[..., Tensor], ...] = loss, loss.estimate
+    for name, call, dtype in product(names, calls, (torch.float32, torch.bfloat16)):
+        local, summaries = (x.to(dtype) if name == which else x for which, x in zip(names, features(), strict=True))
+        given = {"negative_features": summaries.flip(0).unsqueeze(1)} if negatives == "given" else {}
+        named = f"{name} must have the weights' dtype torch.float64, got {dtype}"
+        with pytest.raises(TypeError, match=re.escape(named)):
+            call(local, summaries, **given)
 
 
 def test_the_global_critic_scores_flattened_maps_in_every_way() -> None:

@@ -1137,8 +1137,8 @@ TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: loss(negatives="given")(X, T, negative_features=T[:, None].double()),
-        "LMIMLoss: negative_features must have the weights' dtype torch.float32, got torch.float64. "
-        "Convert it by negative_features.to(torch.float32), convert the module, or use torch.autocast.",
+        "LMIMLoss: negative_features must have the dtype of global_features, torch.float32, got torch.float64. "
+        "Convert one of them, or use torch.autocast.",
     ),
     (
         lambda: loss(negatives="given")(X, T, negative_features=[1.0]),  # type: ignore[arg-type]

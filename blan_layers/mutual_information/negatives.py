@@ -216,7 +216,14 @@ def checked_given(negative_features: Tensor | None, global_features: Tensor) -> 
                 f"{negative_features.device}. Move them there."
             )
         )
-    _checks.same_dtype(name, negative_features, global_features.dtype)
+    dtypes = negative_features.dtype, global_features.dtype
+    if dtypes[0] != dtypes[1] and not torch.is_autocast_enabled(global_features.device.type):
+        raise TypeError(
+            said(
+                f"{name} must have the dtype of global_features, {dtypes[1]}, got {dtypes[0]}. "
+                "Convert one of them, or use torch.autocast."
+            )
+        )
     return negative_features
 
 

@@ -266,6 +266,10 @@ class BilinearCritic(ProductCritic):
         weight = weight_of(self.global_encoder)
         return (None, None) if weight is None else (weight.shape[0], weight.shape[1])
 
+    def first_layers(self) -> tuple[nn.Module, ...]:
+        """Return the one layer, whose codes of the summaries the maps are multiplied by."""
+        return (self.global_encoder,)
+
 
 COLDEST = 0.01
 """The lowest temperature that can be learnt, as in CLIP."""
