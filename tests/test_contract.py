@@ -177,6 +177,14 @@ def test_same_in_training_and_evaluation(case: Case) -> None:
 
 
 @every_case
+def test_evaluation_draws_nothing_where_samples_of_a_prior_are_passed(case: Case) -> None:
+    module, inputs = case.module().eval(), case.inputs()
+    before = torch.get_rng_state()
+    module(*inputs)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_case
 def test_compiles_without_a_graph_break(case: Case) -> None:
     module, inputs = case.module(torch.float64), [x.requires_grad_() for x in case.inputs(torch.float64)]
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
