@@ -106,7 +106,7 @@ class DualAttention(Module):
     @property
     def form(self) -> Form:
         """The form of the channel half."""
-        return getattr(self.channel, "form", None) or self._channel_with("form").form
+        return self.channel.form
 
     @form.setter
     def form(self, form: Form) -> None:
@@ -115,7 +115,7 @@ class DualAttention(Module):
     @property
     def pools(self) -> tuple[Pool, ...]:
         """The pools that feed the channel half."""
-        return getattr(self.channel, "pools", None) or self._channel_with("pools").pools
+        return self.channel.pools
 
     @pools.setter
     def pools(self, pools: Sequence[Pool]) -> None:
@@ -123,7 +123,7 @@ class DualAttention(Module):
 
     def _channel_with(self, option: str) -> ChannelAttention:
         if not isinstance(self.channel, ChannelAttention):
-            raise TypeError(  # torch replaces an AttributeError by one of its own
+            raise TypeError(
                 said(
                     f"{option} is an option of ChannelAttention, got a channel half of type "
                     f"{type(self.channel).__name__}. Use ChannelAttention as the channel half, or that module itself."
@@ -209,10 +209,8 @@ class DualAttention(Module):
 
 def check_recordable(parent: nn.Module, odd: str, x: Tensor) -> None:
     """Refuse to record gates where hooks that are registered during a call do not run."""
-    if torch.compiler.is_dynamo_compiling() or isinstance(
-        x, Proxy
-    ):  # else torch.compile repeats the call in eager mode
-        raise RuntimeError(
+    if torch.compiler.is_dynamo_compiling() or isinstance(x, Proxy):
+        raise RuntimeError(  # without fullgraph, torch.compile then repeats the call in eager mode
             f"{type(parent).__name__}: maps in torch.fx or in one compiled graph need the halves of the constructor, "
             f"unwatched, got {odd}. Use torch.export.export with strict=False, or call the module without maps."
         )
