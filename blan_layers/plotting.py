@@ -1,7 +1,7 @@
 """Pictures of attention maps, which need the extra ``plot``."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -28,8 +28,8 @@ MOST_PIXELS = 2**24
 
 ALONG = "depth_map", "height_map", "width_map"
 
-MAPS = {"channel_map", "spatial_map", "attention_map", "attention_maps", *ALONG}
-"""Names of the maps of a module."""
+MAPS: tuple[set[str], ...] = ({"channel_map", "spatial_map"}, {"attention_map"}, {"attention_maps"})
+"""Names of the maps of a module, some of which may be missing."""
 
 
 def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None) -> "Figure":
@@ -54,7 +54,7 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
 
     Raises:
         ImportError: Matplotlib is not installed.
-        TypeError: ``images`` or a map is not a floating-point tensor, or ``names`` is a string.
+        TypeError: ``images`` or a map is not a floating-point tensor, or ``names`` is not a sequence of names.
         ValueError: A shape is wrong, a map has another batch size, there is no map, or the number of names is wrong.
 
     Example:
@@ -81,6 +81,8 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
     levels = _levels(maps, images)
     if isinstance(names, str):
         raise TypeError(said(f"names must be a sequence of names, got {names!r}. Pass [{names!r}] for one level."))
+    if names is not None and not isinstance(names, Iterable):
+        raise TypeError(said(f"names must be a sequence of names, got {names!r}. Pass one name per level."))
     titles = [str(name) for name in (levels if names is None else names)]
     if len(titles) != len(levels):
         raise ValueError(
@@ -95,7 +97,7 @@ def overlay(images: Tensor, maps: Levels, *, names: Sequence[str] | None = None)
     figure = Figure(figsize=(INCHES * count + words + 0.8, high * (len(levels) + 1) + 0.2), layout=layout)
     axes = figure.subplots(len(levels) + 1, count, squeeze=False)
     for row, title in enumerate(("image", *titles)):
-        axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
+        axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8, parse_math=False)
     for frame in axes.flat:
         frame.set(xticks=[], yticks=[])
         frame.spines[:].set_visible(False)
@@ -117,14 +119,14 @@ def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
     if isinstance(maps, Tensor) or hasattr(maps, "_fields"):
         given = {"map": maps}
     elif isinstance(maps, Mapping):
-        given = {"map": maps} if MAPS & {*maps} else maps
+        given = {"map": maps} if _of_one_module(maps) else maps
     elif isinstance(maps, Sequence):
         given = {str(level): gate for level, gate in enumerate(maps, start=1)}
     else:
         raise TypeError(said(f"maps must be tensors, got {type(maps).__name__}. Pass what capture_maps yields."))
     levels = {}
     for name, found in given.items():
-        gate = _with_locations(found)
+        gate = _with_locations(name, found)
         if gate is None:
             continue  # of a channel gate
         _checks.floating(f"maps[{name!r}]", gate)
@@ -143,11 +145,23 @@ def _levels(maps: Levels, images: Tensor) -> dict[str, Tensor]:
     return levels
 
 
-def _with_locations(found: Any) -> Any:
+def _of_one_module(maps: Mapping[str, Any]) -> bool:
+    return any({*maps} <= names for names in MAPS) or {*maps} in ({*ALONG}, {*ALONG[1:]})
+
+
+def _with_locations(name: str, found: Any) -> Any:
     """Return the map (B, 1, H, W) to draw of a module's maps, or None; return anything else unchanged."""
     maps = found if isinstance(found, Mapping) else found._asdict() if hasattr(found, "_asdict") else None
     if maps is None:
         return found
+    maps = {key: gate for key, gate in maps.items() if key != "output"}
+    if not _of_one_module(maps):
+        raise ValueError(
+            said(
+                f"maps[{name!r}] must be one map or the maps of one module, got {', '.join(map(repr, maps))}. "
+                "Pass the map to draw."
+            )
+        )
     if "spatial_map" in maps:
         return maps["spatial_map"]
     if "attention_maps" in maps:

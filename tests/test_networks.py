@@ -1021,9 +1021,14 @@ def test_every_gate_with_locations_is_drawn(build: Any) -> None:
 
 def test_maps_of_any_names_and_values_are_drawn() -> None:
     gates = torch.linspace(-2, 3, 36).view(1, 1, 6, 6)
-    cases: list[Any] = [{"coarse_map": gates, "fine_map": gates}, {0: gates, 1: gates}]
+    cases: list[Any] = [
+        {"coarse_map": gates, "fine_map": gates}, {0: gates, 1: gates}, {"spatial_map": gates, "other": gates},
+        {"height_map": gates, "depth_map": gates}, {"$a_{$": gates, "b": {"spatial_map": gates}},
+    ]  # fmt: skip
     for maps in cases:
-        *pictures, bar = overlay(torch.rand(1, 3, 6, 6), maps).axes
+        figure = overlay(torch.rand(1, 3, 6, 6), maps)
+        figure.savefig(io.BytesIO())
+        *pictures, bar = figure.axes
         assert [axes.get_ylabel() for axes in pictures] == ["image", *map(str, maps)]
         assert bar.get_ylim() == (-2, 3)
 
@@ -1061,6 +1066,8 @@ def test_what_is_no_number_is_drawn_as_nothing() -> None:
     (X[:, :, :0], torch.rand(4, 1, 3, 3), None, "(B, 1, H, W), got shape (4, 3, 0, 12)"),
     (X[0], torch.rand(4, 1, 3, 3), None, "a single image (C, H, W) needs a batch axis: images[None]."),
     (X, {}, None, "maps must contain at least one spatial map, got none"),
+    (X, {"a": {"my_map": X}, "b": X[:, :1]}, None, "maps['a'] must be one map or the maps of one module, got 'my_map'"),
+    (X, {"a": {"spatial_map": X[:, :1], "other": X}}, None, "one module, got 'spatial_map', 'other'. Pass the map to"),
     (X, torch.rand(4, 1, 3, 3), ["a", "b"], "names must have one entry per level, got 2 for 1"),
 ])  # fmt: skip
 def test_images_and_maps_that_do_not_belong_together_are_refused(
@@ -1074,6 +1081,8 @@ def test_images_and_maps_that_do_not_belong_together_are_refused(
 def test_a_string_is_no_sequence_of_names() -> None:
     with pytest.raises(TypeError, match=r"^overlay: names must be a sequence of names, got 'xy'. Pass \['xy'\]"):
         overlay(X, [torch.rand(4, 1, 3, 3)] * 2, names="xy")
+    with pytest.raises(TypeError, match=r"^overlay: names must be a sequence of names, got 3. Pass one name per level"):
+        overlay(X, torch.rand(4, 1, 3, 3), names=3)  # type: ignore[arg-type]  # for users without a type checker
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
