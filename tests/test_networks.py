@@ -503,6 +503,13 @@ def test_a_module_of_two_names_is_gated_once() -> None:
     assert list(insert_attention(net, SqueezeExcitation, ["layer1.1.bn2"])) == ["layer1.1.bn2"]
 
 
+@pytest.mark.parametrize("factory", [SpatialAttention, partial(partial(SpatialAttention, norm=nn.BatchNorm2d))])
+def test_spatial_attention_is_built_without_channels(factory: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 33, 1))
+    attention: Any = insert_attention(net, factory, ["0"], start="paper")["0"]
+    assert attention.kernel_size == 7
+
+
 def test_attention_of_a_factory_without_device_and_dtype_is_brought_to_the_network() -> None:
     net: Any = trained().bfloat16()
     inserted = insert_attention(net, lambda channels, **options: CBAM(channels, kernel_size=3))
@@ -1503,7 +1510,9 @@ def test_timm_s_arguments_become_ours() -> None:
     assert isinstance(made.gate, nn.Hardsigmoid)
     made = timm.attention(SqueezeExcitation, reduction_ratio=2)(64, rd_channels=12)
     assert made.fc1.out_features == 32
-    for factory in (lambda channels: SpatialAttention(), SpatialAttention):
+    made = timm.attention(CBAM)(64, rd_channels=0)
+    assert made.channel.fc1.out_features == 4
+    for factory in (lambda channels: SpatialAttention(), SpatialAttention, partial(SpatialAttention, bias=True)):
         made = timm.attention(factory)(5, rd_ratio=0.25, act_layer=nn.ReLU)
         assert made.kernel_size == 7
         assert made(torch.randn(1, 5, 3, 3)).shape == (1, 5, 3, 3)
@@ -1577,6 +1586,13 @@ def test_skips_of_a_u_net_are_attended() -> None:
     whole: Any = smp.attend_skips(unet, start="paper", resize="bilinear")
     assert all(type(attention) is RDAM and attention.resize == "bilinear" for attention in whole.values())
     assert not torch.allclose(unet(x), before)
+
+
+def test_a_level_without_channels_has_no_attention() -> None:
+    unet = UNet()
+    unet.encoder.out_channels = (3, 0, 12, 16)
+    unet.decoder.blocks[1] = DecoderBlock(10, 0, 6)
+    assert list(smp.attend_skips(unet)) == ["decoder.blocks.0"]
 
 
 def test_other_forms_of_a_u_net_are_refused() -> None:

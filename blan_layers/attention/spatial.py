@@ -1,6 +1,7 @@
 """Spatial attention: a gate that weights the locations of a map."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,7 +157,10 @@ class SpatialAttention(Module):
 
 def for_channels(factory: Callable[..., nn.Module], channels: int, options: Mapping[str, Any]) -> nn.Module:
     """Return ``factory(channels, **options)``, without channels for spatial attention, which fits any number."""
-    fits_any = isinstance(factory, type) and issubclass(factory, SpatialAttention)
+    built = factory
+    while isinstance(built, partial):
+        built = built.func
+    fits_any = isinstance(built, type) and issubclass(built, SpatialAttention)
     return factory(**options) if fits_any else factory(channels, **options)
 
 

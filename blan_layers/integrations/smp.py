@@ -21,7 +21,7 @@ __all__ = ["attend_skips"]
 def attend_skips(
     unet: nn.Module, factory: Callable[..., nn.Module] = RDAM, *, start: Start = "identity", **options: Any
 ) -> Insertion:
-    """Insert attention at every skip of a U-Net, before a decoder block concatenates it.
+    """Insert attention at every skip of a U-Net that has channels, before a decoder block concatenates it.
 
     ``skip`` becomes ``attention(skip, features)`` with the decoder's features. With ``start="identity"`` it becomes
     ``skip + a (attention(skip, features) - skip)`` with a learnt ``a`` that starts at zero, so that the outputs of a
@@ -76,6 +76,8 @@ def attend_skips(
     built: list[tuple[str, nn.Module, nn.Module]] = []
     check_open(unet, "decoder.blocks")
     for (key, block), width in zip(blocks.named_children(), skips, strict=False):
+        if not width:
+            continue  # a level without features, as in MiT encoders
         name = f"decoder.blocks.{key}"
         skip_argument(block, name)
         built.append((name, block, _built(name, block, width, factory, options, start)))

@@ -62,7 +62,7 @@ def attention(factory: Callable[..., nn.Module], **options: Any) -> Callable[...
             raise ValueError(
                 f"attention: rd_ratio must be above 0 and at most 1, got {rd_ratio!r}. Pass 1 / 16, for example."
             )
-        translated = {"hidden_channels": rd_channels, "activation": act_layer, **further}
+        translated = {"hidden_channels": rd_channels or None, "activation": act_layer, **further}
         if rd_ratio is not None and not rd_channels:
             ratio = 1 / rd_ratio
             if abs(ratio - round(ratio)) < 1e-6:
