@@ -17,6 +17,7 @@ Labels = npt.NDArray[np.intp]
 
 _DISTINCT = 0.99  # share of distinct rows above which a side counts as continuous
 _REPEATED = 20  # rows above which chance no longer explains
+_FAR = 10  # times as often as others
 _FEW_COLUMNS = 3  # of x and y together, in which rounded values can be dense
 
 
@@ -74,17 +75,34 @@ def copies(x: Side, y: Side) -> Labels | None:
 
     Rows that are equal by chance are not copies, such as rounded numbers, counts and categories. They are copies if the
     values of a side do not repeat once equal rows are removed, if all rows occur a multiple of the same number of
-    times, or if equal rows are more frequent than rows that differ by one step.
+    times, or if equal rows are more frequent than rows that differ by one step. Nor are the rows of an atom, which a
+    distribution of numbers may have, such as zeros in both x and y: as many of them as there are usually copies of a
+    row share a label.
     """
     both, numbers = np.concatenate([x.values, y.values], 1), [side for side in (x, y) if not side.discrete]
     rows, first, labels, counts = np.unique(both, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    if len(rows) == len(both) or not numbers:
+    labels, usual, atoms = labels.reshape(-1), int(np.median(counts)), _atoms(counts)
+    multiple = len(rows) >= _REPEATED and np.gcd.reduce(counts) > 1
+    rows, first, repeated = rows[~atoms], first[~atoms], int((counts[~atoms] > 1).sum())
+    if not repeated or not numbers:
         return None
     fine = max(len(np.unique(side.values[first], axis=0)) for side in numbers)
-    multiple = len(rows) >= _REPEATED and np.gcd.reduce(counts) > 1
-    repeated = int((counts > 1).sum())
     lonely = repeated >= _REPEATED and rows.shape[1] <= _FEW_COLUMNS and repeated > _adjacent(rows)
-    return labels.reshape(-1) if fine >= _DISTINCT * len(rows) or multiple or lonely else None
+    if fine < _DISTINCT * len(rows) and not multiple and not lonely:
+        return None
+    for atom in np.flatnonzero(atoms):
+        own = np.flatnonzero(labels == atom)
+        labels[own] = labels.max() + 1 + np.arange(len(own)) // usual
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _atoms(counts: Labels) -> npt.NDArray[np.bool_]:
+    """Return which rows occur too often for copies: few rows, and far more often than the others.
+
+    If few rows are repeated at all, less is far.
+    """
+    often = np.asarray(counts > np.median(counts) * np.clip((counts > 1).sum(), 2, _FAR), dtype=bool)
+    return often if often.sum() < _REPEATED else np.zeros_like(often)
 
 
 def _adjacent(rows: Array) -> int:
