@@ -1,4 +1,4 @@
-"""A permutation test of independence, which is exact for any number of rows."""
+"""A permutation test of independence, which is exact for any number of rows, and of blocks of any sizes."""
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from blan_layers.estimation.preprocessing import Rows
 
 SHUFFLES = 199
 
+_ENOUGH = 5  # blocks of one size
 _FREQUENCIES = 50
 _WIDTHS = (1.0, 0.3)  # kernel widths, in median distances
 
@@ -20,15 +21,18 @@ def permutation_test(x: Tensor, y: Tensor, labels: Labels, seed: int) -> float:
 
     The statistic is the largest of four sums of squared covariances, each in units of its standard deviation over the
     pairings: of whitened columns, of the lengths of rows, and of random Fourier features of Gaussian kernels with two
-    widths. Whole blocks are shuffled; a block that replaces a longer or shorter one is repeated or truncated.
+    widths. Whole blocks are shuffled among blocks of equal size. Of sizes that few blocks have, similar ones are made
+    equal: the last rows of the larger ones do not enter the test.
 
     Reference:
         Gretton et al., "A kernel statistical test of independence", NeurIPS 2007; Phipson and Smyth, "Permutation
         p-values should never be zero", Statistical Applications in Genetics and Molecular Biology 9, 2010.
     """
     rng = np.random.default_rng(seed)
+    rows = equalised(labels)
+    x, y, blocks = x[torch.from_numpy(rows)], y[torch.from_numpy(rows)], _by_size(labels[rows])
     pairs = _features(x, y, rng)
-    orders = [np.arange(len(x)), *(_shuffled(labels, rng) for _ in range(SHUFFLES))]
+    orders = [np.arange(len(x)), *(_shuffled(blocks, rng) for _ in range(SHUFFLES))]
     shown = torch.empty(len(orders), len(pairs), dtype=torch.float32)
     for place, order in enumerate(orders):
         index = torch.from_numpy(order)
@@ -54,19 +58,45 @@ def _waves(values: Tensor, width: float, rng: np.random.Generator) -> Tensor:
     distance = torch.pdist(some)
     if not distance.any():  # almost all rows are equal
         distance = torch.pdist(values.unique(dim=0)[:500])
-    scale = width * distance[distance > 0].median().item()
+    distance = distance[distance > 0]
+    scale = width * distance.median().item() if len(distance) else 1.0  # the rows of the test may all be equal
     frequencies = rng.standard_normal((values.shape[1], _FREQUENCIES)) / scale
     phase = values @ torch.from_numpy(frequencies).float()
     return torch.cat([phase.cos(), phase.sin()], 1)
 
 
-def _shuffled(labels: Labels, rng: np.random.Generator) -> Rows:
+def equalised(labels: Labels) -> Rows:
+    """Return the rows that remain if blocks of similar size are truncated to the same size.
+
+    In descending order of size, blocks are taken together until there are enough of them for many orders, but none that
+    is less than half as large as the first.
+    """
+    _, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order, start = np.argsort(-sizes, kind="stable"), 0
+    kept = sizes[order]
+    for end in range(1, len(order) + 1):
+        least = kept[end - 1]
+        following = sizes[order[end]] if end < len(order) else 0
+        if following < least and (end - start >= _ENOUGH or 2 * following < kept[start]):
+            kept[start:end], start = least, end
+    sorted_rows = np.argsort(own, kind="stable")
+    place = np.empty_like(own)
+    place[sorted_rows] = np.arange(len(own)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    most = np.empty_like(sizes)
+    most[order] = kept
+    return np.flatnonzero(place < most[own])
+
+
+def _by_size(labels: Labels) -> list[Rows]:
+    """Return the rows of all blocks of the same size, (blocks, size), for each size."""
+    _, sizes = np.unique(labels, return_counts=True)
+    rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    return [np.stack([rows[block] for block in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)]
+
+
+def _shuffled(blocks: list[Rows], rng: np.random.Generator) -> Rows:
     """Return, for each row, the row that replaces it."""
-    count = int(labels.max()) + 1
-    if count == len(labels):
-        return rng.permutation(len(labels))
-    rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
-    order = np.empty(len(labels), dtype=np.intp)
-    for old, new in zip(rows, rng.permutation(count), strict=True):
-        order[old] = np.resize(rows[new], len(old))
+    order = np.empty(sum(rows.size for rows in blocks), dtype=np.intp)
+    for rows in blocks:
+        order[rows] = rows[rng.permutation(len(rows))]
     return order
