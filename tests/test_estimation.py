@@ -23,7 +23,8 @@ from blan_layers.estimation.arrays import Side
 from blan_layers.estimation.bounds import Estimator, effective_pairs, infonce, weighted
 from blan_layers.estimation.critics import Weighted, fit_critics
 from blan_layers.estimation.gaussian import canonical_correlation, fit_gaussian
-from blan_layers.estimation.independence import permutation_test
+from blan_layers.estimation.independence import equalised, permutation_test
+from blan_layers.estimation.information import entropy_at_most
 from blan_layers.estimation.joint import JointCritic, train_joint
 from blan_layers.estimation.kernels import KernelCritic
 from blan_layers.estimation.neighbours import nearest_neighbours
@@ -303,6 +304,8 @@ class TestKinds:
         assert found.value == pytest.approx(truth, abs=0.1)
         assert found.others["neighbours"] == pytest.approx(truth, abs=0.1)
         assert found.value == pytest.approx(information_between(x, pd.Series(codes), discrete="y").value, abs=0.05)
+        named = pd.DataFrame({"c": pd.Categorical.from_codes(codes, ["red", "green", "blue"])})
+        assert information_between(x, named, discrete="y") == found
 
     def test_categories_on_both_sides(self, short: None) -> None:
         rng = np.random.default_rng(0)
@@ -314,6 +317,41 @@ class TestKinds:
         assert found.value == pytest.approx(truth, abs=0.1)
         assert found.others["neighbours"] == pytest.approx(truth, abs=0.05)
         assert information_between(x, x, discrete="both").value == pytest.approx(math.log(4), abs=0.1)
+
+    def test_the_entropy_of_categories_is_the_maximum(self, short: None) -> None:
+        rng = np.random.default_rng(1)
+        x = rng.integers(10, size=500)
+        found = information_between(x, rng.permutation(10)[x], discrete="both")
+        assert found.high == found.cap == pytest.approx(math.log(10))
+        assert not any("4.61" in line or "much larger" in line for line in found.warnings)
+        assert f"at most {math.log(10):.2f} nats" in str(found)
+        above = information_between(x, rng.permutation(10)[x], discrete="both", estimator="jsd")
+        assert above.value == pytest.approx(math.log(10))
+        assert any("2.30 nats, the entropy of the categories, which no" in line for line in above.warnings)
+
+    def test_the_sampling_error_of_the_entropy_is_known(self) -> None:
+        rng, shares = np.random.default_rng(0), np.array([0.02, 0.18, 0.8])
+        columns = [rng.choice(3, size=200, p=shares).astype(float) for _ in range(1000)]
+        truth = -(shares * np.log(shares)).sum()
+        assert np.mean([entropy_at_most(column, 200) >= truth for column in columns]) >= 0.975
+
+    @pytest.mark.parametrize(("estimator", "remedy"), [("infonce", "Collect more pairs."), ("nwj", "Use infonce or")])
+    def test_a_negative_estimate_says_nothing(
+        self, estimator: Estimator, remedy: str, short: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("blan_layers.estimation.information.weighted", lambda *given: weighted(*given) - 2)
+        x, y = gaussian(200, 3)
+        found = information_between(x, y[:, 0] > 0, discrete="y", estimator=estimator)
+        assert found.critics < 0 == found.value == found.low
+        assert 0.2 < found.high <= math.log(2)
+        (told,) = (line for line in found.warnings if "Information is never negative" in line)
+        assert remedy in told
+        assert "Nearest neighbours. Critics" not in str(found)
+
+    def test_an_estimate_that_explodes_shows_no_more_than_its_ends(self, short: None) -> None:
+        found = information_between(*gaussian(400, 2, rho=0.9999), estimator="nwj")
+        assert found.critics < 0 == found.value == found.low
+        assert 0 < found.high < 20
 
 
 class TestDependentRows:
@@ -333,6 +371,25 @@ class TestDependentRows:
         for seed in range(10):
             sides = [Side(side[:rows].round(6) // step, False) for side in gaussian(rows + seed, 1, rho, seed)]
             assert copies(*sides) is None
+
+    @pytest.mark.parametrize("share", [0.02, 0.15, 0.5, 0.9])
+    @pytest.mark.parametrize("times", [1, 5])
+    def test_an_atom_is_no_copy(self, share: float, times: int) -> None:
+        zero = np.random.default_rng(0).uniform(size=1000) < share
+        sides = [Side(np.where(zero[:, None], 0, side).repeat(times, 0), False) for side in gaussian(1000)]
+        labels = copies(*sides)
+        assert labels is None if times == 1 else labels is not None and (np.bincount(labels) == times).all()
+        twice = [Side(np.concatenate([side.values, side.values[:100]]), False) for side in sides]
+        labels = copies(*twice)
+        assert labels is not None
+        assert np.bincount(labels).max() <= 2 * times
+
+    def test_an_atom_is_measured(self, short: None) -> None:
+        zero = np.random.default_rng(0).uniform(size=500) < 0.5
+        x, y = (np.where(zero[:, None], 0, 3 + side) for side in gaussian(500))
+        found = information_between(x, y)
+        assert found.low < math.log(2) - 0.5 * math.log(0.6) < found.high
+        assert not any("copies" in line for line in found.warnings)
 
     @pytest.mark.parametrize("decimals", [1, 2, 6])
     @pytest.mark.parametrize("drawn", [False, True])
@@ -580,6 +637,34 @@ class TestParts:
         assert 2 <= sum(p <= 0.05 for p in found) <= 20  # 10 +- 3.1
         assert np.mean(found) == pytest.approx(0.5, abs=0.08)
 
+    @pytest.mark.parametrize(
+        ("sizes", "kept"),
+        [
+            ([60, 40, 40, *[1] * 60], [40, 40, 40, *[1] * 60]),
+            ([*[7] * 20, 3], [*[7] * 20, 3]),
+            ([*range(11, 31)], [*[11] * 5, *[16] * 5, *[21] * 5, *[26] * 5]),
+            ([*[2] * 9, *[1] * 9, 50], [*[2] * 9, *[1] * 9, 50]),
+        ],
+    )
+    def test_the_test_of_independence_keeps_its_level_with_blocks(self, sizes: list[int], kept: list[int]) -> None:
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        rows = equalised(labels)
+        assert np.bincount(labels[rows]).tolist() == kept
+        assert all(np.array_equal(rows[labels[rows] == b], np.flatnonzero(labels == b)[:k]) for b, k in enumerate(kept))
+        found = []
+        for seed in range(200):
+            x, y = (torch.from_numpy(side).float() for side in gaussian(len(labels), 1, 0.0, seed))
+            found.append(permutation_test(x, y, labels, seed))
+        assert sum(p <= 0.05 for p in found) <= 20  # 10 +- 3.1
+        assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+
+    def test_rows_of_the_test_that_are_all_equal_show_nothing(self) -> None:
+        sizes = np.arange(11, 31)
+        labels, x = np.repeat(np.arange(20), sizes), gaussian(sizes.sum())[0]
+        left_out = np.isin(np.arange(len(x)), equalised(labels), invert=True)
+        y = torch.from_numpy(left_out[:, None]).float()
+        assert permutation_test(torch.from_numpy(x).float(), y, labels, 0) == 1
+
 
 LINE = np.arange(100.0)
 WIDE = np.random.default_rng(0).standard_normal((100, 3))
@@ -652,6 +737,11 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         'y must contain real numbers, got dtype <U5. If they are categories, pass discrete="y" (or "both").',
     ),
     (lambda: (LINE.astype(object), LINE), TypeError, "x must contain real numbers, got dtype object."),
+    (
+        lambda: (LINE, pd.DataFrame({"c": pd.Categorical(LINE)})),
+        TypeError,
+        "y must contain real numbers, got dtype category. Convert numbers by y.astype(float), or pass discrete=",
+    ),
     (
         lambda: (LINE + 1j, LINE),
         TypeError,

@@ -58,9 +58,9 @@ class _Table:
                     "Flatten each row to one axis."
                 )
             )
-        if not self.discrete:  # pandas returns times with a zone, or beside numbers, as objects
+        if not self.discrete:  # pandas returns times with a zone, or beside numbers, as objects, and categories as such
             for place, dtype in enumerate(_dtypes(given)):
-                if getattr(dtype, "kind", "O") in "mM":
+                if getattr(dtype, "kind", "O") in "mM" or str(dtype) == "category":
                     column = self.name if self.labels is None else f"{self.name}[{self.labels[place]!r}]"
                     _check_kind(self.name, dtype, False, column)
         _check_kind(self.name, array.dtype, self.discrete, self.name)

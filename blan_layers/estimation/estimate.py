@@ -14,11 +14,12 @@ class InformationEstimate:
 
     value: float
     """The estimate: that of the critics, on pairs that they were not trained on, or, if x and y have at most three
-    columns together and critics miss part of what nearest neighbours show, that of nearest neighbours."""
+    columns together and critics miss part of what nearest neighbours show, that of nearest neighbours; never negative,
+    and at most the entropy of categories."""
     low: float
-    """Lower end of the 95 % confidence interval, which comes from the critics."""
+    """Lower end of the 95 % confidence interval, which comes from the critics, at least 0."""
     high: float
-    """Upper end of the interval."""
+    """Upper end of the interval, at most the entropy of categories."""
     p_value: float
     """Share of shuffled pairings that show at least as much dependence as the pairs."""
     saturated: bool
@@ -30,9 +31,9 @@ class InformationEstimate:
     units: Units
     estimator: Estimator
     cap: float | None
-    """The maximum of the estimator, or None if it is unbounded."""
+    """The maximum of the estimator, at most the entropy of categories, or None if it is unbounded."""
     critics: float
-    """The estimate of the critics."""
+    """The estimate of the critics, which may be negative."""
     by_fold: tuple[float, ...]
     """That of each fold."""
     unlearnt: float
@@ -50,7 +51,7 @@ class InformationEstimate:
         capped = "" if self.cap is None else f", at most {self.cap:.2f} {units}"
         p_value = f"{self.p_value:.3f}".rstrip("0").rstrip(".")
         meaning = f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}."
-        if self.value != self.critics:
+        if self.value == self.others["neighbours"] != self.critics:
             meaning = f"Nearest neighbours. Critics show {self.critics:.3f}. {meaning}"
         lines = [
             f"{self.value:.3f} {units}, 95 % interval {self.low:.3f} to {self.high:.3f}; p = {p_value}",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blan_layers._checks import choice, positive_int, said
-from blan_layers.estimation.arrays import LEAST_ROWS, Discrete, Pairs, Side, aligned
+from blan_layers.estimation.arrays import LEAST_ROWS, Array, Discrete, Pairs, Side, aligned
 from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighted
 from blan_layers.estimation.critics import fit_critics
 from blan_layers.estimation.estimate import InformationEstimate, Units
@@ -53,6 +53,7 @@ _DISAGREE = 0.05  # nats, and share of a value above 1
 _FEW_COLUMNS = 3  # columns of x and y together up to which neighbours are reliable
 _WIDE = 0.5  # nats, and share of an end above 1
 _FEW_PAIRS = 50
+_BELOW = 0.05  # nats below 0 that are more than the noise of independent pairs
 
 
 def information_between(
@@ -75,7 +76,9 @@ def information_between(
     critics; the others are used to fit them, including their scale. The candidates are Gaussians in canonical
     variables, perceptrons that correct them, kernels, and always an uninformative critic, which estimates exactly 0. If
     x and y have at most three columns together, the perceptron sees both, and so resolves sharp edges better. A lower
-    bound remains one whichever critic is selected.
+    bound remains one whichever critic is selected. The value and the ends of the interval are at least 0, and at most
+    the entropy of a side that contains categories, with its sampling error; ``critics`` and ``by_fold`` keep what the
+    critics show, which may be negative.
 
     **Nearest neighbours.** For so few columns and independent rows, the value is that of nearest neighbours, with a
     warning, if InfoNCE misses significantly much of it, by more than two standard errors, and the permutation test
@@ -84,18 +87,22 @@ def information_between(
     **Interval.** The lower end comes from a bootstrap of the measured pairs (of blocks, if given), with fixed critics.
     The upper end is that of the bootstrap of the value plus what critics would still learn from more pairs: 1.7 times
     their gain over critics fitted to half the pairs, since the learning error falls with the number of pairs to the
-    power of 2/3 or faster. If the uninformative critic was selected for a fold, the upper end is at least that of the
-    Gaussian estimate. If x and y have at most three columns together, it is at least that of the nearest-neighbour
-    estimate, which resolves sharp edges that critics blur: the estimate, 2.4 times its gain over half the pairs, since
-    its error at edges falls with the root of the number of pairs, and twice the standard error, which is that of the
-    extrapolation if neighbours show more than the critics. The interval covers the sampling of pairs and the limited
-    learning from them. It does not cover dependence that neither critics nor, for few columns, neighbours can detect.
-    How often it contained the true value is reported in ``examples/mutual_information/repeated.md``.
+    power of 2/3 or faster. If the uninformative critic was selected for a fold, or the estimate is negative, the upper
+    end is at least that of the Gaussian estimate. If x and y have at most three columns together, it is at least that
+    of the nearest-neighbour estimate, which resolves sharp edges that critics blur: the estimate, 2.4 times its gain
+    over half the pairs, since its error at edges falls with the root of the number of pairs, and twice the standard
+    error, which is that of the extrapolation if neighbours show more than the critics. The interval covers the sampling
+    of pairs and the limited learning from them. It does not cover dependence that neither critics nor, for few columns,
+    neighbours can detect. How often it contained the true value is reported in
+    ``examples/mutual_information/repeated.md``.
 
     **p-value.** It comes from 199 shuffles of the pairs and a statistic of the whole sample that needs no training. It
-    is exact for independent rows (or blocks), whatever the estimate.
+    is exact for independent rows (or blocks), whatever the estimate. Blocks are exchanged with others of their size.
+    Of sizes that few blocks have, similar ones are made equal, by leaving the last rows of larger blocks out of this
+    test; a block without similar ones keeps its pairing.
 
-    Rows must be independent, or ``blocks`` must say which are not. Copies of a row are kept in the same part. Training
+    Rows must be independent, or ``blocks`` must say which are not. Copies of a row are kept in the same part; rows that
+    are equal because the distribution has an atom there, such as zeros in both x and y, are no copies. Training
     steps, measured pairs and ``max_rows`` are bounded, and so is the running time; while critics train, ``progress``
     receives an upper bound of the remaining seconds.
 
@@ -455,21 +462,23 @@ def _estimate(
     estimator: Estimator,
     units: Units,
 ) -> InformationEstimate:
-    critics, capped = measured.value, estimator == "infonce"
+    critics, capped, most = measured.value, estimator == "infonce", _most(sample)
     low, high = _interval(measured, others["gaussian"], neighbours, sample)
-    saturated = capped and (critics > measured.cap - _NEAR_CAP or measured.gain > _GAIN)
+    saturated = capped and (critics > measured.cap - _NEAR_CAP or measured.gain > _GAIN) and critics < most - _GAIN
     missed = neighbours.value - critics > _TAIL * neighbours.error and p_value <= LEVEL
     replaced = capped and missed and sample.independent and _columns(sample) <= _FEW_COLUMNS
     words = [
         *sample.warnings,
-        *_of_estimator(measured, neighbours.value, estimator, saturated),
+        *_of_estimator(measured, neighbours.value, estimator, saturated, most),
         *(_of_neighbours(critics) if replaced else ()),
+        *(_of_negative(critics, estimator) if critics < -_BELOW and not replaced else ()),
         *(() if saturated or replaced else _of_others(critics, low, high, others, sample)),
-        *_of_interval(low, high, p_value),
     ]
+    value, low, high = (min(max(each, 0.0), most) for each in (neighbours.value if replaced else critics, low, high))
+    words += _of_interval(low, high, p_value)
     unit = 1.0 if units == "nats" else 1 / math.log(2)
     return InformationEstimate(
-        value=unit * (neighbours.value if replaced else critics),
+        value=unit * value,
         low=unit * low,
         high=unit * high,
         p_value=p_value,
@@ -478,7 +487,7 @@ def _estimate(
         warnings=tuple(words),
         units=units,
         estimator=estimator,
-        cap=unit * measured.cap if capped else None,
+        cap=unit * min(measured.cap, most) if capped else None,
         critics=unit * critics,
         by_fold=tuple(unit * fold for fold in measured.by_fold),
         unlearnt=unit * measured.unlearnt,
@@ -492,39 +501,78 @@ def _interval(measured: _Measured, gaussian: float, neighbours: _Neighbours, sam
     below, above = (measured.resamples - measured.resamples.mean()).quantile(tails).tolist()
     further = (measured.learnt - measured.learnt.mean()).quantile(tails[1]).item()
     low, high = measured.value + below, measured.value + max(above, measured.unlearnt + further)
+    if measured.value < 0:
+        high = min(high, measured.cap)
     if _columns(sample) <= _FEW_COLUMNS and math.isfinite(neighbours.value):
         high = max(high, neighbours.value + max(above, _TAIL * neighbours.error) + max(0.0, neighbours.gain))
         if neighbours.value - measured.value > neighbours.error:
             high = max(high, neighbours.value + neighbours.gain + _TAIL * neighbours.extrapolated)
-    if measured.started:
+    if measured.started or measured.value < 0:
         rows, terms = len(sample.distinct), sample.x.values.shape[1] * sample.y.values.shape[1]
         deviation = math.sqrt(terms / 2 / rows**2 + 2 * max(gaussian, 0.0) / rows)
         high = max(high, gaussian + 2 * deviation)
     return low, high
 
 
+def _most(sample: _Sample) -> float:
+    r"""Return the largest information that categories leave possible, in nats: their entropy.
+
+    That of several columns is at most the sum of their entropies. Each is the upper end of an interval around the
+    entropy of the observed shares, which has the standard error of :math:`-\log p` and is too small by a multiple,
+    :math:`1 / 2 n`, of a chi-squared variable with as many degrees of freedom as categories, less one.
+    """
+    sizes = np.bincount(sample.labels)
+    rows = len(sample.labels) ** 2 / int((sizes**2).sum())  # effective number of independent ones
+    most = math.inf
+    for side in (sample.x, sample.y):
+        if side.discrete:
+            most = min(most, sum(entropy_at_most(column, rows) for column in side.values.T))
+    return most
+
+
+def entropy_at_most(column: Array, rows: float) -> float:
+    shares = np.unique(column, return_counts=True)[1] / len(column)
+    entropy = -(shares * np.log(shares)).sum()
+    error = math.sqrt(max((shares * np.log(shares) ** 2).sum() - entropy**2, 0.0) / rows)
+    missing = (math.sqrt(len(shares) - 1) + _TAIL / math.sqrt(2)) ** 2 / 2 / rows
+    return float(min(entropy + _TAIL * error + missing, math.log(len(shares))))
+
+
 def _columns(sample: _Sample) -> int:
     return int(sample.x.values.shape[1] + sample.y.values.shape[1])
 
 
-def _of_estimator(measured: _Measured, neighbours: float, estimator: Estimator, saturated: bool) -> Iterator[str]:
+def _of_estimator(
+    measured: _Measured, neighbours: float, estimator: Estimator, saturated: bool, most: float
+) -> Iterator[str]:
     """Yield warnings about the value, in nats, that concern its estimator."""
     if saturated:
+        limit = f"{measured.cap:.2f} nats, and the information may be much larger"
+        if most <= measured.cap:
+            limit = f"and the information may be larger, up to {most:.2f} nats, the entropy of the categories"
         yield (
-            f"the critics' value is near the maximum that this many pairs can show, {measured.cap:.2f} nats, and the "
-            f"information may be much larger. Collect more pairs. Nearest neighbours, which have no maximum, show "
-            f"{neighbours:.2f} nats, but are reliable only for few columns."
+            f"the critics' value is near the maximum that this many pairs can show, {limit}. Collect more pairs. "
+            f"Nearest neighbours, which have no maximum, show {neighbours:.2f} nats, but are reliable only for few "
+            "columns."
         )
-    if estimator != "infonce" and measured.value > measured.cap:
-        yield (
-            f"the value is above {measured.cap:.2f} nats, the log of the number of pairs in a fold, beyond which no "
-            "bound is reliable. Collect more pairs."
-        )
-    if estimator in ("nwj", "dv") and measured.effective < _FEW_PAIRS:
+    if estimator != "infonce" and measured.value > min(measured.cap, most):
+        limit = "the log of the number of pairs in a fold, beyond which no bound is reliable"
+        if most <= measured.cap:
+            limit = "the entropy of the categories, which no information exceeds"
+        yield f"the critics' value is above {min(measured.cap, most):.2f} nats, {limit}. Collect more pairs."
+    if estimator in ("nwj", "dv") and measured.effective < _FEW_PAIRS and measured.value >= -_BELOW:
         yield (
             f"the mean of exponentials depends on only about {max(1, round(measured.effective))} fake pairs, and its "
             "variance is larger than the interval shows. Use infonce, or collect more pairs."
         )
+
+
+def _of_negative(critics: float, estimator: Estimator) -> Iterator[str]:
+    """Yield the warning that critics, in nats, are misled."""
+    yield (
+        f"the critics' value is {critics:.3g} nats. Information is never negative: this says nothing about it, and 0 "
+        f"is shown. {'Use infonce or smile' if estimator in ('nwj', 'dv') else 'Collect more pairs'}."
+    )
 
 
 def _of_neighbours(critics: float) -> Iterator[str]:
