@@ -531,6 +531,7 @@ def _most(sample: _Sample) -> float:
 
 
 def entropy_at_most(column: Array, rows: float) -> float:
+    """Return the upper end of an interval around the entropy of a column, in nats, from so many independent rows."""
     shares = np.unique(column, return_counts=True)[1] / len(column)
     entropy = -(shares * np.log(shares)).sum()
     error = math.sqrt(max((shares * np.log(shares) ** 2).sum() - entropy**2, 0.0) / rows)
