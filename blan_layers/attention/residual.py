@@ -274,9 +274,8 @@ class SoftMask(Module):
         if self._form == "channel":
             return _of_unit_length(at_least_float32(self.score(x))).to(x.dtype)
         score = self.score if self._form == "mixed" else self._standard_score
-        return location_factor(
-            x, score, cast(nn.Module, self.gate), x
-        ).clone()  # so that the mask may be changed in place
+        mask = location_factor(x, score, cast(nn.Module, self.gate), x)
+        return mask.clone()  # so that it may be changed in place
 
     def score(self, x: Tensor) -> Tensor:
         """Return the mask's logits (B, C, *S)."""

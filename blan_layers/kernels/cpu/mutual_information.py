@@ -162,7 +162,7 @@ def _depend(
     """Return the factor; a backward pass that calls this takes all inputs of the loss.
 
     A compiled backward pass cannot be differentiated. torch raises an error for what the pass takes, and leaves out the
-    derivative for anything else.
+    derivative for anything else, such as tensors in a list.
     """
     return factor.clone()
 
