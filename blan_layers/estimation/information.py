@@ -561,7 +561,7 @@ def _of_estimator(
         if most <= measured.cap:
             limit = "the entropy of the categories, which no information exceeds"
         yield f"the critics' value is above {min(measured.cap, most):.2f} nats, {limit}. Collect more pairs."
-    if estimator in ("nwj", "dv") and measured.effective < _FEW_PAIRS and measured.value >= -_BELOW:
+    if estimator in ("nwj", "dv") and measured.effective < _FEW_PAIRS:
         yield (
             f"the mean of exponentials depends on only about {max(1, round(measured.effective))} fake pairs, and its "
             "variance is larger than the interval shows. Use infonce, or collect more pairs."
