@@ -25,6 +25,9 @@ Known: TypeAlias = Mapping[type[nn.Module], Mapping[str, Callable[..., Any]]]
 HANDLE = "_handle_of_its_hook"
 """Attribute in which inserted attention keeps the handle of the hook that calls it."""
 
+NOT_KEPT = "_not_kept"
+"""Attribute that holds the arguments of a module's constructor that are no attributes of the module."""
+
 WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PLAIN = (Tensor, nn.Parameter)
 
@@ -85,15 +88,25 @@ class Module(nn.Module):
     needs: tuple[str, ...] = ()
     """Names of the children that are always called, and that None therefore cannot replace."""
 
+    _arguments: frozenset[str] = frozenset()
+    """Names of the arguments of this library's constructor, without those that torch's ``to`` changes later."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
+            ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+            names = inspect.signature(cls.__init__).parameters if ours else ()
+            cls._arguments = frozenset(names) - {"self", "device", "dtype"}
             cls.__init__ = _naming_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a child that is needed may be replaced by another module or deleted, but not be None."""
+        """Set an attribute, but no argument that only the constructor reads, and no needed child to None."""
         if value is None:
             self._refuse_none(name)
+        if name in self.__dict__.get(NOT_KEPT, ()):
+            raise AttributeError(
+                said(f"{name} is read only while the module is built, got {name}={value!r}. Build a new module.")
+            )
         super().__setattr__(name, value)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
@@ -112,6 +125,11 @@ class Module(nn.Module):
             f"{type(self).__name__}: cannot be compiled by torch.jit.script, which PyTorch has deprecated. "
             "Use torch.export.export, torch.compile or torch.jit.trace."
         )
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    """Return whether a module or its class has an attribute; a property may refuse to be read."""
+    return hasattr(type(module), name) or hasattr(module, name)
 
 
 def _is_attention(module: nn.Module) -> TypeGuard[Module]:
@@ -308,13 +326,15 @@ def dtype_of(layer: nn.Module | None) -> torch.dtype | None:
 
 def _naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
     @wraps(init)
-    def construct(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             init(self, *args, **kwargs)
         except TypeError:
             if mistake := _mistake(init, args, kwargs):
                 raise TypeError(f"{init.__qualname__.split('.')[-2]}: {mistake}") from None
             raise
+        if type(self).__init__ is construct:
+            self.__dict__[NOT_KEPT] = frozenset(name for name in self._arguments if not _has(self, name))
 
     return construct
 

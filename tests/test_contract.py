@@ -409,6 +409,32 @@ def test_a_child_is_done_without_or_cannot_be_none(case: Case) -> None:
 
 
 @every_case
+def test_no_argument_can_be_set_without_effect(case: Case) -> None:
+    module = copy.deepcopy(case.module())
+    for name in {*inspect.signature(type(module)).parameters} - {"device", "dtype"}:
+        if not hasattr(module, name):
+            with pytest.raises(
+                AttributeError,
+                match=rf"^{type(module).__name__}: {name} is read only while the module is built, got {name}=3\. "
+                r"Build a new module\.$",
+            ):
+                setattr(module, name, 3)
+        elif name.endswith(("channels", "features")):
+            with pytest.raises(AttributeError, match=name):
+                setattr(module, name, 3)
+
+
+def test_a_subclass_may_keep_its_own_argument() -> None:
+    class Own(CBAM):
+        def __init__(self, channels: int, kernel_size: int = 5) -> None:
+            super().__init__(channels, kernel_size=kernel_size)
+
+    attention = Own(8)
+    attention.kernel_size = 3
+    assert (attention.kernel_size, attention.spatial.kernel_size) == (3, 5)
+
+
+@every_case
 def test_meta_device_then_reset_equals_direct_construction(case: Case) -> None:
     module = case.module(device="meta")
     assert all(tensor.is_meta for tensor in module.state_dict().values())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blan_layers import _checks
-from blan_layers._checks import said
+from blan_layers._checks import Fixed, said
 from blan_layers._init import reset, shrink_
 from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.functional._precision import at_least_float32
@@ -81,6 +81,9 @@ class CLUB(Module):
 
     needs = ("conditional",)
 
+    x_channels = Fixed(_checks.positive_int)
+    y_channels = Fixed(_checks.positive_int)
+
     def __init__(
         self,
         x_channels: int,
@@ -91,8 +94,8 @@ class CLUB(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.x_channels = _checks.positive_int("x_channels", x_channels)
-        self.y_channels = _checks.positive_int("y_channels", y_channels)
+        self.x_channels = x_channels
+        self.y_channels = y_channels
         hidden = _checks.positive_int("hidden_channels", hidden_channels)
         _checks.floating_dtype(dtype)
         self.conditional = Perceptron(

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 
 from blan_layers import _checks
-from blan_layers._checks import said
+from blan_layers._checks import Fixed, said
 from blan_layers._init import he_normal_
 from blan_layers._module import Module, check_layer, foreign_weight, known, oddity, watch, width_of
 from blan_layers._torch import transforms_active
@@ -67,13 +67,16 @@ class Critic(Module, ABC):
         torch.Size([4, 4, 5, 5])
     """
 
+    local_channels = Fixed(_checks.positive_int)
+    global_channels = Fixed(_checks.positive_int)
+
     takes_vectors = True
     """Whether a vector (B, C) is accepted as a map."""
 
     def __init__(self, local_channels: int, global_channels: int) -> None:
         super().__init__()
-        self.local_channels = _checks.positive_int("local_channels", local_channels)
-        self.global_channels = _checks.positive_int("global_channels", global_channels)
+        self.local_channels = local_channels
+        self.global_channels = global_channels
 
     @abstractmethod
     def encode(self, local_features: Tensor, global_features: Tensor) -> tuple[Tensor, Tensor]:

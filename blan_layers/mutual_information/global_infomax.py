@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import said
+from blan_layers._checks import Fixed, said
 from blan_layers._torch import has_hooks
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import Critic, GlobalCritic
@@ -63,6 +63,9 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
         torch.Size([])
     """
 
+    input_features = Fixed(_checks.positive_int)
+    global_channels = Fixed(_checks.positive_int)
+
     def __init__(
         self,
         input_features: int,
@@ -91,8 +94,8 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
             positives=positives,
             reduction=reduction,
         )
-        self.input_features = _checks.positive_int("input_features", input_features)
-        self.global_channels = _checks.positive_int("global_channels", global_channels)
+        self.input_features = input_features
+        self.global_channels = global_channels
         if negatives == "per-location":
             raise ValueError(
                 said("negatives must suit inputs without locations, got 'per-location'. Use 'derangement'.")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import BACKENDS, Option
+from blan_layers._checks import BACKENDS, Fixed, Option
 from blan_layers._module import known, oddity
 from blan_layers._torch import has_hooks
 from blan_layers.functional.mutual_information import check_pair, contrast_mean, contrast_way
@@ -153,6 +153,8 @@ class LMIMLoss(InfoMaxLoss):
         tensor(True)
     """
 
+    local_channels = Fixed(_checks.positive_int)
+    global_channels = Fixed(_checks.positive_int)
     backend = Option(BACKENDS)
 
     def __init__(
@@ -184,8 +186,8 @@ class LMIMLoss(InfoMaxLoss):
             positives=positives,
             reduction=reduction,
         )
-        self.local_channels = _checks.positive_int("local_channels", local_channels)
-        self.global_channels = _checks.positive_int("global_channels", global_channels)
+        self.local_channels = local_channels
+        self.global_channels = global_channels
         self.backend = backend
         if critic is None:
             hidden = 512 if hidden_channels is None else _checks.positive_int("hidden_channels", hidden_channels)
