@@ -16,9 +16,11 @@ LEAST_GAP = 0.17
 
 COLORS: dict[WayName, str] = {
     "local-infonce": "#0072b2",
+    "local-infonce-prior": "#7b9ed9",
     "local-jsd": "#8c6bb1",
-    "local-jsd-prior": "#56b4e9",
-    "global-jsd-prior": "#cc79a7",
+    "local-jsd-prior": "#b79fd0",
+    "global-jsd": "#c2477f",
+    "global-jsd-prior": "#dc9dbb",
     "autoencoder": "#009e73",
     "labels": "#d55e00",
     "random": "#777777",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,50 +16,53 @@ from deep_infomax.faces import Faces
 from shared.probe import label_weights, weighted_cross_entropy
 from shared.program import UserError
 
-InfoMaxName: TypeAlias = Literal["local-infonce", "local-jsd", "local-jsd-prior", "global-jsd-prior"]
+InfoMaxName: TypeAlias = Literal[
+    "local-infonce", "local-infonce-prior", "local-jsd", "local-jsd-prior", "global-jsd", "global-jsd-prior"
+]
 UnlabelledName: TypeAlias = Literal[InfoMaxName, "autoencoder", "random"]
 WayName: TypeAlias = Literal[UnlabelledName, "labels"]
 
 BATCH, LEARNING_RATE, CRITIC = 64, 1e-3, 128
 
-INFOMAX: dict[InfoMaxName, Callable[[Encoder], DeepInfoMaxLoss]] = {
-    "local-infonce": lambda encoder: DeepInfoMaxLoss(
-        encoder.width,
-        encoder.dimensions,
-        gamma=0.0,
-        objective="infonce",
-        local_critic=DotProductCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC),
-    ),
-    "local-jsd": lambda encoder: DeepInfoMaxLoss(
-        encoder.width,
-        encoder.dimensions,
-        gamma=0.0,
-        negatives="shift",
-        local_critic=ConcatConvCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC),
-    ),
-    "local-jsd-prior": lambda encoder: DeepInfoMaxLoss(
-        encoder.width,
-        encoder.dimensions,
-        gamma=0.1,
-        negatives="shift",
-        local_critic=ConcatConvCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC),
-    ),
-    "global-jsd-prior": lambda encoder: DeepInfoMaxLoss(
+
+def _local_infonce(encoder: Encoder, gamma: float = 0.0) -> DeepInfoMaxLoss:
+    critic = DotProductCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC)
+    return DeepInfoMaxLoss(encoder.width, encoder.dimensions, gamma=gamma, objective="infonce", local_critic=critic)
+
+
+def _local_jsd(encoder: Encoder, gamma: float = 0.0) -> DeepInfoMaxLoss:
+    critic = ConcatConvCritic(encoder.width, encoder.dimensions, hidden_channels=CRITIC)
+    return DeepInfoMaxLoss(encoder.width, encoder.dimensions, gamma=gamma, negatives="shift", local_critic=critic)
+
+
+def _global_jsd(encoder: Encoder, gamma: float = 0.0) -> DeepInfoMaxLoss:
+    return DeepInfoMaxLoss(
         encoder.width,
         encoder.dimensions,
         map_size=(MAP_SIZE, MAP_SIZE),
         alpha=1.0,
         beta=0.0,
-        gamma=1.0,
+        gamma=gamma,
         negatives="shift",
-    ),
+    )
+
+
+INFOMAX: dict[InfoMaxName, Callable[[Encoder], DeepInfoMaxLoss]] = {
+    "local-infonce": _local_infonce,
+    "local-infonce-prior": partial(_local_infonce, gamma=0.1),
+    "local-jsd": _local_jsd,
+    "local-jsd-prior": partial(_local_jsd, gamma=0.1),
+    "global-jsd": _global_jsd,
+    "global-jsd-prior": partial(_global_jsd, gamma=1.0),
 }
-"""Configurations of Deep InfoMax; the last two weight their terms like the paper's local and global models."""
+"""Configurations of Deep InfoMax; those of JSD with a prior weight their terms like the paper's two models."""
 
 TITLES: dict[WayName, str] = {
     "local-infonce": "Deep InfoMax, local InfoNCE",
+    "local-infonce-prior": "Deep InfoMax, local InfoNCE, prior",
     "local-jsd": "Deep InfoMax, local JSD",
     "local-jsd-prior": "Deep InfoMax, local JSD, prior",
+    "global-jsd": "Deep InfoMax, global JSD",
     "global-jsd-prior": "Deep InfoMax, global JSD, prior",
     "autoencoder": "autoencoder",
     "labels": "labelled faces only",
