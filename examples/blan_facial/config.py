@@ -241,6 +241,12 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
+        if self.images is not None and self.train_images is not None and self.train_images >= self.images:
+            _refuse(
+                "--train-images must be below --images, which limits every split, got "
+                f"{self.train_images} and {self.images}",
+                "Leave one of them out",
+            )
         for name, most in MOST.items():
             if (value := getattr(self, name)) > most:
                 _refuse(f"{_option(name)} must be at most {most:,}, got {str(value)[:20]}", "Give a smaller number")
@@ -338,6 +344,11 @@ class Config:
             _refuse(f"--image-folder is only for --data celeba and lfwa, got --data {self.data}", "Leave it out")
         if self.data != "lfwa" and self.lfwa_split != Config.lfwa_split:
             _refuse(f"--lfwa-split is only for --data lfwa, got --data {self.data}", "Leave it out")
+        if self.data == "lfwa" and self.lfwa_split != "80:10" and self.keep == "best":
+            _refuse(
+                f"--keep best needs validation images, got --lfwa-split {self.lfwa_split}",
+                "Use --lfwa-split 80:10, or --keep last",
+            )
         if self.data == "csv" and self.labels is None:
             _refuse("--data csv needs --labels, got none", "Name the CSV file")
         if self.data != "csv" and self.labels is not None:

@@ -555,6 +555,14 @@ MISTAKES: list[tuple[Prepare, str]] = [
         "train: --lfwa-split is only for --data lfwa, got --data avatars. Leave it out.",
     ),
     (
+        lambda folder: ["--data", "lfwa", "--data-root", "x", "--keep", "best"],
+        "train: --keep best needs validation images, got --lfwa-split 50:50. Use --lfwa-split 80:10, or --keep last.",
+    ),
+    (
+        lambda folder: ["--train-images", "64"],
+        "train: --train-images must be below --images, which limits every split, got 64 and 64. Leave one of them out.",
+    ),
+    (
         lambda folder: ["--data-root", "x"],
         "train: --data avatars draws its faces, got --data-root x. Leave --data-root out.",
     ),
