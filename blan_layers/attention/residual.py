@@ -2,7 +2,7 @@
 
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -157,8 +157,8 @@ class SoftMask(Module):
     program exported with dynamic sizes accepts maps of more than ``2**depth`` locations along every axis; smaller maps
     need their own export.)
 
-    Weights start by He's rule, biases at zero. ``gate`` is the sigmoid, called with the logits (B, C, \*S), for the
-    forms "mixed" and "spatial"; it is None for "channel".
+    Weights start by He's rule, biases at zero. ``gate`` is called with the logits (B, C, \*S): the sigmoid, or for
+    "channel" the division.
 
     Args:
         channels: Channels C of the map and of its mask.
@@ -244,7 +244,7 @@ class SoftMask(Module):
             relu2=nn.ReLU(),
             conv2=conv(channels, channels, 1),
         )
-        self.gate = None if form == "channel" else nn.Sigmoid()
+        self.gate = _UnitLength() if form == "channel" else nn.Sigmoid()
 
     def reset_parameters(self) -> None:
         """Reinitialise the weights, and reset the norms if they have ``reset_parameters``."""
@@ -271,10 +271,8 @@ class SoftMask(Module):
         first = self._first()
         _checks.feature_map("x", x, width_of(first), self.spatial_dims)
         check_layer(self, first, "x", x)
-        if self._form == "channel":
-            return _of_unit_length(at_least_float32(self.score(x))).to(x.dtype)
-        score = self.score if self._form == "mixed" else self._standard_score
-        mask = location_factor(x, score, cast(nn.Module, self.gate), x)
+        score = self._standard_score if self._form == "spatial" else self.score
+        mask = location_factor(x, score, self.gate, x)
         return mask.clone()  # so that it may be changed in place
 
     def score(self, x: Tensor) -> Tensor:
@@ -351,6 +349,8 @@ def _standardised(logits: Tensor) -> Tensor:
     return centred * (centred.square().mean(space, keepdim=True) + SMALL).rsqrt()
 
 
-def _of_unit_length(logits: Tensor) -> Tensor:
-    """Return logits whose channels have Euclidean norm 1 at every location."""
-    return logits * (logits.square().sum(1, keepdim=True) + SMALL).rsqrt()
+class _UnitLength(nn.Module):
+    """Divides the channels at every location by their Euclidean norm."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * (logits.square().sum(1, keepdim=True) + SMALL).rsqrt()
