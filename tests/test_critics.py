@@ -155,6 +155,36 @@ def test_all_pairs_in_chunks_under_torch_func(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(gradient, truth)
 
 
+def test_all_pairs_in_chunks_keep_the_weights_of_their_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    critic, (local, summaries) = built(LOCAL[0]), features(3, 5, (2,))
+    given = {name: (weight.detach() / 2).requires_grad_() for name, weight in critic.named_parameters()}
+
+    def gradients() -> tuple[Tensor, ...]:
+        logits = torch.func.functional_call(critic, given, (local, summaries, "all"))
+        return torch.autograd.grad(logits.tanh().sum(), [*given.values()])
+
+    whole = gradients()
+    monkeypatch.setattr(critics, "PAIRS_AT_ONCE", 13)
+    for ours, truth in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_all_pairs_in_chunks_see_weights_frozen_and_refuse_weights_changed_before_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(critics, "PAIRS_AT_ONCE", 13)
+    critic, (local, summaries) = built(LOCAL[0]), features(3, 5, (2,))
+    logits = critic.requires_grad_(False).all_pairs(local, summaries.requires_grad_())
+    critic.requires_grad_(True)
+    logits.sum().backward()
+    logits = critic.all_pairs(local, summaries)
+    with torch.no_grad():
+        critic.get_parameter("fc2.weight").mul_(2)
+    message = "^ConcatConvCritic: tensors must not change between forward and backward, got an in-place change of fc2"
+    with pytest.raises(RuntimeError, match=message):
+        logits.sum().backward()
+
+
 def test_all_pairs_compile_and_export_for_any_batch() -> None:
     class AllPairs(nn.Module):
         def __init__(self, critic: Critic) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +25,50 @@ Partners: TypeAlias = Literal["own", "all"] | Tensor
 
 PAIRS_AT_ONCE = 2**14
 """Number of pairs that all_pairs scores at once, unless a single summary gives more."""
+
+
+class _Score(nn.Module):
+    """The scores of a critic as a module, whose weights ``functional_call`` can replace."""
+
+    def __init__(self, critic: "Critic") -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, local_codes: Tensor, global_codes: Tensor) -> Tensor:
+        return self.critic.score(local_codes, global_codes)
+
+
+def _scored_again(critic: "Critic", local_codes: Tensor, global_codes: Tensor) -> Tensor:
+    """Return the scores, to be computed again in the backward pass instead of stored.
+
+    By then the critic may have other weights, or weights that are trained or not anew: a call of ``functional_call``
+    is over, an optimiser has made a step. The tensors of this call are therefore kept, and must not have changed.
+    """
+    module = _Score(critic)
+    used = {
+        "local": local_codes,
+        "global": global_codes,
+        **dict(module.named_parameters()),
+        **dict(module.named_buffers()),
+    }
+    versions = {name: None if tensor.is_inference() else tensor._version for name, tensor in used.items()}
+    copies: dict[str, Tensor] = {}
+
+    def score(local_codes: Tensor, global_codes: Tensor) -> Tensor:
+        if not copies:
+            copies.update({name: x.detach().requires_grad_(x.requires_grad) for name, x in used.items()})
+            return critic.score(local_codes, global_codes)
+        for name, version in versions.items():
+            if version is not None and used[name]._version != version:
+                raise RuntimeError(
+                    f"{type(critic).__name__}: tensors must not change between forward and backward, got an in-place "
+                    f"change of {name.removeprefix('critic.')}. Call backward before the optimiser's step."
+                )
+        weights = {name: copy for name, copy in copies.items() if name.startswith("critic.")}
+        scores: Tensor = functional_call(module, weights, (copies["local"], copies["global"]))
+        return scores
+
+    return cast(Tensor, checkpoint(score, local_codes, global_codes, use_reentrant=False))
 
 
 class Critic(Module, ABC):
@@ -103,7 +148,7 @@ class Critic(Module, ABC):
         chunks = global_codes.split(max(1, PAIRS_AT_ONCE // max(1, batch * local_codes.shape[1])))
         if len(chunks) == 1 or not torch.is_grad_enabled() or transforms_active():  # no hooks on saved tensors
             return torch.cat([score(chunk) for chunk in chunks], 1)
-        return torch.cat([cast(Tensor, checkpoint(score, chunk, use_reentrant=False)) for chunk in chunks], 1)
+        return torch.cat([_scored_again(self, local_codes, chunk.expand(batch, -1, -1)) for chunk in chunks], 1)
 
     def _counts_calls(self) -> bool:
         """Return whether a further call could be noticed by a hook, or change weights or buffers."""
