@@ -97,6 +97,15 @@ def test_a_batch_that_overflowed_leaves_no_trace(invalid: float) -> None:
     assert objective.running_log_mean == 2
 
 
+@pytest.mark.parametrize("before", [float("nan"), float("inf")])
+def test_a_running_mean_that_is_not_finite_starts_again(before: float) -> None:  # an average of minus infinity is NaN
+    objective, fresh = MINEObjective(), MINEObjective()
+    objective.running_log_mean.fill_(before)
+    ((p, q),) = batches(1)
+    torch.testing.assert_close(objective(p, q), fresh(p, q))
+    torch.testing.assert_close(objective.running_log_mean, fresh.running_log_mean)
+
+
 def test_the_running_mean_stays_the_buffer_it_is() -> None:
     objective = MINEObjective()
     buffer = objective.running_log_mean

@@ -46,7 +46,8 @@ def mine_objective(
     Args:
         positive_logits: Scores of real pairs.
         negative_logits: Scores of fake pairs.
-        running_log_mean: Log of the running mean of exp(negative_logits); minus infinity before the first batch.
+        running_log_mean: Log of the running mean of exp(negative_logits); minus infinity before the first batch. A
+            mean that is not finite starts again, such as one that an exponential average of weights made NaN.
         momentum: Weight of this batch in the running mean, above 0 and at most 1; 1 gives the gradient of the
             Donsker-Varadhan bound.
         positive_weights: Boolean or non-negative weights of the positive scores, for a weighted mean.
@@ -82,7 +83,7 @@ def mine_objective(
     log_mean = log_mean_exp(negative, negative_weights)
     now, before = log_mean.detach(), running_log_mean.detach().to(log_mean.dtype)
     kept = math.log1p(-momentum) if momentum < 1 else -math.inf
-    running = torch.where(before.isneginf(), now, torch.logaddexp(before + kept, now + math.log(momentum)))
+    running = torch.where(before.isfinite(), torch.logaddexp(before + kept, now + math.log(momentum)), now)
     running = torch.where(now.isfinite(), running, before)  # a batch that overflowed is ignored
     corrected = now + (now - running).exp() * (log_mean - now)
     return MINEStep(mean(positive, positive_weights) - corrected, running)
