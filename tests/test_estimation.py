@@ -372,6 +372,25 @@ class TestDependentRows:
             sides = [Side(side[:rows].round(6) // step, False) for side in gaussian(rows + seed, 1, rho, seed)]
             assert copies(*sides) is None
 
+    @pytest.mark.parametrize("discrete", [False, True])
+    def test_repeated_values_that_determine_the_other_side_are_no_copies(self, discrete: bool) -> None:
+        rng = np.random.default_rng(0)
+        age, celsius, bits = rng.integers(18, 91, 5000), rng.normal(20, 5, 2000).round(1), rng.integers(0, 2, (600, 2))
+        for x, y in (
+            (age, np.digitize(age, [30, 50, 70])),
+            (celsius, celsius > 22),
+            (bits, bits[:, 0] ^ bits[:, 1]),
+        ):
+            sides = Side(x.reshape(len(x), -1).astype(float), False), Side(y.reshape(-1, 1).astype(float), discrete)
+            assert copies(*sides) is None
+        salary = rng.integers(20_000, 120_000, 500)[rng.integers(0, 500, 900)]
+        labels = copies(
+            Side(salary[:, None].astype(np.float64), False),
+            Side((salary[:, None] // 10_000).astype(np.float64), discrete),
+        )
+        assert labels is not None
+        assert len(np.unique(labels)) == len(np.unique(salary))
+
     @pytest.mark.parametrize("share", [0.02, 0.15, 0.5, 0.9])
     @pytest.mark.parametrize("times", [1, 5])
     def test_an_atom_is_no_copy(self, share: float, times: int) -> None:
@@ -750,18 +769,19 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
     (
         lambda: (LINE.astype("datetime64[s]"), LINE),
         TypeError,
-        "x must contain real numbers, got dtype datetime64[s]. Pass times as numbers, for example x.astype('int64').",
+        "x must contain real numbers, got dtype datetime64[s]. Pass times as numbers, for example "
+        "(x - x.min()).astype('int64').",
     ),
     (
         lambda: (pd.Series(pd.date_range("2026", periods=100, tz="UTC", unit="s")), LINE),
         TypeError,
         "x must contain real numbers, got dtype datetime64[s, UTC]. Pass times as numbers, for example "
-        "x.astype('int64').",
+        "(x - x.min()).astype('int64').",
     ),
     (
         lambda: (pd.DataFrame({"a": LINE, "t": pd.date_range("2026", periods=100, unit="s")}), LINE),
         TypeError,
-        "got dtype datetime64[s]. Pass times as numbers, for example x['t'].astype('int64').",
+        "got dtype datetime64[s]. Pass times as numbers, for example (x['t'] - x['t'].min()).astype('int64').",
     ),
     (
         lambda: (np.zeros(100, dtype=[("a", float)]), LINE),
@@ -795,6 +815,15 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
         "x must be an array, a tensor or a data frame, got float. Pass one row per observation, (n,) or (n, d).",
     ),
     (lambda: (LINE, (row for row in WIDE)), TypeError, "y must be an array, a tensor or a data frame, got generator."),
+    *(
+        (
+            lambda integers=integers: (integers(2**60 + np.arange(100)), LINE),
+            ValueError,
+            f"x must have integers of at most 2**53, which are exact in float64, got {2**60} in row 0, column 0. "
+            "Subtract an offset first, for example by x - x.min().",
+        )
+        for integers in (np.asarray, torch.tensor, pd.Series, lambda values: values.astype(np.uint64))
+    ),
     (
         lambda: (WIDE[:0], WIDE[:0]),
         ValueError,

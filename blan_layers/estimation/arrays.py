@@ -21,6 +21,7 @@ MOST_CATEGORIES = 10
 
 _ROWS = (list, tuple, np.ma.MaskedArray)  # what a list may contain that can have masked values
 _KNOWN_TO_NUMPY = (torch.float16, torch.float32, torch.float64)
+_EXACT = 2.0**53
 _AT_ONCE = 1 << 16  # rows that are checked at a time
 
 
@@ -87,6 +88,19 @@ class _Table:
                 first = f"{chunk[row, column]!s} in row {start + row}, {self.column(column)}"
                 if not _missing(chunk)[row, column]:
                     rule, remedy = "be finite in float64", "scale the column"
+            if (
+                not self.discrete
+                and chunk.dtype.kind in "iu"
+                and (large := np.abs(measured.astype(float)) > _EXACT).any()
+            ):
+                row, column = np.argwhere(large)[0]
+                raise ValueError(
+                    said(
+                        f"{self.name} must have integers of at most 2**53, which are exact in float64, got "
+                        f"{chunk[row, column]} in row {start + row}, {self.column(column)}. "
+                        f"Subtract an offset first, for example by {self.name} - {self.name}.min()."
+                    )
+                )
             count += int(bad.sum())
             if first is None:
                 varies |= (measured != self._measured(self.values[:1])).any(0)
@@ -268,6 +282,8 @@ def as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
         return _of_masked(name, given)
     if _is_indexed(given):
         dtypes = _dtypes(given)
+        if not discrete and all(isinstance(dtype, np.dtype) and dtype.kind in "iu" for dtype in dtypes):
+            return np.asarray(given.to_numpy())  # integers, of which not all are exact in float64
         if not discrete and all(getattr(dtype, "kind", "O") in "biuf" for dtype in dtypes):
             # missing values of any kind become NaN, whose position is reported later
             dtype = np.longdouble if np.longdouble in dtypes else np.float64
@@ -295,7 +311,7 @@ def _check_kind(name: str, dtype: np.dtype[Any], discrete: bool, column: str) ->
         return
     remedy = {
         "c": "Pass real and imaginary parts as columns",
-        "M": f"Pass times as numbers, for example {column}.astype('int64')",
+        "M": f"Pass times as numbers, for example ({column} - {column}.min()).astype('int64')",
         "m": f"Pass times as numbers, for example {column}.astype('int64')",
         "V": "Pass each field as a column",
         "O": f'Convert numbers by {name}.astype(float), or pass discrete="{name}" (or "both")',

@@ -40,7 +40,7 @@ def block_labels(blocks: Any, rows: int) -> Labels:
     else:
         if length < 1:
             raise ValueError(said(f"blocks must be at least 1, got {length}. Pass the number of rows of a block."))
-        labels = np.arange(rows) // length
+        labels = np.arange(rows) // min(length, rows)
     count = int(labels.max()) + 1
     if count < LEAST_BLOCKS:
         raise ValueError(
@@ -74,10 +74,10 @@ def copies(x: Side, y: Side) -> Labels | None:
     """Return labels that are equal for copies of the same row, or None without copies.
 
     Rows that are equal by chance are not copies, such as rounded numbers, counts and categories. They are copies if the
-    values of a side do not repeat once equal rows are removed, if all rows occur a multiple of the same number of
-    times, or if equal rows are more frequent than rows that differ by one step. Nor are the rows of an atom, which a
-    distribution of numbers may have, such as zeros in both x and y: as many of them as there are usually copies of a
-    row share a label.
+    values of a side that is not rounded do not repeat once equal rows are removed, if all rows occur a multiple of the
+    same number of times, or if equal rows are more frequent than rows that differ by one step. Nor are the rows of an
+    atom, which a distribution of numbers may have, such as zeros in both x and y: as many of them as there are usually
+    copies of a row share a label.
     """
     both, numbers = np.concatenate([x.values, y.values], 1), [side for side in (x, y) if not side.discrete]
     rows, first, labels, counts = np.unique(both, axis=0, return_index=True, return_inverse=True, return_counts=True)
@@ -86,7 +86,7 @@ def copies(x: Side, y: Side) -> Labels | None:
     rows, first, repeated = rows[~atoms], first[~atoms], int((counts[~atoms] > 1).sum())
     if not repeated or not numbers:
         return None
-    fine = max(len(np.unique(side.values[first], axis=0)) for side in numbers)
+    fine = max((len(np.unique(side.values[first], axis=0)) for side in numbers if not _rounded(side)), default=0)
     lonely = repeated >= _REPEATED and rows.shape[1] <= _FEW_COLUMNS and repeated > _adjacent(rows)
     if fine < _DISTINCT * len(rows) and not multiple and not lonely:
         return None
@@ -94,6 +94,21 @@ def copies(x: Side, y: Side) -> Labels | None:
         own = np.flatnonzero(labels == atom)
         labels[own] = labels.max() + 1 + np.arange(len(own)) // usual
     return np.unique(labels, return_inverse=True)[1]
+
+
+def _rounded(side: Side) -> bool:
+    """Return whether the values of each column that repeat mostly have a neighbour at the smallest distance of two."""
+    return all(_is_rounded(column) for column in side.values.T)
+
+
+def _is_rounded(column: Array) -> bool:
+    values, counts = np.unique(column, return_counts=True)
+    gaps = np.diff(values)
+    if not len(gaps) or counts.max() == 1:
+        return False
+    one = gaps < 1.01 * gaps.min()
+    beside = np.append(one, False) | np.append(False, one)
+    return bool(beside[counts > 1].mean() >= 0.5)
 
 
 def _atoms(counts: Labels) -> npt.NDArray[np.bool_]:
