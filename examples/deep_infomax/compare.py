@@ -24,7 +24,7 @@ from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, termi
 from deep_infomax.training import TITLES, Recipe, WayName, encoders
 from shared.files import holding, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/deep_infomax/compare.py"
@@ -89,8 +89,7 @@ class Settings:
                 f"compare: --labels must be at most {self.train_faces}, the number of --faces, got {max(self.counts)}. "
                 "Lower it, or raise --faces."
             )
-        if min(self.seeds) < 0:
-            raise CompareError(f"compare: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
+        refuse_seeds(CompareError, "compare", self.seeds)
 
     @property
     def counts(self) -> tuple[int, ...]:

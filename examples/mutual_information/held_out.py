@@ -23,7 +23,7 @@ from rich.table import Table
 from blan_layers import LMIMLoss
 from mutual_information.tasks import TASKS
 from shared.parallel import each
-from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 
 PROGRAM = "python examples/mutual_information/held_out.py"
 DESCRIPTION = """Train LMIMLoss with its concat critic on correlated Gaussians in 5 dimensions, and compare its
@@ -96,7 +96,8 @@ class Settings:
             for value in values:
                 if not 0 < value < math.inf:
                     raise UserError(f"held_out: --{name} must be above 0 and finite, got {value}. Give, say, 0.5.")
-        refuse_below(UserError, "held_out", self, seeds=0, workers=1)
+        refuse_seeds(UserError, "held_out", self.seeds)
+        refuse_below(UserError, "held_out", self, workers=1)
 
 
 def held_out(case: Case, recipe: Recipe | None = None) -> Outcome:

@@ -24,7 +24,7 @@ from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
 from shared.files import holding, replacing, write_json
-from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/mutual_information/measure.py"
@@ -84,8 +84,7 @@ class Settings:
         refuse_below(MeasureError, "measure", self, **least)
         if not 0 < self.lr < math.inf:
             raise MeasureError(f"measure: --lr must be a positive number, got {self.lr}. Give a number above 0.")
-        if min(self.seeds) < 0:
-            raise MeasureError(f"measure: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
+        refuse_seeds(MeasureError, "measure", self.seeds)
         if self.critic == "bilinear" and self.hidden_channels is not None:
             raise MeasureError(
                 f"measure: --hidden-channels has no effect with --critic bilinear, got {self.hidden_channels}. "

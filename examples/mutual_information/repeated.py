@@ -21,7 +21,7 @@ from rich.console import Console
 
 from blan_layers.estimation import information_between
 from mutual_information.tasks import common_scale_information, correlation
-from shared.files import make_parent, replacing, write_json
+from shared.files import locked, make_parent, replacing, write_json
 from shared.parallel import each
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
 
@@ -242,6 +242,16 @@ def run(settings: Settings, console: Console) -> None:
     settings.check()
     for output in (settings.results, settings.page):
         make_parent(output)
+    with locked(settings.results.with_name(f".{settings.results.name}.lock")) as ours:
+        if not ours:
+            raise UserError(
+                f"repeated: --results must be free, got {settings.results}, to which another run writes. "
+                "Wait for it, or name another."
+            )
+        _measure_missing(settings, console)
+
+
+def _measure_missing(settings: Settings, console: Console) -> None:
     started = time.perf_counter()
     results = _existing(settings.results)
     done = {Case(result["task"], result["seed"]) for result in results}

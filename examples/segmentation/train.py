@@ -28,7 +28,7 @@ from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
 from shared.files import holding, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 from shared.sheet import style
 
 PROGRAM = "python examples/segmentation/train.py"
@@ -88,8 +88,7 @@ class Settings:
         """
         refuse_repeats(TrainError, "train", kinds=self.kinds, seeds=self.seeds)
         refuse_below(TrainError, "train", self, steps=1, size=LEAST_SIZE, width=1, workers=1)
-        if min(self.seeds) < 0:
-            raise TrainError(f"train: --seeds must not be negative, got {min(self.seeds)}. Give 0 or more.")
+        refuse_seeds(TrainError, "train", self.seeds)
 
 
 class Job(NamedTuple):

@@ -3,9 +3,13 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import torch
+
+from shared.program import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,10 +19,25 @@ def each(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterato
     """Yield the results of a module-level function for each item as they are done, ``workers`` at a time.
 
     With one worker, the work runs in this process. Worker processes end with the iterator, even after an error.
+
+    Raises:
+        UserError: A worker process was killed.
     """
     if workers > 1:
-        with multiprocessing.get_context("spawn").Pool(workers, _start) as pool:
-            yield from pool.imap_unordered(function, todo)
+        others = {*multiprocessing.active_children()}
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start) as pool:
+            try:
+                for future in as_completed([pool.submit(function, item) for item in todo]):
+                    yield future.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "worker processes must not be killed before their work is done, got one that was, perhaps for want "
+                    "of memory. Use fewer, and start again."
+                ) from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in {*multiprocessing.active_children()} - others:
+                    process.terminate()
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

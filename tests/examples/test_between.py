@@ -1,6 +1,7 @@
 """The command that measures the information between two files: what is read, and what is refused."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,18 @@ class TestRepeating:
         line = next(line for line in page(results).splitlines() if line.startswith("| x uniform"))
         expected = "2 | -0.100 | 0.283 | 1.409 | 1 of 2 | 2 of 2 | 0 of 2 | 0.224 | 0.500 | nan | 2.0 |"
         assert line.endswith(expected)
+
+
+def test_results_to_which_another_run_writes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def held(path: Path) -> nullcontext[bool]:
+        asked.append(path.name)
+        return nullcontext(False)
+
+    monkeypatch.setattr("mutual_information.repeated.locked", held)
+    assert repeat(["--results", str(tmp_path / "found.json"), "--page", str(tmp_path / "page.md")]) == 1
+    assert "repeated: --results must be free, got " in capsys.readouterr().err
+    assert asked == [".found.json.lock"]

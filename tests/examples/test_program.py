@@ -15,6 +15,7 @@ from blan_facial import evaluate, experiments, predict, train
 from deep_infomax import compare
 from mutual_information import held_out, measure, repeated
 from segmentation import train as segmentation
+from shared.parallel import each
 from shared.program import SIGNALS, Terminal, UserError, print_error, run_program
 
 PROGRAM = "import sys; from shared.program import *; sys.exit(run_program('it', lambda terminal: {work}))"
@@ -161,3 +162,8 @@ def test_a_table_is_printed_with_plain_characters_where_there_are_no_others(enco
     assert "\\u6027" in printed
     assert "+--" in printed
     assert "\\u25" not in printed
+
+
+def test_a_worker_that_is_killed_ends_the_work_with_an_error() -> None:
+    with pytest.raises(UserError, match=r"^worker processes must not be killed before their work is done, got one"):
+        list(each(os._exit, [1, 1, 1], 2))
