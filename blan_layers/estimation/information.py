@@ -82,7 +82,8 @@ def information_between(
 
     **Nearest neighbours.** For so few columns and independent rows, the value is that of nearest neighbours, with a
     warning, if InfoNCE misses significantly much of it, by more than two standard errors, and the permutation test
-    finds dependence. This happens at sharp edges, and near the maximum of InfoNCE. ``critics`` keeps the bound.
+    finds dependence. This happens at sharp edges, near the maximum of InfoNCE, and with few rows. ``critics`` keeps
+    the bound.
 
     **Interval.** The lower end comes from a bootstrap of the measured pairs (of blocks, if given), with fixed critics.
     The upper end is that of the bootstrap of the value plus what critics would still learn from more pairs: 1.7 times
@@ -296,7 +297,8 @@ def _serial_warning(serial: Serial, rows: int, all_rows: int) -> str:
         remedy = "Take differences, or" if min(serial.x, serial.y) > 0 else "Take"
         return (
             f"{resemble}, over more than a fortieth of the rows. If the rows are a series, value, interval and "
-            f"p-value are meaningless, since it has too few independent parts. {remedy} a longer series."
+            f"p-value are meaningless, since it has too few independent parts. {remedy} a longer series. If "
+            "their order has no meaning, shuffle the rows."
         )
     blocks = math.ceil(2 * serial.length * all_rows / rows)
     return (

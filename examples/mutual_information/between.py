@@ -29,7 +29,8 @@ class Settings:
     """What to measure, and how."""
 
     x: tyro.conf.Positional[Path]
-    """Array (n,) or (n, d): .npy, .csv or .tsv, with or without a header."""
+    """Array (n,) or (n, d): .npy, .csv or .tsv, with or without a header. In a table of categories or labels, the
+    first line is a header if none of its fields occurs again in its column."""
     y: tyro.conf.Positional[Path]
     """Array with the same number of rows."""
     estimator: Literal["infonce", "nwj", "dv", "jsd", "smile", "certificate"] = "infonce"
