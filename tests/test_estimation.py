@@ -327,7 +327,14 @@ class TestKinds:
         assert f"at most {math.log(10):.2f} nats" in str(found)
         above = information_between(x, rng.permutation(10)[x], discrete="both", estimator="jsd")
         assert above.value == pytest.approx(math.log(10))
-        assert any("2.30 nats, the entropy of the categories, which no" in line for line in above.warnings)
+        assert any("2.30 nats, the entropy of a side with few values, which no" in line for line in above.warnings)
+
+    def test_numbers_with_few_values_have_that_maximum_too(self, short: None) -> None:
+        rng = np.random.default_rng(10)
+        x = rng.integers(0, 2, 300)
+        found = information_between(x, x ^ (rng.uniform(size=300) < 0.2))
+        assert found.high <= math.log(2)
+        assert information_between(x, rng.standard_normal(300) + x).high <= math.log(2)
 
     def test_the_sampling_error_of_the_entropy_is_known(self) -> None:
         rng, shares = np.random.default_rng(0), np.array([0.02, 0.18, 0.8])

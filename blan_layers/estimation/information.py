@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blan_layers._checks import choice, positive_int, said
-from blan_layers.estimation.arrays import LEAST_ROWS, Array, Discrete, Pairs, Side, aligned
+from blan_layers.estimation.arrays import LEAST_ROWS, MOST_CATEGORIES, Array, Discrete, Pairs, Side, aligned
 from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighted
 from blan_layers.estimation.critics import fit_critics
 from blan_layers.estimation.estimate import InformationEstimate, Units
@@ -77,8 +77,8 @@ def information_between(
     variables, perceptrons that correct them, kernels, and always an uninformative critic, which estimates exactly 0. If
     x and y have at most three columns together, the perceptron sees both, and so resolves sharp edges better. A lower
     bound remains one whichever critic is selected. The value and the ends of the interval are at least 0, and at most
-    the entropy of a side that contains categories, with its sampling error; ``critics`` and ``by_fold`` keep what the
-    critics show, which may be negative.
+    the entropy of a side with categories or few values, with its sampling error; ``critics`` and ``by_fold`` keep what
+    the critics show, which may be negative.
 
     **Nearest neighbours.** For so few columns and independent rows, the value is that of nearest neighbours, with a
     warning, if InfoNCE misses significantly much of it, by more than two standard errors, and the permutation test
@@ -517,7 +517,7 @@ def _interval(measured: _Measured, gaussian: float, neighbours: _Neighbours, sam
 
 
 def _most(sample: _Sample) -> float:
-    r"""Return the largest information that categories leave possible, in nats: their entropy.
+    r"""Return the largest information that categories, or few values, leave possible, in nats: their entropy.
 
     That of several columns is at most the sum of their entropies. Each is the upper end of an interval around the
     entropy of the observed shares, which has the standard error of :math:`-\log p` and is too small by a multiple,
@@ -527,7 +527,7 @@ def _most(sample: _Sample) -> float:
     rows = len(sample.labels) ** 2 / int((sizes**2).sum())  # effective number of independent ones
     most = math.inf
     for side in (sample.x, sample.y):
-        if side.discrete:
+        if side.discrete or all(MOST_CATEGORIES * len(np.unique(column)) <= len(column) for column in side.values.T):
             most = min(most, sum(entropy_at_most(column, rows) for column in side.values.T))
     return most
 
@@ -552,7 +552,7 @@ def _of_estimator(
     if saturated:
         limit = f"{measured.cap:.2f} nats, and the information may be much larger"
         if most <= measured.cap:
-            limit = f"and the information may be larger, up to {most:.2f} nats, the entropy of the categories"
+            limit = f"and the information may be larger, up to {most:.2f} nats, the entropy of a side with few values"
         yield (
             f"the critics' value is near the maximum that this many pairs can show, {limit}. Collect more pairs. "
             f"Nearest neighbours, which have no maximum, show {neighbours:.2f} nats, but are reliable only for few "
@@ -561,7 +561,7 @@ def _of_estimator(
     if estimator != "infonce" and measured.value > min(measured.cap, most):
         limit = "the log of the number of pairs in a fold, beyond which no bound is reliable"
         if most <= measured.cap:
-            limit = "the entropy of the categories, which no information exceeds"
+            limit = "the entropy of a side with few values, which no information exceeds"
         yield f"the critics' value is above {min(measured.cap, most):.2f} nats, {limit}. Collect more pairs."
     if estimator in ("nwj", "dv") and measured.effective < _FEW_PAIRS:
         yield (
