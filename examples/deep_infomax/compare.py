@@ -22,7 +22,7 @@ from deep_infomax.picture import probes_figure
 from deep_infomax.probe import Score, measure
 from deep_infomax.summary import Row, Scores, chosen, markdown, summarise, terminal
 from deep_infomax.training import TITLES, Recipe, WayName, encoders
-from shared.files import holding, replacing, write_json
+from shared.files import as_json, holding, replacing_together
 from shared.parallel import each
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 from shared.sheet import style
@@ -141,12 +141,12 @@ def run(settings: Settings, console: Console) -> None:
         rows = summarise(scores)
         caption = _caption(settings, splits, rows, taken)
         console.print(terminal(rows, caption))
-        write_json(settings.output / JSON, _as_json(settings, scores, rows, taken))
-        with replacing(settings.output / TABLE) as file:
-            file.write(markdown(rows, caption).encode())
-        with style(), replacing(settings.output / PICTURE) as file:
+        paths = [settings.output / name for name in (JSON, TABLE, PICTURE)]
+        with style(), replacing_together(*paths) as (described, table, picture):
+            described.write(as_json(_as_json(settings, scores, rows, taken)))
+            table.write(markdown(rows, caption).encode())
             figure = probes_figure(rows, _note(settings))
-            figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
+            figure.savefig(picture, format="png", dpi=figure.dpi, facecolor="white")
         console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 

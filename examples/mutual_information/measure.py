@@ -23,7 +23,7 @@ from mutual_information.picture import staircase_figure
 from mutual_information.staircase import Estimates, Staircase, climb_all, jobs
 from mutual_information.summary import Row, markdown, summarise, terminal
 from mutual_information.tasks import TASKS, TaskName
-from shared.files import holding, replacing, write_json
+from shared.files import as_json, holding, replacing_together
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 from shared.sheet import style
 
@@ -123,12 +123,12 @@ def run(settings: Settings, console: Console) -> None:
         seconds = time.perf_counter() - started
         caption = _caption(settings, seconds)
         console.print(terminal(rows, caption))
-        write_json(settings.output / "measure.json", _as_json(settings, rows, seconds))
-        with replacing(settings.output / "measure.md") as file:
-            file.write(markdown(rows, caption).encode())
-        with style(), replacing(settings.output / "staircase.png") as file:
+        paths = [settings.output / name for name in ("measure.json", "measure.md", "staircase.png")]
+        with style(), replacing_together(*paths) as (described, table, picture):
+            described.write(as_json(_as_json(settings, rows, seconds)))
+            table.write(markdown(rows, caption).encode())
             figure = staircase_figure(results, settings.levels, settings.batch_size, _note(settings))
-            figure.savefig(file, format="png", dpi=figure.dpi, facecolor="white")
+            figure.savefig(picture, format="png", dpi=figure.dpi, facecolor="white")
         console.print(f"Table and picture are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 

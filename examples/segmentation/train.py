@@ -16,6 +16,7 @@ if not __package__:  # run as a script, from anywhere
 import torch
 import torch.nn.functional as F
 import tyro
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,7 +27,7 @@ from blan_layers import RDAM, AttentionGate
 from segmentation.picture import maps_figure, masks_figure
 from segmentation.shapes import LEAST_SIZE, draw
 from segmentation.unet import Plain, SkipFactory, UNet
-from shared.files import holding, replacing, write_json
+from shared.files import as_json, holding, replacing_together
 from shared.parallel import each
 from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 from shared.sheet import style
@@ -131,8 +132,14 @@ def run(settings: Settings, console: Console) -> None:
         console.print(_table(settings, scores, seconds))
         described = asdict(settings) | {"output": str(settings.output)}
         by_kind = {kind: [score._asdict() for score in by_seed] for kind, by_seed in scores.items()}
-        write_json(settings.output / SCORES, {"settings": described, "seconds": seconds, "scores": by_kind})
-        _draw(settings, {kind: networks[kind] for kind in settings.kinds})
+        figures = _figures(settings, {kind: networks[kind] for kind in settings.kinds})
+        paths = [settings.output / name for name in (SCORES, *figures)]
+        with style(), replacing_together(*paths) as files:
+            files[0].write(as_json({"settings": described, "seconds": seconds, "scores": by_kind}))
+            for file, figure in zip(files[1:], figures.values(), strict=True):
+                figure.savefig(file, format="png", dpi=100, facecolor="white", bbox_inches="tight")
+        if MAPS not in figures:
+            (settings.output / MAPS).unlink(missing_ok=True)
         console.print(f"Scores and pictures are in {settings.output}.", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -213,19 +220,16 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 
 
-def _draw(settings: Settings, networks: Mapping[Kind, UNet]) -> None:
-    """Draw the first held-out images; there are no maps if no skip connection has a gate."""
+def _figures(settings: Settings, networks: Mapping[Kind, UNet]) -> dict[str, Figure]:
+    """Return pictures of the first held-out images by name; there are no maps if no skip connection has a gate."""
     images, masks = _drawn(SHOWN, settings, 0)
     figures = {
         MASKS: masks_figure(images, masks, {kind: predict(network, images) for kind, network in networks.items()})
     }
-    (settings.output / MAPS).unlink(missing_ok=True)
     with style():
         if gated := {kind.replace("-", " "): network for kind, network in networks.items() if kind != "plain"}:
             figures[MAPS] = maps_figure(images[: SHOWN // 2], gated)
-        for name, figure in figures.items():
-            with replacing(settings.output / name) as file:
-                figure.savefig(file, format="png", dpi=100, facecolor="white", bbox_inches="tight")
+    return figures
 
 
 if __name__ == "__main__":

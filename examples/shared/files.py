@@ -7,7 +7,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -62,11 +62,27 @@ def remove_leftovers(folder: Path) -> None:
         file.unlink()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON; NaN and infinities, which JSON lacks, become null."""
+@contextmanager
+def replacing_together(*paths: Path) -> Iterator[list[IO[bytes]]]:
+    """Open several files like :func:`replacing`; none is replaced before all have been written to disk."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(path)) for path in paths]
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def as_json(content: Any) -> bytes:
+    """Return readable JSON; NaN and infinities, which JSON lacks, become null."""
     content = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON."""
     with replacing(path) as file:
-        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        file.write(as_json(content))
 
 
 def refuse_inputs(program: str, option: str, output: Path, inputs: Iterable[Path]) -> None:

@@ -5,11 +5,21 @@ import multiprocessing
 import os
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from shared.files import LOCK, holding, locked, refuse_inputs, remove_leftovers, replacing, write_json
+from shared.files import (
+    LOCK,
+    holding,
+    locked,
+    refuse_inputs,
+    remove_leftovers,
+    replacing,
+    replacing_together,
+    write_json,
+)
 from shared.program import UserError
 
 
@@ -168,3 +178,16 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
         assert ours
     with holding("train", tmp_path, ("scores.json",), overwrite=False):
         pass
+
+
+def test_files_that_belong_together_are_all_replaced_or_none(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"old")
+    with suppress(KeyboardInterrupt), replacing_together(first, second) as files:
+        files[0].write(b"new")
+        raise KeyboardInterrupt
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+    with replacing_together(first, second) as files:
+        for file in files:
+            file.write(b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new", "b": b"new"}
