@@ -440,6 +440,22 @@ class Sized(Residual):
         return super().forward(x, scale) if len(x) > 1 else x
 
 
+class Plus(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class AddedBy(Residual):
+    """A residual block whose sum is a module."""
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        y: Tensor = x
+        for name in self.branch:
+            y = self.get_submodule(name)(y)
+        total: Tensor = self.get_submodule("plus")(x, y)
+        return total
+
+
 NORM = nn.BatchNorm2d(8)
 SHAPED: dict[str, tuple[nn.Module, str]] = {
     "norm of the shortcut under two names, as in RAFT": (Residual(
@@ -464,6 +480,12 @@ SHAPED: dict[str, tuple[nn.Module, str]] = {
         "conv1 norm1 conv2 norm2", "conv3 norm3", downsample=True, **convolutions(conv1=3, conv2=3),
         **norms("norm1", "norm2"), **convolutions(conv3=1), **norms("norm3"),
     ), "norm2"),
+    "an identity that a flag calls no downsampling, as in MONAI": (Residual(
+        "conv1 norm1", "", downsample=False, **convolutions(conv1=3), **norms("norm1")
+    ), "norm1"),
+    "a sum by a module of its own": (AddedBy(
+        "conv1 norm1", "", downsample=None, **convolutions(conv1=3), **norms("norm1"), plus=Plus(),
+    ), "norm1"),
     "attention of its own": (Residual(
         "conv1 bn1 se_module", "", **convolutions(conv1=3), **norms("bn1"), se_module=nn.Sequential(nn.Conv2d(8, 8, 1)),
         downsample=None,
@@ -491,6 +513,13 @@ def test_a_block_of_several_branches_is_refused() -> None:
     words = r"^insert_attention: where='residual' needs a single branch in '0', got 'conv1' beside 'conv2'\. Pass names"
     with pytest.raises(ValueError, match=words):
         insert_attention(nn.Sequential(parallel), ECA)
+
+
+def test_a_stage_of_blocks_without_the_name_of_a_shortcut_is_no_block() -> None:
+    stage = Stage()
+    stage.blocks = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    with pytest.raises(ValueError, match="where must match at least one module of the network, got 'residual'"):
+        insert_attention(nn.Sequential(stage), ECA)
 
 
 def test_a_module_of_two_names_is_gated_once() -> None:

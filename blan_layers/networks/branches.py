@@ -13,7 +13,7 @@ from blan_layers._checks import said
 from blan_layers.networks.readings import CONVOLUTIONS
 
 SHORTCUTS = "downsample", "shortcut", "skip", "conv_skip", "identity"
-"""Attributes of residual blocks for the shortcut around their branch, which may be None."""
+"""Attributes of residual blocks for the shortcut around their branch, which may be None or a bool."""
 
 FLAGS = "has_skip", "use_res_connect", "has_residual"
 """Attributes that say by a bool whether there is a shortcut."""
@@ -77,7 +77,22 @@ def _is_residual(block: nn.Module) -> bool:
     if any(getattr(block, flag, False) is True for flag in FLAGS):
         return True
     own = {**block.__dict__, **block._modules}
-    return any(own.get(name, False) is not False for name in SHORTCUTS)
+    found = [own[name] for name in SHORTCUTS if name in own]
+    graph = _traced(block) if found else None
+    if graph is None:  # False may say that there is no shortcut, or that it has no weights
+        return any(shortcut is not False for shortcut in found)
+    return any(_may_add(node, block) for node in graph.nodes)  # a stage of blocks has a shortcut's name, and no sum
+
+
+def _is_sum(node: fx.Node) -> bool:
+    """Return whether a node adds two others, not a number."""
+    return node.op in ("call_function", "call_method") and node.target in SUMS and len(node.all_input_nodes) == 2
+
+
+def _may_add(node: fx.Node, block: nn.Module) -> bool:
+    if node.op != "call_module" or len(node.all_input_nodes) < 2:
+        return _is_sum(node)
+    return not any(True for _ in block.get_submodule(str(node.target)).parameters())  # such as a module for sums
 
 
 def _in_order(
@@ -97,10 +112,8 @@ def _in_order(
     }
     branch = sorted((part for part in branch if part in call), key=lambda part: order[call[part]])
     for node in reversed(graph.nodes):
-        if node.op not in ("call_function", "call_method") or node.target not in SUMS:
+        if not _is_sum(node):
             continue
-        if len(node.all_input_nodes) != 2:
-            continue  # of a node and a number
         first, second = map(_before, node.all_input_nodes)
         sides = [[part for part in branch if call[part] in own] for own in (first - second, second - first)]
         longer, shorter = sorted(sides, key=len, reverse=True)
