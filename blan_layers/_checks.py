@@ -39,11 +39,20 @@ def said(words: str) -> str:
         module = frame.f_globals.get("__name__", "").partition(".")[0]
         if module == __name__.partition(".")[0]:
             named = frame.f_locals.get("instance", frame.f_locals.get("self"))
-            owner = _public_name(frame.f_code.co_name, named, frame.f_globals.get("__all__", ())) or owner
+            if owner is None or not _is_internal(named):
+                owner = _public_name(frame.f_code.co_name, named, frame.f_globals.get("__all__", ())) or owner
         elif module not in ("torch", "contextlib"):
             break
         frame = frame.f_back
     return words if owner is None else f"{owner}: {words}"
+
+
+def _is_internal(instance: object) -> bool:
+    """Return whether an object is a module of this library that users do not build."""
+    package, _, _ = __name__.partition(".")
+    kind = type(instance)
+    ours = isinstance(instance, nn.Module) and kind.__module__.partition(".")[0] == package
+    return ours and kind.__name__ not in sys.modules[package].__all__
 
 
 def _public_name(function: str, instance: object, exported: Sequence[str]) -> str | None:

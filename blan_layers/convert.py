@@ -165,7 +165,13 @@ def _counterpart(
             continue
         check_open(model, name)
         with torch.no_grad():
-            ours = pattern.convert(weights)
+            try:
+                ours = pattern.convert(weights)
+            except ValueError as error:
+                what = str(error).removeprefix("replace_attention: ")
+                raise ValueError(
+                    said(f"{name!r} must have a counterpart here, got a {type(module).__name__}: {what}")
+                ) from error
             trained = pattern.convert(
                 {key: torch.full_like(w, key in parameters and w.requires_grad) for key, w in weights.items()}
             )
@@ -361,7 +367,7 @@ def _cbam(first: str, second: str, conv: str, norm: str, *, swapped: bool) -> Ca
             raise ValueError(
                 said(
                     f"{conv}.weight must be (1, 2, *kernel), of an average and a maximum, got shape "
-                    f"{tuple(kernel.shape)}. timm's light form has no counterpart here."
+                    f"{tuple(kernel.shape)}, as in timm's light form. Leave it as it is."
                 )
             )
         found["spatial.conv.weight"] = kernel.flip(1) if swapped else kernel
