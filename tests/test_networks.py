@@ -328,6 +328,55 @@ def test_attention_inside_changed_parts_is_kept_and_removed() -> None:
     assert list(net.state_dict()) == [key.replace("1.", "1.base.") for key in keys]
 
 
+def test_errors_of_inserted_attention_name_its_class() -> None:
+    net = nn.Sequential(nn.Conv1d(3, 8, 3))
+    insert_attention(net, CBAM, ["0"])
+    with pytest.raises(ValueError, match=r"^CBAM: x must have 3 dimensions"):
+        net(torch.randn(3, 8))
+
+
+class Adapter(nn.Module):
+    """A layer with a correction beside it, built like PEFT's."""
+
+    def __init__(self, base_layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_b = nn.Conv2d(base_layer.in_channels, base_layer.out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base_layer(x) + self.lora_b(x)
+        return y
+
+
+def test_attention_beside_the_correction_of_an_adapter_is_refused() -> None:
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 1), PreActivation()).eval()
+    adapted = copy.deepcopy(net)
+    adapted[1].conv2 = Adapter(adapted[1].conv2)
+    with pytest.raises(
+        ValueError, match=r"^insert_attention: '1.conv2.lora_b' must not be inside an adapter, got a part of"
+    ):
+        insert_attention(adapted, ECA)
+    with pytest.raises(ValueError, match=r"^insert_attention: '1.conv2.base_layer' must not be inside an adapter"):
+        insert_attention(adapted, ECA, ["1.conv2.base_layer"])
+    insert_attention(net, ECA)
+    net[1].conv2 = Adapter(net[1].conv2)
+    with pytest.raises(RuntimeError, match=r"^insert_attention: '1.conv2' must not be inside an adapter"):
+        net(X)
+
+
+def test_attention_of_a_norm_that_was_fused_away_is_missed() -> None:
+    net: Any = nn.Sequential(OrderedDict(conv=nn.Module()))
+    net.conv.c, net.conv.bn = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+    net.conv.forward = lambda x: net.conv.bn(net.conv.c(x))
+    insert_attention(net.eval(), ECA, ["conv.bn"])
+    net(X)
+    net.conv = nn.Conv2d(3, 8, 1)
+    with pytest.raises(RuntimeError, match=r"^insert_attention: 'conv.bn' must contain the attention .* got a Conv2d"):
+        net(X)
+    net.conv = nn.Identity()  # cut off
+    net(X)
+
+
 class Added(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = super().forward(x)
@@ -1273,6 +1322,14 @@ def test_a_network_s_foreign_attention_is_replaced(kind: str) -> None:
     assert type(net[1]) in (CBAM, SqueezeExcitation, ECA, SCSE)
     assert net[3] is ours
     torch.testing.assert_close(net(X), truth)
+
+
+def test_attention_without_a_counterpart_is_named() -> None:
+    net: Any = nn.Sequential(nn.Identity(), Timm(8, 2))
+    net[1].spatial.conv.conv = nn.Conv2d(1, 1, 7, padding=3, bias=False)
+    words = r"^replace_attention: '1' must have a counterpart here, got a Timm: spatial.conv.conv.weight must be \(1, 2"
+    with pytest.raises(ValueError, match=words):
+        convert.replace_attention(net, "timm")
 
 
 def test_activations_and_gates_are_read_off_the_modules() -> None:

@@ -21,9 +21,11 @@ from blan_layers.networks.targets import (
     Where,
     attention_at,
     check_end,
+    check_no_adapter,
     check_target,
     last_part,
     targets_in,
+    wraps,
 )
 
 Start: TypeAlias = Literal["identity", "paper"]
@@ -142,6 +144,7 @@ def insert_attention(
             continue  # it has several names
         seen.add(last)
         check_open(model, name)
+        check_no_adapter(model, name)
         check_end(model, name, target)
         check_target(name, last)
         attention = _built(name, target, model, factory, options)
@@ -202,6 +205,12 @@ class _Guard:
             if attention is None or NAME not in attention.__dict__:
                 continue
             found.add(name := attention.__dict__[NAME])
+            if any(wraps(part) and part._modules["base_layer"] is target for part in model.modules()):
+                raise RuntimeError(
+                    f"insert_attention: {name!r} must not be inside an adapter, whose output attention would not see "
+                    f"until it is merged, got {type(target).__name__} as a base layer. Leave this layer out of the "
+                    "adapter's targets, or merge first and insert afterwards."
+                )
             if not _attends(target):
                 if torch.compiler.is_dynamo_compiling():  # without fullgraph=True, the call is repeated in eager mode
                     raise RuntimeError(
@@ -210,8 +219,8 @@ class _Guard:
                     )
                 place(target, attention, target.register_forward_hook(_Attend(name)))
         for name in self.names:
-            if name not in found and (lacking := _at(model, name)) is not None:  # else that part was removed
-                raise _lost(name, lacking)
+            if name not in found and (lacking := _at(model, name) or _fused(model, name)) is not None:
+                raise _lost(name, lacking)  # else that part was removed
 
 
 def _attends(target: nn.Module | None) -> bool:
@@ -233,6 +242,16 @@ def _at(model: nn.Module, name: str) -> nn.Module | None:
         return last_part(model.get_submodule(name))
     except AttributeError:
         return None
+
+
+def _fused(model: nn.Module, name: str) -> nn.Module | None:
+    """Return what took the place of the parent of a missing module, such as a convolution that a norm was fused into.
+
+    A shortened container or an identity has lost the module on purpose.
+    """
+    parent = _at(model, name.rpartition(".")[0]) if "." in name else None
+    removed = isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict | nn.Identity)
+    return None if removed else parent
 
 
 def _built(

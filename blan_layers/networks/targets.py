@@ -107,6 +107,24 @@ def _forward_of(module: nn.Module) -> Callable[..., object]:
     return forward
 
 
+def wraps(module: nn.Module) -> bool:
+    """Return whether a module is an adapter, such as PEFT's, which adds to the output of the layer that it wraps."""
+    return "base_layer" in module._modules
+
+
+def check_no_adapter(model: nn.Module, name: str) -> None:
+    """Refuse a part of an adapter, whose output attention would not see until the adapter is merged."""
+    around = name.split(".")
+    for length in range(1, len(around)):
+        if wraps(model.get_submodule(outer := ".".join(around[:length]))):
+            raise ValueError(
+                said(
+                    f"{name!r} must not be inside an adapter, got a part of {outer!r}. Merge it first, or leave that "
+                    "layer out of its targets."
+                )
+            )
+
+
 def check_end(model: nn.Module, name: str, target: nn.Module) -> None:
     """Refuse a sequence whose last module is also used elsewhere, where attention would apply too."""
     last = last_part(target)
