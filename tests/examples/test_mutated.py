@@ -18,7 +18,8 @@ def test_mutations_are_read_or_refused(reader: Reader) -> None:
 
 
 def test_a_fault_ends_the_program_with_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr("tests.fuzz.PATIENCE", -1.0)
+    monkeypatch.setattr("tests.fuzz.PATIENCE", 0.1)
+    monkeypatch.setattr("multiprocessing.connection.Connection.poll", lambda *_: False)
     assert main(["--reader", "csv", "--mutations", "1"]) == 1
     assert "did not end" in capsys.readouterr().out
 
