@@ -18,6 +18,8 @@ from torch.fx import Proxy
 
 from blan_layers._torch import is_tracing, transforms_active
 
+PACKAGE = __name__.partition(".")[0]
+
 Backend: TypeAlias = Literal["auto", "reference", "blocked", "triton"]
 
 BACKENDS: tuple[Backend, ...] = ("auto", "reference", "blocked", "triton")
@@ -37,7 +39,7 @@ def said(words: str) -> str:
     owner, frame = None, inspect.currentframe()
     while frame is not None:
         module = frame.f_globals.get("__name__", "").partition(".")[0]
-        if module == __name__.partition(".")[0]:
+        if module == PACKAGE:
             named = frame.f_locals.get("instance", frame.f_locals.get("self"))
             if owner is None or not _is_internal(named):
                 owner = _public_name(frame.f_code.co_name, named, frame.f_globals.get("__all__", ())) or owner
@@ -49,18 +51,16 @@ def said(words: str) -> str:
 
 def _is_internal(instance: object) -> bool:
     """Return whether an object is a module of this library that users do not build."""
-    package, _, _ = __name__.partition(".")
     kind = type(instance)
-    ours = isinstance(instance, nn.Module) and kind.__module__.partition(".")[0] == package
-    return ours and kind.__name__ not in sys.modules[package].__all__
+    ours = isinstance(instance, nn.Module) and kind.__module__.partition(".")[0] == PACKAGE
+    return ours and kind.__name__ not in sys.modules[PACKAGE].__all__
 
 
 def _public_name(function: str, instance: object, exported: Sequence[str]) -> str | None:
     if isinstance(instance, nn.Module):
         name = type(instance).__name__
         return f"{name}.{function}" if function == "estimate" else name
-    package = __name__.partition(".")[0]
-    public = {*sys.modules[package].__all__, *sys.modules[f"{package}.functional"].__all__, *exported}
+    public = {*sys.modules[PACKAGE].__all__, *sys.modules[f"{PACKAGE}.functional"].__all__, *exported}
     return function if function in public else None
 
 

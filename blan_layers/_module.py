@@ -88,15 +88,9 @@ class Module(nn.Module):
     needs: tuple[str, ...] = ()
     """Names of the children that are always called, and that None therefore cannot replace."""
 
-    _arguments: frozenset[str] = frozenset()
-    """Names of the arguments of this library's constructor, without those that torch's ``to`` changes later."""
-
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
-            ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
-            names = inspect.signature(cls.__init__).parameters if ours else ()
-            cls._arguments = frozenset(names) - {"self", "device", "dtype"}
             cls.__init__ = _naming_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -325,6 +319,13 @@ def dtype_of(layer: nn.Module | None) -> torch.dtype | None:
 
 
 def _naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that explains wrong arguments, and notes those of this library's classes that are not kept.
+
+    ``device`` and ``dtype`` are not noted: torch's ``to`` changes them later.
+    """
+    ours = init.__module__.partition(".")[0] == _checks.PACKAGE
+    arguments = inspect.signature(init).parameters.keys() - {"self", "device", "dtype"} if ours else ()
+
     @wraps(init)
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -334,7 +335,7 @@ def _naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
                 raise TypeError(f"{init.__qualname__.split('.')[-2]}: {mistake}") from None
             raise
         if type(self).__init__ is construct:
-            self.__dict__[NOT_KEPT] = frozenset(name for name in self._arguments if not _has(self, name))
+            self.__dict__[NOT_KEPT] = frozenset(name for name in arguments if not _has(self, name))
 
     return construct
 

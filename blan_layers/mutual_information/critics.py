@@ -45,12 +45,8 @@ def _scored_again(critic: "Critic", local_codes: Tensor, global_codes: Tensor) -
     is over, an optimiser has made a step. The tensors of this call are therefore kept, and must not have changed.
     """
     module = _Score(critic)
-    used = {
-        "local": local_codes,
-        "global": global_codes,
-        **dict(module.named_parameters()),
-        **dict(module.named_buffers()),
-    }
+    weights = dict(module.named_parameters()) | dict(module.named_buffers())
+    used = weights | {"local_codes": local_codes, "global_codes": global_codes}
     versions = {name: None if tensor.is_inference() else tensor._version for name, tensor in used.items()}
     copies: dict[str, Tensor] = {}
 
@@ -64,8 +60,8 @@ def _scored_again(critic: "Critic", local_codes: Tensor, global_codes: Tensor) -
                     f"{type(critic).__name__}: tensors must not change between forward and backward, got an in-place "
                     f"change of {name.removeprefix('critic.')}. Call backward before the optimiser's step."
                 )
-        weights = {name: copy for name, copy in copies.items() if name.startswith("critic.")}
-        scores: Tensor = functional_call(module, weights, (copies["local"], copies["global"]))
+        codes = copies["local_codes"], copies["global_codes"]
+        scores: Tensor = functional_call(module, {name: copies[name] for name in weights}, codes)
         return scores
 
     return cast(Tensor, checkpoint(score, local_codes, global_codes, use_reentrant=False))

@@ -40,7 +40,9 @@ SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 def ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """Yield name and module of the last norm or convolution of the branch of each innermost residual block."""
-    blocks = {name: module for name, module in (("", model), *modules.items()) if _is_residual(module)}
+    named = {name: module for name, module in (("", model), *modules.items()) if _names_a_shortcut(module)}
+    graphs = {name: _traced(module) for name, module in named.items()}
+    blocks = {name: module for name, module in named.items() if _is_residual(module, graphs[name])}
     for name, block in blocks.items():
         inside = f"{name}." if name else ""
         if any(other != name and other.startswith(inside) for other in blocks):
@@ -53,7 +55,7 @@ def ends_of_branches(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iter
         for other, part in within.items():
             if part not in gates and "parametrizations" not in other.split(".") and _weighs(part):
                 parts.setdefault(part, other)
-        branch = _in_order(name, block, parts, around)
+        branch = _in_order(name, block, graphs[name], parts, around)
         if branch and (is_norm(branch[-1]) or isinstance(branch[-1], tuple(CONVOLUTIONS))):
             yield inside + parts[branch[-1]], branch[-1]
 
@@ -71,16 +73,26 @@ def _words(name: str) -> set[str]:
     return {*re.split(r"[\W\d_]+", name.lower())}
 
 
-def _is_residual(block: nn.Module) -> bool:
-    if isinstance(block, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        return False
-    if any(getattr(block, flag, False) is True for flag in FLAGS):
-        return True
+def _shortcuts(block: nn.Module) -> list[object]:
     own = {**block.__dict__, **block._modules}
-    found = [own[name] for name in SHORTCUTS if name in own]
-    graph = _traced(block) if found else None
+    return [own[name] for name in SHORTCUTS if name in own]
+
+
+def _is_flagged(block: nn.Module) -> bool:
+    return any(getattr(block, flag, False) is True for flag in FLAGS)
+
+
+def _names_a_shortcut(block: nn.Module) -> bool:
+    container = isinstance(block, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    return not container and (_is_flagged(block) or bool(_shortcuts(block)))
+
+
+def _is_residual(block: nn.Module, graph: fx.Graph | None) -> bool:
+    """Return whether a module that names a shortcut has one."""
+    if _is_flagged(block):
+        return True
     if graph is None:  # False may say that there is no shortcut, or that it has no weights
-        return any(shortcut is not False for shortcut in found)
+        return any(shortcut is not False for shortcut in _shortcuts(block))
     return any(_may_add(node, block) for node in graph.nodes)  # a stage of blocks has a shortcut's name, and no sum
 
 
@@ -96,11 +108,10 @@ def _may_add(node: fx.Node, block: nn.Module) -> bool:
 
 
 def _in_order(
-    name: str, block: nn.Module, parts: Mapping[nn.Module, str], around: set[nn.Module]
+    name: str, block: nn.Module, graph: fx.Graph | None, parts: Mapping[nn.Module, str], around: set[nn.Module]
 ) -> Sequence[nn.Module]:
     """Return the parts of a block's branch in the order of their calls, or of registration if it cannot be traced."""
     branch = [part for part in parts if part not in around]
-    graph = _traced(block)
     if graph is None:
         return branch
     order = {node: place for place, node in enumerate(graph.nodes)}

@@ -199,13 +199,13 @@ class _Guard:
     def __call__(self, model: nn.Module, _: tuple[Any, ...]) -> None:
         if all(_attends(_at(model, name)) for name in self.names):
             return
-        found = set()
+        found, adapted = set(), {part._modules["base_layer"] for part in model.modules() if wraps(part)}
         for target in model.modules():  # the named modules may have been wrapped or moved
             attention = attention_at(target)
             if attention is None or NAME not in attention.__dict__:
                 continue
             found.add(name := attention.__dict__[NAME])
-            if any(wraps(part) and part._modules["base_layer"] is target for part in model.modules()):
+            if target in adapted:
                 raise RuntimeError(
                     f"insert_attention: {name!r} must not be inside an adapter, whose output attention would not see "
                     f"until it is merged, got {type(target).__name__} as a base layer. Leave this layer out of the "
