@@ -31,7 +31,7 @@ PROGRAM = "python examples/deep_infomax/compare.py"
 DESCRIPTION = """Train an encoder of drawn faces by Deep InfoMax, as an autoencoder, with a few labels, and not at
 all. Compare linear probes that are fitted to its features with few labels."""
 
-JSON, TABLE, PICTURE = RESULTS = ("compare.json", "compare.md", "probes.png")
+RESULTS = ("compare.json", "compare.md", "probes.png")
 LABELS, FACES, EPOCHS, STEPS = (50, 200, 1000), 4000, 10, 200
 QUICK_LABELS, QUICK_FACES, QUICK_EPOCHS, QUICK_STEPS = (20, 80), 400, 1, 20
 
@@ -141,7 +141,7 @@ def run(settings: Settings, console: Console) -> None:
         rows = summarise(scores)
         caption = _caption(settings, splits, rows, taken)
         console.print(terminal(rows, caption))
-        paths = [settings.output / name for name in (JSON, TABLE, PICTURE)]
+        paths = [settings.output / name for name in RESULTS]
         with style(), replacing_together(*paths) as (described, table, picture):
             described.write(as_json(_as_json(settings, scores, rows, taken)))
             table.write(markdown(rows, caption).encode())

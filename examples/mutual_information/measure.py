@@ -123,7 +123,7 @@ def run(settings: Settings, console: Console) -> None:
         seconds = time.perf_counter() - started
         caption = _caption(settings, seconds)
         console.print(terminal(rows, caption))
-        paths = [settings.output / name for name in ("measure.json", "measure.md", "staircase.png")]
+        paths = [settings.output / name for name in RESULTS]
         with style(), replacing_together(*paths) as (described, table, picture):
             described.write(as_json(_as_json(settings, rows, seconds)))
             table.write(markdown(rows, caption).encode())
