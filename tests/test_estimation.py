@@ -813,9 +813,10 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
     (
         lambda: (np.zeros((100, 2, 2)), LINE),
         ValueError,
-        "x must be (n,) or (n, d) with d >= 1, got shape (100, 2, 2). Flatten each row to one axis.",
+        "x must be (n,) or (n, d) with d >= 1, got shape (100, 2, 2). Pass one row per observation,",
     ),
     (lambda: (np.zeros((100, 0)), LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape (100, 0)."),
+    (lambda: (np.array(3.0), LINE), ValueError, "x must be (n,) or (n, d) with d >= 1, got shape (). Pass one row"),
     (
         lambda: (3.0, LINE),
         TypeError,

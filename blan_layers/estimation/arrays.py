@@ -45,7 +45,7 @@ class _Table:
 
     def _two_dimensional(self, given: object) -> npt.NDArray[Any]:
         array = as_array(self.name, given, self.discrete)
-        if array.ndim == 0:
+        if array.ndim == 0 and not hasattr(given, "shape"):
             raise TypeError(
                 said(
                     f"{self.name} must be an array, a tensor or a data frame, got {type(given).__name__}. "
@@ -56,7 +56,7 @@ class _Table:
             raise ValueError(
                 said(
                     f"{self.name} must be (n,) or (n, d) with d >= 1, got shape {array.shape}. "
-                    "Flatten each row to one axis."
+                    "Pass one row per observation, flattened to one axis."
                 )
             )
         if not self.discrete:  # pandas returns times with a zone, or beside numbers, as objects, and categories as such

@@ -89,7 +89,7 @@ class Settings:
                 f"compare: --labels must be at most {self.train_faces}, the number of --faces, got {max(self.counts)}. "
                 "Lower it, or raise --faces."
             )
-        refuse_seeds(CompareError, "compare", self.seeds)
+        refuse_seeds(CompareError, "compare", seeds=self.seeds)
 
     @property
     def counts(self) -> tuple[int, ...]:

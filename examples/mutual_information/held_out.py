@@ -96,7 +96,7 @@ class Settings:
             for value in values:
                 if not 0 < value < math.inf:
                     raise UserError(f"held_out: --{name} must be above 0 and finite, got {value}. Give, say, 0.5.")
-        refuse_seeds(UserError, "held_out", self.seeds)
+        refuse_seeds(UserError, "held_out", seeds=self.seeds)
         refuse_below(UserError, "held_out", self, workers=1)
 
 

@@ -84,7 +84,7 @@ class Settings:
         refuse_below(MeasureError, "measure", self, **least)
         if not 0 < self.lr < math.inf:
             raise MeasureError(f"measure: --lr must be a positive number, got {self.lr}. Give a number above 0.")
-        refuse_seeds(MeasureError, "measure", self.seeds)
+        refuse_seeds(MeasureError, "measure", seeds=self.seeds)
         if self.critic == "bilinear" and self.hidden_channels is not None:
             raise MeasureError(
                 f"measure: --hidden-channels has no effect with --critic bilinear, got {self.hidden_channels}. "

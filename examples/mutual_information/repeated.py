@@ -5,11 +5,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 if not __package__:  # run as a script, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,7 +24,7 @@ from blan_layers.estimation import information_between
 from mutual_information.tasks import common_scale_information, correlation
 from shared.files import locked, make_parent, replacing, write_json
 from shared.parallel import each
-from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, run_program
+from shared.program import UserError, check_given_once, refuse_below, refuse_repeats, refuse_seeds, run_program
 
 PROGRAM = "python examples/mutual_information/repeated.py"
 DESCRIPTION = """Measure tasks with known information by information_between on fresh draws, and write bias, spread
@@ -32,7 +33,7 @@ and coverage to a page. Existing results are not measured again."""
 HERE = Path(__file__).resolve().parent
 HEADING = "# Repeated measurements of known information"
 
-Array: TypeAlias = npt.NDArray[np.float64]
+Array: TypeAlias = npt.NDArray[Any]
 
 
 class Task(NamedTuple):
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     rows: int
     information: float
     draw: Callable[[int, np.random.Generator], tuple[Array, Array]]
+    discrete: Literal["x", "both"] | None = None
 
 
 class Case(NamedTuple):
@@ -81,7 +83,8 @@ class Settings:
         for name in self.tasks:
             if name not in TASKS:
                 raise UserError(f"repeated: --tasks must be among {', '.join(TASKS)}, got {name}. Name one of those.")
-        refuse_below(UserError, "repeated", self, repetitions=1, first_seed=0, workers=1, seconds=0)
+        refuse_below(UserError, "repeated", self, repetitions=1, workers=1, seconds=0)
+        refuse_seeds(UserError, "repeated", first_seed=(self.first_seed, self.first_seed + self.repetitions - 1))
         if os.path.realpath(self.results) == os.path.realpath(self.page):
             raise UserError(f"repeated: --page must not be the file of --results, got {self.page}. Name another.")
         if self.page.is_file():
@@ -134,6 +137,29 @@ def _near(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
     return x, x + 0.001 * rng.standard_normal((rows, 1))
 
 
+def _cell(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x = rng.integers(5, size=rows)
+    return np.array(list("abcde"))[x], x + rng.uniform(0, 2, rows)
+
+
+def _confused(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x, y = rng.integers(4, size=(2, rows))
+    names = np.array(list("abcd"))
+    return names[x], names[np.where(rng.random(rows) < 0.6, x, y)]
+
+
+def _counts(rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    x = rng.integers(10, size=rows)
+    return x, x + rng.integers(3, size=rows)
+
+
+def _entropy(weights: Iterable[float]) -> float:
+    """Return the entropy in nats of outcomes with these weights."""
+    shares = np.array([*weights], dtype=float)
+    shares /= shares.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 TASKS: dict[str, Task] = {
     "independent": Task("independent 5x5 Gaussians", 1000, 0.0, _gaussian(5, 0.0)),
     "long-tailed": Task("exp(3 a) and b^5, correlation 0.9", 4000, -math.log(1 - 0.81) / 2, _long_tailed),
@@ -147,6 +173,22 @@ TASKS: dict[str, Task] = {
     "gaussian 10": Task("10x10 Gaussians", 4000, -5 * math.log(1 - 0.25), _gaussian(10, 0.5)),
     "band": Task("x uniform, y = x + uniform noise of +-0.1", 4000, math.log(5) + 0.1, _band),
     "near": Task("y = x + 0.001 e", 4000, math.log1p(1e6) / 2, _near),
+    "cell": Task(
+        "x one of five categories, y uniform from x to x + 2", 4000, math.log(5) - 0.8 * math.log(2), _cell, "x"
+    ),
+    "confused": Task(
+        "four categories each, equal with probability 0.7",
+        4000,
+        math.log(4) - _entropy([0.7, 0.1, 0.1, 0.1]),
+        _confused,
+        "both",
+    ),
+    "counts": Task(
+        "x from 0 to 9, y = x + 0, 1 or 2",
+        4000,
+        _entropy(Counter(x + added for x in range(10) for added in range(3)).values()) - math.log(3),
+        _counts,
+    ),
 }
 
 
@@ -155,7 +197,7 @@ def measure(case: Case) -> dict[str, Any]:
     task = TASKS[case.task]
     x, y = task.draw(task.rows, np.random.default_rng([case.seed, *case.task.encode()]))
     started = time.perf_counter()
-    found = information_between(x, y, seed=case.seed)
+    found = information_between(x, y, discrete=task.discrete, seed=case.seed)
     names = ("value", "low", "high", "p_value", "saturated", "others")
     kept = {name: getattr(found, name) for name in names}
     return {"task": case.task, "seed": case.seed, **kept, "seconds": time.perf_counter() - started}
@@ -166,12 +208,12 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     lines = [
         HEADING,
         "",
-        "`information_between` with its defaults on fresh draws, one row per task. Bias and standard deviation are "
-        "those of the value, in nats; covered says how often the 95 % interval contained the truth; p <= 0.05 how "
-        "often the permutation test found dependence. Root mean square errors are compared with those of the "
-        "nearest-neighbour estimate (Kraskov et al., k = 3) and the Gaussian one (canonical correlation) on the same "
-        "draws, also on normal scores. Some constants of the estimator were chosen with a few of these draws in view; "
-        "`--first-seed` selects others.",
+        "`information_between` with its defaults on fresh draws, one row per task (categories with `discrete=`). Bias "
+        "and standard deviation are those of the value, in nats; covered says how often the 95 % interval contained "
+        "the truth; p <= 0.05 how often the permutation test found dependence. Root mean square errors are compared "
+        "with those of the nearest-neighbour estimate (Kraskov et al., k = 3) and the Gaussian one (canonical "
+        "correlation) on the same draws, also on normal scores. Some constants of the estimator were chosen with a "
+        "few of these draws in view; `--first-seed` selects others.",
         "",
         "| task | pairs | truth | draws | bias | deviation | lowest | covered | p <= 0.05 | saturated | error "
         "| neighbours' | Gaussian's | seconds |",

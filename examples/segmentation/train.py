@@ -89,7 +89,7 @@ class Settings:
         """
         refuse_repeats(TrainError, "train", kinds=self.kinds, seeds=self.seeds)
         refuse_below(TrainError, "train", self, steps=1, size=LEAST_SIZE, width=1, workers=1)
-        refuse_seeds(TrainError, "train", self.seeds)
+        refuse_seeds(TrainError, "train", seeds=self.seeds)
 
 
 class Job(NamedTuple):

@@ -152,15 +152,17 @@ def refuse_below(error: type[UserError], program: str, settings: object, **least
             raise error(f"{program}: --{name.replace('_', '-')} must be at least {bound}, got {value}. Raise it.")
 
 
-def refuse_seeds(error: type[UserError], program: str, seeds: Sequence[int]) -> None:
+def refuse_seeds(error: type[UserError], program: str, **seeds: Sequence[int]) -> None:
     """Refuse seeds that PyTorch's or NumPy's generators do not accept.
 
     Raises:
         UserError: There is such a seed; the error has the given class.
     """
-    for seed in seeds:
-        if not 0 <= seed < 2**63:
-            raise error(f"{program}: --seeds must be at least 0 and below 2**63, got {seed}. Give others.")
+    for name, values in seeds.items():
+        for seed in values:
+            if not 0 <= seed < 2**63:
+                option = f"--{name.replace('_', '-')}"
+                raise error(f"{program}: {option} must be at least 0 and below 2**63, got {seed}. Give another.")
 
 
 def check_given_once(program: str, arguments: Sequence[str] | None, settings: type) -> None:

@@ -214,7 +214,7 @@ class TestCommand:
             (["--batch-size", "1"], "--batch-size must be at least 2, got 1. Raise it."),
             (["--workers", "0"], "--workers must be at least 1, got 0. Raise it."),
             (["--lr", "0"], "--lr must be a positive number, got 0.0. Give a number above 0."),
-            (["--seeds", "-1"], "--seeds must be at least 0 and below 2**63, got -1. Give others."),
+            (["--seeds", "-1"], "--seeds must be at least 0 and below 2**63, got -1. Give another."),
             (
                 ["--critic", "bilinear", "--hidden-channels", "4"],
                 "--hidden-channels has no effect with --critic bilinear, got 4. Leave it out.",
@@ -295,7 +295,7 @@ class TestHeldOut:
             (["--levels", "1", "nan"], "--levels must be above 0 and finite, got nan. Give, say, 0.5."),
             (["--limit", "nan"], "--limit must be above 0 and finite, got nan. Give, say, 0.5."),
             (["--seeds", "1", "1"], "--seeds must name at least one value, each once, got 1 1. Name one or more"),
-            (["--seeds", "-1"], "--seeds must be at least 0 and below 2**63, got -1. Give others."),
+            (["--seeds", "-1"], "--seeds must be at least 0 and below 2**63, got -1. Give another."),
             (["--workers", "0"], "--workers must be at least 1, got 0. Raise it."),
         ],
     )
