@@ -2,9 +2,11 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -27,7 +29,9 @@ def each(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterato
         others = {*multiprocessing.active_children()}
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start) as pool:
             try:
-                for future in as_completed([pool.submit(function, item) for item in todo]):
+                with _interrupts_held():  # processes inherit it, and cannot ignore Ctrl-C before their imports are done
+                    futures = [pool.submit(function, item) for item in todo]
+                for future in as_completed(futures):
                     yield future.result()
             except BrokenProcessPool as error:
                 raise UserError(
@@ -45,6 +49,18 @@ def each(function: Callable[[T], R], todo: Sequence[T], workers: int) -> Iterato
         yield from map(function, todo)
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start() -> None:

@@ -164,6 +164,16 @@ def test_a_table_is_printed_with_plain_characters_where_there_are_no_others(enco
     assert "\\u25" not in printed
 
 
+def holds_interrupts(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_workers_hold_ctrl_c_from_their_first_import_on() -> None:
+    """While they import, they would answer it with a traceback."""
+    assert [*each(holds_interrupts, [1, 2], 2)] == [True, True]
+    assert not holds_interrupts(0)
+
+
 def test_a_worker_that_is_killed_ends_the_work_with_an_error() -> None:
     with pytest.raises(UserError, match=r"^worker processes must not be killed before their work is done, got one"):
         list(each(os._exit, [1, 1, 1], 2))
