@@ -8,7 +8,7 @@ import inspect
 import math
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -26,6 +26,9 @@ BACKENDS: tuple[Backend, ...] = ("auto", "reference", "blocked", "triton")
 
 MANY_CHANNELS = 16
 """An even kernel size of at least this is probably a number of channels meant for another layer."""
+
+LONG = 100
+"""Number of characters above which messages say the type of a value in place of the value."""
 
 
 def said(words: str) -> str:
@@ -64,6 +67,12 @@ def _public_name(function: str, instance: object, exported: Sequence[str]) -> st
     return function if function in public else None
 
 
+def shown(value: object) -> str:
+    """Return a value as messages print it, on one line: long ones by their type alone."""
+    text = repr(value)
+    return text if len(text) <= LONG and "\n" not in text else f"a {type(value).__name__}"
+
+
 T = TypeVar("T")
 
 
@@ -93,7 +102,9 @@ class Fixed(Checked[T]):
 
     def __set__(self, instance: nn.Module, value: T) -> None:
         if instance.__dict__.setdefault(self.name, self.check(self.name, value)) != value:
-            raise AttributeError(said(f"{self.name} must stay as it was built, got {value!r}. Build a new module."))
+            raise AttributeError(
+                said(f"{self.name} must stay as it was built, got {shown(value)}. Build a new module.")
+            )
 
 
 class Option(Checked[T]):
@@ -127,7 +138,7 @@ def positive_int(name: str, value: object) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise TypeError(said(f"{name} must be an int, got {value!r}. Pass a whole number, 1 or more."))
+        raise TypeError(said(f"{name} must be an int, got {shown(value)}. Pass a whole number, 1 or more."))
     if number < 1:
         raise ValueError(said(f"{name} must be at least 1, got {number}. Pass a whole number, 1 or more."))
     return int(number)
@@ -136,7 +147,7 @@ def positive_int(name: str, value: object) -> int:
 def number(name: str, value: object, example: float) -> float:
     """Return ``value`` as a float, or raise unless it is a real number; NumPy numbers are accepted."""
     if isinstance(value, bool) or not isinstance(value, int | float | Real):
-        raise TypeError(said(f"{name} must be a number, got {value!r}. Pass, for example, {example}."))
+        raise TypeError(said(f"{name} must be a number, got {shown(value)}. Pass, for example, {example}."))
     try:
         return float(value)
     except OverflowError:
@@ -148,7 +159,7 @@ def number(name: str, value: object, example: float) -> float:
 def flag(name: str, value: object) -> bool:
     """Return ``value``, or raise unless it is a bool."""
     if not isinstance(value, bool):
-        raise TypeError(said(f"{name} must be a bool, got {value!r}. Pass True or False."))
+        raise TypeError(said(f"{name} must be a bool, got {shown(value)}. Pass True or False."))
     return value
 
 
@@ -170,6 +181,17 @@ def factory(made: object) -> None:
         raise TypeError(said(f"factory must be callable with channels, got {got}. Pass a class such as CBAM."))
 
 
+def takes(called: Callable[..., object], *arguments: object) -> bool:
+    """Return whether a callable can be called with these arguments, as far as its signature tells."""
+    try:
+        inspect.signature(called).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
+
+
 def network(model: object) -> None:
     """Refuse a model that is not a module."""
     if not isinstance(model, nn.Module):
@@ -178,15 +200,23 @@ def network(model: object) -> None:
 
 def choice(name: str, value: object, options: Sequence[object]) -> None:
     """Refuse a ``value`` that is not among ``options``, and list them."""
-    if value not in options:
+    # an array or a tensor would be compared element by element
+    if not isinstance(value, Hashable) or isinstance(value, Tensor) or value not in options:
         listed = ", ".join(repr(option) for option in options)
-        raise ValueError(said(f"{name} must be one of {listed}, got {value!r}. Pass one of those."))
+        raise ValueError(said(f"{name} must be one of {listed}, got {shown(value)}. Pass one of those."))
 
 
-def floating_dtype(dtype: object) -> None:
-    """Refuse a parameter dtype that is not floating-point; None means torch's default."""
+def placement(device: object, dtype: object) -> None:
+    """Refuse what is no device, and a dtype of parameters that is not floating-point; None means torch's default."""
+    if device is not None:
+        try:
+            torch.device(device)  # type: ignore[call-overload]  # refused below if it is none
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(
+                said(f"device must be a torch.device or its name, got {shown(device)}. Pass, for example, 'cuda'.")
+            ) from None
     if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise TypeError(said(f"dtype must be a torch.dtype, got {dtype!r}. Pass, for example, torch.float32."))
+        raise TypeError(said(f"dtype must be a torch.dtype, got {shown(dtype)}. Pass, for example, torch.float32."))
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(said(f"dtype must be floating-point, got {dtype}. Pass, for example, torch.float32."))
 
@@ -354,6 +384,38 @@ def same_dtype(name: str, x: Tensor, dtype: torch.dtype | None) -> None:
     )
 
 
+def weights(**given: Tensor | None) -> None:
+    """Refuse weights of a function that are no floating-point tensors, or not all of the dtype of the first.
+
+    Biases, whose names begin with b, may be None.
+    """
+    first = next(iter(given.values()))
+    for name, weight in given.items():
+        if weight is None and name.startswith("b"):
+            continue
+        floating(name, weight)
+        if traced(weight) or first is None or weight is None or torch.is_autocast_enabled(weight.device.type):
+            continue
+        if weight.dtype != first.dtype:
+            raise TypeError(
+                said(
+                    f"{name} must have the dtype of the other weights, {first.dtype}, got {weight.dtype}. "
+                    f"Convert it by {name}.to({first.dtype})."
+                )
+            )
+
+
+def bias(name: str, given: Tensor | None, weight: Tensor) -> None:
+    """Refuse a bias that does not have one value for each output of the weight."""
+    if given is not None and given.shape != weight.shape[:1]:
+        raise ValueError(
+            said(
+                f"{name} must be ({weight.shape[0]},), one value for each output of its layer, got shape "
+                f"{shape(given)}. Pass the bias of that layer, or None."
+            )
+        )
+
+
 def shape(x: Tensor) -> tuple[int, ...]:
     """Return a shape as messages print it."""
     return tuple(x.shape)
@@ -363,4 +425,5 @@ def reads_values(x: Tensor) -> bool:
     """Return whether a check may read the values of ``x``: only in eager mode, and only if there are any."""
     if torch.compiler.is_compiling() or traced(x) or transforms_active():
         return False
-    return type(x) is Tensor and not x.is_meta
+    plain = type(x).__torch_dispatch__ is Tensor.__torch_dispatch__  # no fake or distributed tensor
+    return plain and not x.is_meta

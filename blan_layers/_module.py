@@ -99,9 +99,17 @@ class Module(nn.Module):
             self._refuse_none(name)
         if name in self.__dict__.get(NOT_KEPT, ()):
             raise AttributeError(
-                said(f"{name} is read only while the module is built, got {name}={value!r}. Build a new module.")
+                said(
+                    f"{name} is read only while the module is built, got {name}={_checks.shown(value)}. "
+                    "Build a new module."
+                )
             )
-        super().__setattr__(name, value)
+        attribute = getattr(type(self), name, None)
+        # nn.Module makes children of modules without asking what the class says of the name
+        if isinstance(attribute, _checks.Checked | property):
+            attribute.__set__(self, value)
+        else:
+            super().__setattr__(name, value)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child, under the same condition."""
@@ -355,13 +363,13 @@ def _mistake(init: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[s
             remedy = f"Use {close[0]}" if close else f"It takes {', '.join(names)}"
             if name == "rd_ratio" and close == ["reduction_ratio"]:
                 remedy = "Use reduction_ratio, its inverse"
-            return f"there is no argument {name!r}, got {name}={kwargs[name]!r}. {remedy}."
+            return f"there is no argument {name!r}, got {name}={_checks.shown(kwargs[name])}. {remedy}."
     if len(args) > len(positional):
         extra = args[len(positional)]
         taken = " and ".join(positional) if positional else "nothing"
         if not beside:
             return f"takes {taken} by position, got {len(args)} by position. Drop the others."
-        example = "" if isinstance(extra, str) else f", for example {beside[0]}={extra!r}"
+        example = "" if isinstance(extra, str) else f", for example {beside[0]}={_checks.shown(extra)}"
         return f"takes {taken} by position and all else by name, got {len(args)} by position. Name the others{example}."
     given = {*positional[: len(args)], *kwargs}
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in given]

@@ -277,8 +277,9 @@ def _gates_channels(foreign: nn.Module, ours: nn.Module) -> bool:
 class _Pattern:
     """A kind of foreign module: its keys, what it becomes, and the shape of each key.
 
-    In a shape, a number is that size, None is any size, and a letter is the same size in all places. A generic kind has
-    keys that modules other than attention have too. ``norm`` is the path of its norm.
+    In a shape, a number is that size, None is any size, and a letter is the same size in all places. Optional keys with
+    a shape are those of both layers or of none. A generic kind has keys that modules other than attention have too.
+    ``norm`` is the path of its norm.
     """
 
     def __init__(
@@ -297,8 +298,16 @@ class _Pattern:
 
     def fits(self, weights: Weights) -> bool:
         """Return whether the weights have the keys of this kind."""
-        keys = set(weights)
-        return self.required <= keys <= self.required | self.optional and not self.misshapen(weights)
+        return not (self.missing(weights) or self.surplus(weights) or self.misshapen(weights))
+
+    def missing(self, weights: Weights) -> list[str]:
+        """Return the keys that the weights lack."""
+        together = self.optional & self.shapes.keys()
+        return sorted((self.required | (together if together & weights.keys() else set())) - weights.keys())
+
+    def surplus(self, weights: Weights) -> list[str]:
+        """Return the keys that this kind does not have."""
+        return sorted(weights.keys() - self.required - self.optional)
 
     def convert(self, weights: Weights) -> nn.Module:
         """Return our module with these weights, on their device whatever the default device is."""
@@ -432,11 +441,12 @@ def _bottleneck(first: str, second: str, *kernel: int) -> dict[str, Sequence[int
     }
 
 
-def _se(first: str, second: str) -> _Pattern:
-    biases = f"{first}.bias {second}.bias"
-    shapes = _bottleneck(first, second, 1, 1)
-    convert = _squeeze_excitation(first, second)
-    return _Pattern(f"{first}.weight {second}.weight", biases, convert, shapes, generic=True)
+def _se(first: str, second: str, *, biased: bool = False) -> _Pattern:
+    weights, biases = f"{first}.weight {second}.weight", f"{first}.bias {second}.bias"
+    required, optional = (f"{weights} {biases}", "") if biased else (weights, biases)
+    return _Pattern(
+        required, optional, _squeeze_excitation(first, second), _bottleneck(first, second, 1, 1), generic=True
+    )
 
 
 SOURCES: dict[Source, tuple[_Pattern, ...]] = {
@@ -454,8 +464,9 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
     ),
     "official": (
         _Pattern(
-            "ChannelGate.mlp.1.weight ChannelGate.mlp.3.weight SpatialGate.spatial.conv.weight",
-            "ChannelGate.mlp.1.bias ChannelGate.mlp.3.bias " + _keys("SpatialGate.spatial.bn", f"{_NORM} {_COUNT}"),
+            "ChannelGate.mlp.1.weight ChannelGate.mlp.1.bias ChannelGate.mlp.3.weight ChannelGate.mlp.3.bias "
+            "SpatialGate.spatial.conv.weight",
+            _keys("SpatialGate.spatial.bn", f"{_NORM} {_COUNT}"),
             _cbam(
                 "ChannelGate.mlp.1",
                 "ChannelGate.mlp.3",
@@ -467,7 +478,7 @@ SOURCES: dict[Source, tuple[_Pattern, ...]] = {
             norm="SpatialGate.spatial.bn",
         ),
     ),
-    "torchvision": (_se("fc1", "fc2"),),
+    "torchvision": (_se("fc1", "fc2", biased=True),),
     "smp": (
         _Pattern(
             "cSE.1.weight cSE.1.bias cSE.3.weight cSE.3.bias sSE.0.weight sSE.0.bias",
@@ -536,8 +547,7 @@ def _mismatch(weights: Weights, source: Source, prefix: str, state_dict: Weights
         return f"prefix must be that of keys in the state dict, got {prefix!r} with modules {found}. Name one of them."
     for pattern in SOURCES[source]:
         if pattern.required & set(weights):
-            missing = sorted(pattern.required - set(weights))
-            surplus = sorted(set(weights) - pattern.required - pattern.optional)
+            missing, surplus = pattern.missing(weights), pattern.surplus(weights)
             if not missing and not surplus:
                 key = pattern.misshapen(weights)
                 return (

@@ -70,7 +70,7 @@ class AdaptiveScoreFusion(Module):
         super().__init__()
         self.levels = levels
         self.attributes = attributes
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         shape = (self.levels + 1, self.attributes)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         start = 1 / shape[0] if initial_weight is None else initial_weight
@@ -150,11 +150,13 @@ def _start(initial_weight: object, shape: tuple[int, int], dtype: torch.dtype) -
             )
         )
     if not np.isfinite(start).all():
-        raise ValueError(said(f"initial_weight must be finite, got {initial_weight!r}. Leave it out for 1 / (K + 1)."))
+        raise ValueError(
+            said(f"initial_weight must be finite, got {_checks.shown(initial_weight)}. Leave it out for 1 / (K + 1).")
+        )
     if np.abs(start).max() > torch.finfo(dtype).max:
         raise ValueError(
             said(
-                f"initial_weight must be finite in {dtype}, got {initial_weight!r}. "
+                f"initial_weight must be finite in {dtype}, got {_checks.shown(initial_weight)}. "
                 "Leave it out for 1 / (K + 1), or use a wider dtype."
             )
         )

@@ -27,6 +27,7 @@ from blan_layers import (
     SoftMask,
     SpatialAttention,
 )
+from blan_layers._checks import Checked
 from blan_layers._module import Module
 from blan_layers.mutual_information import Critic
 from tests.cases import CASES, Case
@@ -419,9 +420,14 @@ def test_no_argument_can_be_set_without_effect(case: Case) -> None:
                 r"Build a new module\.$",
             ):
                 setattr(module, name, 3)
-        elif name.endswith(("channels", "features")):
+            continue
+        if name.endswith(("channels", "features")):
             with pytest.raises(AttributeError, match=name):
                 setattr(module, name, 3)
+        if isinstance(inspect.getattr_static(type(module), name, None), Checked | property):
+            with pytest.raises((TypeError, ValueError, AttributeError), match=name):  # as for any other wrong value
+                setattr(module, name, nn.Identity())
+            assert name not in module._modules
 
 
 def test_a_subclass_may_keep_its_own_argument() -> None:

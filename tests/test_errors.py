@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from blan_layers import (
     SeparableCritic,
     SoftMask,
     SpatialAttention,
+    insert_attention,
 )
 
 X = torch.zeros(2, 8, 5, 6)
@@ -66,7 +68,69 @@ class PooledCritic(nn.Module):
 MLP = torch.zeros(4, 8), None, torch.zeros(8, 4), None
 LATER = torch.zeros(3), torch.zeros(3, 3), torch.zeros(3), torch.zeros(1, 3), torch.zeros(1)
 
+
+class Plain(Tensor):
+    """A subclass as others make them to name what a tensor holds."""
+
+
 VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: RDAM(8, resize=nn.Upsample(2)),  # type: ignore[arg-type]
+        "RDAM: resize must be one of None, 'nearest', 'bilinear', got Upsample(size=2, mode='nearest'). "
+        "Pass one of those.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, prior=PriorMatchingLoss(4)),  # type: ignore[arg-type]
+        "DeepInfoMaxLoss: prior must be one of 'uniform', 'gaussian', got a PriorMatchingLoss. Pass one of those.",
+    ),
+    (
+        lambda: CBAM(8, pools=nn.AdaptiveAvgPool2d(1)),  # type: ignore[arg-type]
+        "CBAM: pools must be a sequence of 'avg', 'max' or both, each once, got AdaptiveAvgPool2d(output_size=1). "
+        "Pass ('avg', 'max'), ('avg',) or ('max',).",
+    ),
+    (
+        lambda: CBAM(8, arrangement=np.array(["parallel"])),  # type: ignore[arg-type]
+        "CBAM: arrangement must be one of 'channel-spatial', 'spatial-channel', 'parallel', got "
+        "array(['parallel'], dtype='<U8'). Pass one of those.",
+    ),
+    (
+        lambda: CBAM(8, device="gpu"),
+        "CBAM: device must be a torch.device or its name, got 'gpu'. Pass, for example, 'cuda'.",
+    ),
+    (
+        lambda: MINEObjective(device=-1),  # type: ignore[arg-type]
+        "MINEObjective: device must be a torch.device or its name, got -1. Pass, for example, 'cuda'.",
+    ),
+    (
+        lambda: F.channel_attention(X, torch.zeros(4, 8), torch.zeros(8), torch.zeros(8, 4), torch.zeros(4)),
+        "channel_attention: b1 must be (4,), one value for each output of its layer, got shape (8,). "
+        "Pass the bias of that layer, or None.",
+    ),
+    (
+        lambda: F.dual_attention(X, *MLP, torch.zeros(1, 2, 3, 3), torch.zeros(6)),
+        "dual_attention: bias must be (1,), one value for each output of its layer, got shape (6,). "
+        "Pass the bias of that layer, or None.",
+    ),
+    (
+        lambda: F.concat_conv_logits(X, T, torch.zeros(3, 12), *LATER[:2], torch.zeros(3, 3), *LATER[3:]),
+        "concat_conv_logits: b2 must be (3,), one value for each output of its layer, got shape (3, 3). "
+        "Pass the bias of that layer, or None.",
+    ),
+    (
+        lambda: masked(nn.Parameter(torch.zeros(2, 5, 6))),
+        "LMIMLoss: mask must have a finite sum above zero to take a mean over, got 0 for a mask of shape (2, 5, 6). "
+        "Skip the batch, scale the weights, or use reduction='sum'.",
+    ),
+    (
+        lambda: masked(torch.zeros(2, 5, 6).as_subclass(Plain)),
+        "LMIMLoss: mask must have a finite sum above zero to take a mean over, got 0 for a mask of shape (2, 5, 6). "
+        "Skip the batch, scale the weights, or use reduction='sum'.",
+    ),
+    (
+        lambda: F.mutual_information_certificate(nn.Parameter(torch.tensor(-0.5))),
+        "mutual_information_certificate: mean_bce must be at least 0, got -0.5. "
+        "Pass bce_loss(positive_logits, negative_logits) / 2.",
+    ),
     (
         lambda: ChannelAttention(0),
         "ChannelAttention: channels must be at least 1, got 0. Pass a whole number, 1 or more.",
@@ -320,7 +384,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: LMIMLoss(8, 4, critic=PooledCritic(), negatives="all"),
-        "LMIMLoss: negatives='all' with num_negatives=1 needs a blan_layers.mutual_information.Critic, got "
+        "LMIMLoss: negatives='all' needs a blan_layers.mutual_information.Critic, got "
         "PooledCritic. Subclass it, or use a single negative of 'shift' or 'derangement'.",
     ),
     (
@@ -1073,6 +1137,34 @@ VALUE_ERRORS += [
 ]
 
 TYPE_ERRORS: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: F.channel_attention(X, None, None, torch.zeros(8, 4), None),  # type: ignore[arg-type]
+        "channel_attention: w1 must be a tensor, got NoneType. Pass a floating-point torch.Tensor.",
+    ),
+    (
+        lambda: F.spatial_attention(X, torch.zeros(1, 2, 3, 3), torch.zeros(1).double()),
+        "spatial_attention: bias must have the dtype of the other weights, torch.float32, got torch.float64. "
+        "Convert it by bias.to(torch.float32).",
+    ),
+    (
+        lambda: F.spatial_attention(X, torch.zeros(1, 2, 3, 3), norm=nn.BatchNorm2d),  # type: ignore[arg-type]
+        "spatial_attention: norm must be a module or a function of one map, got "
+        "<class 'torch.nn.modules.batchnorm.BatchNorm2d'>. Pass a built module.",
+    ),
+    (
+        lambda: RDAM(8, activation=nn.BatchNorm2d),  # type: ignore[arg-type]
+        "RDAM: activation must be a callable that returns a module, called as activation(), got "
+        "<class 'torch.nn.modules.batchnorm.BatchNorm2d'>, which cannot. Pass a class such as torch.nn.ReLU.",
+    ),
+    (
+        lambda: insert_attention(nn.Sequential(nn.Conv2d(3, 8, 1)), CBAM, where=len),  # type: ignore[arg-type]
+        "insert_attention: where must be 'residual', a regular expression, names or a predicate of name and module, "
+        "got <built-in function len>. Pass one of those.",
+    ),
+    (
+        lambda: DeepInfoMaxLoss(8, 4, local_critic=3),  # type: ignore[arg-type]
+        "DeepInfoMaxLoss: local_critic must be a torch.nn.Module, got int. Pass a built critic.",
+    ),
     (
         lambda: ChannelAttention(64.0),  # type: ignore[arg-type]
         "ChannelAttention: channels must be an int, got 64.0. Pass a whole number, 1 or more.",

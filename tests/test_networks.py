@@ -1561,12 +1561,17 @@ def test_odd_state_dicts_are_converted() -> None:
         convert.module_from(old, "official", prefix=None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"SpatialGate.spatial.bn must be a batch norm with scale and statistics"):
         convert.module_from({key: value for key, value in old.items() if "running_var" not in key}, "official")
-    half_biased: Any = foreign("torchvision", 16)
-    half_biased.fc1.bias = None
-    ours = convert.module_from(half_biased.state_dict(), "torchvision")
-    assert ours.get_submodule("fc1").bias is None
-    x = torch.randn(2, 16, 5, 5)
-    torch.testing.assert_close(ours(x), half_biased(x))
+
+
+@pytest.mark.parametrize("source", ["timm", "official", "torchvision", "smp"])
+def test_a_state_dict_that_lacks_a_weight_is_refused(source: Any) -> None:
+    """No module of these libraries has a bias in one of its two layers alone."""
+    weights = foreign(source, 16).state_dict()
+    for lost in weights:
+        if lost.endswith("num_batches_tracked"):
+            continue
+        with pytest.raises(ValueError, match=rf"^module_from: .*{re.escape(lost)}"):
+            convert.module_from({key: value for key, value in weights.items() if key != lost}, source)
 
 
 def test_a_network_without_foreign_attention_is_refused() -> None:

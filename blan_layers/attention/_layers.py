@@ -101,12 +101,14 @@ def build(
     dtype: torch.dtype | None,
 ) -> nn.Module:
     """Return the module that a user's factory builds, moved to ``device`` and ``dtype``."""
-    if not callable(factory) or isinstance(factory, nn.Module):
+    is_factory = callable(factory) and not isinstance(factory, nn.Module)
+    if not is_factory or not _checks.takes(factory, *args):
         called = ", ".join(map(str, args))
+        got = f"{_checks.shown(factory)}, which cannot" if is_factory else type(factory).__name__
         raise TypeError(
             said(
                 f"{name} must be a callable that returns a module, called as {name}({called}), "
-                f"got {type(factory).__name__}. Pass a class such as torch.nn.{'BatchNorm2d' if args else 'ReLU'}."
+                f"got {got}. Pass a class such as torch.nn.{'BatchNorm2d' if args else 'ReLU'}."
             )
         )
     module = factory(*args)

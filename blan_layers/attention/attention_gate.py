@@ -100,7 +100,7 @@ class AttentionGate(Module):
         hidden = _checks.hidden_width(self._channels, None, hidden_channels, default_ratio=2)
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
 
         def pointwise(in_channels: int, out_channels: int, *, bias: bool) -> Convolution:
             return drawn_convolution(

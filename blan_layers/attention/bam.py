@@ -97,7 +97,7 @@ class BAM(Module):
         hidden = _checks.hidden_width(self._channels, reduction_ratio, hidden_channels)
         self.dilation = dilation
         self.spatial_dims = check_spatial_dims(spatial_dims)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
 
         def linear(inputs: int, outputs: int) -> nn.Module:
             layer = nn.Linear(inputs, outputs, device=device, dtype=dtype)

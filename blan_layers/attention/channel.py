@@ -97,7 +97,7 @@ class ChannelAttention(Module):
         self._channels = _checks.positive_int("channels", channels)
         hidden = _checks.hidden_width(self._channels, reduction_ratio, hidden_channels)
         _checks.flag("bias", bias)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.form = form
         self.pools = pools
         self.backend = backend

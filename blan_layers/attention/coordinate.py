@@ -124,7 +124,7 @@ class CoordinateAttention(Module):
         self._channels = _checks.positive_int("channels", channels)
         hidden = _hidden_width(self._channels, reduction_ratio, hidden_channels)
         self.spatial_dims = check_spatial_dims(spatial_dims)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
 
         def pointwise(inputs: int, outputs: int) -> nn.Module:
             return drawn_convolution(inputs, outputs, 1, self.spatial_dims, bias=True, device=device, dtype=dtype)

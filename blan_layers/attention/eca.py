@@ -79,7 +79,7 @@ class ECA(Module):
         if channels is not None or kernel_size is None:
             found = _kernel_size(_checks.positive_int("channels", channels))
         self.kernel_size = found if kernel_size is None else kernel_size
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.backend = backend
         self.conv = same_convolution(1, 1, self.kernel_size, 1, bias=False, device=device, dtype=dtype)
         self.gate = nn.Sigmoid()

@@ -115,10 +115,10 @@ class RAR(Module):
             channels if decoder_channels is None else _checks.positive_int("decoder_channels", decoder_channels)
         )
         self.steps = steps
-        _checks.odd_int("conv_kernel_size", conv_kernel_size)
+        conv_kernel_size = _checks.odd_int("conv_kernel_size", conv_kernel_size)
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         conv = partial(drawn_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
         norm_after = partial(norm_of, norm, device=device, dtype=dtype)
 

@@ -111,8 +111,8 @@ class RDAM(DualAttention):
             channels if decoder_channels is None else _checks.positive_int("decoder_channels", decoder_channels)
         )
         self.resize = resize
-        _checks.odd_int("conv_kernel_size", conv_kernel_size)
-        _checks.floating_dtype(dtype)
+        conv_kernel_size = _checks.odd_int("conv_kernel_size", conv_kernel_size)
+        _checks.placement(device, dtype)
         self.conv = same_convolution(
             channels + self._decoder_channels,
             channels,

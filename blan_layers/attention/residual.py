@@ -213,7 +213,7 @@ class SoftMask(Module):
         hidden = _checks.hidden_width(channels, None, hidden_channels, default_ratio=4)
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         conv = partial(drawn_convolution, spatial_dims=self.spatial_dims, bias=bias, device=device, dtype=dtype)
         norm_before = partial(norm_of, norm, device=device, dtype=dtype)
 

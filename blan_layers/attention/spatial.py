@@ -91,7 +91,7 @@ class SpatialAttention(Module):
         self.kernel_size = kernel_size
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.flag("bias", bias)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.backend = backend
         self.conv = same_convolution(2, 1, self.kernel_size, self.spatial_dims, bias=bias, device=device, dtype=dtype)
         self.norm = None if norm is None else build("norm", norm, 1, device=device, dtype=dtype)

@@ -89,7 +89,7 @@ def channel_attention(
     """
     _checks.choice("backend", backend, _checks.BACKENDS)
     check_pools(pools, form)
-    _check_mlp(w1, w2)
+    _check_mlp(w1, b1, w2, b2)
     _checks.feature_map("x", x, w1.shape[1])
     _checks.same_dtype("x", x, w1.dtype)
     passes = passes_through(x, backend, pools)
@@ -204,7 +204,7 @@ def dual_attention(
     _checks.choice("backend", backend, _checks.BACKENDS)
     check_pools(pools, form)
     _checks.choice("arrangement", arrangement, ARRANGEMENTS)
-    _check_mlp(w1, w2)
+    _check_mlp(w1, b1, w2, b2)
     conv = _convolution(x, weight, bias, norm)
     _checks.feature_map("x", x, w1.shape[1])
     _checks.same_dtype("x", x, w1.dtype)
@@ -224,18 +224,20 @@ def dual_attention(
 
 def check_pools(pools: Sequence[Pool], form: Form) -> None:
     """Refuse unknown or repeated pools, an unknown form, and the printed form with fewer than two pools."""
-    if pools in VALID_POOLS and form == "cbam":
+    if isinstance(pools, tuple) and pools in VALID_POOLS and form == "cbam":
         return
     _checks.choice("form", form, FORMS)
     if not isinstance(pools, Sequence) or isinstance(pools, str) or tuple(pools) not in VALID_POOLS:
         raise ValueError(
             said(
-                f"pools must be a sequence of 'avg', 'max' or both, each once, got {pools!r}. "
+                f"pools must be a sequence of 'avg', 'max' or both, each once, got {_checks.shown(pools)}. "
                 "Pass ('avg', 'max'), ('avg',) or ('max',)."
             )
         )
     if form == "printed" and len(pools) != 2:
-        raise ValueError(said(f"form='printed' needs both pools, got {pools!r}. Pass pools=('avg', 'max')."))
+        raise ValueError(
+            said(f"form='printed' needs both pools, got {_checks.shown(pools)}. Pass pools=('avg', 'max').")
+        )
 
 
 def passes_through(
@@ -315,7 +317,8 @@ def _mlp(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, pooled: T
     return F.linear(torch.relu(F.linear(pooled, w1, b1)), w2, b2)
 
 
-def _check_mlp(w1: Tensor, w2: Tensor) -> None:
+def _check_mlp(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> None:
+    _checks.weights(w1=w1, b1=b1, w2=w2, b2=b2)
     if w1.ndim != 2 or w2.shape != (w1.shape[1], w1.shape[0]):
         raise ValueError(
             said(
@@ -323,10 +326,13 @@ def _check_mlp(w1: Tensor, w2: Tensor) -> None:
                 f"{_checks.shape(w2)}. Remove the axes of a 1x1 kernel with flatten(1)."
             )
         )
+    _checks.bias("b1", b1, w1)
+    _checks.bias("b2", b2, w2)
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Layer | None) -> Layer:
     """Return the "same" convolution of the two pooled maps, after checking that weight and map fit."""
+    _checks.weights(weight=weight, bias=bias)
     kernel = tuple(weight.shape[2:])
     if weight.shape[:2] != (1, 2) or not 1 <= len(kernel) <= 3 or any(size % 2 == 0 for size in kernel):
         raise ValueError(
@@ -334,6 +340,11 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, norm: Layer | N
                 f"weight must be (1, 2, *kernel) with 1 to 3 odd kernel sizes, got shape {_checks.shape(weight)}. "
                 "Use kernel sizes such as 3, 5 or 7."
             )
+        )
+    _checks.bias("bias", bias, weight)
+    if norm is not None and (isinstance(norm, type) or not callable(norm)):
+        raise TypeError(
+            said(f"norm must be a module or a function of one map, got {_checks.shown(norm)}. Pass a built module.")
         )
     _checks.feature_map("x", x, None, len(kernel))
     _checks.same_dtype("x", x, weight.dtype)

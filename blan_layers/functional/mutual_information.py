@@ -62,6 +62,7 @@ def concat_conv_logits(
         torch.Size([4, 8, 8])
     """
     check_pair(local_features, global_features)
+    _checks.weights(w1=w1, b1=b1, w2=w2, b2=b2, w3=w3, b3=b3)
     if w1.ndim != 2 or w2.shape != (w1.shape[0], w1.shape[0]) or w3.shape != (1, w1.shape[0]):
         raise ValueError(
             said(
@@ -70,6 +71,8 @@ def concat_conv_logits(
                 "Remove the axes of a kernel with flatten(1)."
             )
         )
+    for name, bias, weight in (("b1", b1, w1), ("b2", b2, w2), ("b3", b3, w3)):
+        _checks.bias(name, bias, weight)
     channels = local_features.shape[1]
     if channels + global_features.shape[1] != w1.shape[1]:
         raise ValueError(

@@ -97,7 +97,7 @@ class CLUB(Module):
         self.x_channels = x_channels
         self.y_channels = y_channels
         hidden = _checks.positive_int("hidden_channels", hidden_channels)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.conditional = Perceptron(
             self.x_channels, (hidden, hidden), 2 * self.y_channels, device=device, dtype=dtype
         )

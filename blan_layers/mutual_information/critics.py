@@ -345,7 +345,7 @@ class ConcatConvCritic(Critic):
     ) -> None:
         super().__init__(local_channels, global_channels)
         hidden = _checks.positive_int("hidden_channels", hidden_channels)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.fc1 = PairLinear(self.local_channels + self.global_channels, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, hidden, device=device, dtype=dtype)
         self.fc3 = nn.Linear(hidden, 1, device=device, dtype=dtype)

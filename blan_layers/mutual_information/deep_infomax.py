@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blan_layers import _checks
 from blan_layers._checks import Checked, said
@@ -23,7 +23,9 @@ from blan_layers.mutual_information.products import DotProductCritic
 def _weight(name: str, value: float) -> float:
     weight = _checks.number(name, value, 1.0)
     if not 0 <= weight < math.inf:
-        raise ValueError(said(f"{name} must be finite and at least 0, got {value!r}. Pass, for example, 1.0."))
+        raise ValueError(
+            said(f"{name} must be finite and at least 0, got {_checks.shown(value)}. Pass, for example, 1.0.")
+        )
     return weight
 
 
@@ -118,7 +120,9 @@ class DeepInfoMaxLoss(Module):
             if map_size is None:
                 raise ValueError(said("alpha above zero needs map_size, got None. Pass the sizes of the map."))
             if not isinstance(map_size, Sequence):
-                raise TypeError(said(f"map_size must be a sequence of ints, got {map_size!r}. Pass (height, width)."))
+                raise TypeError(
+                    said(f"map_size must be a sequence of ints, got {_checks.shown(map_size)}. Pass (height, width).")
+                )
             sizes = [_checks.positive_int("map_size", size) for size in map_size]
             features = _checks.positive_int("local_channels", local_channels) * math.prod(sizes)
             self.global_loss = GlobalInfoMaxLoss(
@@ -127,6 +131,9 @@ class DeepInfoMaxLoss(Module):
         if self.beta:
             if local_critic is None:
                 local_critic = DotProductCritic(local_channels, global_channels, device=device, dtype=dtype)
+            if not isinstance(local_critic, nn.Module):
+                got = type(local_critic).__name__
+                raise TypeError(said(f"local_critic must be a torch.nn.Module, got {got}. Pass a built critic."))
             self.local_loss = LMIMLoss(
                 local_channels, global_channels, objective=objective, negatives=negatives, critic=local_critic
             )
@@ -198,7 +205,7 @@ class DeepInfoMaxLoss(Module):
 
 def _refuse_other(critic: Critic, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
     """Refuse a device or dtype that is not that of the given critic's parameters."""
-    _checks.floating_dtype(dtype)
+    _checks.placement(device, dtype)
     wanted = torch.empty(0, device=device, dtype=dtype)
     for parameter in critic.parameters():
         for name, option, value, got in (

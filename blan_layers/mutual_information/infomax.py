@@ -178,11 +178,11 @@ class InfoMaxLoss(Module, ABC):
         """Refuse a critic that cannot compute the logits that the negatives need."""
         one_permutation = self.negatives in ("shift", "derangement") and self.num_negatives == 1
         if not (one_permutation or takes_partners(critic)):
+            several = f" with num_negatives={self.num_negatives}" if self.num_negatives > 1 else ""
             raise ValueError(
                 said(
-                    f"negatives={self.negatives!r} with num_negatives={self.num_negatives} needs a "
-                    f"blan_layers.mutual_information.Critic, got {type(critic).__name__}. Subclass it, or use a "
-                    "single negative of 'shift' or 'derangement'."
+                    f"negatives={self.negatives!r}{several} needs a blan_layers.mutual_information.Critic, got "
+                    f"{type(critic).__name__}. Subclass it, or use a single negative of 'shift' or 'derangement'."
                 )
             )
 
@@ -433,8 +433,8 @@ def refuse_beside_critic(options: Mapping[str, object]) -> None:
         if value is not None:
             raise ValueError(
                 said(
-                    f"{name} is for the critic that the loss builds, got {name}={value!r} together with critic=. "
-                    "Pass it to the critic's constructor."
+                    f"{name} is for the critic that the loss builds, got {name}={_checks.shown(value)} together with "
+                    "critic=. Pass it to the critic's constructor."
                 )
             )
 

@@ -65,7 +65,7 @@ class MINEObjective(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.momentum = momentum
         dtype = torch.promote_types(torch.get_default_dtype() if dtype is None else dtype, torch.float32)
         self.register_buffer("running_log_mean", torch.full((), -math.inf, device=device, dtype=dtype))

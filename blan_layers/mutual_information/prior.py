@@ -92,11 +92,11 @@ class PriorMatchingLoss(Module):
     ) -> None:
         super().__init__()
         self._channels = _checks.positive_int("channels", channels)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         if not isinstance(hidden_channels, tuple | list) or len(hidden_channels) != 2:
             raise ValueError(
                 said(
-                    f"hidden_channels must be the widths of two layers, got {hidden_channels!r}. "
+                    f"hidden_channels must be the widths of two layers, got {_checks.shown(hidden_channels)}. "
                     "Pass, for example, (1000, 200)."
                 )
             )

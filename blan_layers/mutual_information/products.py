@@ -155,7 +155,7 @@ class DotProductCritic(ProductCritic):
     ) -> None:
         super().__init__(local_channels, global_channels)
         hidden = _checks.positive_int("hidden_channels", hidden_channels)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.local_encoder = ResidualEncoder(self.local_channels, hidden, norm=True, device=device, dtype=dtype)
         self.global_encoder = ResidualEncoder(self.global_channels, hidden, norm=False, device=device, dtype=dtype)
         self._start_near_zero()
@@ -206,7 +206,7 @@ class SeparableCritic(ProductCritic):
     ) -> None:
         super().__init__(local_channels, global_channels)
         hidden = _checks.positive_int("hidden_channels", hidden_channels)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         width = _checks.positive_int("embedding_channels", embedding_channels)
         self.local_encoder = Perceptron(self.local_channels, (hidden, hidden), width, device=device, dtype=dtype)
         self.global_encoder = Perceptron(self.global_channels, (hidden, hidden), width, device=device, dtype=dtype)
@@ -251,7 +251,7 @@ class BilinearCritic(ProductCritic):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(local_channels, global_channels)
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.local_encoder = nn.Identity()
         self.global_encoder = nn.Linear(global_channels, local_channels, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
@@ -346,7 +346,7 @@ class CosineCritic(ProductCritic):
         width = _checks.positive_int("embedding_channels", embedding_channels)
         if width < 2:
             raise ValueError(said("embedding_channels must be at least 2, got 1. Pass, for example, 128."))
-        _checks.floating_dtype(dtype)
+        _checks.placement(device, dtype)
         self.temperature = temperature
         self.learnt_temperature = learnt_temperature
         if learnt_temperature and self.temperature < COLDEST:

@@ -47,7 +47,7 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
             ) from None
         found = {name: module for name, module in modules.items() if pattern.fullmatch(name)}
         remedy = f"The modules are {_some(modules)}"
-    elif callable(where):
+    elif callable(where) and _checks.takes(where, "", model):
         found = {name: module for name, module in modules.items() if where(name, module)}
         remedy = f"The modules are {_some(modules)}"
     elif isinstance(where, Sequence):
@@ -62,7 +62,7 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
         raise TypeError(
             said(
                 "where must be 'residual', a regular expression, names or a predicate of name and module, got "
-                f"{type(where).__name__}. Pass one of those."
+                f"{_checks.shown(where)}. Pass one of those."
             )
         )
     if not found:
