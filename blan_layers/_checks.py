@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from blan_layers._torch import is_tracing, transforms_active
+from blan_layers._torch import autocasts, is_tracing, transforms_active
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -253,7 +253,8 @@ def floating(name: str, x: object) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(said(f"{name} must be a tensor, got {type(x).__name__}. Pass a floating-point torch.Tensor."))
     if not x.is_floating_point():
-        raise TypeError(said(f"{name} must be floating-point, got {x.dtype}. Convert it, for example {name}.float()."))
+        call = "dequantize" if x.is_quantized else "float"
+        raise TypeError(said(f"{name} must be floating-point, got {x.dtype}. Convert it, for example {name}.{call}()."))
     if x.is_nested or x.layout != torch.strided:
         remedy = (
             "Pad it to one size, for example torch.nested.to_padded_tensor(...)"
@@ -374,7 +375,7 @@ def same_layout(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
 
 def same_dtype(name: str, x: Tensor, dtype: torch.dtype | None) -> None:
     """Refuse an input whose dtype differs from that of the weights, if known; autocast converts inputs itself."""
-    if dtype is None or traced(x) or x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+    if dtype is None or traced(x) or x.dtype == dtype or autocasts(x.device):
         return
     raise TypeError(
         said(
@@ -394,7 +395,7 @@ def weights(**given: Tensor | None) -> None:
         if weight is None and name.startswith("b"):
             continue
         floating(name, weight)
-        if traced(weight) or first is None or weight is None or torch.is_autocast_enabled(weight.device.type):
+        if traced(weight) or first is None or weight is None or autocasts(weight.device):
             continue
         if weight.dtype != first.dtype:
             raise TypeError(

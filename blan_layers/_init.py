@@ -1,5 +1,6 @@
 """He initialisation, from which every weight of the library starts, and resetting."""
 
+import sys
 from collections.abc import Callable, Iterable
 
 import torch
@@ -30,7 +31,13 @@ def change_parameter(layer: nn.Module, name: str, change_: Callable[[Tensor], ob
         change_(value)
         setattr(layer, name, value)
     elif isinstance(parameter := layer._parameters.get(name), Tensor):
-        change_(parameter)
+        distributed = sys.modules.get("torch.distributed.tensor")
+        if distributed is not None and isinstance(parameter, distributed.DTensor):  # some operations need all of it
+            value = parameter.full_tensor().clone()
+            change_(value)
+            parameter.copy_(distributed.distribute_tensor(value, parameter.device_mesh, parameter.placements))
+        else:
+            change_(parameter)
     else:
         raise ValueError(
             said(

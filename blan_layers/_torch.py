@@ -34,6 +34,11 @@ _is_legacy_batched: Callable[[Tensor], bool] = _found(torch._C, "_functorch.is_l
 _function_modes: Callable[[], object] = _found(torch.overrides, "_get_current_function_mode_stack")
 
 
+def autocasts(device: torch.device) -> bool:
+    """Return whether autocast is enabled for a device; torch refuses to say so of meta tensors, which have none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def function_mode_active() -> bool:
     """Return whether a function mode is active, other than the one that sets the default device."""
     modes = _function_modes()

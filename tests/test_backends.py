@@ -581,6 +581,20 @@ def test_copies_keep_the_way_and_the_results(case: Case) -> None:
 
 @pytest.mark.usefixtures("cache")
 @every_case
+def test_lazily_negated_inputs_give_the_same(case: Case) -> None:
+    """The imaginary part of a conjugate is one, as after a Fourier transform."""
+    results = []
+    for backend in ("blocked", "reference"):
+        inputs = [torch.complex(x, -x).conj().imag.requires_grad_() for x in case.inputs(torch.float64)]
+        assert all(x.is_neg() for x in inputs)
+        module = built(case, backend)
+        results.append(with_gradients(module, module, inputs))
+    for our, true in zip(*results, strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.usefixtures("cache")
+@every_case
 def test_expanded_inputs_get_the_gradients_of_what_was_expanded(case: Case) -> None:
     results = []
     for backend in ("blocked", "reference"):

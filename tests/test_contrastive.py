@@ -331,6 +331,18 @@ def test_the_queue_s_groups_travel_with_the_state_and_older_states_load() -> Non
         assert torch.equal(twin.queue.stored, loss.queue.stored)
         assert not torch.isin(twin.queue.groups, groups).any()
     assert torch.equal(twin(*batch), loss(*batch))
+    unbuilt = LMIMLoss(6, 4, hidden_channels=8, negatives="queue", queue_size=7, dtype=torch.float64, device="meta")
+    unbuilt.load_state_dict(older, assign=True)
+    assert torch.equal(unbuilt.eval()(*batch, groups=groups), twin(*batch, groups=groups))
+
+
+def test_weights_without_a_queue_leave_the_queue_and_its_groups_as_they_are() -> None:
+    loss = queued()
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    critic = {name: value for name, value in before.items() if name.startswith("critic.")}
+    missing = loss.load_state_dict(critic, strict=False).missing_keys
+    assert missing == ["queue.stored", "queue.seen", "queue.groups"]
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
 
 
 def test_summaries_without_groups_are_everyone_s_fake_pairs() -> None:

@@ -62,6 +62,13 @@ def test_its_gradient_is_that_of_many_negatives_where_dvs_is_biased() -> None:
     assert abs(biased.item() - truth.item()) > 0.1
 
 
+def test_a_running_mean_that_was_saved_in_half_precision_is_loaded_in_float32() -> None:
+    objective = MINEObjective()
+    for assign in (False, True):
+        objective.load_state_dict({"running_log_mean": torch.tensor(2.0, dtype=torch.bfloat16)}, assign=assign)
+        assert (objective.running_log_mean.dtype, objective.running_log_mean.item()) == (torch.float32, 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("leap", [1e4, -1e4])
 def test_a_leap_of_the_logits_is_finite_and_its_gradient_bounded(dtype: torch.dtype, leap: float) -> None:

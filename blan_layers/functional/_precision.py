@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from blan_layers._torch import autocasts
 from blan_layers.functional._tracing import whole
 
 
@@ -14,8 +15,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return tensors of one device in the dtype of its autocast, as a matrix product would cast them."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    device = tensors[0].device
+    if not autocasts(device):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(device.type)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

@@ -15,6 +15,7 @@ from torch.fx import Proxy
 
 from blan_layers._checks import Backend, said
 from blan_layers._torch import (
+    autocasts,
     dispatch_mode_active,
     forward_mode_active,
     function_mode_active,
@@ -133,7 +134,7 @@ def against_triton(*tensors: Tensor | None) -> str:
             return f"it runs on one device and got tensors on {given[0].device} and {tensor.device}"
         if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             return f"it computes in float16, bfloat16, float32 or float64 and got {tensor.dtype}"
-        if tensor.dtype != given[0].dtype and not torch.is_autocast_enabled(tensor.device.type):
+        if tensor.dtype != given[0].dtype and not autocasts(tensor.device):
             return f"it computes in one dtype and got {given[0].dtype} and {tensor.dtype}"
         if tensor.is_cuda and (reason := _against_gpu(tensor.device)):
             return reason

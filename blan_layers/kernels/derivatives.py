@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from blan_layers._torch import dispatch_mode_active, forward_mode_active, is_batched
+from blan_layers._torch import autocasts, dispatch_mode_active, forward_mode_active, is_batched
 
 Gradients: TypeAlias = tuple[Tensor | None, ...]
 Plain: TypeAlias = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -68,9 +68,9 @@ def any_order(
     def decorate(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
         @wraps(backward)
         def differentiate(ctx: Any, *gradients: Tensor) -> Gradients:
-            device = gradients[0].device.type
-            if torch.is_autocast_enabled(device):  # the forward was without, wherever this is
-                with torch.autocast(device, enabled=False):
+            device = gradients[0].device
+            if autocasts(device):  # the forward was without, wherever this is
+                with torch.autocast(device.type, enabled=False):
                     return differentiate(ctx, *gradients)
             saved, needed = ctx.saved_tensors, ctx.needs_input_grad
             if not when(*gradients):

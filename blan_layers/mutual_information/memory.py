@@ -110,7 +110,9 @@ class SummaryQueue(Module):
         self.seen += count
 
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Any], prefix: str, *others: Any) -> None:
-        state_dict.setdefault(f"{prefix}groups", torch.full_like(self.groups, NO_GROUP))
+        if isinstance(stored := state_dict.get(f"{prefix}stored"), Tensor):  # else nothing of a queue is loaded
+            groups = torch.full(self.groups.shape, NO_GROUP, device=stored.device)
+            state_dict.setdefault(f"{prefix}groups", groups)
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def extra_repr(self) -> str:

@@ -1,8 +1,8 @@
 """The running mean of mutual information neural estimation."""
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,12 @@ class MINEObjective(Module):
         self.momentum = momentum
         dtype = torch.promote_types(torch.get_default_dtype() if dtype is None else dtype, torch.float32)
         self.register_buffer("running_log_mean", torch.full((), -math.inf, device=device, dtype=dtype))
+
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Any], prefix: str, *others: Any) -> None:
+        name = f"{prefix}running_log_mean"
+        if isinstance(mean := state_dict.get(name), Tensor):  # which assign=True would take as it is
+            state_dict[name] = mean.to(torch.promote_types(mean.dtype, torch.float32))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def reset_parameters(self) -> None:
         """Reset the running mean."""

@@ -3,6 +3,7 @@
 Everything stays on the device, without loops of random length, so that nothing waits for the device.
 """
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from blan_layers import _checks
 from blan_layers._checks import said
+from blan_layers._torch import autocasts
 from blan_layers.functional._tracing import whole
 
 Negatives: TypeAlias = Literal["shift", "derangement", "per-location", "all", "queue", "given"]
@@ -122,7 +124,7 @@ def drawn_indices(kind: Negatives, local_features: Tensor, count: int, groups: T
     if kind == "shift" and count == 1:
         return shifted_indices(batch, device, random=random)
     spread = (count, *space) if kind == "per-location" else (count,)
-    total = torch.Size(spread).numel()
+    total = math.prod(spread)  # torch.Size.numel would fix the sizes of an export
     if groups is not None:
         rows = partners_apart(groups, total, random=random)
     elif kind == "shift" or not random:
@@ -217,7 +219,7 @@ def checked_given(negative_features: Tensor | None, global_features: Tensor) -> 
             )
         )
     dtypes = negative_features.dtype, global_features.dtype
-    if dtypes[0] != dtypes[1] and not torch.is_autocast_enabled(global_features.device.type):
+    if dtypes[0] != dtypes[1] and not autocasts(global_features.device):
         raise TypeError(
             said(
                 f"{name} must have the dtype of global_features, {dtypes[1]}, got {dtypes[0]}. "

@@ -12,6 +12,7 @@ from blan_layers import _checks
 from blan_layers._checks import Checked, said
 from blan_layers._init import change_parameter, he_normal_, reset, shrink_
 from blan_layers._module import weight_of, width_of
+from blan_layers._torch import autocasts
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 from blan_layers.mutual_information.critics import Critic, at_locations
@@ -98,9 +99,8 @@ def _all_products(local_codes: Tensor, global_codes: Tensor) -> Tensor:
 
 def _precise_product(axes: str, local_codes: Tensor, global_codes: Tensor) -> Tensor:
     """Multiply codes in at least float32, since products in half precision could overflow."""
-    device = local_codes.device.type
-    if torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
+    if autocasts(local_codes.device):
+        with torch.autocast(local_codes.device.type, enabled=False):
             return _precise_product(axes, local_codes, global_codes)
     return torch.einsum(axes, at_least_float32(local_codes), at_least_float32(global_codes))
 

@@ -73,7 +73,7 @@ def form(
     of_local, of_summaries = arranged(w1[:, :channels], largest), w1[:, channels:]
     own = F.linear(summaries, of_summaries, b1)
     per_image = torch.stack([own, own[indices]])
-    signs = local.new_tensor([-1.0, 1.0])[:, None]
+    signs = torch.tensor([[-1.0], [1.0]], device=local.device, dtype=local.dtype)
     differentiable = local, summaries, w1, b1, w2, b2, w3, b3
     gradients = [torch.empty_like(t) if differentiates else t.new_empty(0) for t in differentiable]
     d_local, d_summaries, d_w1, d_b1, d_w2, d_b2, d_w3, d_b3 = gradients
