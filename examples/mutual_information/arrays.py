@@ -1,6 +1,7 @@
 """Reading and checking the user's files."""
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -136,10 +137,18 @@ def _row(path: Path, number: int, fields: Sequence[str], header: Sequence[str] |
         if value is None:
             raise ArraysError(
                 f"between: {path} must contain numbers, got {field!r} in line {number}, "
-                f"{_named(column, header)}. Pass --discrete for a table of categories, or leave the column out."
+                f"{_named(column, header)}. {_remedy(field)}"
             )
         values.append(value)
     return values
+
+
+def _remedy(field: str) -> str:
+    """Return what to do about a field that is no number."""
+    parts = re.split(r"[;\t,\s]+", field.strip())
+    if len(parts) > 1 and all(_number(part) is not None for part in parts):
+        return "Separate fields by commas in .csv and by tabs in .tsv, and write numbers with a decimal point."
+    return "Pass --discrete for a table of categories, or leave the column out."
 
 
 def _named(column: int, header: Sequence[str] | None) -> str:

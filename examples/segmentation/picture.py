@@ -39,21 +39,27 @@ def masks_figure(images: Tensor, masks: Tensor, predicted: Mapping[str, Tensor])
     return sheet.figure
 
 
-def maps_figure(images: Tensor, networks: Mapping[str, nn.Module]) -> Figure:
-    """Draw the spatial gates in the skip connections of networks over images.
+def maps_figure(images: Tensor, networks: Mapping[str, nn.Module]) -> Figure | None:
+    """Draw the spatial gates in the skip connections of networks over images, or return None if there are none.
 
     Args:
         images: (N, 3, H, W).
-        networks: Networks with attention, by name.
+        networks: Networks by name.
     """
     gates = {}
     for name, network in networks.items():
+        for gate in _spatial_gates(images, network):
+            gates[f"{name}\n{gate.shape[2]} x {gate.shape[3]}"] = gate
+    return overlay(images, gates) if gates else None
+
+
+def _spatial_gates(images: Tensor, network: nn.Module) -> list[Tensor]:
+    try:
         with torch.no_grad(), capture_maps(network.eval()) as maps:
             network(images)
-        for captured in maps.values():
-            if (gate := captured.get("spatial_map")) is not None:
-                gates[f"{name}\n{gate.shape[2]} x {gate.shape[3]}"] = gate
-    return overlay(images, gates)
+    except ValueError:  # it has no attention of this library
+        return []
+    return [gate for captured in maps.values() if (gate := captured.get("spatial_map")) is not None]
 
 
 def _colored(found: Tensor, masks: Tensor) -> npt.NDArray[np.float64]:

@@ -199,10 +199,12 @@ def _drawn(count: int, settings: Settings, *seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _table(settings: Settings, scores: Mapping[Kind, Sequence[Score]], seconds: float) -> Table:
+    runs = min(settings.workers, len(settings.kinds) * len(settings.seeds))
+    several = f"Mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))}"
     caption = (
-        f"Mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))}; {HELD_OUT} held-out images of "
+        f"{several if len(settings.seeds) > 1 else f'Seed {settings.seeds[0]}'}; {HELD_OUT} held-out images of "
         f"{settings.size} x {settings.size}; {settings.steps:,} steps, width {settings.width}; "
-        f"{seconds:,.0f} s in all, {settings.workers} runs at a time."
+        f"{seconds:,.0f} s in all, {runs} run{'s' if runs > 1 else ''} at a time."
     )
     table = Table("skips", caption=caption, box=box.SIMPLE)
     for name in ("IoU, %", "Dice, %", "parameters", "ms per step"):
@@ -221,14 +223,15 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _figures(settings: Settings, networks: Mapping[Kind, UNet]) -> dict[str, Figure]:
-    """Return pictures of the first held-out images by name; there are no maps if no skip connection has a gate."""
+    """Return pictures of the first held-out images by name; there are no maps without spatial gates."""
     images, masks = _drawn(SHOWN, settings, 0)
     figures = {
         MASKS: masks_figure(images, masks, {kind: predict(network, images) for kind, network in networks.items()})
     }
     with style():
-        if gated := {kind.replace("-", " "): network for kind, network in networks.items() if kind != "plain"}:
-            figures[MAPS] = maps_figure(images[: SHOWN // 2], gated)
+        named = {kind.replace("-", " "): network for kind, network in networks.items()}
+        if maps := maps_figure(images[: SHOWN // 2], named):
+            figures[MAPS] = maps
     return figures
 
 

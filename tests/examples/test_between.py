@@ -75,6 +75,17 @@ class TestCommand:
                 "categories, "
                 "or leave the column out.",
             ),
+            (
+                "x.csv",
+                "a;b\n0.5;1\n",
+                "must contain numbers, got '0.5;1' in line 2, column 'a;b'. Separate fields by commas in .csv and by "
+                "tabs in .tsv, and write numbers with a decimal point.",
+            ),
+            (
+                "x.tsv",
+                "1\t2\n3\t0,5\n",
+                "must contain numbers, got '0,5' in line 2, column 1. Separate fields by commas in .csv and by",
+            ),
             ("x.tsv", "1\t2\n3\tred\n", "must contain numbers, got 'red' in line 2, column 1."),
             ("x.csv", "1\n2\n\n\n", "needs at least 100 rows, for training and for held-out estimates, got 2."),
             ("x.csv", "1\n\n2\n", "must have a row in every line, got an empty line 2. Remove it, and make sure that"),

@@ -249,7 +249,7 @@ class TestTables:
             "log loss 0.180, accuracy 86.1 %, balanced 79.9 %."
         )
         unscaled = " ".join(rendered(metrics_table(METRICS | {"scaling": None}), width).split())
-        assert "log loss 0.210; not scaled: there are no labelled validation images with finite scores." in unscaled
+        assert "log loss 0.210; not scaled: the run had no labelled validation images with finite scores." in unscaled
 
     def test_metrics_without_fusion(self):
         plain = METRICS | {"images": 1, "per_level": METRICS["per_level"] | {"fused": None}}

@@ -84,7 +84,7 @@ def calibrated(metrics: Mapping[str, Any]) -> str:
     """Return a sentence on the calibration of the probabilities, raw and scaled."""
     raw, scaling = _calibration(metrics), metrics["scaling"]
     if scaling is None:
-        return f"{raw}; not scaled: there are no labelled validation images with finite scores."
+        return f"{raw}; not scaled: the run had no labelled validation images with finite scores."
     return (
         f"{raw}. Scaled for each attribute, fitted on {scaling['images']:,} validation images: "
         f"{_calibration(metrics, 'scaled_').lower()}, accuracy {100 * metrics['scaled_accuracy']:.1f} %, "
@@ -111,8 +111,12 @@ def best_level(values: Mapping[str, Any]) -> str | None:
 def _certainty(metrics: Mapping[str, Any]) -> str:
     """Return sentences on the interval of the mean accuracy, the resampling and the calibration."""
     interval = metrics["statistics"]["mean"]["columns"][score_names(metrics)[-1]]["accuracy_interval"]
-    span = "none" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
-    sure = f"95 % interval of the mean accuracy: {span} ({resampled(metrics)})."
+    if interval is None:
+        drawn = metrics["statistics"]["bootstrap"]["resampled"]
+        sure = f"95 % interval of the mean accuracy: none, which takes at least two {drawn}."
+    else:
+        span = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+        sure = f"95 % interval of the mean accuracy: {span} ({resampled(metrics)})."
     return f"{sure} {calibrated(metrics)}{_at_thresholds(metrics)}"
 
 
