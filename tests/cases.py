@@ -576,3 +576,29 @@ CASES = [
         permutes=False,
     ),
 ]
+
+FIRST = [*{case.name.split("-")[0]: case for case in reversed(CASES)}.values()]
+
+FURTHER = (
+    "ChannelAttention-max",
+    "SpatialAttention-bias",
+    "CBAM-3d",
+    "CBAM-spatial-channel-printed",
+    "CBAM-parallel-cbam",
+    "RDAM-spatial-channel-cbam",
+    "RDAM-parallel-printed",
+    "SCSE-max",
+    "BAM-3d",
+    "CoordinateAttention-1d",
+    "CoordinateAttention-3d",
+    "AttentionGate-same-grid",
+    "RAR-once",
+    "SoftMask-deep",
+    "CosineCritic-learnt-1d",
+    "LMIMLoss-jsd-1d",
+    "LMIMLoss-infonce",
+    "LMIMLoss-symmetric",
+)
+
+KINDS = [*FIRST, *(case for case in CASES if case.name in FURTHER)]
+"""A case of each class, and those that differ in their layers or in the way they compute, not in sizes alone."""

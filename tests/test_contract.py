@@ -30,11 +30,15 @@ from blan_layers import (
 from blan_layers._checks import Checked
 from blan_layers._module import Module
 from blan_layers.mutual_information import Critic
-from tests.cases import CASES, Case
+from tests.cases import CASES, KINDS, Case
 
 HALF = (torch.float16, torch.bfloat16)
 
+INDUCED = ("CBAM", "RAR", "CoordinateAttention", "LMIMLoss", "CLUB", "AdaptiveScoreFusion")
+"""One case per kind of computation: every module is one graph, of which torch makes machine code."""
+
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+kinds_of_cases = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 main_cases = pytest.mark.parametrize("case", [c for c in CASES if "-" not in c.name], ids=lambda case: case.name)
 
 
@@ -185,7 +189,7 @@ def test_evaluation_draws_nothing_where_samples_of_a_prior_are_passed(case: Case
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@every_case
+@kinds_of_cases
 def test_compiles_without_a_graph_break(case: Case) -> None:
     module, inputs = case.module(torch.float64), [x.requires_grad_() for x in case.inputs(torch.float64)]
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -196,7 +200,7 @@ def test_compiles_without_a_graph_break(case: Case) -> None:
     torch._dynamo.reset()
 
 
-@every_case
+@kinds_of_cases
 def test_compiles_for_any_size(case: Case) -> None:
     module = case.module()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -206,12 +210,19 @@ def test_compiles_for_any_size(case: Case) -> None:
     torch._dynamo.reset()
 
 
-@main_cases
+@pytest.mark.parametrize("case", [c for c in KINDS if c.name in INDUCED], ids=lambda case: case.name)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_compiles_to_machine_code(case: Case) -> None:
     module, inputs = case.module(), case.inputs()
     torch.testing.assert_close(torch.compile(module, fullgraph=True)(*inputs), module(*inputs), rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()
+
+
+@every_case
+def test_meta_tensors_give_the_shape_of_the_result(case: Case) -> None:
+    found = case.module(device="meta")(*(x.to("meta") for x in case.inputs()))
+    true = case.module()(*case.inputs())
+    assert (found.is_meta, found.shape, found.dtype) == (True, true.shape, true.dtype)
 
 
 def dynamic_shapes(case: Case) -> tuple[dict[int, Any], ...]:
@@ -237,24 +248,6 @@ def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
     torch.testing.assert_close(program.module()(*other), module(*other))
 
 
-FIRST_CASES = [*{case.name.split("-")[0]: case for case in reversed(CASES)}.values()]
-FURTHER = (
-    "CBAM-3d",
-    "RDAM-parallel-printed",
-    "CBAM-spatial-channel-printed",
-    "SCSE-max",
-    "BAM-3d",
-    "CoordinateAttention-1d",
-    "CoordinateAttention-3d",
-    "LMIMLoss-jsd-1d",
-    "LMIMLoss-infonce",
-    "LMIMLoss-symmetric",
-)
-onnx_cases = pytest.mark.parametrize(
-    "case", [*FIRST_CASES, *(case for case in CASES if case.name in FURTHER)], ids=lambda case: case.name
-)
-
-
 class WithMaps(nn.Module):
     """A module that returns what ``forward_with_maps`` does."""
 
@@ -266,7 +259,7 @@ class WithMaps(nn.Module):
         return tuple(self.module.forward_with_maps(*inputs))
 
 
-@onnx_cases
+@kinds_of_cases
 def test_onnx_gives_the_same_for_any_batch_and_size(case: Case, tmp_path: Path) -> None:
     module: nn.Module = case.module().eval()
     if hasattr(module, "forward_with_maps"):

@@ -672,11 +672,15 @@ class TestParts:
             ([*[2] * 9, *[1] * 9, 50], [*[2] * 9, *[1] * 9, 50]),
         ],
     )
-    def test_the_test_of_independence_keeps_its_level_with_blocks(self, sizes: list[int], kept: list[int]) -> None:
+    def test_blocks_of_the_test_are_cut_to_a_few_sizes(self, sizes: list[int], kept: list[int]) -> None:
         labels = np.repeat(np.arange(len(sizes)), sizes)
         rows = equalised(labels)
         assert np.bincount(labels[rows]).tolist() == kept
         assert all(np.array_equal(rows[labels[rows] == b], np.flatnonzero(labels == b)[:k]) for b, k in enumerate(kept))
+
+    @pytest.mark.parametrize("sizes", [[60, 40, 40, *[1] * 60], [*range(11, 31)]])
+    def test_the_test_of_independence_keeps_its_level_with_blocks(self, sizes: list[int]) -> None:
+        labels = np.repeat(np.arange(len(sizes)), sizes)
         found = []
         for seed in range(200):
             x, y = (torch.from_numpy(side).float() for side in gaussian(len(labels), 1, 0.0, seed))

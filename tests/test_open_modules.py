@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrizations import spectral_norm
 
 from blan_layers import (
     BAM,
@@ -36,13 +37,14 @@ from blan_layers import (
     SpatialAttention,
     capture_maps,
 )
-from tests.cases import CASES, Case
+from tests.cases import CASES, KINDS, Case
 from tests.ways import CHOOSING, in_blocks, with_gradients
 
 WITH_CHILDREN = [case for case in CASES if list(case.module().children())]
 LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 every_case = pytest.mark.parametrize("case", WITH_CHILDREN, ids=lambda case: case.name)
+kinds_of_cases = pytest.mark.parametrize("case", [c for c in WITH_CHILDREN if c in KINDS], ids=lambda case: case.name)
 choosing_cases = pytest.mark.parametrize("case", CHOOSING, ids=lambda case: case.name)
 
 pytestmark = pytest.mark.usefixtures("auto")
@@ -97,7 +99,7 @@ def on_both_ways(case: Case, change: Callable[[Any], object]) -> tuple[list[Tens
 # Hooks
 
 
-@every_case
+@kinds_of_cases
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # where a child's inputs need no gradient
 def test_a_hook_of_every_kind_on_every_child_sees_the_same_on_every_way(case: Case) -> None:
     seen: list[dict[str, list[Tensor]]] = []
@@ -124,7 +126,7 @@ def test_a_hook_of_every_kind_on_every_child_sees_the_same_on_every_way(case: Ca
             agree(ours[kind], truth[kind])
 
 
-@every_case
+@kinds_of_cases
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("kind", ["full_backward_pre_hook", "full_backward_hook"])
 def test_a_backward_hook_alone_is_heard(case: Case, kind: str) -> None:
@@ -150,7 +152,7 @@ def bend(module: nn.Module, name: str) -> None:
     module.get_submodule(name).register_forward_hook(lambda _, __, output: 0.5 * output + 0.1)
 
 
-@every_case
+@kinds_of_cases
 def test_a_hook_that_changes_what_a_child_returns_is_honoured(case: Case) -> None:
     plain = module_of(case)(*inputs_of(case))
     for name in children_of(module_of(case)):
@@ -208,7 +210,7 @@ def derive(module: Any, name: str) -> None:
     child.__class__ = type("Bent", (type(child),), {"forward": forward})
 
 
-@every_case
+@kinds_of_cases
 def test_a_subclass_in_a_child_s_place_is_honoured(case: Case) -> None:
     plain = module_of(case)(*inputs_of(case))
     for name in children_of(module_of(case)):
@@ -230,7 +232,7 @@ class Wrapper(nn.Module):
         return y + self.scale * y.square()
 
 
-@every_case
+@kinds_of_cases
 def test_an_adapter_around_a_layer_learns(case: Case) -> None:
     plain = module_of(case)(*inputs_of(case))
     for name in layers_of(module_of(case)):
@@ -250,30 +252,16 @@ def test_an_adapter_around_a_layer_learns(case: Case) -> None:
         assert wrappers[-1].scale.grad != 0
 
 
-def altered(kind: str, layer: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the old forms are deprecated, and in use
-        {
-            "spectral norm, old": lambda: nn.utils.spectral_norm(layer, n_power_iterations=20),
-            "spectral norm": lambda: parametrizations.spectral_norm(layer),
-            "weight norm, old": lambda: nn.utils.weight_norm(layer),
-            "weight norm": lambda: parametrizations.weight_norm(layer),
-            "pruned": lambda: prune.l1_unstructured(layer, "weight", 0.5),
-        }[kind]()
-    if kind == "spectral norm, old":  # whose iteration starts with the first call in training
-        layer.train()
-        taken = layer.weight.shape[1] * getattr(layer, "groups", 1)
-        layer(torch.ones(1, taken, *layer.weight.shape[2:], dtype=torch.float64))
-        layer.eval()
-
-
-@every_case
-@pytest.mark.parametrize("kind", ["spectral norm, old", "spectral norm", "weight norm, old", "weight norm", "pruned"])
-def test_a_layer_whose_weight_is_made_from_others_trains_them_and_computes_with_it(case: Case, kind: str) -> None:
+@kinds_of_cases
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")  # the old form is deprecated, and in use
+@pytest.mark.parametrize("altered", [nn.utils.weight_norm, spectral_norm])  # by a hook, and by a class of its own
+def test_a_layer_whose_weight_is_made_from_others_trains_them_and_computes_with_it(
+    case: Case, altered: Callable[[nn.Module], nn.Module]
+) -> None:
     for name in layers_of(module_of(case)):
         module = module_of(case).eval()
         layer: Any = module.get_submodule(name)
-        altered(kind, layer)
+        altered(layer)
         sources = [p for p in layer.parameters() if p is not layer.bias]
         output = module(*inputs_of(case))
         assert all(g.any() for g in torch.autograd.grad(output.square().sum(), sources)), name
@@ -299,7 +287,7 @@ def test_a_quantised_layer_is_called(case: Case) -> None:
     assert (output - module(*inputs)).abs().max() < 0.2 * module(*inputs).abs().max().clamp_min(1)
 
 
-@every_case
+@kinds_of_cases
 def test_a_forward_of_its_own_on_a_child_is_called(case: Case) -> None:
     """As offloading does, which fetches the weights there and takes them away again."""
     for name in children_of(module_of(case)):
@@ -322,7 +310,7 @@ def test_a_forward_of_its_own_on_a_child_is_called(case: Case) -> None:
         assert automatic, name
 
 
-@every_case
+@kinds_of_cases
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # read by torch's compiler
 def test_a_child_that_is_compiled_by_itself_is_run_compiled(case: Case) -> None:
     for name in children_of(module_of(case)):
@@ -349,7 +337,7 @@ def gathered(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-@every_case
+@kinds_of_cases
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")  # nn.Linear's own
 def test_a_module_and_every_child_can_be_sharded(case: Case, mesh: Any) -> None:
     from torch.distributed.fsdp import fully_shard
@@ -372,6 +360,20 @@ def test_a_module_and_every_child_can_be_sharded(case: Case, mesh: Any) -> None:
             if hasattr(module, entry):
                 ours, true = (getattr(m, entry)(*inputs_of(case)) for m in (module.eval(), twin.eval()))
                 agree([*ours] if isinstance(ours, tuple) else [ours], [*true] if isinstance(true, tuple) else [true])
+
+
+@kinds_of_cases
+@pytest.mark.filterwarnings("ignore:DTensor random operators may not have complete support")  # torch's own resets
+def test_a_sharded_module_is_reset_like_one_that_is_not(case: Case, mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    module, twin = case.module(device="meta"), case.module()
+    fully_shard(module, mesh=mesh)
+    module.to_empty(device="cpu")
+    for m in (module, twin):
+        torch.manual_seed(1)
+        m.reset_parameters()
+    assert all(torch.equal(gathered(p), q) for p, q in zip(module.parameters(), twin.parameters(), strict=True))
 
 
 def test_weights_that_nobody_gathered_are_refused_in_words(mesh: Any) -> None:

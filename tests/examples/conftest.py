@@ -22,6 +22,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def _without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare page and pictures where a test looks at something else."""
+    monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
+
+
+@pytest.fixture
 def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of the run, to be changed."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))

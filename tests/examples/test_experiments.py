@@ -50,15 +50,6 @@ def table(folder: Path, *options: str, training: list[str] = TINY) -> int:
 
 
 class TestPlans:
-    @pytest.mark.parametrize("name", get_args(Name))
-    @pytest.mark.parametrize("data", get_args(Data))
-    def test_every_run_has_settings_that_train_py_takes(self, name: Name, data: Data) -> None:
-        if name in ("table8", "table9") and data == "lfwa":
-            pytest.importorskip("blan_facial.data.table")  # comes with LFWA's other divisions
-        for run in experiment(name, data).runs:
-            root = [] if data in DRAWN else ["--data-root", "x"]
-            parse([*options_of(data), *root, *run.options])
-
     @pytest.mark.parametrize("data", get_args(Data))
     def test_runs_of_one_name_are_the_same_in_all_tables(self, data: Data) -> None:
         found: dict[str, Run] = {}

@@ -18,8 +18,6 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.ui
 MODELS = [
     SMALL,
     (*SMALL, "--no-fusion", "--join", "rar"),
-    (*SMALL, "--join", "attention-gate"),
-    (*SMALL, "--join", "concat"),
     ("--model", "moon", *SMALL[:4]),
     ("--model", "mcnn", *SMALL[:4]),
 ]

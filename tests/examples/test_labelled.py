@@ -142,8 +142,8 @@ MIXED = [*SMALL, "--labelled", "24", "--unlabelled"]
 
 
 class TestRuns:
-    def test_a_run_goes_on_exactly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
+    @pytest.mark.usefixtures("_without_report")
+    def test_a_run_goes_on_exactly(self, tmp_path: Path) -> None:
         options = [*MIXED, "--labelled-fraction", "0.25"]
         assert main([*options, "--output", str(tmp_path / "whole")]) == 0
         assert main([*options, "--output", str(tmp_path / "parts"), "--max-steps", "3"]) == 0
@@ -182,10 +182,8 @@ class TestTuning:
         assert scores.shape == (4, 2, 2, 2)
         assert not scores.any()
 
-    def test_classifiers_have_a_rate_of_their_own_and_a_run_goes_on_exactly(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
+    @pytest.mark.usefixtures("_without_report")
+    def test_classifiers_have_a_rate_of_their_own_and_a_run_goes_on_exactly(self, tmp_path: Path) -> None:
         options = [*SMALL, "--classifier-lr", "0.25", "--clip-norm", "1"]
         config = parse(options)
         fabric = make_fabric(config)
@@ -207,10 +205,10 @@ class TestKeep:
     def run(self, folder: Path, *options: str) -> int:
         return main([*SMALL, "--epochs", "4", "--keep", "best", "--output", str(folder), *options])
 
+    @pytest.mark.usefixtures("_without_report")
     def test_the_best_epoch_by_validation_is_tested_and_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
         states, scores = judged_by(monkeypatch, [0.3, 0.6, 0.5, 0.6])
         assert self.run(tmp_path / "whole") == 0
         saved = load_file(tmp_path / "whole" / "model.safetensors")
@@ -230,10 +228,10 @@ class TestKeep:
             torch.equal(last[0][name], last[1][name]) for name in last[0]
         )  # it went on from the last, not the best
 
+    @pytest.mark.usefixtures("_without_report")
     def test_an_epoch_that_was_saved_and_not_tested_is_tested_when_the_run_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
         judged_by(monkeypatch, [0.3, None, 0.9, 0.5, 0.4])
         assert self.run(tmp_path) != 0
         assert self.run(tmp_path, "--resume") == 0

@@ -18,6 +18,8 @@ from blan_facial.training.checkpoint import RunError
 from tests.examples.conftest import TINY
 from tests.examples.run_folder import ATTRIBUTES, SMALL, write_run
 
+pytestmark = pytest.mark.usefixtures("_without_report")
+
 
 def rates(folder: Path) -> list[float]:
     """Return the learning rates that were logged, from the first to the last sitting."""

@@ -96,8 +96,8 @@ def test_the_lines_of_the_readme_copy_a_folder(folder: Path, copy: Path) -> None
 
 
 @pytest.mark.attack("15.13", "a Parquet copy of CelebA")
-def test_a_run_on_the_copy_equals_one_on_the_folder(folder: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
+@pytest.mark.usefixtures("_without_report")
+def test_a_run_on_the_copy_equals_one_on_the_folder(folder: Path, copy: Path) -> None:
     options = ["--image-size", "32", "--width", "4", "--batch-size", "8", "--epochs", "2", "--model", "resnet"]
     options += ["--accelerator", "cpu", "--warmup-steps", "0"]
     runs = copy / "folder", copy / "copy"

@@ -175,6 +175,7 @@ class TestResults:
         validated = [line for line in lines[1:] if line.split(",")[header.index("validation_accuracy")]]
         assert len(validated) == 2  # the last epoch's too
 
+    @pytest.mark.usefixtures("_without_report")
     def test_training_lowers_the_loss(self, tmp_path: Path) -> None:
         assert run(tmp_path, "--epochs", "12") == 0
         lines = (tmp_path / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
@@ -182,6 +183,7 @@ class TestResults:
         losses = [float(value) for line in lines[1:] if (value := line.split(",")[column])]
         assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
 
+    @pytest.mark.usefixtures("_without_report")
     def test_one_seed_gives_one_result_and_another_another(self, finished: Path, tmp_path: Path) -> None:
         assert run(tmp_path / "again", "--workers", "1") == 0
         assert same(weights(finished), weights(tmp_path / "again"))
@@ -211,17 +213,20 @@ class TestResults:
         assert (tmp_path / "attention.png").exists() == gated
         assert (tmp_path / "reconstructions.png").exists() == (switch != "--no-decoder")
 
+    @pytest.mark.usefixtures("_without_report")
     def test_max_steps_ends_early_on_the_same_schedule(self, finished: Path, tmp_path: Path) -> None:
         assert run(tmp_path, "--max-steps", "3") == 0
         assert torch.load(tmp_path / "last.ckpt", weights_only=True)["position"]["step"] == 3
         assert run(tmp_path, "--resume") == 0
         assert same(weights(tmp_path), weights(finished))
 
+    @pytest.mark.usefixtures("_without_report")
     @pytest.mark.parametrize("option", [["--lr-decay", "step"], ["--clip-norm", "1"], ["--warmup-steps", "3"]])
     def test_options_of_training_change_the_result(self, option: list[str], finished: Path, tmp_path: Path) -> None:
         assert run(tmp_path, *option) == 0
         assert not same(weights(tmp_path), weights(finished))
 
+    @pytest.mark.usefixtures("_without_report")
     def test_bfloat16_trains_and_resumes_exactly_too(self, tmp_path: Path) -> None:
         options = ["--image-size", "64", "--images", "32"]
         assert run(tmp_path / "float32", *options) == 0
@@ -232,13 +237,7 @@ class TestResults:
         assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
-@pytest.fixture
-def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the drawing where a test looks at something else."""
-    monkeypatch.setattr("blan_facial.train.write_report", lambda *_, **__: None)
-
-
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 class TestInterruption:
     def test_killed_at_a_random_moment_and_resumed_it_ends_in_the_same_weights(
         self, finished: Path, tmp_path: Path, repository: Path
@@ -399,7 +398,7 @@ class TestInterruption:
         assert all(tensor.isfinite().all() for tensor in content["weights"].values())
 
 
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 class TestCelebA:
     def options(self, root: Path) -> list[str]:
         return [*SMALL, "--data", "celeba", "--data-root", str(root), "--max-steps", "3"]
@@ -670,7 +669,7 @@ MISTAKES: list[tuple[Prepare, str]] = [
 ]
 
 
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 @pytest.mark.parametrize(
     ("prepare", "message"), MISTAKES, ids=lambda value: value[:60] if isinstance(value, str) else ""
 )
@@ -687,7 +686,7 @@ def test_a_mistake_gets_one_clear_error(
     assert "Traceback" not in captured.err
 
 
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -746,7 +745,7 @@ def test_overwrite_starts_over(tmp_path: Path, finished: Path) -> None:
     assert (tmp_path / "notes.txt").exists()
 
 
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 def test_a_refused_run_leaves_the_folder_as_it_was(finished: Path, tmp_path: Path) -> None:
     def content() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -761,7 +760,7 @@ def test_a_refused_run_leaves_the_folder_as_it_was(finished: Path, tmp_path: Pat
     assert content() == before
 
 
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 def test_resuming_on_other_data_is_refused(celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [*SMALL, "--data", "celeba", "--data-root", str(celeba), "--output", str(tmp_path), "--max-steps", "1"]
     assert main(options) == 0
@@ -785,7 +784,7 @@ def test_no_broken_checkpoint_gets_a_traceback(
     assert "must be a checkpoint of this program, got a file that does not load" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 def test_resuming_a_finished_run_tests_it_again(finished: Path, tmp_path: Path) -> None:
     assert run(tmp_path) == 0
     (tmp_path / "metrics.json").unlink()
@@ -810,7 +809,7 @@ def test_the_script_explains_itself_from_any_folder(tmp_path: Path, repository: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("_without_pictures")
+@pytest.mark.usefixtures("_without_report")
 def test_a_folder_is_chosen_if_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
