@@ -59,11 +59,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("data", ["avatars", "celeba", "packed", "csv", "parquet"])
+@pytest.mark.parametrize("data", ["avatars", "packed", "csv", "parquet"])
 def test_spawned_workers_load_the_same_batches(data: str, folder: Path, tmp_path: Path, repository: Path) -> None:
     options = {
         "avatars": ["--data", "avatars", "--images", "16"],
-        "celeba": ["--data", "celeba", "--data-root", str(folder / "celeba")],
         "packed": ["--data", "celeba", "--data-root", str(folder / "packed")],
         "csv": [
             *("--data", "csv", "--labels", str(folder / "table.csv")),
