@@ -593,7 +593,6 @@ FURTHER = (
     "CoordinateAttention-3d",
     "AttentionGate-same-grid",
     "RAR-once",
-    "SoftMask-deep",
     "CosineCritic-learnt-1d",
     "LMIMLoss-jsd-1d",
     "LMIMLoss-infonce",
