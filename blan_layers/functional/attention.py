@@ -73,9 +73,9 @@ def channel_attention(
         \*S).
 
     Raises:
-        TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` or ``w2`` does not fit ``w1``, ``pools`` or ``form`` is unknown or they contradict each other,
-            or ``backend`` is unknown or not available here.
+        TypeError: ``x`` or a weight is not a floating-point tensor, or their dtypes differ.
+        ValueError: ``x``, ``w2`` or a bias does not fit ``w1``, ``pools`` or ``form`` is unknown or they contradict
+            each other, or ``backend`` is unknown or not available here.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.1; Zheng et al., "BLAN", Pattern
@@ -123,9 +123,9 @@ def spatial_attention(
         x (B, C, \*S) with 1, 2 or 3 spatial axes, weight (1, 2, \*kernel), bias (1,) -> (B, C, \*S).
 
     Raises:
-        TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` does not have as many spatial axes as the kernel, a kernel size is even, or ``backend`` is
-            unknown or not available here.
+        TypeError: ``x`` or a weight is not a floating-point tensor, or their dtypes differ.
+        ValueError: ``x`` does not have as many spatial axes as the kernel, a kernel size is even, ``bias`` is not one
+            number, or ``backend`` is unknown or not available here.
 
     Reference:
         Woo et al., "CBAM: Convolutional block attention module", ECCV 2018, section 3.2; Zheng et al., "BLAN", Pattern
@@ -186,7 +186,7 @@ def dual_attention(
         :func:`spatial_attention`, residual (B, C, \*S) -> (B, C, \*S).
 
     Raises:
-        TypeError: ``x`` or ``residual`` is not a floating-point tensor.
+        TypeError: ``x``, ``residual`` or a weight is not a floating-point tensor, or their dtypes differ.
         ValueError: ``x`` does not fit the weights, ``residual`` does not have the shape of ``x``, or ``pools``,
             ``arrangement`` or ``form`` is unknown or contradicts another, or ``backend`` is unknown or not available
             here.

@@ -47,7 +47,7 @@ def concat_conv_logits(
         -> logits (B, \*S).
 
     Raises:
-        TypeError: An input is not a floating-point tensor.
+        TypeError: An input or a weight is not a floating-point tensor, or their dtypes differ.
         ValueError: The inputs differ in batch size, their channels do not add up to those of ``w1``, or the weights
             do not fit one another.
 
