@@ -1,6 +1,5 @@
 """The base of CBAM and RDAM: a channel half and a spatial half in one of three arrangements."""
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -193,18 +192,14 @@ class DualAttention(Module):
     def _check_parallel(self) -> None:
         """Refuse a spatial half that takes no second input to gate."""
         spatial = self.spatial
-        if type(spatial).forward is SpatialAttention.forward:
-            return
-        try:
-            inspect.signature(spatial.forward).bind(None, None)
-        except TypeError:
+        if type(spatial).forward is not SpatialAttention.forward and not _checks.takes(spatial.forward, None, None):
             raise TypeError(
                 said(
                     "arrangement='parallel' calls spatial(x, channel(x)), got a spatial of type "
                     f"{type(spatial).__name__} that takes only x. Give its forward a second input, the map to "
                     "gate, or use another arrangement."
                 )
-            ) from None
+            )
 
 
 def check_recordable(parent: nn.Module, odd: str, x: Tensor) -> None:

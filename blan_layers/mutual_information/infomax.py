@@ -1,6 +1,5 @@
 """The common base of the local and the global loss: pairs, their logits, and losses and estimates from them."""
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -446,13 +445,7 @@ def takes_partners(critic: nn.Module) -> bool:
     inner = critic._modules.get(
         "_orig_mod", critic._modules.get("module")
     )  # the wrappers of compilers and data parallelism
-    if inner is None:
-        return False
-    try:
-        inspect.signature(critic.forward).bind(None, None, None)
-    except TypeError:
-        return False
-    return takes_partners(inner)
+    return inner is not None and _checks.takes(critic.forward, None, None, None) and takes_partners(inner)
 
 
 @whole

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from blan_layers import _checks, functional
 from blan_layers._checks import Checked
 from blan_layers._module import Module
+from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional.mine import checked_momentum
 from blan_layers.mutual_information.memory import check_first_run, updated
 
@@ -73,7 +74,7 @@ class MINEObjective(Module):
     def _load_from_state_dict(self, state_dict: MutableMapping[str, Any], prefix: str, *others: Any) -> None:
         name = f"{prefix}running_log_mean"
         if isinstance(mean := state_dict.get(name), Tensor):  # which assign=True would take as it is
-            state_dict[name] = mean.to(torch.promote_types(mean.dtype, torch.float32))
+            state_dict[name] = at_least_float32(mean)
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def reset_parameters(self) -> None:

@@ -268,16 +268,14 @@ def _built(
         raise TypeError(
             said(f"factory must return a torch.nn.Module, got {type(attention).__name__}. Pass a class such as CBAM.")
         )
-    try:
-        inspect.signature(attention.forward).bind(None)
-    except TypeError:
+    if not _checks.takes(attention.forward, None):
         taken = ", ".join(inspect.signature(attention.forward).parameters)
         raise TypeError(
             said(
                 f"factory must return attention of one map, got {type(attention).__name__}, whose forward takes "
                 f"({taken}). Call it in the network yourself."
             )
-        ) from None
+        )
     return attention
 
 
