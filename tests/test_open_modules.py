@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torch.nn.utils.parametrizations import spectral_norm
 
 from blan_layers import (
     BAM,
@@ -254,7 +253,7 @@ def test_an_adapter_around_a_layer_learns(case: Case) -> None:
 
 @kinds_of_cases
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")  # the old form is deprecated, and in use
-@pytest.mark.parametrize("altered", [nn.utils.weight_norm, spectral_norm])  # by a hook, and by a class of its own
+@pytest.mark.parametrize("altered", [nn.utils.weight_norm, parametrizations.spectral_norm])  # by a hook, and by a class
 def test_a_layer_whose_weight_is_made_from_others_trains_them_and_computes_with_it(
     case: Case, altered: Callable[[nn.Module], nn.Module]
 ) -> None:

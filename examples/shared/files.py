@@ -145,11 +145,13 @@ def holding(program: str, folder: Path, results: Sequence[str], *, overwrite: bo
 
     Raises:
         OSError: The folder cannot be created, or a result cannot be written to it.
-        UserError: It already contains results, without ``overwrite``, or another run has locked it.
+        UserError: It is or passes through a file, already contains results, without ``overwrite``, or another run has
+            locked it.
     """
     if not next(path for path in (folder, *folder.absolute().parents) if path.exists()).is_dir():
-        raise UserError(f"{program}: --output must be a folder, got {folder}, which is or passes through a file. "
-                        "Give another.")  # fmt: skip
+        raise UserError(
+            f"{program}: --output must be a folder, got {folder}, which is or passes through a file. Give another."
+        )
     for name in results:
         make_parent(folder / name)
     with locked(folder / LOCK) as ours:
