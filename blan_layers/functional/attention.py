@@ -16,9 +16,10 @@ from torch.fx import Proxy
 
 from blan_layers import _checks
 from blan_layers._checks import said
+from blan_layers._torch import is_compiled_or_traced
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
-from blan_layers.kernels.choice import chosen_way, passes_of
+from blan_layers.kernels.choice import PLAIN_TENSORS, chosen_way, passes_of
 from blan_layers.kernels.cpu.blocks import core_cache_bytes
 from blan_layers.kernels.passes import PlainPasses
 
@@ -251,8 +252,14 @@ def passes_through(
 
     ``refusal`` returns why only the plain ones can be used, or "".
     """
-    way = chosen_way(backend, (x, residual), lambda: x.numel() * x.element_size() >= core_cache_bytes(), refusal)
+    if backend == "auto" and not is_compiled_or_traced() and type(x) in PLAIN_TENSORS and not _fills_cache(x):
+        return PlainPasses(x, pools, residual)  # whatever else holds of the call
+    way = chosen_way(backend, (x, residual), lambda: _fills_cache(x), refusal)
     return passes_of(way)(x, pools, residual)
+
+
+def _fills_cache(x: Tensor) -> bool:
+    return x.numel() * x.element_size() >= core_cache_bytes()
 
 
 def channel_factors(
