@@ -21,10 +21,10 @@ from blan_layers import functional as F
 from blan_layers.estimation import InformationEstimate, information_between, joint, perceptrons
 from blan_layers.estimation.arrays import Side
 from blan_layers.estimation.bounds import Estimator, effective_pairs, infonce, weighted
+from blan_layers.estimation.categories import entropy_at_most, information_at_most
 from blan_layers.estimation.critics import Weighted, fit_critics
 from blan_layers.estimation.gaussian import canonical_correlation, fit_gaussian
 from blan_layers.estimation.independence import equalised, permutation_test
-from blan_layers.estimation.information import entropy_at_most
 from blan_layers.estimation.joint import JointCritic, train_joint
 from blan_layers.estimation.kernels import KernelCritic
 from blan_layers.estimation.neighbours import nearest_neighbours
@@ -341,6 +341,27 @@ class TestKinds:
         columns = [rng.choice(3, size=200, p=shares).astype(float) for _ in range(1000)]
         truth = -(shares * np.log(shares)).sum()
         assert np.mean([entropy_at_most(column, 200) >= truth for column in columns]) >= 0.975
+
+    @pytest.mark.parametrize("dependence", [0.0, 0.1, 0.6, 0.99])
+    @pytest.mark.parametrize(("categories", "rows"), [(2, 300), (5, 300), (10, 1000)])
+    def test_the_sampling_error_of_counts_is_known(self, categories: int, rows: int, dependence: float) -> None:
+        rng = np.random.default_rng(categories)
+        shares = (1 - dependence) * np.outer(*rng.dirichlet(np.full(categories, 3.0), size=2))
+        shares += dependence / categories * np.eye(categories)
+        truth = (shares * np.log(shares / np.outer(shares.sum(1), shares.sum(0)))).sum()
+        drawn = rng.choice(categories**2, size=(400, rows), p=shares.ravel())
+        ends = [information_at_most(x[:, None], y[:, None]) for x, y in (np.divmod(d, categories) for d in drawn)]
+        assert np.mean(np.array(ends) >= truth) >= 0.96
+        assert np.mean(ends) - truth < 4 * math.sqrt((categories - 1 + truth) / rows)
+
+    def test_few_categories_have_a_narrow_interval(self, short: None) -> None:
+        x, _ = categories = np.random.default_rng(0).integers(2, size=(2, 300))
+        y = np.where(np.random.default_rng(1).random(300) < 0.2, *categories[::-1])
+        found = information_between(x, y, discrete="both")
+        numbers = information_between(x, y)
+        assert found.low < found.value < found.high == numbers.high == information_at_most(x[:, None], y[:, None])
+        assert found.high < found.value + 0.15
+        assert "Categories leave no more possible." in str(found)
 
     @pytest.mark.parametrize(("estimator", "remedy"), [("infonce", "Collect more pairs."), ("nwj", "Use infonce or")])
     def test_a_negative_estimate_says_nothing(

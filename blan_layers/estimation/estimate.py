@@ -19,7 +19,7 @@ class InformationEstimate:
     low: float
     """Lower end of the 95 % confidence interval, which comes from the critics, at least 0."""
     high: float
-    """Upper end of the interval, at most the entropy of categories."""
+    """Upper end of the interval, at most the entropy of categories, and what their counts allow."""
     p_value: float
     """Share of shuffled pairings that show at least as much dependence as the pairs."""
     saturated: bool
@@ -53,6 +53,7 @@ class InformationEstimate:
         meaning = f"{_TITLES[self.estimator]}: {_MEANINGS[self.estimator]}{capped}."
         if self.value == self.others["neighbours"] != self.critics:
             meaning = f"Nearest neighbours. Critics show {self.critics:.3f}. {meaning}"
+        limit = " Categories leave no more possible." if self.value + self.unlearnt > self.high else ""
         lines = [
             f"{self.value:.3f} {units}, 95 % interval {self.low:.3f} to {self.high:.3f}; p = {p_value}",
             meaning,
@@ -60,8 +61,8 @@ class InformationEstimate:
             f"{', '.join(f'{value:.3f}' for value in self.by_fold)}.",
             f"Nearest neighbours: {self.others['neighbours']:.3f}. Gaussian: {self.others['gaussian']:.3f}.",
             "The interval covers the sampling of pairs. Its upper end also covers what critics would learn from more "
-            f"pairs ({self.unlearnt:.3f}) and, for few columns, what nearest neighbours show. It does not cover "
-            "dependence that none of them can detect.",
+            f"pairs ({self.unlearnt:.3f}) and, for few columns, what nearest neighbours show.{limit} It does not "
+            "cover dependence that none of them can detect.",
         ]
         return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.warnings)])
 

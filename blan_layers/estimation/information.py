@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from statistics import NormalDist
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from blan_layers._checks import choice, positive_int, said
-from blan_layers.estimation.arrays import LEAST_ROWS, MOST_CATEGORIES, Array, Discrete, Pairs, Side, aligned
+from blan_layers.estimation.arrays import LEAST_ROWS, MOST_CATEGORIES, Discrete, Pairs, Side, aligned
 from blan_layers.estimation.bounds import ESTIMATORS, Estimator, effective_pairs, weighted
+from blan_layers.estimation.categories import LEVEL, TAIL, entropy_at_most, information_at_most
 from blan_layers.estimation.critics import fit_critics
 from blan_layers.estimation.estimate import InformationEstimate, Units
 from blan_layers.estimation.gaussian import canonical_correlation
@@ -41,8 +41,6 @@ FOLDS = 5
 CANDIDATES = 2048
 """Maximum number of pairs that are measured together."""
 RESAMPLES = 400
-LEVEL = 0.05
-_TAIL = NormalDist().inv_cdf(1 - LEVEL / 2)
 
 _SEEDS = 2**63
 _LEARNING_RATE = 2 / 3  # the learning error falls with this power of the pairs, like kernel errors in two dimensions
@@ -92,9 +90,10 @@ def information_between(
     end is at least that of the Gaussian estimate. If x and y have at most three columns together, it is at least that
     of the nearest-neighbour estimate, which resolves sharp edges that critics blur: the estimate, 2.4 times its gain
     over half the pairs, since its error at edges falls with the root of the number of pairs, and twice the standard
-    error, which is that of the extrapolation if neighbours show more than the critics. The interval covers the sampling
-    of pairs and the limited learning from them. It does not cover dependence that neither critics nor, for few columns,
-    neighbours can detect. How often it contained the true value is reported in
+    error, which is that of the extrapolation if neighbours show more than the critics. If both sides have categories or
+    few values, and rows are independent, it is at most what the counts of their combinations allow. The interval covers
+    the sampling of pairs and the limited learning from them. It does not cover dependence that neither critics nor, for
+    few columns, neighbours can detect. How often it contained the true value is reported in
     ``examples/mutual_information/repeated.md``.
 
     **p-value.** It comes from 199 shuffles of the pairs and a statistic of the whole sample that needs no training. It
@@ -467,7 +466,7 @@ def _estimate(
     critics, capped, most = measured.value, estimator == "infonce", _most(sample)
     low, high = _interval(measured, others["gaussian"], neighbours, sample)
     saturated = capped and (critics > measured.cap - _NEAR_CAP or measured.gain > _GAIN) and critics < most - _GAIN
-    missed = neighbours.value - critics > _TAIL * neighbours.error and p_value <= LEVEL
+    missed = neighbours.value - critics > TAIL * neighbours.error and p_value <= LEVEL
     replaced = capped and missed and sample.independent and _columns(sample) <= _FEW_COLUMNS
     words = [
         *sample.warnings,
@@ -506,39 +505,36 @@ def _interval(measured: _Measured, gaussian: float, neighbours: _Neighbours, sam
     if measured.value < 0:
         high = min(high, measured.cap)
     if _columns(sample) <= _FEW_COLUMNS and math.isfinite(neighbours.value):
-        high = max(high, neighbours.value + max(above, _TAIL * neighbours.error) + max(0.0, neighbours.gain))
+        high = max(high, neighbours.value + max(above, TAIL * neighbours.error) + max(0.0, neighbours.gain))
         if neighbours.value - measured.value > neighbours.error:
-            high = max(high, neighbours.value + neighbours.gain + _TAIL * neighbours.extrapolated)
+            high = max(high, neighbours.value + neighbours.gain + TAIL * neighbours.extrapolated)
     if measured.started or measured.value < 0:
         rows, terms = len(sample.distinct), sample.x.values.shape[1] * sample.y.values.shape[1]
         deviation = math.sqrt(terms / 2 / rows**2 + 2 * max(gaussian, 0.0) / rows)
         high = max(high, gaussian + 2 * deviation)
+    if _countable(sample.x) and _countable(sample.y) and sample.independent:
+        counted = information_at_most(sample.x.values[sample.distinct], sample.y.values[sample.distinct])
+        high = max(measured.value, neighbours.value, min(high, counted))
     return low, high
 
 
 def _most(sample: _Sample) -> float:
-    r"""Return the largest information that categories, or few values, leave possible, in nats: their entropy.
+    """Return the largest information that categories, or few values, leave possible, in nats: their entropy.
 
-    That of several columns is at most the sum of their entropies. Each is the upper end of an interval around the
-    entropy of the observed shares, which has the standard error of :math:`-\log p` and is too small by a multiple,
-    :math:`1 / 2 n`, of a chi-squared variable with as many degrees of freedom as categories, less one.
+    That of several columns is at most the sum of their entropies, each the upper end of an interval.
     """
     sizes = np.bincount(sample.labels)
     rows = len(sample.labels) ** 2 / int((sizes**2).sum())  # effective number of independent ones
     most = math.inf
     for side in (sample.x, sample.y):
-        if side.discrete or all(MOST_CATEGORIES * len(np.unique(column)) <= len(column) for column in side.values.T):
+        if _countable(side):
             most = min(most, sum(entropy_at_most(column, rows) for column in side.values.T))
     return most
 
 
-def entropy_at_most(column: Array, rows: float) -> float:
-    """Return the upper end of an interval around the entropy of a column, in nats, from so many independent rows."""
-    shares = np.unique(column, return_counts=True)[1] / len(column)
-    entropy = -(shares * np.log(shares)).sum()
-    error = math.sqrt(max((shares * np.log(shares) ** 2).sum() - entropy**2, 0.0) / rows)
-    missing = (math.sqrt(len(shares) - 1) + _TAIL / math.sqrt(2)) ** 2 / 2 / rows
-    return float(min(entropy + _TAIL * error + missing, math.log(len(shares))))
+def _countable(side: Side) -> bool:
+    """Return whether a side has categories or few values."""
+    return side.discrete or all(MOST_CATEGORIES * len(np.unique(column)) <= len(column) for column in side.values.T)
 
 
 def _columns(sample: _Sample) -> int:
