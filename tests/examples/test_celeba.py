@@ -286,6 +286,12 @@ def test_a_partition_file_that_breaks_its_format_is_refused_by_line(root, new, t
     refused(root, f"{path}, {text}")
 
 
+def test_a_partition_may_have_a_count_alone(root):
+    path = root / "list_eval_partition.txt"
+    path.write_text(f"16\n{path.read_text()}")
+    assert read(root).notes == ()
+
+
 def test_a_file_that_is_no_text_is_refused(root):
     path = root / "list_attr_celeba.txt"
     path.write_bytes(path.read_bytes() + b"\xff\xfe")
@@ -439,6 +445,21 @@ def test_images_in_the_wild_are_cropped_by_their_boxes_or_warned_of(root, tmp_pa
     assert note in load_celeba(root, "test", image_size=32, image_folder=folder).notes[-1]
     (root / "list_bbox_celeba.txt").write_text("\n".join(rows))
     assert read(root, image_folder=folder).notes[-1].endswith("cropped with list_bbox_celeba.txt.")
+    (root / "list_bbox_celeba.txt").write_text("\n".join(row.replace(" 36 36", " 90 90") for row in rows))
+    text = r"boxes must lie in their images, got \(12, 22, 102, 112\) for 000001\.png of 60 x 80 pixels in .* remove"
+    with pytest.raises(DataError, match=text):
+        load_celeba(root, "test", image_size=32, image_folder=folder)
+
+
+@pytest.mark.parametrize("folder", ["img_celeba", "data"])
+def test_aligned_images_are_not_cropped_whatever_folders_are_called(tmp_path, folder):
+    images = [*IMAGES[:3], IMAGES[3][:-2], *IMAGES[4:]]  # one of another size
+    root = write_celeba_folder(tmp_path / folder, images, LABELS, ATTRIBUTES)
+    rows = ["16", "image_id x_1 y_1 width height", *(f"{index + 1:06d}.jpg 1 2 3 4" for index in range(16))]
+    (root / "list_bbox_celeba.txt").write_text("\n".join(rows))
+    for split in SPLITS:
+        faces = load_celeba(root, split, image_size=32)
+        assert (faces.boxes, faces.notes) == (None, ())
 
 
 def test_labels_of_0_and_1_are_read_and_of_three_values_refused(root):

@@ -12,6 +12,7 @@ Optional files next to the labels are `identity_CelebA.txt` (an image and the nu
 
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path, PurePosixPath
@@ -108,14 +109,13 @@ def load_celeba(root: Path | str, split: str, *, image_size: int, image_folder: 
                 "are treated as images of different people",
             )
         )
-    reader = _reader(place, [images[name] for name in stems])
-    boxes, note = _boxes(base, place, reader, stems)
+    boxes, note = _boxes(base, place, {name: images[name] for name in complete}, stems)
     return FaceDataset(
         name="celeba",
         split=split,
         attributes=labels.attributes,
         labels=labels.values[rows],
-        images=reader,
+        images=_reader(place, [images[name] for name in stems]),
         image_size=image_size,
         notes=tuple(note for note in (*notes, note) if note),
         groups=None if people is None else number_people(people),
@@ -157,9 +157,14 @@ def _reader(place: Path, names: Sequence[str]) -> ImageReader:
     return (ZipImages if place.is_file() else ImageFiles)(place, np.array(names))
 
 
-def _boxes(base: Path, place: Path, reader: ImageReader, stems: Sequence[str]) -> tuple[np.ndarray | None, str]:
-    """Return the boxes for cropping images in the wild, and a note on them; aligned images have none."""
-    if not _in_the_wild(place, reader, len(stems)):
+def _boxes(base: Path, place: Path, images: Mapping[str, str], stems: Sequence[str]) -> tuple[np.ndarray | None, str]:
+    """Return the boxes for cropping images in the wild, and a note on them; aligned images have none.
+
+    Raises:
+        DataError: The boxes are not those of images of this size.
+    """
+    sizes = _some_sizes(place, images)
+    if not sizes or 2 * max(Counter(sizes.values()).values()) > len(sizes):  # aligned, perhaps with an odd one
         return None, ""
     path = find_optional(base, BOXES)
     if path is None:
@@ -168,24 +173,33 @@ def _boxes(base: Path, place: Path, reader: ImageReader, stems: Sequence[str]) -
             "the labels, so that they are cropped, or use img_align_celeba."
         )
     boxes: Mapping[str, tuple[int, int, int, int]] = read_boxes(path)
+    outside = [
+        name for name, size in sizes.items() if name in boxes and (boxes[name][2] > size[0] or boxes[name][3] > size[1])
+    ]
+    if 2 * len(outside) > len(sizes.keys() & boxes.keys()):
+        width, height = sizes[outside[0]]
+        raise DataError(
+            f"{path}: boxes must lie in their images, got {boxes[outside[0]]} for {images[outside[0]]} of "
+            f"{width} x {height} pixels in {place}, and others. Use images of the original size, or remove the file to "
+            "leave them uncropped."
+        )
     whole = sum(name not in boxes for name in stems)
     note = f"The images in {place} are not aligned and were cropped with {path.name}"
     without = f", except {whole} of {len(stems)}, which have no box" if whole else ""
     return np.array([boxes.get(name, (0, 0, 0, 0)) for name in stems]), f"{note}{without}."
 
 
-def _in_the_wild(place: Path, reader: ImageReader, count: int) -> bool:
-    """Return whether images are uncropped, by the name of their folder or because their sizes differ."""
-    if any(part.lower().startswith("img_celeba") for part in place.parts[-2:]):
-        return True
-    sizes = set()
-    for index in range(0, count, -(-count // _LOOKED_AT)):
+def _some_sizes(place: Path, images: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Return the sizes of some images, the same for all splits, which differ unless the images are aligned."""
+    some = sorted(images)[:: -(-len(images) // _LOOKED_AT)]
+    reader, sizes = _reader(place, [images[name] for name in some]), {}
+    for index, name in enumerate(some):
         try:
             with Image.open(io.BytesIO(reader.read(index)), formats=FORMATS) as image:
-                sizes.add(image.size)
+                sizes[name] = image.size
         except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             continue  # training reports the error
-    return len(sizes) > 1
+    return sizes
 
 
 def _left_out(count: int, total: int, things: str, lack: str, consequence: str = "were left out") -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from blan_facial.data.attributes import read_attribute_names
 from blan_facial.data.columns import IMAGE, NAMES, SPLIT_VALUES, fold
 from blan_facial.data.delimited import DELIMITERS, Row, bounded, encoding_of, read_rows
-from blan_facial.data.faces import SPLITS, DataError
+from blan_facial.data.faces import SPLITS, SUFFIXES, DataError
 from blan_facial.data.folders import find_part
 
 LABELS, PARTITION, IDENTITIES, BOXES = "list_attr_celeba", "list_eval_partition", "identity_CelebA", "list_bbox_celeba"
@@ -214,6 +214,8 @@ def _read(path: Path) -> _Text:
     number, fields = first
     if len(fields) == 1 and fields[0].isdecimal() and len(fields[0]) <= _DIGITS:
         line, names = next(rows, (number + 1, []))
+        if names and PurePosixPath(names[0]).suffix.lower() in SUFFIXES:  # a row: the line of the names is lacking
+            return _Text(int(fields[0]), None, _again((line, names), rows))
         return _Text(int(fields[0]), (line, names[_names_image(names) :]), rows)
     if _names_image(fields):
         return _Text(None, (number, fields[1:]), rows)
