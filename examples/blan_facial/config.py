@@ -27,7 +27,7 @@ attributes, test it, and write a folder with its weights, metrics and pictures o
 RESUMABLE = frozenset(
     {
         *("data_root", "image_folder", "labels", "columns", "unknown", "attributes"),
-        *("workers", "max_steps", "extend"),
+        *("workers", "max_steps", "extend", "skip_corrupt"),  # without it, training stops at a corrupt image
         *("accelerator", "devices", "nodes", "strategy", "compile"),
         *("output", "resume", "overwrite"),
     }
@@ -233,14 +233,14 @@ class Config:
         Raises:
             ConfigError: A number is out of range, or options exclude each other.
         """
-        self._check_data()
-        for name in (
-            *("images", "train_images", "labelled", "epochs", "max_steps", "batch_size", "nodes"),
-            *("width", "summary_channels", "critic_channels"),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
+        self.check_test()
+        self._check_positive("train_images", "labelled", "epochs", "max_steps", "nodes")
+        self._check_positive("width", "summary_channels", "critic_channels")
+        if self.data == "lfwa" and self.lfwa_split != "80:10" and self.keep == "best":
+            _refuse(
+                f"--keep best needs validation images, got --lfwa-split {self.lfwa_split}",
+                "Use --lfwa-split 80:10, or --keep last",
+            )
         if self.images is not None and self.train_images is not None and self.train_images >= self.images:
             _refuse(
                 "--train-images must be below --images, which limits every split, got "
@@ -260,9 +260,7 @@ class Config:
             _refuse(f"--blocks must be 1 to {MOST_BLOCKS} each, got {got}", "Use 3 4 6 3")
         if not 0 <= self.dropout < 1:
             _refuse(f"--dropout must be in [0, 1), got {self.dropout}", "Use 0.5, or 0 for none")
-        for name in ("workers", "warmup_steps", "seed", "extend"):
-            if getattr(self, name) < 0:
-                _refuse(f"{_option(name)} must not be negative, got {getattr(self, name)}", "Give 0 or more")
+        self._check_not_negative("warmup_steps", "seed", "extend")
         if self.seed >= 2**64:
             _refuse(f"--seed must be less than 2**64, got {self.seed}", "Give a smaller number")
         for name in ("alpha", "beta", "gamma"):
@@ -299,6 +297,16 @@ class Config:
         if self.resume and self.overwrite:
             _refuse("--resume and --overwrite exclude each other, got both", "Give one of them")
 
+    def check_test(self) -> None:
+        """Refuse settings with which a finished run cannot be tested.
+
+        Raises:
+            ConfigError: A number is out of range, or options of the data exclude each other.
+        """
+        self._check_data()
+        self._check_positive("images", "batch_size")
+        self._check_not_negative("workers")
+
     def check_unused(self, preset: "Config") -> None:
         """Refuse options that differ from the preset and belong to a part that is left out, or to another model.
 
@@ -326,6 +334,17 @@ class Config:
         """Return a setting as it was given on the command line."""
         return _option(name if getattr(self, name) is not False else f"no_{name}")
 
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                _refuse(f"{_option(name)} must be at least 1, got {value}", "Give a positive number")
+
+    def _check_not_negative(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 0:
+                _refuse(f"{_option(name)} must not be negative, got {getattr(self, name)}", "Give 0 or more")
+
     def _check_data(self) -> None:
         if self.data in ("avatars", "avatars-hard"):
             if self.data_root is not None:
@@ -344,11 +363,6 @@ class Config:
             _refuse(f"--image-folder is only for --data celeba and lfwa, got --data {self.data}", "Leave it out")
         if self.data != "lfwa" and self.lfwa_split != Config.lfwa_split:
             _refuse(f"--lfwa-split is only for --data lfwa, got --data {self.data}", "Leave it out")
-        if self.data == "lfwa" and self.lfwa_split != "80:10" and self.keep == "best":
-            _refuse(
-                f"--keep best needs validation images, got --lfwa-split {self.lfwa_split}",
-                "Use --lfwa-split 80:10, or --keep last",
-            )
         if self.data == "csv" and self.labels is None:
             _refuse("--data csv needs --labels, got none", "Name the CSV file")
         if self.data != "csv" and self.labels is not None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from blan_facial.config import Config, ConfigError, Data, config_errors
 from blan_facial.data.attributes import choose
-from blan_facial.data.faces import FaceDataset
+from blan_facial.data.faces import DataError, FaceDataset
 from blan_facial.data.splits import load_split
 from blan_facial.machines.devices import make_fabric
 from blan_facial.results.finished import FinishedRun, load_run
@@ -47,7 +47,8 @@ class Settings:
     image_folder: Path | None = None
     """Folder of CelebA's or LFWA's images, if they are not in the official folder."""
     labels: Path | None = None
-    """CSV file with the columns image, split and one per attribute, or a folder of such files."""
+    """CSV file with the columns image, split and one per attribute, or a folder of such files. For another file than
+    the run's, its --columns and --unknown do not apply."""
     columns: Path | None = None
     """TOML or JSON file that describes the columns of --labels, if they do not have the expected names and values."""
     unknown: Literal["zero", "minus-one"] | None = None
@@ -82,12 +83,14 @@ class Settings:
             own = dataclasses.replace(own, data_root=None, image_folder=None, labels=None, skip_corrupt=False)
             own = dataclasses.replace(own, lfwa_split=Config.lfwa_split, images=None, train_images=None)
             own = dataclasses.replace(own, columns=None, unknown=None)
+        elif self.labels not in (None, own.labels):
+            own = dataclasses.replace(own, columns=None, unknown=None)
         names: tuple[str, ...] = ("data", "data_root", "image_folder", "labels", "columns", "unknown", "images")
         names += ("batch_size", "workers", "accelerator", "precision")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         config = dataclasses.replace(own, **given, skip_corrupt=self.skip_corrupt or own.skip_corrupt).on_one_device()
         with config_errors("evaluate"):
-            config.check()
+            config.check_test()
         return config
 
 
@@ -107,7 +110,7 @@ def run(settings: Settings, console: Console) -> None:
     training = _of_training(finished)
     with config_errors("evaluate"), summed("PIL", console):
         fabric = make_fabric(config)
-        faces = load_split(config, settings.split, console)
+        faces = _named_alike(load_split(config, settings.split, console), attributes)
         columns = [finished.attributes.index(name) for name in attributes]
         model = finished.model.to(fabric.device)
         loader = evaluation_loader(config, faces)
@@ -153,6 +156,21 @@ def _check_output(output: Path, run: Path, config: Config) -> None:
         with output.open("rb") as file:
             if file.read(1) not in (b"", b"{"):
                 raise ConfigError(f"evaluate: --output must be new or a JSON file, got {output}. Name another.")
+
+
+def _named_alike(faces: FaceDataset, attributes: Sequence[str]) -> FaceDataset:
+    """Return faces with the model's names of its attributes, which are theirs apart from case and spaces.
+
+    Raises:
+        DataError: One of them was taken for several, separated by commas.
+    """
+    for name in attributes if len(attributes) != len(faces.attributes) else ():
+        if len(parts := choose([name], faces.attributes)[0]) > 1:
+            raise DataError(
+                f"{faces.name}: must have the attributes of the model, got {' and '.join(parts)} in place of {name!r}. "
+                "Name its column as the model does, or leave it out with --attributes."
+            )
+    return dataclasses.replace(faces, attributes=tuple(attributes))
 
 
 def _counted(faces: FaceDataset, attributes: Sequence[str], labels: Any) -> bool:

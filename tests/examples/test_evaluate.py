@@ -107,6 +107,40 @@ def test_settings_of_the_run_s_own_data_are_left_behind(celeba: Path, tmp_path: 
     assert (metrics["data"], metrics["images"], list(metrics["per_attribute"])) == ("celeba", 12, ["Bald"])
 
 
+@pytest.mark.parametrize(
+    "trained_with",
+    [
+        ["--data", "celeba", "--data-root", "gone", "--keep", "best", "--no-os"],
+        ["--data", "csv", "--data-root", "gone", "--labels", "gone.csv", "--unknown", "minus-one"],
+        ["--data", "csv", "--data-root", "gone", "--labels", "gone.csv", "--columns", "gone.toml"],
+        ["--train-images", "8", "--labelled", "4", "--unlabelled"],
+    ],
+)
+@pytest.mark.parametrize("images", [["--images", "3"], ["--images", "3", "--batch-size", "1"]])
+def test_rules_of_training_do_not_hold_for_tests(trained_with: list[str], images: list[str], tmp_path: Path) -> None:
+    faces = load_avatars("test", image_size=32, count=3)
+    rows = [f"{index}.png,test,{index % 2}" for index in range(3)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,split,bald", *rows]))
+    for index in range(3):
+        Image.fromarray(faces.image(index)).save(tmp_path / f"{index}.png")
+    write_run(tmp_path / "run", *SMALL, *trained_with, attributes=["Bald"])
+    given = ["--data", "csv", "--data-root", str(tmp_path), "--labels", str(tmp_path / "table.csv"), *images]
+    assert main([str(tmp_path / "run"), *given, "--output", str(tmp_path / "metrics.json")]) == 0
+    metrics = read(tmp_path / "metrics.json")
+    assert (metrics["images"], list(metrics["per_attribute"])) == (3, ["Bald"])  # as the model calls it
+
+
+def test_attributes_of_commas_are_not_taken_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "table.csv").write_text("image,split,Hair,long\na.png,test,1,0\n")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    write_run(tmp_path / "run", *SMALL, attributes=["Hair, long"])
+    given = ["--data", "csv", "--data-root", str(tmp_path), "--labels", str(tmp_path / "table.csv")]
+    assert main([str(tmp_path / "run"), *given]) == 1
+    assert "csv: must have the attributes of the model, got Hair and long in place of 'Hair, long'." in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_another_data_set_with_more_attributes(celeba: Path, tmp_path: Path) -> None:
     attributes = ("Smiling", "Black_Hair")
     write_run(tmp_path, *SMALL, "--images", "7", attributes=attributes)

@@ -419,6 +419,7 @@ class TestCelebA:
         faces = load_avatars("train", image_size=40, count=96)
         write_celeba_folder(root, [faces.image(index) for index in range(len(faces))], faces.labels, faces.attributes)
         broken = root / "img_align_celeba" / "000002.jpg"
+        whole = broken.read_bytes()
         for path in (broken, broken.with_name("000008.jpg")):  # one to train on, one of the test
             path.write_bytes(path.read_bytes()[:200])
         options = [*self.options(root)[:-2], "--epochs", "1"]
@@ -432,6 +433,9 @@ class TestCelebA:
         content = torch.load(tmp_path / "b" / "last.ckpt", weights_only=True)
         assert content["position"]["skipped"] == 1
         assert content["position"]["images"] == content["position"]["step"] * 16 - 1
+        broken.write_bytes(whole)  # the other is found after training
+        assert main([*options, "--output", str(tmp_path / "c")]) == 1
+        assert main([*options, "--resume", "--skip-corrupt", "--output", str(tmp_path / "c")]) == 0
 
 
 def test_the_progress_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _layout_of_this_machine(config: Config, kind: str) -> Layout:
 
 def _check_shares(config: Config, kind: str, count: int) -> None:
     """Refuse settings that cannot be divided among this number of processes."""
-    if config.batch_size % count or config.batch_size < 2 * count:
+    if count > 1 and (config.batch_size % count or config.batch_size < 2 * count):
         raise ConfigError(
             f"train: --batch-size must give {count} equal shares of at least 2 images, one per device, "
             f"got {config.batch_size}. Use {max(2, config.batch_size // count) * count}, for example."

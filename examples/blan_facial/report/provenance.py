@@ -10,7 +10,10 @@ PROGRAM = "python examples/blan_facial/train.py"
 
 # Settings that do not affect the results, but are needed to repeat a run.
 _REPEATED = frozenset(
-    {"data_root", "image_folder", "labels", "columns", "unknown", "attributes", "max_steps", "extend"}
+    {
+        *("data_root", "image_folder", "labels", "columns", "unknown", "attributes"),
+        *("max_steps", "extend", "skip_corrupt"),
+    }
 )
 
 _ONCE = frozenset({"output", "resume", "overwrite"})  # settings of a session, not of the run
