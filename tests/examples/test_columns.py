@@ -149,6 +149,7 @@ def test_columns_may_have_any_names(tmp_path: Path) -> None:
         ("[split]\ntrain = true", "split must name its column, or give the share of each split as a number, got"),
         ("attributes = ['A', 'A']", "attributes must name each column once, got A twice. Remove one of the two."),
         ("categories = ['A', 'A']", "categories must name each column once, got A twice. Remove one of the two."),
+        ("[categories]\nA = ['b', 'B']", "categories: A: a value must be listed once, got 'b' twice. Remove one."),
         ("attributes = ['']", "attributes: : column must be a column's name, got ''. Write it in quotes."),
         ("categories = 3", "categories must be a list of columns, or list their values, got 3. Write a list."),
         ("image = ", "must be TOML, or JSON with a name ending in .json, got"),

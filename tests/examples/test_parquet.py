@@ -195,6 +195,30 @@ def test_an_image_that_does_not_decode_is_named_by_its_row(tmp_path: Path) -> No
         load(tmp_path).image(1)
 
 
+def test_a_moved_folder_has_the_same_checksum(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "train.parquet", image=cells(1, 2), Bald=BALD)
+    before = load(tmp_path / "a").digest()
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert load(tmp_path / "b").digest() == before
+    write(tmp_path / "b" / "train.parquet", image=cells(1, 3), Bald=BALD)
+    assert load(tmp_path / "b").digest() != before
+
+
+def test_files_without_rows_are_passed_over(tmp_path: Path) -> None:
+    table = pa.table({"image": cells(1, 2), "Bald": BALD})
+    for name, rows in (("train-0", 0), ("train-1", 2), ("test", 0)):
+        pq.write_table(table.slice(0, rows), tmp_path / f"{name}.parquet")
+    assert colours(load(tmp_path)) == [1, 2]
+    with pytest.raises(NoSplitError, match=r"split 'test' must have rows, got none in its files\. Add some\."):
+        load(tmp_path, "test")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([cells(1), [1], [0]], ["image", "Bald", "Bald"]), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: a column must be named once, got Bald again\. Rename one"):
+        load(tmp_path)
+
+
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     for count in (2, 3):
         write(tmp_path / "train.parquet", image=cells(*range(count)), Bald=[0, 1, 0][:count])

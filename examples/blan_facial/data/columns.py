@@ -306,6 +306,10 @@ def _read_categories(entry: Any, faults: Faults) -> dict[str, list[str]] | None:
     if None in lists.values():
         faults.add(f"categories must be a list of columns, or list their values, got {entry!r}. Write a list.")
         return None
+    for name, values in lists.items():
+        for value, count in _counted({name: values}).items():
+            if count > 1:
+                faults.add(f"categories: {name}: a value must be listed once, got {value!r} twice. Remove one.")
     return {name: values or [] for name, values in lists.items()}
 
 

@@ -103,6 +103,9 @@ class ImageReader(Protocol):
             ValueError: The stored bytes are damaged.
         """
 
+    def name(self, index: int) -> str:
+        """Return the name of the image, wherever its file is."""
+
     def place(self, index: int) -> Path | str:
         """Return the location of the image, for messages."""
 
@@ -160,7 +163,7 @@ class FaceDataset:
         if isinstance(self.images, np.ndarray):
             found.update(self.images[: len(self)].tobytes())
         else:
-            names = (Path(self.images.place(index)).name for index in range(len(self)))
+            names = (self.images.name(index) for index in range(len(self)))
             found.update("\n".join(names).encode("utf-8", "surrogateescape"))
         return found.hexdigest()
 

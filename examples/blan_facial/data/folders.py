@@ -34,6 +34,10 @@ class ImageFiles:
         """
         return read_image_file(self.place(index))
 
+    def name(self, index: int) -> str:
+        """Return the name of file `index` without its folder."""
+        return self.place(index).name
+
     def place(self, index: int) -> Path:
         """Return the path of file `index`."""
         return self.folder / str(self.names[index])

@@ -38,25 +38,29 @@ class ParquetImages:
     Args:
         table: The opened files.
         rows: The n rows with the images.
-        name: Name of the table in messages.
+        where: The table in messages.
     """
 
-    def __init__(self, table: "datasets.Dataset", rows: np.ndarray, name: str) -> None:
+    def __init__(self, table: "datasets.Dataset", rows: np.ndarray, where: str) -> None:
         from datasets import Image
 
         self.table = table.select_columns([IMAGE]).cast_column(IMAGE, Image(decode=False))
         self.rows = rows
-        self.name = name
+        self.where = where
 
     def read(self, index: int) -> bytes:
         """Return the bytes of image file `index`."""
         data: bytes = self._cell(index)["bytes"]
         return data
 
-    def place(self, index: int) -> str:
+    def name(self, index: int) -> str:
         """Return the row number of image file `index`, and its file name if it has one."""
         file = self._cell(index)["path"]
-        return f"{self.name}, row {self.rows[index]}" + (f" ({file})" if file else "")
+        return f"row {self.rows[index]}" + (f" ({file})" if file else "")
+
+    def place(self, index: int) -> str:
+        """Return the table of image file `index`, and its name."""
+        return f"{self.where}, {self.name(index)}"
 
     def _cell(self, index: int) -> dict[str, Any]:
         return dict(self.table[int(self.rows[index])][IMAGE])
@@ -103,7 +107,7 @@ def load_parquet(
     nothing = _unknown_numbers(root, every, names, unknown)
     if unknown is not None and not nothing:
         notes.append(without_effect(unknown))
-    table = _open(root, files, [name for name in columns if name in (IMAGE, SPLIT, *PEOPLE, *names)])
+    table = _open(root, split, files, [name for name in columns if name in (IMAGE, SPLIT, *PEOPLE, *names)])
     name = f"{root}, {split}"
     rows = _rows_of_split(root, table, split) if SPLIT in columns else np.arange(len(table))
 
@@ -163,6 +167,8 @@ def _read_columns(files: Sequence[Path]) -> dict[str, "pa.DataType"]:
     for path in files:
         with _whole(path):
             schema = pq.read_schema(path)
+        if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
+            raise DataError(f"{path}: a column must be named once, got {repeated[0]} again. Rename one of the two.")
         tables.append(dict(zip(schema.names, schema.types, strict=True)))
         if tables[-1] != tables[0]:
             raise DataError(
@@ -223,10 +229,14 @@ def _attributes(path: Path, columns: Mapping[str, "pa.DataType"]) -> tuple[str, 
     return attributes
 
 
-def _open(root: Path, files: Sequence[Path], columns: list[str]) -> "datasets.Dataset":
-    """Open files as one table, which `datasets` copies to its cache the first time."""
+def _open(root: Path, split: str, files: Sequence[Path], columns: list[str]) -> "datasets.Dataset":
+    """Open files as one table, which `datasets` copies to its cache the first time; it refuses files without rows."""
     import datasets
+    import pyarrow.parquet as pq
 
+    files = [path for path in files if pq.read_metadata(path).num_rows]
+    if not files:
+        raise NoSplitError(f"{root}: split {split!r} must have rows, got none in its files. Add some.")
     hidden, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # our error includes its message

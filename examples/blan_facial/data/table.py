@@ -157,7 +157,8 @@ def load_csv(table: Table, root: Path | str, split: str, *, image_size: int) -> 
         ValueError: `split` or `image_size` is out of range.
     """
     check_request("load_csv", split, image_size)
-    root, packed = Path(root), is_archive(root)
+    root = Path(root)
+    packed = is_archive(root)
     if not packed:
         root = open_root("load_csv", root)
     rows = np.flatnonzero(table.splits == split)

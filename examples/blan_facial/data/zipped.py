@@ -64,6 +64,10 @@ class ZipImages:
             raise ValueError("data that fails its checksum")
         return data
 
+    def name(self, index: int) -> str:
+        """Return the name of file `index` without its folder."""
+        return self.place(index).name
+
     def place(self, index: int) -> Path:
         """Return the path of the archive followed by that of file `index` in it."""
         return self.path / str(self.members[index])
