@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path, split: str = "train") -> FaceDataset:
-    return load_csv(read_table(root.parent / "table.csv", unknown="zero"), root, split, image_size=8)
+    return load_csv(read_table(root.parent / "table.csv", unknown="zero"), str(root), split, image_size=8)
 
 
 def write(root: Path, text: str) -> Path:
