@@ -190,23 +190,16 @@ def test_evaluation_draws_nothing_where_samples_of_a_prior_are_passed(case: Case
 
 
 @kinds_of_cases
-def test_compiles_without_a_graph_break(case: Case) -> None:
-    module, inputs = case.module(torch.float64), [x.requires_grad_() for x in case.inputs(torch.float64)]
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    ours, truth = compiled(*inputs), module(*inputs)
-    torch.testing.assert_close(ours, truth)
-    for our, true in zip(gradients(ours, module, inputs), gradients(truth, module, inputs), strict=True):
-        torch.testing.assert_close(our, true)
-    torch._dynamo.reset()
-
-
-@kinds_of_cases
-def test_compiles_for_any_size(case: Case) -> None:
-    module = case.module()
+def test_compiles_to_one_graph_for_any_size(case: Case) -> None:
+    module = case.module(torch.float64)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
     for batch, growth in ((3, 0), (5, 2)):
-        inputs = case.inputs(batch=batch, size=tuple(size + growth for size in case.size))
-        torch.testing.assert_close(compiled(*inputs), module(*inputs))
+        inputs = case.inputs(torch.float64, batch=batch, size=tuple(size + growth for size in case.size))
+        inputs = [x.requires_grad_() for x in inputs]
+        ours, truth = compiled(*inputs), module(*inputs)
+        torch.testing.assert_close(ours, truth)
+        for our, true in zip(gradients(ours, module, inputs), gradients(truth, module, inputs), strict=True):
+            torch.testing.assert_close(our, true)
     torch._dynamo.reset()
 
 
@@ -240,7 +233,7 @@ def dynamic_shapes(case: Case) -> tuple[dict[int, Any], ...]:
     )
 
 
-@every_case
+@kinds_of_cases
 def test_exports_with_dynamic_batch_and_size(case: Case) -> None:
     module, inputs = case.module().eval(), case.inputs()
     program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic_shapes(case))
