@@ -66,9 +66,9 @@ def draw(path: Path, content: Mapping[str, Any]) -> None:
         chart(content, title_of(content["machine"])).savefig(file, format="svg", metadata={"Date": None})
 
 
-def all_results(folder: Path = RESULTS) -> Contents:
+def all_results() -> Contents:
     """Return the results of all machines."""
-    return {path: load(path) for path in sorted(folder.glob("*.json"))}
+    return {path: load(path) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def pages(contents: Contents) -> dict[Path, str]:

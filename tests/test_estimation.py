@@ -355,8 +355,8 @@ class TestKinds:
         assert np.mean(ends) - truth < 4 * math.sqrt((categories - 1 + truth) / rows)
 
     def test_few_categories_have_a_narrow_interval(self, short: None) -> None:
-        x, _ = categories = np.random.default_rng(0).integers(2, size=(2, 300))
-        y = np.where(np.random.default_rng(1).random(300) < 0.2, *categories[::-1])
+        x, other = np.random.default_rng(0).integers(2, size=(2, 300))
+        y = np.where(np.random.default_rng(1).random(300) < 0.2, other, x)
         found = information_between(x, y, discrete="both")
         numbers = information_between(x, y)
         assert found.low < found.value < found.high == numbers.high == information_at_most(x[:, None], y[:, None])

@@ -75,7 +75,7 @@ def _trained(
 ) -> Sequence[PerceptronCritic | JointCritic]:
     if fit[0][0].shape[1] + fit[0][1].shape[1] <= JOINT_COLUMNS:
         return train_joint(fit, stopping, bases, seed, progress)
-    return train_perceptrons(fit, stopping, bases, seed, progress=progress)
+    return train_perceptrons(fit, stopping, bases, seed, progress)
 
 
 def _weigh(

@@ -47,7 +47,6 @@ def train_perceptrons(
     stopping: Sequence[Pairs],
     bases: Sequence[GaussianCritic],
     seed: int,
-    decays: Sequence[float] = DECAYS,
     progress: Callable[[float], None] = lambda done: None,
 ) -> list[PerceptronCritic]:
     """Return, for each part, the best critic on its stopping pairs over all decays and steps, including the start.
@@ -59,17 +58,16 @@ def train_perceptrons(
         stopping: The pairs of each part that select among critics.
         bases: The critic of each part that the perceptrons correct.
         seed: Seed of initial weights and batches.
-        decays: Decoupled weight decays, each multiplied by the learning rate.
         progress: Called with the completed share.
     """
     generator = torch.Generator().manual_seed(seed)
-    each = len(decays)
+    each = len(DECAYS)
     data, watched = ([torch.stack([pairs[s] for pairs in parts]) for s in (0, 1)] for parts in (fit, stopping))
     offsets = [encoded(bases, parts) for parts in (data, watched)]
     watched = [side.repeat_interleave(each, 0) for side in watched]
     of_watched = _products(*offsets[1]).repeat_interleave(each, 0)
     weights = _start(len(fit) * each, [side.shape[2] for side in data], generator)
-    keep = 1 - RATE * data[0].new_tensor(decays).repeat(len(fit))[:, None, None]
+    keep = 1 - RATE * data[0].new_tensor(DECAYS).repeat(len(fit))[:, None, None]
     optimizer = torch.optim.Adam(weights, RATE)
     best = infonce(of_watched).mean(-1)
     chosen, improved = [w.detach().clone() for w in weights], torch.zeros(len(best), dtype=torch.bool)

@@ -64,7 +64,7 @@ def build_objective(name: ObjectiveName) -> Measure:
 
 
 def build_critic(
-    name: CriticName, channels: tuple[int, int], hidden_channels: int | None, *, default: int = 256, maps: bool = False
+    name: CriticName, channels: tuple[int, int], hidden_channels: int | None, *, maps: bool = False
 ) -> Critic:
     """Return a critic that initially gives all pairs the same score.
 
@@ -75,8 +75,7 @@ def build_critic(
     Args:
         name: One of the library's critics; "concat" is the joint critic, which sees both sides at once.
         channels: Dimensions of x, or channels if it is a map, and of y.
-        hidden_channels: Width of the hidden layers, of which the bilinear critic has none; None means the default.
-        default: The default width.
+        hidden_channels: Width of the hidden layers, of which the bilinear critic has none; None means 256.
         maps: Whether x is a map.
 
     Raises:
@@ -91,7 +90,7 @@ def build_critic(
         return _starting_at_zero(BilinearCritic(*channels))
     joint = ConcatConvCritic if maps else GlobalCritic
     kinds = {"separable": SeparableCritic, "concat": joint, "dot-product": DotProductCritic}
-    return _starting_at_zero(kinds[name](*channels, hidden_channels=hidden_channels or default))
+    return _starting_at_zero(kinds[name](*channels, hidden_channels=hidden_channels or 256))
 
 
 def _starting_at_zero(critic: Critic) -> Critic:

@@ -31,10 +31,10 @@ def element(name: str, *children: str | Markup, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(name, Markup("").join(written), Markup("").join(map(escape, children)))
 
 
-def embedded(pixels: np.ndarray, longest: int, *, quality: int = 85) -> str:
+def embedded(pixels: np.ndarray, longest: int) -> str:
     """Return the data URI of an RGB or grey picture (H, W, 3) or (H, W), uint8 or float in [0, 1].
 
-    Small pictures are PNG, which suits drawings and single pixels; larger ones are JPEG of that quality. Pictures are
+    Small pictures are PNG, which suits drawings and single pixels; larger ones are JPEG. Pictures are
     at most `longest` pixels wide and high.
     """
     if pixels.dtype != np.uint8:
@@ -42,7 +42,7 @@ def embedded(pixels: np.ndarray, longest: int, *, quality: int = 85) -> str:
     image = Image.fromarray(pixels)
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    kind, options = ("png", {"optimize": True}) if max(image.size) < 128 else ("jpeg", {"quality": quality})
+    kind, options = ("png", {"optimize": True}) if max(image.size) < 128 else ("jpeg", {"quality": 85})
     packed = io.BytesIO()
     image.save(packed, format=kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(packed.getvalue()).decode()}"

@@ -57,12 +57,10 @@ class Score(NamedTuple):
     strip: Strip | None
 
 
-def axis_of(values: Iterable[float | None], high: float | None = None, step: float = 0.1) -> Axis:
-    """Return an axis that covers all values and begins and ends at multiples of `step`."""
-    known = [value for value in values if value is not None] or [0.0]
-    low = step * math.floor(min(known) / step + 1e-9)
-    top = step * math.ceil(max(known) / step - 1e-9) if high is None else high
-    return Axis(low, max(top, low + step))
+def axis_of(shares: Iterable[float | None]) -> Axis:
+    """Return an axis that covers all shares, from a multiple of a tenth to 1."""
+    known = [share for share in shares if share is not None] or [0.0]
+    return Axis(min(math.floor(10 * min(known) + 1e-9), 9) / 10, 1.0)
 
 
 def strip(
@@ -97,7 +95,7 @@ def overview(metrics: Mapping[str, Any]) -> tuple[Axis, list[Score]]:
     for name in names:
         note = notes.get(name, f"level {name.removeprefix('AC')}")
         found.append((name, note, metrics["per_level"][name], of[name]["accuracy_interval"]))
-    axis = axis_of((value for *_, value, _ in found), 1.0)
+    axis = axis_of(value for *_, value, _ in found)
     return axis, [
         Score(name, note, value, interval, strip(axis, value, interval, found[0][2], style_of(name)))
         for name, note, value, interval in found
@@ -126,7 +124,7 @@ class Attribute(NamedTuple):
 def attributes(metrics: Mapping[str, Any]) -> tuple[Axis, list[Attribute], Attribute]:
     """Return the lines of all attributes, and that of the average."""
     per_attribute = metrics["per_attribute"]
-    axis = axis_of((of[name] for of in per_attribute.values() for name in ("accuracy", "majority")), 1.0)
+    axis = axis_of(of[name] for of in per_attribute.values() for name in ("accuracy", "majority"))
     column = PAPER.get(metrics["data"])
 
     def line(row: str, of: Mapping[str, Any], attribute: str | None = None) -> Attribute:

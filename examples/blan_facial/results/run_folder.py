@@ -23,18 +23,19 @@ RESULTS = (CONFIG, METRICS, CHECKPOINT, WEIGHTS)
 ENVIRONMENT, REPORT = "environment.json", "report.html"
 PICTURES = ("faces.png", "attention.png", "reconstructions.png", "accuracy.png")
 
+_RUNS = Path("runs")
 _ATTRIBUTES = "attributes"  # beside the settings in config.json
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # errors of a full disk
 
 
-def check_output(config: Config, root: Path = Path("runs")) -> None:
+def check_output(config: Config) -> None:
     """Refuse an output folder that cannot be used, before any work; nothing is created or changed.
 
     Raises:
         RunError: The folder contains results without --resume or --overwrite, there is no checkpoint to resume from,
             the folder cannot be written, or it is that of --init-from.
     """
-    folder = _last(root, config.preset) if config.output is None and config.resume else config.output
+    folder = _last(config.preset) if config.output is None and config.resume else config.output
     if folder is not None:
         _check_results(folder, config)
         if config.init_from is not None and os.path.realpath(folder) == os.path.realpath(config.init_from):
@@ -42,7 +43,7 @@ def check_output(config: Config, root: Path = Path("runs")) -> None:
                 "train: --output must not be the run of --init-from, which would be lost, got "
                 f"{folder} for both. Give another --output."
             )
-    folder = folder or root
+    folder = folder or _RUNS
     try:
         with TemporaryFile(dir=next(place for place in (folder, *folder.absolute().parents) if place.exists())):
             pass
@@ -57,7 +58,7 @@ def _unwritable(folder: Path, error: OSError) -> RunError:
 
 
 @contextmanager
-def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
+def open_output(config: Config) -> Iterator[Path]:
     """Create the run's folder if needed, and lock it against other runs; existing files are unchanged.
 
     Raises:
@@ -66,7 +67,7 @@ def open_output(config: Config, root: Path = Path("runs")) -> Iterator[Path]:
     """
     folder = config.output
     if folder is None:
-        folder = _last(root, config.preset) if config.resume else _first_free(root, config.preset)
+        folder = _last(config.preset) if config.resume else _first_free(config.preset)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -189,11 +190,11 @@ def save_results(
     write_json(folder / METRICS, metrics)
 
 
-def _first_free(root: Path, preset: str) -> Path:
+def _first_free(preset: str) -> Path:
     """Create the first folder of the preset that does not exist; two runs never get the same one."""
     number = 0
     while True:
-        folder = root / f"{preset}-{number}"
+        folder = _RUNS / f"{preset}-{number}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -204,6 +205,6 @@ def _first_free(root: Path, preset: str) -> Path:
             return folder
 
 
-def _last(root: Path, preset: str) -> Path:
-    numbers = [path.parent.name.removeprefix(f"{preset}-") for path in root.glob(f"{preset}-*/{CHECKPOINT}")]
-    return root / f"{preset}-{max((int(n) for n in numbers if n.isdecimal()), default=0)}"
+def _last(preset: str) -> Path:
+    numbers = [path.parent.name.removeprefix(f"{preset}-") for path in _RUNS.glob(f"{preset}-*/{CHECKPOINT}")]
+    return _RUNS / f"{preset}-{max((int(n) for n in numbers if n.isdecimal()), default=0)}"

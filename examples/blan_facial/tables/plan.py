@@ -88,7 +88,7 @@ def _table5(data: Data) -> Experiment:
             if arrangement != "channel-spatial":
                 run = Run(f"{run.name}-{arrangement}", (*run.options, "--arrangement", arrangement))
             cells[arrangement, column] = Cell(run, percent("accuracy"))
-    return _grid("table5", "Table 5: arrangement of RDAM's gates, accuracy", "LFWA", cells)
+    return _grid("table5", "Table 5: arrangement of RDAM's gates, accuracy", cells)
 
 
 def _table6(data: Data) -> Experiment:
@@ -99,7 +99,7 @@ def _table6(data: Data) -> Experiment:
             run = Run(f"blan-alpha-{alpha}-beta-{beta}", ("--alpha", alpha, "--beta", beta))
             same = (float(alpha), float(beta)) == (own.alpha, own.beta)
             cells[f"beta {beta}", f"alpha {alpha}"] = Cell(BLAN if same else run, percent("accuracy"))
-    return _grid("table6", "Table 6: weights of LMIM and reconstruction, accuracy, w/ OS", "LFWA", cells)
+    return _grid("table6", "Table 6: weights of LMIM and reconstruction, accuracy, w/ OS", cells)
 
 
 def _table7(data: Data) -> Experiment:
@@ -130,7 +130,7 @@ def _table8(data: Data) -> Experiment:
         for column, options in (("50:50", less), ("80:10", more)):
             named = Run(f"{run.name}-{column.replace(':', '-')}", (*run.options, *options)) if options else run
             cells[row, column] = Cell(named, percent("accuracy"))
-    return _grid("table8", "Table 8: share of the images to train on, accuracy", "LFWA", cells)
+    return _grid("table8", "Table 8: share of the images to train on, accuracy", cells)
 
 
 def _table9(data: Data) -> Experiment:
@@ -185,9 +185,9 @@ def _figure3(data: Data) -> Experiment:
     )
 
 
-def _grid(name: Name, title: str, paper_data: str, cells: Mapping[tuple[str, str], Cell]) -> Experiment:
+def _grid(name: Name, title: str, cells: Mapping[tuple[str, str], Cell]) -> Experiment:
     rows, columns = (tuple(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    return Experiment(name, title, paper_data, rows, columns, cells)
+    return Experiment(name, title, "LFWA", rows, columns, cells)
 
 
 _PLANS: dict[Name, Callable[[Data], Experiment]] = {

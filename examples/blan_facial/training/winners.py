@@ -88,11 +88,11 @@ def sign_flip(gains: Tensor) -> float:
     return min(1.0, 2 * float(chances[: fewer + 1].sum()))
 
 
-def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
+def holm(p_values: Sequence[float]) -> list[bool]:
     """Return which of several tests are significant, by Holm's step-down correction."""
     passed = [False] * len(p_values)
     for place, test in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[test] > level / (len(p_values) - place):
+        if p_values[test] > (1 - CONFIDENCE) / (len(p_values) - place):
             break
         passed[test] = True
     return passed
