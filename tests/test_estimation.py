@@ -318,6 +318,19 @@ class TestKinds:
         assert found.others["neighbours"] == pytest.approx(truth, abs=0.05)
         assert information_between(x, x, discrete="both").value == pytest.approx(math.log(4), abs=0.1)
 
+    def test_what_the_drawn_rows_lack_is_said_of_the_draw(self) -> None:
+        y = np.random.default_rng(0).standard_normal(100_000)
+        rare = np.arange(100_000) == np.arange(2)[:, None]
+        drawn = r"200 rows drawn from 100,000"
+        for discrete in ("x", None):
+            with pytest.raises(ValueError, match=rf"got the constant .* of the {drawn}\. Raise max_rows, or leave it"):
+                information_between(rare[0], y, discrete=discrete, max_rows=200)
+        wave = np.sin(np.arange(100_000))
+        with pytest.raises(ValueError, match=rf"column 0 and column 1 in the {drawn}\. Raise max_rows, or leave"):
+            information_between(np.stack([wave, wave + rare[0]], 1), y, max_rows=200)
+        with pytest.raises(ValueError, match=rf"categories in {drawn} in column 0\. Raise max_rows, merge some"):
+            information_between(np.arange(100_000) % 100, y, discrete="x", max_rows=200)
+
     def test_the_entropy_of_categories_is_the_maximum(self, short: None) -> None:
         rng = np.random.default_rng(1)
         x = rng.integers(10, size=500)
@@ -855,7 +868,19 @@ BAD: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
             f"x must have integers of at most 2**53, which are exact in float64, got {2**60} in row 0, column 0. "
             "Subtract an offset first, for example by x - x.min().",
         )
-        for integers in (np.asarray, torch.tensor, pd.Series, lambda values: values.astype(np.uint64))
+        for integers in (
+            np.asarray,
+            torch.tensor,
+            pd.Series,
+            lambda values: values.astype(np.uint64),
+            lambda values: pd.Series(values, dtype="Int64"),
+            lambda values: [[value, 0.5] for value in values.tolist()],
+        )
+    ),
+    (
+        lambda: (pd.DataFrame({"a": LINE, "b": np.r_[1:100, -(2**60)]}), LINE),
+        ValueError,
+        f"x must have integers of at most 2**53, which are exact in float64, got {-(2**60)} in row 99, column 'b'. ",
     ),
     (
         lambda: (WIDE[:0], WIDE[:0]),

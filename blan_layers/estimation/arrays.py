@@ -65,7 +65,19 @@ class _Table:
                     column = self.name if self.labels is None else f"{self.name}[{self.labels[place]!r}]"
                     _check_kind(self.name, dtype, False, column)
         _check_kind(self.name, array.dtype, self.discrete, self.name)
+        if not self.discrete and array.dtype.kind == "f":
+            for row, place, value in _rounded(given):
+                raise self._inexact(value, row, place)
         return array if array.ndim == 2 else array[:, None]
+
+    def _inexact(self, value: object, row: int, place: int) -> ValueError:
+        return ValueError(
+            said(
+                f"{self.name} must have integers of at most 2**53, which are exact in float64, got {value} in row "
+                f"{row}, {self.column(place)}. Subtract an offset first, for example by {self.name} - "
+                f"{self.name}.min()."
+            )
+        )
 
     def column(self, place: int) -> str:
         """Return the name of a column in messages."""
@@ -94,13 +106,7 @@ class _Table:
                 and (large := np.abs(measured.astype(float)) > _EXACT).any()
             ):
                 row, column = np.argwhere(large)[0]
-                raise ValueError(
-                    said(
-                        f"{self.name} must have integers of at most 2**53, which are exact in float64, got "
-                        f"{chunk[row, column]} in row {start + row}, {self.column(column)}. "
-                        f"Subtract an offset first, for example by {self.name} - {self.name}.min()."
-                    )
-                )
+                raise self._inexact(chunk[row, column], start + int(row), int(column))
             count += int(bad.sum())
             if first is None:
                 varies |= (measured != self._measured(self.values[:1])).any(0)
@@ -130,11 +136,20 @@ class _Table:
     def side(self, rows: npt.NDArray[np.intp] | slice) -> Side:
         """Return the selected rows as numbers or codes."""
         values = np.asarray(self.values[rows])
+        drawn = f" drawn from {len(self.values):,}" if len(values) < len(self.values) else ""
+        if drawn and (constant := (values == values[:1]).all(0)).any():
+            place = int(np.flatnonzero(constant)[0])
+            raise ValueError(
+                said(
+                    f"{self.name} must vary in every column, got the constant {values[0, place]} in "
+                    f"{self.column(place)} of the {len(values):,} rows{drawn}. Raise max_rows, or leave it out."
+                )
+            )
         if not self.discrete:
             return Side(values.astype(np.float64), False)
-        return Side(np.stack([self._codes(values[:, c], c) for c in range(values.shape[1])], 1), True)
+        return Side(np.stack([self._codes(values[:, c], c, drawn) for c in range(values.shape[1])], 1), True)
 
-    def _codes(self, column: npt.NDArray[Any], place: int) -> Array:
+    def _codes(self, column: npt.NDArray[Any], place: int, drawn: str) -> Array:
         try:
             names, codes = np.unique(column, return_inverse=True)
         except TypeError:
@@ -149,8 +164,9 @@ class _Table:
             raise ValueError(
                 said(
                     f"{self.name} must have at least {MOST_CATEGORIES} rows for each category, got {len(names)} "
-                    f"categories in {len(column)} rows in {self.column(place)}. "
-                    "Merge some categories, or measure the column as numbers."
+                    f"categories in {len(column)} rows{drawn} in {self.column(place)}. "
+                    f"{'Raise max_rows, merge' if drawn else 'Merge'} some categories, or measure the column as "
+                    "numbers."
                 )
             )
         return codes.astype(np.float64)
@@ -198,13 +214,15 @@ class Pairs:
     def sides(self, rows: npt.NDArray[np.intp] | slice) -> tuple[Side, Side]:
         """Return the selected rows of both as numbers, or raise if two columns are identical."""
         x, y = self.x.side(rows), self.y.side(rows)
+        drawn = f" in the {len(x.values):,} rows drawn from {len(self):,}" if len(x.values) < len(self) else ""
+        raised = "Raise max_rows, or leave" if drawn else "Leave"
         for table, side in ((self.x, x), (self.y, y)):
             same = _equal_columns(side.values, side.values, within=True)
             if same is not None:
                 raise ValueError(
                     said(
                         f"{table.name} must not have the same column twice, got equal {table.column(same[0])} and "
-                        f"{table.column(same[1])}. Leave one of them out: it adds no information."
+                        f"{table.column(same[1])}{drawn}. {raised} one of them out: it adds no information."
                     )
                 )
         same = None if x.discrete or y.discrete else _equal_columns(x.values, y.values)
@@ -228,6 +246,23 @@ def _is_indexed(given: object) -> bool:
 
 def _dtypes(given: Any) -> list[Any]:
     return list(getattr(given, "dtypes", [])) if _is_frame(given) else [getattr(given, "dtype", None)]
+
+
+def _rounded(given: Any) -> Iterator[tuple[int, int, object]]:
+    """Yield row, column and value of integers that an array of floats cannot hold, the first of each column or row."""
+    if isinstance(given, list | tuple):
+        for row, cells in enumerate(given):
+            for place, value in enumerate(cells if isinstance(cells, list | tuple) else [cells]):
+                if isinstance(value, int | np.integer) and abs(int(value)) > _EXACT:
+                    yield row, place, value
+    elif hasattr(given, "to_numpy"):
+        for place, dtype in enumerate(_dtypes(given)):
+            if getattr(dtype, "kind", "") not in ("i", "u") and not str(dtype).startswith(("Int", "UInt")):
+                continue
+            column = given if not _is_frame(given) else given.iloc[:, place] if _is_indexed(given) else given[:, place]
+            for value in (column.min(), column.max()):
+                if not is_missing(value) and abs(int(value)) > _EXACT:
+                    yield column.to_list().index(value), place, value
 
 
 def _in_pandas(name: str, given: Any) -> Any:
@@ -309,6 +344,13 @@ def as_array(name: str, given: Any, discrete: bool) -> npt.NDArray[Any]:
 def _check_kind(name: str, dtype: np.dtype[Any], discrete: bool, column: str) -> None:
     if dtype.kind in ("biufOUS" if discrete else "biuf"):
         return
+    if discrete and dtype.kind in "cmM":
+        raise TypeError(
+            said(
+                f"{name} must contain categories as strings or numbers, got dtype {dtype}. "
+                f"Convert them, for example by {column}.astype(str)."
+            )
+        )
     remedy = {
         "c": "Pass real and imaginary parts as columns",
         "M": f"Pass times as numbers, for example ({column} - {column}.min()).astype('int64')",

@@ -15,6 +15,7 @@ Line: TypeAlias = tuple[int, list[str]]
 """The number of a line, counted from 1, and its fields."""
 
 FORMATS = (".npy", ".csv", ".tsv")
+_EXACT = 2.0**53
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "-")  # in any case
 
 
@@ -138,6 +139,11 @@ def _row(path: Path, number: int, fields: Sequence[str], header: Sequence[str] |
             raise ArraysError(
                 f"between: {path} must contain numbers, got {field!r} in line {number}, "
                 f"{_named(column, header)}. {_remedy(field)}"
+            )
+        if abs(value) > _EXACT and field.strip().lstrip("+-").isdecimal():
+            raise ArraysError(
+                f"between: {path} must have integers of at most 2**53, which are exact in float64, got {field} in "
+                f"line {number}, {_named(column, header)}. Subtract an offset from the column first."
             )
         values.append(value)
     return values

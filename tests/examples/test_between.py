@@ -86,6 +86,11 @@ class TestCommand:
                 "1\t2\n3\t0,5\n",
                 "must contain numbers, got '0,5' in line 2, column 1. Separate fields by commas in .csv and by",
             ),
+            (
+                "x.csv",
+                f"id\n1\n{2**60}\n",
+                f"must have integers of at most 2**53, which are exact in float64, got {2**60} in line 3, column 'id'.",
+            ),
             ("x.tsv", "1\t2\n3\tred\n", "must contain numbers, got 'red' in line 2, column 1."),
             ("x.csv", "1\n2\n\n\n", "needs at least 100 rows, for training and for held-out estimates, got 2."),
             ("x.csv", "1\n\n2\n", "must have a row in every line, got an empty line 2. Remove it, and make sure that"),
