@@ -115,9 +115,12 @@ assert not torch.allclose(parallel(objective="infonce", **every)[0] / 2, truth[0
 # All processes remember all summaries, and one image each is enough.
 loss = LMIMLoss(6, 4, hidden_channels=8, dtype=torch.float64, negatives="queue", queue_size=8, gather=True)
 loss(maps[mine], sources[mine, :4], groups=groups[mine])
-assert sorted(loss.queue.stored[:6, 0].tolist()) == sorted(sources[:, 0].tolist())
-assert sorted(loss.queue.groups[:6].tolist()) == sorted(groups.tolist())
+assert torch.equal(loss.queue.stored[:6], sources[:, :4])
+assert torch.equal(loss.queue.groups[:6], groups)
 assert loss(maps[mine][:1], sources[mine, :4][:1]).isfinite()
+queues = [torch.empty_like(loss.queue.stored) for _ in range(2)]
+dist.all_gather(queues, loss.queue.stored)
+assert torch.equal(*queues)  # though it was filled beyond its size
 dist.destroy_process_group()
 print("done")
 """

@@ -49,6 +49,11 @@ def gathered(rows: Tensor) -> Tensor:
     return everyone.roll(-sum(counts[: rank()]), 0)
 
 
+def by_rank(rows: Tensor, batch: int) -> Tensor:
+    """Return the rows of :func:`gathered` in the order of all processes, given the size of this one's batch."""
+    return rows if world_size() == 1 else rows.roll(sum(_counts(rows[:batch])[: rank()]), 0)
+
+
 def exchanged(rows: Tensor, batch: int) -> Tensor:
     """Return what each of P processes has computed for this process's batch, (P, B, ...), with gradients.
 

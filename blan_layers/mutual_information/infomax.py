@@ -17,7 +17,7 @@ from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 from blan_layers.functional.objectives import OBJECTIVES, ObjectiveName
 from blan_layers.mutual_information.critics import Critic, contrast
-from blan_layers.mutual_information.gathering import gathered
+from blan_layers.mutual_information.gathering import by_rank, gathered
 from blan_layers.mutual_information.memory import SummaryQueue, all_but_last
 from blan_layers.mutual_information.mine import MINEObjective
 from blan_layers.mutual_information.negatives import (
@@ -305,8 +305,11 @@ class InfoMaxLoss(Module, ABC):
         logits = self._logits(local_features, pairs)
         weights = self._weights(mask, logits.positive, divides=self.reduction == "mean")
         if self.training and self.negatives == "queue":
-            size = self.queue.stored.shape[0]
-            self.queue(pairs.summaries[:-size], all_but_last(pairs.groups, size), store=True)
+            size, batch = self.queue.stored.shape[0], local_features.shape[0]
+            summaries, groups = pairs.summaries[:-size], all_but_last(pairs.groups, size)
+            if self.gather:  # all processes store the same queue
+                summaries, groups = by_rank(summaries, batch), None if groups is None else by_rank(groups, batch)
+            self.queue(summaries, groups, store=True)
         if self.objective == "mine":
             return -self.mine(logits.positive, logits.negative, **logits.weights(weights))
         if self.objective == "dv":

@@ -84,7 +84,8 @@ class LMIMLoss(InfoMaxLoss):
 
     In training, a call updates the queue and the running mean of "mine". Such a loss must run outside
     ``torch.utils.checkpoint``, which would call it a second time, and outside the transforms of ``torch.func``, unless
-    they get its buffers as well.
+    they get its buffers as well. All processes store the same queue with ``gather``; without it,
+    DistributedDataParallel replaces their queues by that of the first process.
 
     Exponentials continue along their tangent where they would overflow. "dv" and "mine" support only
     ``reduction="mean"``.
@@ -93,8 +94,8 @@ class LMIMLoss(InfoMaxLoss):
     gradients. For a symmetric loss, a few numbers per summary and location are exchanged as well, but never maps.
     DistributedDataParallel averages gradients over processes. For batches of equal size, the gradients of the mean loss
     are then those of a single process on the joined batch. With batches of different sizes or a mask, each process
-    takes its own mean. With ``reduction="sum"`` the gradients are divided by the number of processes. Without
-    DistributedDataParallel, average the gradients yourself.
+    takes its own mean; with "dv" and "mine" it always takes the logarithm of its own mean. With ``reduction="sum"`` the
+    gradients are divided by the number of processes. Without DistributedDataParallel, average the gradients yourself.
 
     Args:
         local_channels: Channels C of the maps.
