@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from blan_facial.config import parse
+from blan_facial.config import Config, parse
 from blan_facial.training.checkpoint import (
     CHECKPOINT,
     Best,
@@ -44,6 +45,16 @@ def test_the_best_model_is_read_too(tmp_path: Path) -> None:
     found = read_checkpoint(tmp_path, CONFIG, DATA)[2]
     assert found is not None
     torch.testing.assert_close(found._asdict(), best._asdict(), rtol=0, atol=0)
+
+
+def test_settings_that_an_older_release_compared_may_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(Config, "comparable", Config.as_json)
+        write(tmp_path)
+    config = replace(CONFIG, skip_corrupt=True, workers=CONFIG.workers + 1)
+    assert read_checkpoint(tmp_path, config, DATA)[0].step == 4
+    with pytest.raises(RunError, match=r": seed 0 \(now 1\)\. Repeat the run's options"):
+        read_checkpoint(tmp_path, replace(config, seed=1), DATA)
 
 
 @pytest.mark.attack("15.3", "a bit of last.ckpt is flipped")

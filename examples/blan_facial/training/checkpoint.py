@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from blan_facial.config import Config
+from blan_facial.config import RESUMABLE, Config
 from shared.files import replacing
 from shared.program import UserError
 
@@ -111,6 +111,7 @@ def read_checkpoint(folder: Path, config: Config, data: dict[str, Any]) -> tuple
         raise _broken(path, error) from error
     ours = config.comparable()
     theirs = Config().comparable() | theirs  # settings that an older release lacked have their defaults
+    theirs = {name: value for name, value in theirs.items() if name not in RESUMABLE}  # an older one compared more
     differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if differing:
         listed = ", ".join(f"{name} {theirs.get(name)!r} (now {ours.get(name)!r})" for name in differing)
