@@ -82,8 +82,7 @@ class Settings:
         if self.data not in (None, own.data):
             own = dataclasses.replace(own, data_root=None, image_folder=None, labels=None, skip_corrupt=False)
             own = dataclasses.replace(own, lfwa_split=Config.lfwa_split, images=None, train_images=None)
-            own = dataclasses.replace(own, columns=None, unknown=None)
-        elif self.labels not in (None, own.labels):
+        if self.data not in (None, own.data) or self.labels not in (None, own.labels):
             own = dataclasses.replace(own, columns=None, unknown=None)
         names: tuple[str, ...] = ("data", "data_root", "image_folder", "labels", "columns", "unknown", "images")
         names += ("batch_size", "workers", "accelerator", "precision")
