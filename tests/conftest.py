@@ -38,6 +38,7 @@ def repository() -> Path:
 def auto(monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps of every size are large to the automatic choice."""
     monkeypatch.setattr("blan_layers.functional.attention.core_cache_bytes", lambda: 0)
+    monkeypatch.setattr("blan_layers.functional.attention.block_bytes", lambda: 0)
     monkeypatch.setattr("blan_layers.functional.mutual_information.core_cache_bytes", lambda: 0)
 
 

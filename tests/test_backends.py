@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from blan_layers import CBAM, RDAM, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
 from blan_layers import functional as F
+from blan_layers.functional.attention import passes_through
 from blan_layers.kernels.contrast import softplus
 from blan_layers.kernels.cpu import attention, blocks, products
 from blan_layers.kernels.cpu.attention import LONG, row_split
@@ -82,6 +83,8 @@ def test_ties_and_layouts_change_nothing(case: Case) -> None:
         inputs = [layout(x.detach()).requires_grad_() for x in tied]
         for our, true in zip(with_gradients(blocked, blocked, inputs), expected, strict=True):
             torch.testing.assert_close(our, true, rtol=1e-10, atol=1e-11)
+        with torch.no_grad():
+            torch.testing.assert_close(blocked(*inputs), expected[0], rtol=1e-10, atol=1e-11)
 
 
 @every_case
@@ -105,10 +108,11 @@ def test_nothing_is_stored_without_gradients_and_the_values_are_the_same(case: C
     module, inputs = built(case, "blocked"), case.inputs(torch.float64)
     with torch.no_grad():
         assert saved_sizes(lambda: module(*inputs)) == []
-        assert torch.equal(module(*inputs), module(*inputs))
-    with torch.inference_mode():
         output = module(*inputs)
-    assert torch.equal(output, module(*inputs))
+        assert torch.equal(output, module(*inputs))
+    with torch.inference_mode():
+        assert torch.equal(output, module(*inputs))
+    torch.testing.assert_close(output, module(*inputs), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("arrangement", ["channel-spatial", "spatial-channel", "parallel"])
@@ -342,6 +346,16 @@ def test_compiles_without_a_graph_break_where_eager_takes_blocks() -> None:
     cbam, x = CBAM(32), torch.randn(2, 32, 128, 128)
     torch.testing.assert_close(torch.compile(cbam, fullgraph=True, backend="aot_eager")(x), cbam(x))
     torch._dynamo.reset()
+
+
+def test_without_gradients_or_a_residual_only_maps_larger_than_a_block_are_worth_blocks() -> None:
+    a_cache, a_block = (torch.empty(1, 1, size // 4) for size in (blocks.core_cache_bytes(), blocks.block_bytes()))
+    chosen = [not passes_through(x, "auto", (), r).plain for x in (a_cache, a_block) for r in (None, x)]
+    assert chosen == [True, True, True, True]
+    with torch.no_grad():
+        chosen = [not passes_through(x, "auto", (), r).plain for x in (a_cache, a_block) for r in (None, x)]
+    assert chosen == [False, True, True, True]
+    assert passes_through(a_cache[..., 1:], "auto").plain
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

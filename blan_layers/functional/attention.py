@@ -20,7 +20,7 @@ from blan_layers._torch import is_compiled_or_traced
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 from blan_layers.kernels.choice import PLAIN_TENSORS, chosen_way, passes_of
-from blan_layers.kernels.cpu.blocks import core_cache_bytes
+from blan_layers.kernels.cpu.blocks import block_bytes, core_cache_bytes
 from blan_layers.kernels.passes import PlainPasses
 
 Pool: TypeAlias = Literal["avg", "max"]
@@ -248,18 +248,20 @@ def passes_through(
     residual: Tensor | None = None,
     refusal: Callable[[], str] = lambda: "",
 ) -> Passes:
-    """Return the passes over a map; "auto" takes fused ones for maps larger than a core's cache.
+    """Return the passes over a map; "auto" takes fused ones for maps that are large enough.
 
     ``refusal`` returns why only the plain ones can be used, or "".
     """
-    if backend == "auto" and not is_compiled_or_traced() and type(x) in PLAIN_TENSORS and not _fills_cache(x):
+    if backend == "auto" and not is_compiled_or_traced() and type(x) in PLAIN_TENSORS and not _is_large(x, residual):
         return PlainPasses(x, pools, residual)  # whatever else holds of the call
-    way = chosen_way(backend, (x, residual), lambda: _fills_cache(x), refusal)
+    way = chosen_way(backend, (x, residual), lambda: _is_large(x, residual), refusal)
     return passes_of(way)(x, pools, residual)
 
 
-def _fills_cache(x: Tensor) -> bool:
-    return x.numel() * x.element_size() >= core_cache_bytes()
+def _is_large(x: Tensor, residual: Tensor | None) -> bool:
+    """Return whether fused passes are faster, as measured: without gradients and a residual there is less to fuse."""
+    fuses = residual is not None or torch.is_grad_enabled()
+    return x.numel() * x.element_size() >= (core_cache_bytes() if fuses else block_bytes())
 
 
 def channel_factors(

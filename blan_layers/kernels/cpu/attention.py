@@ -38,30 +38,41 @@ class BlockedPasses(PlainPasses):
         if not x.is_contiguous():
             flat = x.flatten(2)
             self.latest = x if flat.data_ptr() == x.data_ptr() else flat.view(x.shape)  # its locations lie as one axis
-        self.room: Tensor | None = None
+        self.room: Tensor | None = None  # where no gradient is needed: the map gated by a pass, gated further in place
+        self.room_needs_channels = False
 
     def pool_space(self, spatial_gate: Tensor | None = None) -> Tensor:
         """Pool the map; without a gate, blocks are useful only for the gradient."""
-        if (spatial_gate is None and not torch.is_grad_enabled()) or not self.fit(spatial_gate=spatial_gate):
+        graded = torch.is_grad_enabled()
+        if (spatial_gate is None and not graded) or not self.fit(spatial_gate=spatial_gate):
             return super().pool_space(spatial_gate)
         pooled: Tensor
-        pooled, self.latest = PoolSpace.apply(self.latest, spatial_gate, tuple(self.pools))
+        if graded:
+            pooled, self.latest = PoolSpace.apply(self.latest, spatial_gate, tuple(self.pools))
+        else:
+            self.room, self.room_needs_channels = self._empty(), True
+            pooled, _ = pool_space(self.latest, spatial_gate, self.pools, self.room)
         return pooled
 
     def pool_channels(self, channel_gate: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """Pool the map; if no gradient is needed, the gated map is kept for the final gating."""
-        if not self.fit(channel_gate, shift):
+        """Pool the map; without a gate, blocks are useful only for the gradient."""
+        graded = torch.is_grad_enabled()
+        if (channel_gate is None and not graded) or not self.fit(channel_gate, shift):
             return super().pool_channels(channel_gate, shift)
-        if channel_gate is not None and not torch.is_grad_enabled():
-            self.room = empty_map(self.latest.flatten(2), self.latest.shape, self.latest.dtype)
-            maps = pool_channels(self.latest, channel_gate, shift, self.room)
-        else:
+        maps: Tensor
+        if graded:
             maps, self.latest = PoolChannels.apply(self.latest, channel_gate, shift)
+        else:
+            self.room, self.room_needs_channels = self._empty(), False
+            maps = pool_channels(self.latest, channel_gate, shift, self.room)
         return maps
 
+    def _empty(self) -> Tensor:
+        return empty_map(self.latest.flatten(2), self.latest.shape, self.latest.dtype)
+
     def for_convolution(self, maps: Tensor) -> Tensor:
-        """Return pooled maps in the layout in which the backward of a two-channel convolution is much faster."""
-        if maps.ndim == 3:
+        """Return pooled maps in the layout in which a two-channel convolution has a much faster backward pass."""
+        if maps.ndim == 3 or not torch.is_grad_enabled():
             return maps
         return maps.contiguous(memory_format=torch.channels_last if maps.ndim == 4 else torch.channels_last_3d)
 
@@ -71,9 +82,10 @@ class BlockedPasses(PlainPasses):
         """Gate the map and add the residual; a single product is not faster in blocks."""
         if not self.fit(channel_gate, shift, spatial_gate):
             return super().gate(channel_gate, shift, spatial_gate)
-        if self.room is not None and spatial_gate is not None:
+        rest = channel_gate if self.room_needs_channels else spatial_gate
+        if self.room is not None and rest is not None:
             flat = _flat(self.room)
-            gate_and_add(flat, _flat(spatial_gate), _flat_or_none(self.residual), flat)
+            gate_and_add(flat, _flat(rest), _flat_or_none(self.residual), flat)
             return self.room
         factors = channel_gate, shift, spatial_gate, self.residual
         if not torch.is_grad_enabled() and sum(factor is not None for factor in factors) == 1:
@@ -95,19 +107,7 @@ class PoolSpace(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, spatial_gate: Tensor | None, pools: Sequence[str]) -> tuple[Tensor, Tensor]:
-        flat, gate = _flat(x), _flat_or_none(spatial_gate)
-        batch, channels, locations = flat.shape
-        rows = row_split(locations)
-        pooled = flat.new_empty(batch, len(pools), channels)
-        peaks = flat.new_empty(batch, channels, rows[0])
-        for images in whole_images(flat):
-            y = _gated(flat[images], gate, None, images)
-            for place, pool in enumerate(pools):
-                if pool == "avg":
-                    torch.mean(y, 2, out=pooled[images, place])
-                else:
-                    torch.amax(y.unflatten(2, rows), 3, out=peaks[images])
-                    torch.amax(peaks[images], 2, out=pooled[images, place])
+        pooled, peaks = pool_space(x, spatial_gate, pools)
         ctx.tensors, ctx.options = 2, (pools,)
         ctx.save_for_backward(x, spatial_gate, peaks if "max" in pools else None)
         return pooled, x.view_as(x)
@@ -240,6 +240,26 @@ def _gate_gradients(_: Any, saved: Sequence[Tensor | None], d_map: Tensor) -> Gr
             d_part *= factor
     found = (d_x, d_channel, d_shift, d_spatial)
     return tuple(_shaped(d, like) for d, like in zip(found, saved, strict=True))
+
+
+def pool_space(
+    x: Tensor, spatial_gate: Tensor | None, pools: Sequence[str], gated: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute :class:`PoolSpace` and the maxima of rows of locations, and store the gated map in ``gated`` if given."""
+    flat, gate, target = _flat(x), _flat_or_none(spatial_gate), _flat_or_none(gated)
+    batch, channels, locations = flat.shape
+    rows = row_split(locations)
+    pooled = flat.new_empty(batch, len(pools), channels)
+    peaks = flat.new_empty(batch, channels, rows[0])
+    for images in whole_images(flat):
+        y = _gated(flat[images], gate, None, images, None if target is None else target[images])
+        for place, pool in enumerate(pools):
+            if pool == "avg":
+                torch.mean(y, 2, out=pooled[images, place])
+            else:
+                torch.amax(y.unflatten(2, rows), 3, out=peaks[images])
+                torch.amax(peaks[images], 2, out=pooled[images, place])
+    return pooled, peaks
 
 
 def pool_channels(x: Tensor, channel_gate: Tensor | None, shift: Tensor | None, gated: Tensor | None = None) -> Tensor:
