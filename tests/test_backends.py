@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blan_layers import CBAM, RDAM, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
+from blan_layers import CBAM, RDAM, AttentionGate, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
 from blan_layers import functional as F
+from blan_layers.attention._layers import convolved
 from blan_layers.functional.attention import passes_through
 from blan_layers.kernels.contrast import softplus
 from blan_layers.kernels.cpu import attention, blocks, products
@@ -515,6 +516,63 @@ def test_products_are_the_same_by_convolutions(
     assert convolve.called
     for ours, others in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, others, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_pointwise_convolution_is_the_same_as_a_product(axes: int, batch: int, bias: bool) -> None:
+    gate = AttentionGate(4, 3, hidden_channels=5, spatial_dims=axes, bias=bias, dtype=torch.float64)
+    inputs = [torch.randn(batch, c, *(3, 4, 2)[:axes], dtype=torch.float64, requires_grad=True) for c in (4, 3)]
+    taken = with_gradients(gate, gate, inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "pointwise", lambda *_: None)
+        called = with_gradients(gate, gate, inputs)
+    for ours, others in zip(taken, called, strict=True):
+        torch.testing.assert_close(ours, others, rtol=1e-10, atol=1e-12)
+
+
+def test_only_what_a_convolution_would_copy_becomes_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(2, 4, 6, 5), torch.randn(products.FEW_OUTPUTS + 1, 4, 1, 1)
+    few, parts = weight[1:], x.split([1, 5], 2)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_halves_mkl", lambda: True)
+    assert products.pointwise(x, weight, None) is None
+    assert products.pointwise(x.to(memory_format=torch.channels_last), few, None) is None
+    for each in (x, *parts):
+        found = products.pointwise(each, few, None)
+        assert found is not None
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, torch.nn.functional.conv2d(each, few))
+    monkeypatch.setattr(products, "_halves_mkl", lambda: False)
+    assert products.pointwise(x, weight, None) is not None
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert products.pointwise(x, few, None) is None
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 1, 1, padding=1),
+        nn.Conv2d(4, 1, 1, stride=2),
+        nn.Conv2d(4, 1, 1, padding="same"),
+        nn.Conv2d(4, 1, 1, padding="valid"),
+        nn.Conv2d(4, 4, 1, groups=2),
+        nn.Conv2d(4, 1, 3, padding=1),
+        nn.Conv2d(4, 1, (1, 3), padding=(0, 1), bias=False),
+    ],
+    ids=str,
+)
+def test_a_convolution_in_the_place_of_a_pointwise_one_is_what_it_is(conv: nn.Conv2d) -> None:
+    parent, x = nn.ModuleDict({"conv": conv}), torch.randn(2, 4, 6, 5)
+    torch.testing.assert_close(convolved(parent, "conv", x), conv(x))
+
+
+def test_a_bias_that_is_no_parameter_is_added() -> None:
+    conv, x = nn.Conv2d(4, 1, 1), torch.randn(2, 4, 6, 5)
+    del conv.bias
+    conv.bias = torch.ones(1)
+    torch.testing.assert_close(convolved(nn.ModuleDict({"conv": conv}), "conv", x), conv(x))
 
 
 @pytest.mark.parametrize(

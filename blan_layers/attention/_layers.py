@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import WITH_WEIGHTS
+from blan_layers._module import PLAIN, WITH_WEIGHTS, known, oddity
+from blan_layers._torch import is_compiled_or_traced
+from blan_layers.functional._pointwise import product
 from blan_layers.functional._tracing import whole
 
 NormFactory: TypeAlias = Callable[[int], nn.Module]
@@ -23,6 +25,8 @@ GATES: dict[GateFunction, Callable[[], nn.Module]] = {"sigmoid": nn.Sigmoid, "ha
 Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 CONVOLUTIONS: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+_KNOWN = known(*CONVOLUTIONS, methods=("forward", "_conv_forward"))
 
 
 def same_convolution(
@@ -56,6 +60,23 @@ def drawn_convolution(*channels_and_size: int, **options: Any) -> Convolution:
     conv = same_convolution(*channels_and_size, **options)
     he_normal_(conv)
     return conv
+
+
+def convolved(parent: nn.Module, name: str, x: Tensor) -> Tensor:
+    """Call a child with a map; a 1x1 convolution that nothing watches may become a product, which is faster."""
+    conv = parent._modules[name]
+    output: Tensor | None = None
+    if isinstance(conv, CONVOLUTIONS) and type(x) in PLAIN and not is_compiled_or_traced() and _is_pointwise(conv):
+        weight, own = conv._parameters.get("weight"), "bias" in conv._parameters
+        if weight is not None and own and weight.ndim == x.ndim and not oddity(parent, {name: _KNOWN}):
+            output = product(x, weight, conv._parameters["bias"])
+    return getattr(parent, name)(x) if output is None else output
+
+
+def _is_pointwise(conv: Convolution) -> bool:
+    """Return whether a convolution takes every location by itself, with all its channels."""
+    sizes = conv.groups, {*conv.kernel_size}, {*conv.stride}
+    return sizes == (1, {1}, {1}) and (conv.padding == "valid" or {*conv.padding} == {0})
 
 
 def in_sequence(**layers: nn.Module | None) -> nn.Sequential:

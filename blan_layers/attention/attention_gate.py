@@ -13,6 +13,7 @@ from blan_layers.attention._layers import (
     Convolution,
     NormFactory,
     check_spatial_dims,
+    convolved,
     draw,
     drawn_convolution,
     norm_of,
@@ -102,15 +103,15 @@ class AttentionGate(Module):
         _checks.flag("bias", bias)
         _checks.placement(device, dtype)
 
-        def pointwise(in_channels: int, out_channels: int, *, bias: bool) -> Convolution:
+        def conv(in_channels: int, out_channels: int, *, bias: bool) -> Convolution:
             return drawn_convolution(
                 in_channels, out_channels, 1, self.spatial_dims, bias=bias, device=device, dtype=dtype
             )
 
-        self.skip_conv = pointwise(self._channels, hidden, bias=False)
-        self.gating_conv = pointwise(self._gating_channels, hidden, bias=bias)
+        self.skip_conv = conv(self._channels, hidden, bias=False)
+        self.gating_conv = conv(self._gating_channels, hidden, bias=bias)
         self.norm = norm_of(norm, hidden, device=device, dtype=dtype)
-        self.psi = pointwise(hidden, 1, bias=bias)
+        self.psi = conv(hidden, 1, bias=bias)
         self.gate = nn.Sigmoid()
 
     def reset_parameters(self) -> None:
@@ -160,10 +161,10 @@ class AttentionGate(Module):
 
     def score(self, skip: Tensor, gating: Tensor) -> Tensor:
         """Return the gate's logits (B, 1, *S)."""
-        joined = resized(self.skip_conv(skip), gating) + self.gating_conv(gating)
+        joined = resized(convolved(self, "skip_conv", skip), gating) + convolved(self, "gating_conv", gating)
         if self.norm is not None:
             joined = self.norm(joined)
-        return observable(resized(self.psi(torch.relu(joined)), skip))
+        return observable(resized(convolved(self, "psi", torch.relu(joined)), skip))
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

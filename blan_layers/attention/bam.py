@@ -11,7 +11,7 @@ from blan_layers import _checks
 from blan_layers._checks import Fixed
 from blan_layers._init import he_normal_
 from blan_layers._module import Module, check_layer, runs_forward, width_of
-from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, drawn_convolution, norm_of
+from blan_layers.attention._layers import NormFactory, check_spatial_dims, convolved, draw, drawn_convolution, norm_of
 from blan_layers.functional.attention import factor
 
 
@@ -145,7 +145,7 @@ class BAM(Module):
         _checks.feature_map("x", x, width_of(self.fc1), self.spatial_dims)
         check_layer(self, self.fc1, "x", x)
         gate = factor(self._channel_logits(x) + self._spatial_logits(x), self.gate, x)
-        return BAMMaps(torch.addcmul(x, x, gate), gate)
+        return BAMMaps(x * (1 + gate), gate)
 
     def _channel_logits(self, x: Tensor) -> Tensor:
         """Return a logit for each channel, (B, C, 1, ...)."""
@@ -158,12 +158,11 @@ class BAM(Module):
 
     def _spatial_logits(self, x: Tensor) -> Tensor:
         """Return a logit for each location, (B, 1, *S)."""
-        stages = (self.conv1, self.conv1_norm), (self.conv2, self.conv2_norm), (self.conv3, self.conv3_norm)
-        for conv, norm in stages:
-            x = conv(x)
+        for name in ("conv1", "conv2", "conv3"):
+            x = convolved(self, name, x)
+            norm = getattr(self, f"{name}_norm")
             x = torch.relu(x if norm is None else norm(x))
-        logits: Tensor = self.conv4(x)
-        return logits
+        return convolved(self, "conv4", x)
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

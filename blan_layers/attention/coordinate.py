@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import Fixed
 from blan_layers._module import Module, check_layer, runs_forward, width_of
-from blan_layers.attention._layers import NormFactory, check_spatial_dims, draw, drawn_convolution, norm_of
+from blan_layers.attention._layers import NormFactory, check_spatial_dims, convolved, draw, drawn_convolution, norm_of
 from blan_layers.functional.attention import factor
 
 REDUCTION_RATIO = 32
@@ -126,13 +126,13 @@ class CoordinateAttention(Module):
         self.spatial_dims = check_spatial_dims(spatial_dims)
         _checks.placement(device, dtype)
 
-        def pointwise(inputs: int, outputs: int) -> nn.Module:
+        def conv(inputs: int, outputs: int) -> nn.Module:
             return drawn_convolution(inputs, outputs, 1, self.spatial_dims, bias=True, device=device, dtype=dtype)
 
-        self.conv = pointwise(self._channels, hidden)
+        self.conv = conv(self._channels, hidden)
         self.norm = norm_of(norm, hidden, device=device, dtype=dtype)
         for name in self._axis_convs():
-            self.add_module(name, pointwise(hidden, self._channels))
+            self.add_module(name, conv(hidden, self._channels))
         self.gate = nn.Sigmoid()
         self.gates = dict.fromkeys(MAPS[self.spatial_dims - 1]._fields[1:], "gate")
 
@@ -163,12 +163,12 @@ class CoordinateAttention(Module):
         _checks.feature_map("x", x, width_of(self.conv), self.spatial_dims)
         check_layer(self, self.conv, "x", x)
         axes = range(2, 2 + self.spatial_dims)
-        features: Tensor = self.conv(torch.cat([_along(axis, axes, x) for axis in axes], 2))
+        features = convolved(self, "conv", torch.cat([_along(axis, axes, x) for axis in axes], 2))
         features = F.hardswish(features if self.norm is None else self.norm(features))
         parts = features.split([x.shape[axis] for axis in axes], 2)
         output, gates = x, []
         for place, (axis, name) in enumerate(zip(axes, self._axis_convs(), strict=True)):
-            logits = self.get_submodule(name)(parts[place]).transpose(2, axis)
+            logits = convolved(self, name, parts[place]).transpose(2, axis)
             gates.append(factor(logits, self.gate, x))
             output = output * gates[-1]
         return MAPS[self.spatial_dims - 1](output, *gates)

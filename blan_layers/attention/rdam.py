@@ -16,6 +16,7 @@ from blan_layers.attention._layers import (
     NormFactory,
     build,
     check_spatial_dims,
+    convolved,
     draw,
     same_convolution,
 )
@@ -184,7 +185,7 @@ class RDAM(DualAttention):
         _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)
         check_layer(self, self.conv, "encoder_features", encoder_features)
         check_layer(self, self.conv, "decoder_features", decoder_features)
-        x: Tensor = self.conv(torch.cat([encoder_features, decoder_features], 1))
+        x = convolved(self, "conv", torch.cat([encoder_features, decoder_features], 1))
         for module in (self.conv_norm, self.conv_activation):
             if module is not None:
                 x = module(x)

@@ -1,5 +1,6 @@
 """scSE: channel excitation and spatial excitation side by side."""
 
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -11,7 +12,7 @@ from blan_layers._checks import BACKENDS, Fixed, Option
 from blan_layers._init import reset
 from blan_layers._module import Module, check_layer, oddity, runs_forward, width_of
 from blan_layers.attention._dual import HALVES, DualAttentionMaps, check_recordable, heard_gate
-from blan_layers.attention._layers import check_spatial_dims, draw, drawn_convolution
+from blan_layers.attention._layers import check_spatial_dims, convolved, draw, drawn_convolution
 from blan_layers.attention.channel import SqueezeExcitation
 from blan_layers.functional.attention import location_factor, passes_through
 
@@ -144,7 +145,7 @@ class SCSE(Module):
 
     def _combined(self, x: Tensor, by_channel: Tensor) -> tuple[Tensor, Tensor]:
         """Return the combination of both excitations, and the spatial gate."""
-        gate = location_factor(x, self.conv, self.gate, x)
+        gate = location_factor(x, partial(convolved, self, "conv"), self.gate, x)
         if self.combine == "sum":  # one pass gates the map and adds the other
             return passes_through(x, self.backend, (), by_channel).gate(spatial_gate=gate), gate
         return torch.maximum(by_channel, passes_through(x, self.backend).gate(spatial_gate=gate)), gate

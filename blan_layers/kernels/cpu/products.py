@@ -1,4 +1,4 @@
-"""Products of many rows with a matrix on the CPU, by the faster of torch's two libraries.
+"""Products of many rows, or of a map, with a matrix on the CPU, by the faster of torch's two libraries.
 
 ``torch.mm`` goes to MKL, convolutions go to oneDNN. On Intel processors both run at full speed. On AMD processors with
 AVX-512, MKL uses only AVX2, at half the speed. There, a product is computed as a 1x1 convolution of a channels-last
@@ -22,6 +22,10 @@ IMAGES = 16
 
 MANY_ROWS = 1024
 """Below this, preparing a convolution takes longer than its product saves."""
+
+
+FEW_OUTPUTS = 16
+"""Outputs up to which reading the map, not arithmetic, takes the time of a 1x1 convolution."""
 
 
 def convolves(rows: Tensor) -> bool:
@@ -58,6 +62,21 @@ def add_weight_gradient(target: Tensor, gradient: Tensor, rows: Tensor, anew: bo
         target.copy_(found)
     else:
         target += found
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """Return the 1x1 convolution of a map as products, (B, C, *S) and (O, C, 1, ...) -> (B, O, *S).
+
+    Return None if a convolution is faster. oneDNN copies the map beforehand, unless it is channels-last.
+    """
+    if not torch.backends.mkl.is_available() or (weight.shape[0] > FEW_OUTPUTS and _halves_mkl()):
+        return None
+    images = x.flatten(2)
+    if images.stride(2) != 1:
+        return None
+    matrix = weight.flatten(1).expand(len(x), -1, -1)
+    y = torch.bmm(matrix, images) if bias is None else torch.baddbmm(bias[:, None], matrix, images)
+    return y.view(len(x), len(weight), *x.shape[2:])
 
 
 def _as_map(rows: Tensor) -> Tensor:
