@@ -12,8 +12,8 @@ from blan_layers._checks import said
 from blan_layers._init import he_normal_, reset
 from blan_layers._module import PLAIN, WITH_WEIGHTS, known, oddity
 from blan_layers._torch import is_compiled_or_traced
-from blan_layers.functional._pointwise import product
 from blan_layers.functional._tracing import whole
+from blan_layers.functional.attention import product
 
 NormFactory: TypeAlias = Callable[[int], nn.Module]
 ActivationFactory: TypeAlias = Callable[[], nn.Module]

@@ -19,7 +19,8 @@ from blan_layers._checks import said
 from blan_layers._torch import is_compiled_or_traced
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
-from blan_layers.kernels.choice import PLAIN_TENSORS, chosen_way, passes_of
+from blan_layers.kernels.choice import PLAIN_TENSORS, against_blocks, chosen_way, passes_of
+from blan_layers.kernels.cpu import products
 from blan_layers.kernels.cpu.blocks import block_bytes, core_cache_bytes
 from blan_layers.kernels.passes import PlainPasses
 
@@ -262,6 +263,11 @@ def _is_large(x: Tensor, residual: Tensor | None) -> bool:
     """Return whether fused passes are faster, as measured: without gradients and a residual there is less to fuse."""
     fuses = residual is not None or torch.is_grad_enabled()
     return x.numel() * x.element_size() >= (core_cache_bytes() if fuses else block_bytes())
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """Return the 1x1 convolution of a map as a product, or None if a convolution is faster or must run."""
+    return None if against_blocks(x, weight, bias) else products.pointwise(x, weight, bias)
 
 
 def channel_factors(
