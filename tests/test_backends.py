@@ -568,6 +568,11 @@ def test_a_convolution_in_the_place_of_a_pointwise_one_is_what_it_is(conv: nn.Co
     torch.testing.assert_close(convolved(parent, "conv", x), conv(x))
 
 
+def test_a_map_of_other_channels_is_refused_by_the_convolution() -> None:
+    with pytest.raises(RuntimeError, match="to have 4 channels, but got 5 channels"):
+        convolved(nn.ModuleDict({"conv": nn.Conv2d(4, 1, 1)}), "conv", torch.randn(2, 5, 6, 5))
+
+
 def test_a_bias_that_is_no_parameter_is_added() -> None:
     conv, x = nn.Conv2d(4, 1, 1), torch.randn(2, 4, 6, 5)
     del conv.bias

@@ -68,7 +68,8 @@ def convolved(parent: nn.Module, name: str, x: Tensor) -> Tensor:
     output: Tensor | None = None
     if isinstance(conv, CONVOLUTIONS) and type(x) in PLAIN and not is_compiled_or_traced() and _is_pointwise(conv):
         weight, own = conv._parameters.get("weight"), "bias" in conv._parameters
-        if weight is not None and own and weight.ndim == x.ndim and not oddity(parent, {name: _KNOWN}):
+        fits = weight is not None and weight.ndim == x.ndim and weight.shape[1] == x.shape[1]  # else torch says so
+        if weight is not None and fits and own and not oddity(parent, {name: _KNOWN}):
             output = product(x, weight, conv._parameters["bias"])
     return getattr(parent, name)(x) if output is None else output
 
