@@ -321,6 +321,19 @@ def test_symbolic_tracing_takes_it_as_it_stands_and_inside_a_network(case: Case)
             assert prefix + name in called or f"{prefix}{name}.weight" in read, name
 
 
+@every_case
+def test_a_traced_module_does_without_what_is_optional(case: Case) -> None:
+    module = case.module().eval()
+    arguments = inspect.signature(module.forward).parameters.values()
+    optional = [argument.name for argument in arguments if argument.default is not argument.empty]
+    inputs = case.inputs()[: len(arguments) - len(optional)] if optional else case.inputs()
+    traced = torch.fx.symbolic_trace(module)
+    torch.manual_seed(0)
+    truth = module(*inputs)
+    torch.manual_seed(0)
+    torch.testing.assert_close(traced(*inputs), truth)
+
+
 def traced_with_inputs(net: nn.Module, count: int) -> torch.fx.GraphModule:
     """Trace a network that takes any number of inputs for as many as these."""
     arguments = ", ".join(f"x{i}" for i in range(count))

@@ -11,6 +11,7 @@ from blan_layers import _checks
 from blan_layers._checks import Checked, said
 from blan_layers._init import reset
 from blan_layers._module import Module
+from blan_layers.functional._tracing import whole
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import Critic
 from blan_layers.mutual_information.global_infomax import GlobalInfoMaxLoss
@@ -169,9 +170,12 @@ class DeepInfoMaxLoss(Module):
                         f"Pass {name} to the constructor."
                     )
                 )
-        self._refuse("prior_samples", prior_samples, "gamma", self.gamma)
-        self._refuse("mask", mask, "beta", self.beta)
-        self._refuse("groups", groups, "alpha or beta", self.alpha + self.beta)
+        if self.gamma == 0:
+            global_features = _without(global_features, "prior_samples", prior_samples, "gamma")
+        if self.beta == 0:
+            global_features = _without(global_features, "mask", mask, "beta")
+        if self.alpha == self.beta == 0:
+            global_features = _without(global_features, "groups", groups, "alpha or beta")
         losses = []
         if self.global_loss is not None:
             losses.append(self.alpha * self.global_loss(local_features, global_features, groups=groups))
@@ -180,10 +184,6 @@ class DeepInfoMaxLoss(Module):
         if self.prior_loss is not None:
             losses.append(self.gamma * self.prior_loss(global_features, prior_samples))
         return torch.stack(losses).sum()
-
-    def _refuse(self, name: str, option: Tensor | None, weight: str, value: float) -> None:
-        if option is not None and value == 0:
-            raise ValueError(said(f"{name} needs {weight} above zero, got 0. Drop {name}."))
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""
@@ -219,3 +219,11 @@ def _refuse_other(critic: Critic, device: torch.device | str | None, dtype: torc
                         f"Convert it by local_critic.to({option!r})."
                     )
                 )
+
+
+@whole
+def _without(global_features: Tensor, name: str, option: Tensor | None, weight: str) -> Tensor:
+    """Return the summaries, or raise if an option is given that no term uses."""
+    if option is not None:
+        raise ValueError(said(f"{name} needs {weight} above zero, got 0. Drop {name}."))
+    return global_features

@@ -12,6 +12,7 @@ from blan_layers._init import reset
 from blan_layers._module import Module, dtype_of, known, oddity, runs_forward, width_of
 from blan_layers.functional import bce_loss
 from blan_layers.functional._logits import softplus
+from blan_layers.functional._tracing import whole
 from blan_layers.mutual_information.encoders import Perceptron
 
 Prior: TypeAlias = Literal["uniform", "gaussian"]
@@ -128,11 +129,9 @@ class PriorMatchingLoss(Module):
         """Return the terms of discriminator and encoder, to weight or optimise them separately."""
         self._check("global_features", global_features)
         summaries = global_features.sigmoid() if self.prior == "uniform" else global_features
-        if prior_samples is None:
-            draw = torch.rand_like if self.prior == "uniform" else torch.randn_like
-            prior_samples = draw(summaries)
-        else:
+        if prior_samples is not None:
             self._check("prior_samples", prior_samples)
+        prior_samples = _given_or_drawn(prior_samples, self.prior, summaries)
         discriminator = bce_loss(self.discriminator(prior_samples), self.discriminator(summaries.detach()))
         return PriorTerms(discriminator, softplus(-self._held(summaries)).mean())
 
@@ -191,3 +190,11 @@ class PriorMatchingLoss(Module):
 
         def __call__(self, global_features: Tensor, prior_samples: Tensor | None = None) -> Tensor:
             """Call ``forward`` and its hooks."""
+
+
+@whole
+def _given_or_drawn(samples: Tensor | None, prior: Prior, like: Tensor) -> Tensor:
+    """Return given samples of the prior, or draw as many as there are summaries."""
+    if samples is not None:
+        return samples
+    return torch.rand_like(like) if prior == "uniform" else torch.randn_like(like)
