@@ -102,9 +102,12 @@ class Fixed(Checked[T]):
 
     def __set__(self, instance: nn.Module, value: T) -> None:
         if instance.__dict__.setdefault(self.name, self.check(self.name, value)) != value:
-            raise AttributeError(
-                said(f"{self.name} must stay as it was built, got {shown(value)}. Build a new module.")
-            )
+            raise fixed(self.name, value)
+
+
+def fixed(name: str, value: object) -> AttributeError:
+    """Return the error for an attribute that follows from how a module was built."""
+    return AttributeError(said(f"{name} must stay as it was built, got {shown(value)}. Build a new module."))
 
 
 class Option(Checked[T]):
@@ -360,15 +363,25 @@ def _has_one_location(x: Tensor) -> bool:
     return all(size == 1 for size in x.shape[2:])
 
 
-def same_layout(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuse two maps whose batch or spatial sizes differ."""
-    if traced(x, other):
-        return
-    if x.ndim != other.ndim or x.shape[0] != other.shape[0] or x.shape[2:] != other.shape[2:]:
+def same_images(name: str, x: Tensor, other_name: str, other: Tensor, remedy: str) -> None:
+    """Refuse inputs of different numbers of images."""
+    if not traced(x, other) and x.shape[0] != other.shape[0]:
         raise ValueError(
             said(
-                f"{name} and {other_name} must agree in batch and spatial sizes, "
-                f"got shapes {shape(x)} and {shape(other)}. Resize one of them first."
+                f"{name} and {other_name} must contain the same images, got batches of {x.shape[0]} and "
+                f"{other.shape[0]}. {remedy}."
+            )
+        )
+
+
+def same_layout(name: str, x: Tensor, other_name: str, other: Tensor, remedy: str = "Resize one of them first") -> None:
+    """Refuse two maps of different images or spatial sizes."""
+    same_images(name, x, other_name, other, f"Pass one {other_name} per image of {name}")
+    if not traced(x, other) and x.shape[2:] != other.shape[2:]:
+        raise ValueError(
+            said(
+                f"{name} and {other_name} must have the same spatial sizes, "
+                f"got shapes {shape(x)} and {shape(other)}. {remedy}."
             )
         )
 

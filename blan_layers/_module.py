@@ -106,7 +106,10 @@ class Module(nn.Module):
             )
         attribute = getattr(type(self), name, None)
         # nn.Module makes children of modules without asking what the class says of the name
-        if isinstance(attribute, _checks.Checked | property):
+        if isinstance(attribute, property) and attribute.fset is None:
+            if getattr(self, name) != value:
+                raise _checks.fixed(name, value)
+        elif isinstance(attribute, _checks.Checked | property):
             attribute.__set__(self, value)
         else:
             super().__setattr__(name, value)

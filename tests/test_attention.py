@@ -25,6 +25,7 @@ from blan_layers import (
     AttentionGate,
     ChannelAttention,
     CoordinateAttention,
+    PriorMatchingLoss,
     SoftMask,
     SpatialAttention,
     SqueezeExcitation,
@@ -206,6 +207,8 @@ def test_options_of_the_channel_half_are_set_through_its_composite(module: Any) 
     (SCSE(8), "spatial_dims"), (RAR(8), "spatial_dims"), (AttentionGate(8, 8), "spatial_dims"),
     (CoordinateAttention(8), "spatial_dims"), (SoftMask(8, depth=1), "spatial_dims"),
     (AdaptiveScoreFusion(3, 2), "levels"), (AdaptiveScoreFusion(3, 2), "attributes"),
+    (CBAM(8), "channels"), (RDAM(8), "decoder_channels"), (SoftMask(8, depth=2), "depth"),
+    (PriorMatchingLoss(8), "channels"),
 ])  # fmt: skip
 def test_what_describes_how_a_module_was_built_cannot_be_changed(module: nn.Module, name: str) -> None:
     built = getattr(module, name)

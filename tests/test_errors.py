@@ -210,13 +210,13 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: RDAM(8)(X, X[:1]),
-        "RDAM: encoder_features and decoder_features must agree in batch and spatial sizes, "
-        "got shapes (2, 8, 5, 6) and (1, 8, 5, 6). Resize one of them first.",
+        "RDAM: encoder_features and decoder_features must contain the same images, got batches of 2 and 1. "
+        "Pass one decoder_features per image of encoder_features.",
     ),
     (
         lambda: RDAM(8)(X, X[..., :3]),
-        "RDAM: encoder_features and decoder_features must agree in batch and spatial sizes, "
-        "got shapes (2, 8, 5, 6) and (2, 8, 5, 3). Resize one of them first.",
+        "RDAM: encoder_features and decoder_features must have the same spatial sizes, "
+        "got shapes (2, 8, 5, 6) and (2, 8, 5, 3). Resize one of them first, or build RDAM with resize='nearest'.",
     ),
     (
         lambda: AttentionGate(8, 0),
@@ -256,7 +256,7 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: RAR(8)(X, X[..., :3]),
-        "RAR: encoder_features and decoder_features must agree in batch and spatial sizes, "
+        "RAR: encoder_features and decoder_features must have the same spatial sizes, "
         "got shapes (2, 8, 5, 6) and (2, 8, 5, 3). Resize one of them first.",
     ),
     (
@@ -270,6 +270,11 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     (
         lambda: SoftMask(4, depth=1)(X),
         "SoftMask: x must have 4 channels (B, 4, H, W), got 8 in shape (2, 8, 5, 6). "
+        "Build the layer for the channels of x.",
+    ),
+    (
+        lambda: ResidualAttention(nn.Conv2d(8, 8, 3), SoftMask(8, depth=1))(X[:, :4]),
+        "ResidualAttention: x must have 8 channels (B, 8, H, W), got 4 in shape (2, 4, 5, 6). "
         "Build the layer for the channels of x.",
     ),
     (
@@ -294,8 +299,8 @@ VALUE_ERRORS: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: F.dual_attention(X, *MLP, torch.zeros(1, 2, 3, 3), residual=X[:1]),
-        "dual_attention: x and residual must agree in batch and spatial sizes, "
-        "got shapes (2, 8, 5, 6) and (1, 8, 5, 6). Resize one of them first.",
+        "dual_attention: x and residual must contain the same images, got batches of 2 and 1. "
+        "Pass one residual per image of x.",
     ),
     (
         lambda: loss(objective="nce"),

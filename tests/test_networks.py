@@ -301,6 +301,9 @@ def test_attention_goes_into_no_attention() -> None:
         insert_attention(net, SqueezeExcitation, r"stem.*")
     with pytest.raises(ValueError, match=r"where must match at least one module of the network, got '\.\*norm'"):
         insert_attention(net, SqueezeExcitation, ".*norm")
+    remedy = r"The expression must match a whole name such as 'layer1.0.bn2'. Write, for example, '.*bn2.*'."
+    with pytest.raises(ValueError, match=re.escape(remedy)):
+        insert_attention(net, SqueezeExcitation, "bn2")
     first.remove()
     own: Any = nn.Sequential(OrderedDict(cbam=CBAM(8, norm=nn.BatchNorm2d), conv=nn.Conv2d(8, 8, 1)))
     assert list(insert_attention(own, ECA, lambda *_: True)) == ["conv"]
@@ -1713,5 +1716,5 @@ def test_rdam_brings_the_decoder_s_map_to_the_encoder_s_size(mode: Any, axes: in
     torch.testing.assert_close(rdam(encoder, decoder), plain(encoder, resized))
     assert torch.equal(rdam(encoder, resized), plain(encoder, resized))
     torch.testing.assert_close(torch.fx.symbolic_trace(rdam)(encoder, decoder), plain(encoder, resized))
-    with pytest.raises(ValueError, match="must agree in batch and spatial sizes"):
+    with pytest.raises(ValueError, match="must have the same spatial sizes"):
         plain(encoder, decoder)

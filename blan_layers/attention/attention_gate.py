@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blan_layers import _checks
-from blan_layers._checks import Fixed, said
+from blan_layers._checks import Fixed
 from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.attention._layers import (
     Convolution,
@@ -151,13 +151,7 @@ class AttentionGate(Module):
         for name, x, conv in (("skip", skip, self.skip_conv), ("gating", gating, self.gating_conv)):
             _checks.feature_map(name, x, width_of(conv), self.spatial_dims)
             check_layer(self, conv, name, x)
-        if not _checks.traced(skip, gating) and skip.shape[0] != gating.shape[0]:
-            raise ValueError(
-                said(
-                    f"skip and gating must contain the same images, got batches of {skip.shape[0]} and "
-                    f"{gating.shape[0]}. Pass one gating map per skip."
-                )
-            )
+        _checks.same_images("skip", skip, "gating", gating, "Pass one gating map per skip")
 
     def score(self, skip: Tensor, gating: Tensor) -> Tensor:
         """Return the gate's logits (B, 1, *S)."""

@@ -182,7 +182,8 @@ class RDAM(DualAttention):
         _checks.feature_map("decoder_features", decoder_features, channels[1], spatial_dims)
         if self.resize is not None:
             decoder_features = _resized(decoder_features, encoder_features, self.resize)
-        _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features)
+        remedy = "Resize one of them first, or build RDAM with resize='nearest'"
+        _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features, remedy)
         check_layer(self, self.conv, "encoder_features", encoder_features)
         check_layer(self, self.conv, "decoder_features", decoder_features)
         x = convolved(self, "conv", torch.cat([encoder_features, decoder_features], 1))

@@ -104,7 +104,7 @@ class ResidualAttention(Module):
 
     def _raised(self, x: Tensor) -> ResidualAttentionMaps:
         _checks.feature_map("x", x)
-        features, mask = self.trunk(x), self.mask(x)
+        mask, features = self.mask(x), self.trunk(x)  # first the mask, whose errors are clearer
         _checks.floating("trunk(x)", features)
         _checks.floating("mask(x)", mask)
         _check_mask(mask, features)

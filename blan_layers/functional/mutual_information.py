@@ -112,13 +112,8 @@ def check_pair(
                 f"{_checks.remedy_of_vectors('global_features', global_features, global_channels, otherwise)}"
             )
         )
-    if global_features.shape[0] != local_features.shape[0]:
-        raise ValueError(
-            said(
-                "local_features and global_features must contain the same images, got batches of "
-                f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector per map."
-            )
-        )
+    remedy = "Pass one global vector per map"
+    _checks.same_images("local_features", local_features, "global_features", global_features, remedy)
 
 
 def contrast_way(

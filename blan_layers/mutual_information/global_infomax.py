@@ -165,10 +165,5 @@ class GlobalInfoMaxLoss(InfoMaxLoss):
                         f"{_checks.shape(vectors)}. {_checks.remedy_of_vectors(name, vectors, width, otherwise)}"
                     )
                 )
-        if local_features.shape[0] != global_features.shape[0]:
-            raise ValueError(
-                said(
-                    "local_features and global_features must contain the same images, got batches of "
-                    f"{local_features.shape[0]} and {global_features.shape[0]}. Pass one global vector per input."
-                )
-            )
+        remedy = "Pass one global vector per input"
+        _checks.same_images("local_features", local_features, "global_features", global_features, remedy)

@@ -85,7 +85,7 @@ def channels_of(name: str, target: nn.Module) -> int:
     raise ValueError(
         said(
             f"channels of {name!r} must be readable, got {type(last).__name__} without any of {', '.join(WIDTHS)}. "
-            "Name its last norm or convolution instead."
+            "Name its last convolution or norm of maps (B, C, ...) instead."
         )
     )
 

@@ -46,7 +46,10 @@ def targets_in(model: nn.Module, where: Where) -> dict[str, nn.Module]:
                 said(f"where must be a regular expression, got {where!r}: {error}. Write, for example, '.*bn2'.")
             ) from None
         found = {name: module for name, module in modules.items() if pattern.fullmatch(name)}
+        part = next((name for name in modules if pattern.search(name)), None)
         remedy = f"The modules are {_some(modules)}"
+        if part is not None:
+            remedy = f"The expression must match a whole name such as {part!r}. Write, for example, '.*{where}.*'"
     elif callable(where) and _checks.takes(where, "", model):
         found = {name: module for name, module in modules.items() if where(name, module)}
         remedy = f"The modules are {_some(modules)}"
