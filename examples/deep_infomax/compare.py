@@ -207,13 +207,14 @@ def _caption(settings: Settings, splits: Splits, rows: Sequence[Row], taken: Tim
     frequent = splits.train.labels.mean(0).round()
     majority = 100 * (splits.test.labels == frequent).float().mean().item()
     choice = " Chosen: the configuration of Deep InfoMax that is best on validation faces." if chosen(rows) else ""
+    seeds = ", ".join(map(str, settings.seeds))
+    over = f"mean ± standard deviation over seeds {seeds}" if len(settings.seeds) > 1 else f"seed {seeds}"
     return (
-        f"Balanced accuracy in %, mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))} (plain "
-        f"accuracy), of {len(ATTRIBUTES)} attributes on {len(splits.test.images):,} test faces of {settings.size} x "
-        f"{settings.size}. Last column: balanced accuracy on {len(splits.validation.images):,} validation faces, mean "
-        f"of the columns before.{choice} Always the more frequent label: 50.0 ({majority:.1f}). {_training(settings)}; "
-        f"{taken.seconds:,.0f} s, {settings.workers} training{'s' * (settings.workers > 1)} at a time, "
-        f"{taken.processor_seconds:,.0f} s of processor time."
+        f"Balanced accuracy in %, {over} (plain accuracy), of {len(ATTRIBUTES)} attributes on "
+        f"{len(splits.test.images):,} test faces of {settings.size} x {settings.size}. Last column: balanced accuracy "
+        f"on {len(splits.validation.images):,} validation faces, mean of the columns before.{choice} Always the more "
+        f"frequent label: 50.0 ({majority:.1f}). {_training(settings)}; {taken.seconds:,.0f} s, {settings.workers} "
+        f"training{'s' * (settings.workers > 1)} at a time, {taken.processor_seconds:,.0f} s of processor time."
     )
 
 
@@ -227,7 +228,7 @@ def _training(settings: Settings) -> str:
     recipe = settings.recipe
     return (
         f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {settings.train_faces:,} faces without labels, "
-        f"{recipe.steps} steps with labels, {recipe.dimensions} features"
+        f"{recipe.steps} step{'s' * (recipe.steps > 1)} with labels, {recipe.dimensions} features"
     )
 
 

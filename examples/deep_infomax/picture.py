@@ -56,7 +56,7 @@ def probes_figure(rows: Sequence[Row], note: str) -> Figure:
 def _draw_line(axes: Axes, rows: Sequence[Row], *, bold: bool) -> None:
     way, labels = rows[0].way, [row.labels for row in rows]
     mean, deviation = zip(*(row.test for row in rows), strict=True)
-    low, high = ([m + sign * d for m, d in zip(mean, deviation, strict=True)] for sign in (-1, 1))
+    low, high = ([m + sign * (d or 0) for m, d in zip(mean, deviation, strict=True)] for sign in (-1, 1))
     axes.fill_between(labels, low, high, color=COLORS[way], alpha=0.16, linewidth=0)
     axes.plot(
         labels, mean, color=COLORS[way], marker=MARKERS.get(way, "o"), markersize=4, linewidth=2.2 if bold else 1.2

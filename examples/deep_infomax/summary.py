@@ -18,11 +18,11 @@ class Spread(NamedTuple):
     """Mean and standard deviation over the seeds, in percent."""
 
     mean: float
-    deviation: float
-    """Standard deviation; 0 with a single seed."""
+    deviation: float | None
+    """Standard deviation; None with a single seed."""
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.deviation:.1f}"
+        return f"{self.mean:.1f}" if self.deviation is None else f"{self.mean:.1f} ± {self.deviation:.1f}"
 
 
 class Row(NamedTuple):
@@ -89,5 +89,5 @@ def terminal(rows: Sequence[Row], caption: str) -> Table:
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return Spread(100 * statistics.mean(values), 100 * deviation)
+    deviation = 100 * statistics.stdev(values) if len(values) > 1 else None
+    return Spread(100 * statistics.mean(values), deviation)

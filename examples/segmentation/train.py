@@ -203,8 +203,8 @@ def _table(settings: Settings, scores: Mapping[Kind, Sequence[Score]], seconds: 
     several = f"Mean ± standard deviation over seeds {', '.join(map(str, settings.seeds))}"
     caption = (
         f"{several if len(settings.seeds) > 1 else f'Seed {settings.seeds[0]}'}; {HELD_OUT} held-out images of "
-        f"{settings.size} x {settings.size}; {settings.steps:,} steps, width {settings.width}; "
-        f"{seconds:,.0f} s in all, {runs} run{'s' if runs > 1 else ''} at a time."
+        f"{settings.size} x {settings.size}; {settings.steps:,} step{'s' * (settings.steps > 1)}, width "
+        f"{settings.width}; {seconds:,.0f} s in all, {runs} run{'s' if runs > 1 else ''} at a time."
     )
     table = Table("skips", caption=caption, box=box.SIMPLE)
     for name in ("IoU, %", "Dice, %", "parameters", "ms per step"):
