@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.chart import chart
 from benchmarks.machine import title_of
-from benchmarks.record import RESULTS, load, no_results
+from benchmarks.record import RESULTS, RecordError, load, no_results
 from benchmarks.table import HEADER, details, heading, memory_ratio, rows
 from shared.files import replacing
 from shared.program import run_program
@@ -48,9 +48,15 @@ def run(_: Console) -> None:
         RecordError: A file does not contain results.
     """
     contents = all_results()
+    if not contents:
+        raise RecordError(
+            f"{RESULTS}: must contain results that run.py wrote, got none. Restore them, or run benchmarks/run.py."
+        )
     for path, content in contents.items():
         try:
             pages({path: content})  # alone, so that an error names the file
+            if not any(_eager({path: content})):
+                raise ValueError("no case")
             draw(path.with_suffix(".svg"), content)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise no_results(path, repr(error)) from error
@@ -95,7 +101,8 @@ def sentence(contents: Contents) -> str:
             speedups.setdefault(record["pass"], []).append(peer["speedup"]["median"])
     words = {"forward + backward": "training", "inference": "inference"}
     ranges = ", ".join(f"{_range(values, 2)} in {words.get(name, name)}" for name, values in speedups.items())
-    machines = f"{len(contents)} machine{'s' * (len(contents) != 1)}"
+    count = len({title_of({**content["machine"], "allocator": None}) for content in contents.values()})
+    machines = f"{count} machine{'s' * (count != 1)}"
     return f"Measured on {machines}, times as fast as the same step written by hand, from worst to best: {ranges}."
 
 

@@ -1,5 +1,6 @@
 """Description of the machine and the software of a measurement."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -16,6 +17,8 @@ import blan_layers
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+ALLOCATOR = re.compile(r"LD_PRELOAD|MALLOC_\w+|GLIBC_TUNABLES")
+"""Environment variables that decide how tensors on the CPU get their memory."""
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -28,6 +31,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "caches": _caches(),
     }
+    if settings := sorted(f"{k}={v}" for k, v in os.environ.items() if ALLOCATOR.fullmatch(k) and v):
+        described["allocator"] = " ".join(settings)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         described |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
@@ -35,8 +40,10 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def name_of(described: dict[str, Any]) -> str:
-    """Return the name of a machine's file, from its GPU, or from its CPU and the number of threads."""
-    return re.sub(r"[^a-z0-9]+", "-", title_of(described).lower()).strip("-")
+    """Return the name of a machine's file, from its GPU, or from its CPU, threads and allocator."""
+    title = title_of(described)
+    digest = "" if title.isascii() else hashlib.sha256(title.encode()).hexdigest()[:8]
+    return re.sub(r"[^a-z0-9]+", "-", f"{title} {digest}".lower()).strip("-")
 
 
 def title_of(described: Mapping[str, Any]) -> str:
@@ -44,7 +51,8 @@ def title_of(described: Mapping[str, Any]) -> str:
     if "gpu" in described:
         return str(described["gpu"])
     kind = f" (family {described['family']}, model {described['model']})" if described.get("family") else ""
-    return f"{described['cpu']}{kind}, {described['threads']} threads"
+    allocator = f", {described['allocator']}" if described.get("allocator") else ""
+    return f"{described['cpu']}{kind}, {described['threads']} threads{allocator}"
 
 
 def circumstances() -> dict[str, Any]:

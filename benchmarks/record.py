@@ -48,7 +48,7 @@ def prepared(path: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
         OSError: The file cannot be written.
     """
     make_parent(path)
-    content = load(path) if path.exists() else {"machine": dict(machine), "suites": {}}
+    content = load(path) if path.is_file() else {"machine": dict(machine), "suites": {}}
     if content["machine"] != dict(machine):
         raise RecordError(
             f"run: {path} must contain results of this machine, {dict(machine)}, got those of {content['machine']}. "

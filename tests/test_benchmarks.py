@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ import blan_layers
 from benchmarks import attention, draw, lmim, memory, model, peers, run, timing
 from benchmarks.chart import over_fastest
 from benchmarks.contest import Case, Contest, agree, differences
-from benchmarks.machine import name_of
-from benchmarks.record import RecordError, load, merge
+from benchmarks.machine import machine, name_of
+from benchmarks.record import RecordError, load, merge, prepared
 from benchmarks.suites import SUITES, cases_of
 from blan_facial.config import PRESETS
 
@@ -222,6 +223,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_measuring(tmp_path, 
     path.write_text('{"machine": {"cpu": "b"}, "suites": {}}')
     assert run.main([*arguments, str(path)]) == 1
     assert "must contain results of this machine, " in capsys.readouterr().err
+    assert prepared(Path(os.devnull), {"cpu": "b"})["suites"] == {}  # a device is written to, never read
     for output in (tmp_path, path / "c.json"):
         assert run.main([*arguments, str(output)]) == 1
         assert capsys.readouterr().err.startswith("error: run: files must be readable and outputs writable, got ")
@@ -308,15 +310,30 @@ def test_the_short_table_gives_the_range_over_sizes_and_machines_of_eager_steps(
 
 def test_the_sentence_gives_the_worst_and_the_best_first_to_last(contents):
     assert draw.sentence(contents).endswith("best: 0.75 to 2.00 in training.")
-    slower = {Path("b.json"): {"suites": {"attention": {"cases": [record("(1)", 0.5)]}}}}
-    assert draw.sentence(contents | slower).endswith("best: 0.50 to 2.00 in training.")
+    (content,) = contents.values()
+    slower = {Path("b.json"): content | {"suites": {"attention": {"cases": [record("(1)", 0.5)]}}}}
+    kept = slower[Path("b.json")] | {"machine": content["machine"] | {"allocator": "MALLOC_MMAP_MAX_=0"}}
+    written = draw.sentence(contents | slower | {Path("c.json"): kept})
+    assert written.startswith("Measured on 1 machine, ")
+    assert written.endswith("best: 0.50 to 2.00 in training.")
 
 
 def test_generations_that_share_a_name_have_files_of_their_own():
     machine = {"cpu": "Abacus", "family": "26", "model": "2", "threads": 2}
     assert name_of(machine) == "abacus-family-26-model-2-2-threads"
     assert name_of(machine | {"family": "25"}) != name_of(machine)
+    assert name_of(machine | {"allocator": "MALLOC_MMAP_MAX_=0"}) == f"{name_of(machine)}-malloc-mmap-max-0"
     assert name_of(machine | {"gpu": "NVIDIA H100"}) == "nvidia-h100"
+    assert name_of({"gpu": "显卡"}) == "0296a21a" != name_of({"gpu": "龙芯"})
+
+
+def test_a_process_whose_allocator_is_set_is_another_machine(monkeypatch):
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    plain = machine(torch.device("cpu"))
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so")
+    assert machine(torch.device("cpu")) == plain | {"allocator": "LD_PRELOAD=libjemalloc.so MALLOC_MMAP_MAX_=0"}
 
 
 def test_the_full_table_holds_every_contender(contents):
@@ -367,6 +384,13 @@ def test_drawing_takes_no_arguments(arguments, monkeypatch):
     assert stopped.value.code == (0 if arguments == ["--help"] else 2)
 
 
+def test_nothing_is_drawn_without_results(monkeypatch, capsys):
+    monkeypatch.setattr(draw, "all_results", dict)
+    monkeypatch.setattr(draw, "pages", lambda _: pytest.fail("pages were written"))
+    assert draw.main([]) == 1
+    assert f"{draw.RESULTS}: must contain results that run.py wrote, got none. Restore" in capsys.readouterr().err
+
+
 def test_results_that_cannot_be_drawn_are_named(contents, tmp_path, monkeypatch, capsys):
     path = tmp_path / "abacus.json"
     monkeypatch.setattr(draw, "ROOT", tmp_path)  # of the pages
@@ -376,6 +400,7 @@ def test_results_that_cannot_be_drawn_are_named(contents, tmp_path, monkeypatch,
     ((_, whole),) = contents.items()
     damaged = {'{"machine": {}, "suites": {}}': "KeyError('cpu')"}
     damaged |= {json.dumps(whole | {"suites": {"lmim": {"run": {}, "cases": [1]}}}): "TypeError("}
+    damaged |= {json.dumps(whole | {"suites": {}}): "ValueError('no case')"}
     monkeypatch.setattr(draw, "all_results", lambda: {path: load(path)})
     for text, got in (BROKEN | damaged).items():
         path.write_text(text)
