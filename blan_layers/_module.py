@@ -246,7 +246,7 @@ def known(*classes: type[nn.Module], methods: Sequence[str] = ("forward",)) -> K
 def oddity(parent: nn.Module, children: Mapping[str, Known]) -> str:
     """Return which child must be called because it is replaced or watched, and why; "" if there is none."""
     for name, classes in children.items():
-        child = parent._modules[name]
+        child = parent._modules.get(name)
         if child is None:
             return f"{name} is None"
         kind = type(child)
@@ -274,7 +274,10 @@ def watch(module: nn.Module, *, everywhere: bool = True) -> str:
 
 
 def foreign_weight(layer: nn.Module) -> str:
-    """Return the kind of a layer's parameters if they are not plain tensors, such as quantised ones; else ""."""
+    """Return what a layer's weights are unless they are parameters that are plain tensors; else ""."""
+    for name in ("weight", "bias"):
+        if name in layer.__dict__:
+            return f"has a {name} that is no parameter"
     for parameter in layer._parameters.values():
         if parameter is not None and type(parameter) not in PLAIN:
             return f"holds a {type(parameter).__name__}"

@@ -48,6 +48,16 @@ def function_mode_active() -> bool:
     return not isinstance(modes, list) or any(type(mode) is not of_device for mode in modes)
 
 
+_precision: Callable[[str, str], str] | None = getattr(torch._C, "_get_fp32_precision_getter", None)
+
+
+def rounds_float32() -> bool:
+    """Return whether float32 products or convolutions on the CPU may round their operands, by PyTorch's settings."""
+    if _precision is None:  # before PyTorch 2.9, which has settings for each
+        return torch.get_float32_matmul_precision() != "highest"
+    return any(_precision("mkldnn", operation) not in ("none", "ieee") for operation in ("conv", "matmul"))
+
+
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _HOOKS_ARE_THERE = all(name in nn.Module().__dict__ for name in _HOOKS) and hasattr(nn.Module, "_compiled_call_impl")
 

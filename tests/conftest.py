@@ -36,7 +36,8 @@ def repository() -> Path:
 
 @pytest.fixture
 def auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Maps of every size are large to the automatic choice."""
+    """Maps of every size are large to the automatic choice, and 1x1 convolutions are products."""
+    monkeypatch.setattr("blan_layers.kernels.cpu.products.multiplies", lambda x, weight: x.is_contiguous())
     monkeypatch.setattr("blan_layers.functional.attention.core_cache_bytes", lambda: 0)
     monkeypatch.setattr("blan_layers.functional.attention.block_bytes", lambda: 0)
     monkeypatch.setattr("blan_layers.functional.mutual_information.core_cache_bytes", lambda: 0)

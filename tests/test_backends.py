@@ -14,11 +14,22 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from blan_layers import CBAM, RDAM, AttentionGate, ChannelAttention, ConcatConvCritic, LMIMLoss, SpatialAttention
+from blan_layers import (
+    BAM,
+    CBAM,
+    RDAM,
+    SCSE,
+    AttentionGate,
+    ChannelAttention,
+    ConcatConvCritic,
+    LMIMLoss,
+    SpatialAttention,
+)
 from blan_layers import functional as F
 from blan_layers.attention._layers import convolved
-from blan_layers.functional.attention import passes_through
+from blan_layers.functional.attention import amplified, passes_through
 from blan_layers.kernels.contrast import softplus
 from blan_layers.kernels.cpu import attention, blocks, products
 from blan_layers.kernels.cpu.attention import LONG, row_split
@@ -278,6 +289,15 @@ def test_a_forced_way_that_cannot_be_taken_is_refused_with_the_reason(
     refuses(run, f"{owner}: backend='blocked' is not available here: {reason}. {REMEDY}")
 
 
+class Returning(nn.Module):
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.output
+
+
 class Dot(nn.Module):
     """A critic of a user's own."""
 
@@ -518,36 +538,97 @@ def test_products_are_the_same_by_convolutions(
         torch.testing.assert_close(ours, others, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("auto")
 @pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_pointwise_convolution_is_the_same_as_a_product(axes: int, batch: int, bias: bool) -> None:
+def test_a_pointwise_convolution_is_the_same_as_products(axes: int, batch: int, bias: bool) -> None:
     gate = AttentionGate(4, 3, hidden_channels=5, spatial_dims=axes, bias=bias, dtype=torch.float64)
     inputs = [torch.randn(batch, c, *(3, 4, 2)[:axes], dtype=torch.float64, requires_grad=True) for c in (4, 3)]
-    taken = with_gradients(gate, gate, inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "pointwise", lambda *_: None)
+        multiply = Mock(wraps=products.pointwise)
+        patch.setattr(products, "pointwise", multiply)
+        taken = with_gradients(gate, gate, inputs)
+        assert multiply.call_count == 3
+        patch.setattr(products, "multiplies", lambda *_: False)
         called = with_gradients(gate, gate, inputs)
+        assert multiply.call_count == 3
     for ours, others in zip(taken, called, strict=True):
         torch.testing.assert_close(ours, others, rtol=1e-10, atol=1e-12)
 
 
-def test_only_what_a_convolution_would_copy_becomes_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = torch.randn(2, 4, 6, 5), torch.randn(products.FEW_OUTPUTS + 1, 4, 1, 1)
-    few, parts = weight[1:], x.split([1, 5], 2)
+def test_products_replace_the_convolutions_for_which_onednn_copies_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(16, 4, 16, 16), torch.randn(products.FEW_OUTPUTS + 1, 4, 1, 1)
+    for library in (torch.backends.mkl, torch.backends.mkldnn):
+        monkeypatch.setattr(library, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_halves_mkl", lambda: False)
+    assert products.multiplies(x, weight)
+    assert products.multiplies(torch.randn(2, 64, 16, 16), weight) == (torch.get_num_threads() > 1)
+    for other in (x.double(), x.bfloat16(), x[:2], x.to(memory_format=torch.channels_last), x[..., 1:]):
+        assert not products.multiplies(other, weight)
+    assert not products.multiplies(torch.randn(16, 128, 4, 4), torch.randn(17, 128, 1, 1))  # of 16 locations
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        assert not products.multiplies(x, weight)
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+    monkeypatch.setattr(products, "_halves_mkl", lambda: True)
+    assert not products.multiplies(x, weight)
+    assert products.multiplies(x, weight[1:])
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not products.multiplies(x, weight[1:])
+
+
+def test_operations_are_not_exchanged_while_one_of_them_rounds_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, rows = torch.randn(16, 4, 16, 16), torch.randn(2, 4, 1, 1), torch.zeros(products.MANY_ROWS, 2)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(products, "_halves_mkl", lambda: True)
-    assert products.pointwise(x, weight, None) is None
-    assert products.pointwise(x.to(memory_format=torch.channels_last), few, None) is None
-    for each in (x, *parts):
-        found = products.pointwise(each, few, None)
-        assert found is not None
-        assert found.is_contiguous()
-        torch.testing.assert_close(found, torch.nn.functional.conv2d(each, few))
-    monkeypatch.setattr(products, "_halves_mkl", lambda: False)
-    assert products.pointwise(x, weight, None) is not None
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    assert products.pointwise(x, few, None) is None
+    assert products.multiplies(x, weight)
+    assert products.convolves(rows)
+    asked = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert not products.multiplies(x, weight)
+        assert not products.convolves(rows)
+    finally:
+        torch.set_float32_matmul_precision(asked)
+
+
+@pytest.mark.usefixtures("auto")
+@pytest.mark.parametrize("make", [SCSE, partial(RDAM, conv_kernel_size=1)], ids=["SCSE", "RDAM"])
+def test_the_reference_backend_convolves(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = Mock(wraps=products.pointwise)
+    monkeypatch.setattr(products, "pointwise", multiply)
+    gate = make(4)
+    inputs = [torch.randn(2, 4, 6, 5) for _ in range(1 + isinstance(gate, RDAM))]
+    gate(*inputs)
+    assert multiply.call_count == 1
+    make(4, backend="reference")(*inputs)
+    assert multiply.call_count == 1
+
+
+@pytest.mark.usefixtures("auto")
+def test_a_checkpoint_recomputes_products_as_convolutions() -> None:
+    gate, x = BAM(4, hidden_channels=2), torch.randn(2, 4, 6, 5, requires_grad=True)
+    expected = torch.autograd.grad(gate(x).square().sum(), [x, *gate.parameters()])
+    output = checkpoint(gate, x, use_reentrant=False)
+    gate.conv1.register_forward_hook(lambda *_: None)  # a reason to convolve
+    for found, truth in zip(torch.autograd.grad(output.square().sum(), [x, *gate.parameters()]), expected, strict=True):
+        torch.testing.assert_close(found, truth)
+
+
+@pytest.mark.usefixtures("auto")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_amplifying_rounds_once_and_keeps_only_its_operands(dtype: torch.dtype) -> None:
+    x, gate = (torch.rand(2, 4, 6, 5, dtype=dtype, requires_grad=True) for _ in range(2))
+    assert saved_sizes(lambda: amplified(x, gate)) == [x.numel()] * 2
+    output = amplified(x, gate)
+    if dtype == torch.bfloat16:
+        assert torch.equal(output, (x.double() * (1 + gate.double())).to(dtype))
+    else:
+        torch.testing.assert_close(output, x * (1 + gate))
+        torch.autograd.gradcheck(amplified, (x, gate))
+        torch.autograd.gradgradcheck(amplified, (x, gate))
 
 
 @pytest.mark.parametrize(
@@ -563,21 +644,49 @@ def test_only_what_a_convolution_would_copy_becomes_a_product(monkeypatch: pytes
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("auto")
 def test_a_convolution_in_the_place_of_a_pointwise_one_is_what_it_is(conv: nn.Conv2d) -> None:
     parent, x = nn.ModuleDict({"conv": conv}), torch.randn(2, 4, 6, 5)
     torch.testing.assert_close(convolved(parent, "conv", x), conv(x))
 
 
-def test_a_map_of_other_channels_is_refused_by_the_convolution() -> None:
+@pytest.mark.usefixtures("auto")
+def test_wrong_shapes_are_refused_by_the_convolution() -> None:
+    conv, x = nn.Conv2d(4, 2, 1), torch.randn(2, 4, 6, 5)
+    parent = nn.ModuleDict({"conv": conv})
     with pytest.raises(RuntimeError, match="to have 4 channels, but got 5 channels"):
-        convolved(nn.ModuleDict({"conv": nn.Conv2d(4, 1, 1)}), "conv", torch.randn(2, 5, 6, 5))
+        convolved(parent, "conv", torch.randn(2, 5, 6, 5))
+    for shape in ((), (1,)):
+        conv.bias = nn.Parameter(torch.ones(shape))
+        with pytest.raises(RuntimeError, match="bias"):
+            convolved(parent, "conv", x)
+    conv.bias, conv.weight = None, nn.Parameter(torch.ones(2, 4, 3, 3))
+    assert torch.equal(convolved(parent, "conv", x), conv(x))
 
 
-def test_a_bias_that_is_no_parameter_is_added() -> None:
+@pytest.mark.usefixtures("auto")
+def test_weights_that_are_no_parameters_and_children_that_are_no_modules_are_called() -> None:
     conv, x = nn.Conv2d(4, 1, 1), torch.randn(2, 4, 6, 5)
-    del conv.bias
+    parent = nn.ModuleDict({"conv": conv})
+    conv.__dict__["weight"] = torch.ones(1, 4, 1, 1)
+    torch.testing.assert_close(convolved(parent, "conv", x), conv(x))
+    del conv.__dict__["weight"], conv.bias
     conv.bias = torch.ones(1)
-    torch.testing.assert_close(convolved(nn.ModuleDict({"conv": conv}), "conv", x), conv(x))
+    torch.testing.assert_close(convolved(parent, "conv", x), conv(x))
+    gate: Any = BAM(4, hidden_channels=2)
+    truth, child = gate(x), gate.conv1
+    del gate.conv1
+    gate.conv1 = lambda z: child(z)
+    torch.testing.assert_close(gate(x), truth)
+
+
+@pytest.mark.usefixtures("auto")
+def test_scse_adds_what_a_replaced_channel_half_returns() -> None:
+    for shape in ((2, 4, 1, 1), (2, 4, 6, 5)):
+        gate: Any = SCSE(4)
+        returned, x = torch.randn(shape), torch.randn(2, 4, 6, 5)
+        gate.channel = Returning(returned)
+        torch.testing.assert_close(gate(x), returned + x * gate.conv(x).sigmoid())
 
 
 @pytest.mark.parametrize(

@@ -1129,6 +1129,7 @@ def test_a_third_derivative_is_that_of_the_literal_twin(case: Case) -> None:
     assert (ours - true).norm() <= 1e-8 * true.norm()
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch loops over the gradients of 1x1 convolutions
 @choosing_cases
 def test_a_batch_of_gradients_is_each_of_them(case: Case) -> None:
     module, inputs = module_of(case), inputs_of(case)

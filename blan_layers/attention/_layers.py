@@ -62,22 +62,27 @@ def drawn_convolution(*channels_and_size: int, **options: Any) -> Convolution:
     return conv
 
 
-def convolved(parent: nn.Module, name: str, x: Tensor) -> Tensor:
+def convolved(parent: nn.Module, name: str, x: Tensor, backend: _checks.Backend = "auto") -> Tensor:
     """Call a child with a map; a 1x1 convolution that nothing watches may become a product, which is faster."""
-    conv = parent._modules[name]
-    output: Tensor | None = None
-    if isinstance(conv, CONVOLUTIONS) and type(x) in PLAIN and not is_compiled_or_traced() and _is_pointwise(conv):
-        weight, own = conv._parameters.get("weight"), "bias" in conv._parameters
-        fits = weight is not None and weight.ndim == x.ndim and weight.shape[1] == x.shape[1]  # else torch says so
-        if weight is not None and fits and own and not oddity(parent, {name: _KNOWN}):
-            output = product(x, weight, conv._parameters["bias"])
-    return getattr(parent, name)(x) if output is None else output
+    conv = parent._modules.get(name)
+    plain = backend != "reference" and type(x) in PLAIN and not is_compiled_or_traced()
+    if plain and isinstance(conv, CONVOLUTIONS) and (weights := _pointwise_weights(conv, x)):
+        multiplied = product(x, *weights, lambda: oddity(parent, {name: _KNOWN}))
+        if multiplied is not None:
+            return multiplied
+    output: Tensor = getattr(parent, name)(x)
+    return output
 
 
-def _is_pointwise(conv: Convolution) -> bool:
-    """Return whether a convolution takes every location by itself, with all its channels."""
-    sizes = conv.groups, {*conv.kernel_size}, {*conv.stride}
-    return sizes == (1, {1}, {1}) and (conv.padding == "valid" or {*conv.padding} == {0})
+def _pointwise_weights(conv: Convolution, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """Return weight and bias of a convolution that takes every location of a map by itself, with all its channels."""
+    weight, bias = (conv._parameters.get(name) for name in ("weight", "bias"))
+    if weight is None or "bias" not in conv._parameters:
+        return None
+    fits = weight.shape == (len(weight), x.shape[1], *[1] * (x.ndim - 2))  # or torch says so
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    everywhere = conv.groups == 1 and {*conv.stride} == {1} and (conv.padding == "valid" or {*conv.padding} == {0})
+    return (weight, bias) if fits and everywhere else None
 
 
 def in_sequence(**layers: nn.Module | None) -> nn.Sequential:

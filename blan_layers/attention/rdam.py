@@ -186,7 +186,7 @@ class RDAM(DualAttention):
         _checks.same_layout("encoder_features", encoder_features, "decoder_features", decoder_features, remedy)
         check_layer(self, self.conv, "encoder_features", encoder_features)
         check_layer(self, self.conv, "decoder_features", decoder_features)
-        x = convolved(self, "conv", torch.cat([encoder_features, decoder_features], 1))
+        x = convolved(self, "conv", torch.cat([encoder_features, decoder_features], 1), self.backend)
         for module in (self.conv_norm, self.conv_activation):
             if module is not None:
                 x = module(x)

@@ -145,10 +145,11 @@ class SCSE(Module):
 
     def _combined(self, x: Tensor, by_channel: Tensor) -> tuple[Tensor, Tensor]:
         """Return the combination of both excitations, and the spatial gate."""
-        gate = location_factor(x, partial(convolved, self, "conv"), self.gate, x)
-        if self.combine == "sum":  # one pass gates the map and adds the other
-            return passes_through(x, self.backend, (), by_channel).gate(spatial_gate=gate), gate
-        return torch.maximum(by_channel, passes_through(x, self.backend).gate(spatial_gate=gate)), gate
+        gate = location_factor(x, partial(convolved, self, "conv", backend=self.backend), self.gate, x)
+        if self.combine == "sum" and (_checks.traced(by_channel) or by_channel.shape == x.shape):
+            return passes_through(x, self.backend, (), by_channel).gate(spatial_gate=gate), gate  # in one pass
+        combine = torch.add if self.combine == "sum" else torch.maximum
+        return combine(by_channel, passes_through(x, self.backend).gate(spatial_gate=gate)), gate
 
     def extra_repr(self) -> str:
         """Return the arguments that repr shows."""

@@ -21,6 +21,7 @@ from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import whole
 from blan_layers.kernels.choice import PLAIN_TENSORS, against_blocks, chosen_way, passes_of
 from blan_layers.kernels.cpu import products
+from blan_layers.kernels.cpu.attention import Amplify
 from blan_layers.kernels.cpu.blocks import block_bytes, core_cache_bytes
 from blan_layers.kernels.passes import PlainPasses
 
@@ -265,9 +266,22 @@ def _is_large(x: Tensor, residual: Tensor | None) -> bool:
     return x.numel() * x.element_size() >= (core_cache_bytes() if fuses else block_bytes())
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """Return the 1x1 convolution of a map as a product, or None if a convolution is faster or must run."""
-    return None if against_blocks(x, weight, bias) else products.pointwise(x, weight, bias)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, refusal: Callable[[], str]) -> Tensor | None:
+    """Return the 1x1 convolution of a map as products, or None where a convolution is faster or must run.
+
+    ``refusal`` returns why it must run, or "".
+    """
+    if not products.multiplies(x, weight) or refusal() or against_blocks(x, weight, bias):
+        return None
+    return products.pointwise(x, weight, bias)
+
+
+def amplified(x: Tensor, gate: Tensor) -> Tensor:
+    """Return ``x (1 + gate)``."""
+    if torch.is_grad_enabled() and not against_blocks(x, gate) and x.shape == gate.shape:
+        output: Tensor = Amplify.apply(x, gate)
+        return output
+    return torch.addcmul(x, x, gate)
 
 
 def channel_factors(

@@ -7,6 +7,7 @@ equal bits.
 """
 
 import platform
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+from blan_layers._torch import rounds_float32
+
 CPUINFO = Path("/proc/cpuinfo")
+
+_BY_PRODUCTS: Callable[..., Tensor] | None = getattr(torch._C._nn, "thnn_conv2d", None)
 
 IMAGES = 16
 """Images that rows are viewed as. With fewer, torch passes single-threaded 1x1 convolutions to MKL again."""
@@ -23,6 +28,8 @@ IMAGES = 16
 MANY_ROWS = 1024
 """Below this, preparing a convolution takes longer than its product saves."""
 
+MANY_ELEMENTS = 2**14
+"""Elements of a map below which the choice takes longer than it saves."""
 
 FEW_OUTPUTS = 16
 """Outputs up to which reading the map, not arithmetic, takes the time of a 1x1 convolution."""
@@ -30,7 +37,7 @@ FEW_OUTPUTS = 16
 
 def convolves(rows: Tensor) -> bool:
     """Return whether the faster product of these rows is a convolution."""
-    if rows.dtype is not torch.float32 or len(rows) < MANY_ROWS or not _halves_mkl():
+    if rows.dtype is not torch.float32 or len(rows) < MANY_ROWS or not _halves_mkl() or rounds_float32():
         return False
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
@@ -64,19 +71,32 @@ def add_weight_gradient(target: Tensor, gradient: Tensor, rows: Tensor, anew: bo
         target += found
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """Return the 1x1 convolution of a map as products, (B, C, *S) and (O, C, 1, ...) -> (B, O, *S).
+def multiplies(x: Tensor, weight: Tensor) -> bool:
+    """Return whether :func:`pointwise` is a faster 1x1 convolution of a map than torch's choice.
 
-    Return None if a convolution is faster. oneDNN copies the map beforehand, unless it is channels-last.
+    torch chooses oneDNN in float32, with one thread only from :data:`IMAGES` images on. oneDNN copies a map beforehand,
+    unless it is channels-last, and multiplies images of few locations together.
     """
-    if not torch.backends.mkl.is_available() or (weight.shape[0] > FEW_OUTPUTS and _halves_mkl()):
-        return None
-    images = x.flatten(2)
-    if images.stride(2) != 1:
-        return None
-    matrix = weight.flatten(1).expand(len(x), -1, -1)
-    y = torch.bmm(matrix, images) if bias is None else torch.baddbmm(bias[:, None], matrix, images)
-    return y.view(len(x), len(weight), *x.shape[2:])
+    if x.dtype is not torch.float32 or (torch.get_num_threads() == 1 and len(x) < IMAGES):
+        return False
+    locations = x.shape[2:].numel()
+    most = min(FEW_OUTPUTS, locations) if _halves_mkl() else locations
+    if x.numel() < MANY_ELEMENTS or len(weight) > most or _BY_PRODUCTS is None:
+        return False
+    libraries = torch.backends.mkldnn.enabled and torch.backends.mkl.is_available()
+    return bool(libraries) and x.is_contiguous() and not rounds_float32()
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the 1x1 convolution of a map as MKL's products, (B, C, *S), (O, C, 1, ...) and (O,) -> (B, O, *S).
+
+    This is torch's own convolution without oneDNN, with the same gradients, saved tensors and errors.
+    """
+    space = x.shape[2:]
+    if x.ndim != 4:
+        x, weight = x.flatten(2).unsqueeze(2), weight.flatten(1)[:, :, None, None]
+    y: Tensor = _BY_PRODUCTS(x, weight, (1, 1), bias, (1, 1), (0, 0))  # type: ignore[misc]  # multiplies() asked for it
+    return y if len(space) == 2 else y.view(*y.shape[:2], *space)
 
 
 def _as_map(rows: Tensor) -> Tensor:
