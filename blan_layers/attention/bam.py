@@ -12,7 +12,7 @@ from blan_layers._checks import Fixed
 from blan_layers._init import he_normal_
 from blan_layers._module import Module, check_layer, runs_forward, width_of
 from blan_layers.attention._layers import NormFactory, check_spatial_dims, convolved, draw, drawn_convolution, norm_of
-from blan_layers.functional.attention import factor
+from blan_layers.functional.attention import amplified, factor
 
 
 class BAMMaps(NamedTuple):
@@ -145,7 +145,7 @@ class BAM(Module):
         _checks.feature_map("x", x, width_of(self.fc1), self.spatial_dims)
         check_layer(self, self.fc1, "x", x)
         gate = factor(self._channel_logits(x) + self._spatial_logits(x), self.gate, x)
-        return BAMMaps(x * (1 + gate), gate)
+        return BAMMaps(amplified(x, gate), gate)
 
     def _channel_logits(self, x: Tensor) -> Tensor:
         """Return a logit for each channel, (B, C, 1, ...)."""

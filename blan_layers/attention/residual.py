@@ -22,7 +22,7 @@ from blan_layers.attention._layers import (
 )
 from blan_layers.functional._precision import at_least_float32
 from blan_layers.functional._tracing import observable, whole
-from blan_layers.functional.attention import location_factor
+from blan_layers.functional.attention import amplified, location_factor
 
 MaskForm: TypeAlias = Literal["mixed", "channel", "spatial"]
 
@@ -108,7 +108,7 @@ class ResidualAttention(Module):
         _checks.floating("trunk(x)", features)
         _checks.floating("mask(x)", mask)
         _check_mask(mask, features)
-        return ResidualAttentionMaps((1 + mask) * features, mask)
+        return ResidualAttentionMaps(amplified(features, mask), mask)
 
     if TYPE_CHECKING:
 
