@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.machine import title_of
 from benchmarks.measure import Record
 from benchmarks.table import heading
 from shared.sheet import FAINT, INK, MARGIN, Sheet
@@ -19,20 +20,23 @@ ROW, HEADING, GAP = 0.16, 0.24, 0.75  # inches
 WORDS, BARS = 1.35, 3.3
 
 
-def chart(content: Mapping[str, Any], title: str) -> Figure:
+def chart(content: Mapping[str, Any]) -> Figure:
     """Draw the suites below each other, with eager steps on the left and compiled ones on the right."""
+    allocator = content["machine"].get("allocator")
     panels = []
     for suite, results in content["suites"].items():
         timed = [record for record in results["cases"] if _headline(record) is not None]
         panels.append((suite, [[r for r in timed if r["compiled"] == compiled] for compiled in (False, True)]))
     heights = [max(map(_height, columns)) for _, columns in panels]
-    sheet = Sheet(2 * (MARGIN + WORDS + BARS) + MARGIN, 0.6 + sum(h + GAP for h in heights) + MARGIN)
+    top = 0.6 + (0.16 if allocator else 0)
+    sheet = Sheet(2 * (MARGIN + WORDS + BARS) + MARGIN, top + sum(h + GAP for h in heights) + MARGIN)
     sheet.title(
-        title,
+        title_of({**content["machine"], "allocator": None}),
         "Times faster than the peer named. Bars are medians, whiskers quartiles; "
         "grey, where they meet 1; a diamond stands at the speed-up over the fastest peer.",
     )
-    top = 0.6
+    if allocator:
+        sheet.text(MARGIN, 0.58, f"Allocator: {allocator}", color=FAINT)
     for (suite, columns), height in zip(panels, heights, strict=True):
         for column, records in enumerate(columns):
             if records:

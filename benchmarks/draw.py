@@ -69,7 +69,7 @@ def draw(path: Path, content: Mapping[str, Any]) -> None:
     """Draw the chart of a machine; the same results give the same bytes."""
     with style(), replacing(path) as file:
         matplotlib.rcParams["svg.hashsalt"] = path.stem
-        chart(content, title_of(content["machine"])).savefig(file, format="svg", metadata={"Date": None})
+        chart(content).savefig(file, format="svg", metadata={"Date": None})
 
 
 def all_results() -> Contents:
