@@ -673,6 +673,8 @@ def test_weights_that_are_no_parameters_and_children_that_are_no_modules_are_cal
     del conv.__dict__["weight"], conv.bias
     conv.bias = torch.ones(1)
     torch.testing.assert_close(convolved(parent, "conv", x), conv(x))
+    parent["conv"] = nn.LazyConv2d(1, 1)
+    assert convolved(parent, "conv", x).shape == (2, 1, 6, 5)
     gate: Any = BAM(4, hidden_channels=2)
     truth, child = gate(x), gate.conv1
     del gate.conv1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blan_layers import _checks
 from blan_layers._checks import said
 from blan_layers._init import he_normal_, reset
-from blan_layers._module import PLAIN, WITH_WEIGHTS, known, oddity
+from blan_layers._module import PLAIN, WITH_WEIGHTS, foreign_weight, known, oddity
 from blan_layers._torch import is_compiled_or_traced
 from blan_layers.functional._tracing import whole
 from blan_layers.functional.attention import product
@@ -77,8 +77,8 @@ def convolved(parent: nn.Module, name: str, x: Tensor, backend: _checks.Backend 
 def _pointwise_weights(conv: Convolution, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
     """Return weight and bias of a convolution that takes every location of a map by itself, with all its channels."""
     weight, bias = (conv._parameters.get(name) for name in ("weight", "bias"))
-    if weight is None or "bias" not in conv._parameters:
-        return None
+    if weight is None or "bias" not in conv._parameters or foreign_weight(conv):
+        return None  # foreign is also the weight of a lazy convolution, which has no shape
     fits = weight.shape == (len(weight), x.shape[1], *[1] * (x.ndim - 2))  # or torch says so
     fits = fits and (bias is None or bias.shape == weight.shape[:1])
     everywhere = conv.groups == 1 and {*conv.stride} == {1} and (conv.padding == "valid" or {*conv.padding} == {0})
