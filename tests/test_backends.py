@@ -594,6 +594,23 @@ def test_operations_are_not_exchanged_while_one_of_them_rounds_float32(monkeypat
         torch.set_float32_matmul_precision(asked)
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (3, 1, 5, 2), (3, 4, 1, 1), (3, 1, 1, 1)])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_products_do_not_depend_on_the_layout_of_map_weight_and_gradient(shape: Any, outputs: int) -> None:
+    x, gradient = (torch.randn(shape[0], c, *shape[2:], dtype=torch.float64) for c in (shape[1], outputs))
+    weight, bias = (torch.randn(outputs, *rest, dtype=torch.float64) for rest in ((shape[1], 1, 1), ()))
+    operations: tuple[Callable[..., Tensor], ...] = products.pointwise, torch.nn.functional.conv2d
+    for step, layout in itertools.product((1, shape[1]), (torch.contiguous_format, torch.channels_last)):
+        strided = weight.as_strided(weight.shape, (shape[1], 1, step, step))  # the larger step is that of channels-last
+        inputs = [tensor.detach().requires_grad_() for tensor in (x, strided, bias)]
+        results = []
+        for operation in operations:
+            output = operation(*inputs)
+            results.append([output, *torch.autograd.grad(output, inputs, gradient.to(memory_format=layout))])
+        for ours, others in zip(*results, strict=True):
+            torch.testing.assert_close(ours, others, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.usefixtures("auto")
 @pytest.mark.parametrize("make", [SCSE, partial(RDAM, conv_kernel_size=1)], ids=["SCSE", "RDAM"])
 def test_the_reference_backend_convolves(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

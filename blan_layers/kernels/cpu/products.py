@@ -88,15 +88,17 @@ def multiplies(x: Tensor, weight: Tensor) -> bool:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the 1x1 convolution of a map as MKL's products, (B, C, *S), (O, C, 1, ...) and (O,) -> (B, O, *S).
+    """Return the 1x1 convolution of a contiguous map as MKL's products, (B, C, *S), (O, C, 1, ...), (O,) -> (B, O, *S).
 
-    This is torch's own convolution without oneDNN, with the same gradients, saved tensors and errors.
+    This is torch's own convolution without oneDNN, with the same gradients and saved tensors. Strides of channels-last
+    in one of map and weight count for both there, and the gradient is then wrong: here, neither has such strides.
     """
     space = x.shape[2:]
-    if x.ndim != 4:
-        x, weight = x.flatten(2).unsqueeze(2), weight.flatten(1)[:, :, None, None]
+    if x.ndim != 4 or x.is_contiguous(memory_format=torch.channels_last):
+        x = x.flatten(2).unsqueeze(2)
+    weight = weight.flatten(1)[:, :, None, None]
     y: Tensor = _BY_PRODUCTS(x, weight, (1, 1), bias, (1, 1), (0, 0))  # type: ignore[misc]  # multiplies() asked for it
-    return y if len(space) == 2 else y.view(*y.shape[:2], *space)
+    return y if y.shape[2:] == space else y.view(*y.shape[:2], *space)
 
 
 def _as_map(rows: Tensor) -> Tensor:
