@@ -11,12 +11,11 @@ from blan_layers import _checks
 from blan_layers._checks import Checked, said
 from blan_layers._init import reset
 from blan_layers._module import Module
-from blan_layers.functional._tracing import whole
 from blan_layers.functional.objectives import ObjectiveName
 from blan_layers.mutual_information.critics import Critic
 from blan_layers.mutual_information.global_infomax import GlobalInfoMaxLoss
 from blan_layers.mutual_information.lmim import LMIMLoss
-from blan_layers.mutual_information.negatives import Negatives
+from blan_layers.mutual_information.negatives import Negatives, without
 from blan_layers.mutual_information.prior import Prior, PriorMatchingLoss
 from blan_layers.mutual_information.products import DotProductCritic
 
@@ -170,12 +169,14 @@ class DeepInfoMaxLoss(Module):
                         f"Pass {name} to the constructor."
                     )
                 )
-        if self.gamma == 0:
-            global_features = _without(global_features, "prior_samples", prior_samples, "gamma")
-        if self.beta == 0:
-            global_features = _without(global_features, "mask", mask, "beta")
-        if self.alpha == self.beta == 0:
-            global_features = _without(global_features, "groups", groups, "alpha or beta")
+        for name, option, weights, value in (
+            ("prior_samples", prior_samples, "gamma", self.gamma),
+            ("mask", mask, "beta", self.beta),
+            ("groups", groups, "alpha or beta", self.alpha + self.beta),
+        ):
+            if value == 0:
+                words = f"{name} needs {weights} above zero, got 0. Drop {name}."
+                global_features = without(option, global_features, words)
         losses = []
         if self.global_loss is not None:
             losses.append(self.alpha * self.global_loss(local_features, global_features, groups=groups))
@@ -219,11 +220,3 @@ def _refuse_other(critic: Critic, device: torch.device | str | None, dtype: torc
                         f"Convert it by local_critic.to({option!r})."
                     )
                 )
-
-
-@whole
-def _without(global_features: Tensor, name: str, option: Tensor | None, weight: str) -> Tensor:
-    """Return the summaries, or raise if an option is given that no term uses."""
-    if option is not None:
-        raise ValueError(said(f"{name} needs {weight} above zero, got 0. Drop {name}."))
-    return global_features

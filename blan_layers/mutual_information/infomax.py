@@ -32,7 +32,7 @@ from blan_layers.mutual_information.negatives import (
     valid_candidates,
     with_given,
     with_partners,
-    without_given,
+    without,
 )
 from blan_layers.mutual_information.objectives import (
     ESTIMATORS,
@@ -210,7 +210,10 @@ class InfoMaxLoss(Module, ABC):
         if self.negatives == "given":
             negative_features = checked_given(negative_features, global_features)
         elif negative_features is not None:
-            global_features = without_given(self.negatives, negative_features, global_features)
+            words = (
+                f"negative_features needs negatives 'given', got negatives={self.negatives!r}. Pass that, or drop it."
+            )
+            global_features = without(negative_features, global_features, words)
         if mask is not None:
             local_features = _masked(local_features, mask)
             global_features = _without_unseen(global_features, mask)

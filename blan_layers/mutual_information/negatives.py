@@ -179,12 +179,10 @@ def with_given(global_features: Tensor, negative_features: Tensor) -> tuple[Tens
 
 
 @whole
-def without_given(kind: Negatives, negative_features: Tensor | None, global_features: Tensor) -> Tensor:
-    """Return the summaries, or raise if negatives are given as well."""
-    if negative_features is not None:
-        raise ValueError(
-            said(f"negative_features needs negatives 'given', got negatives={kind!r}. Pass that, or drop it.")
-        )
+def without(option: Tensor | None, global_features: Tensor, words: str) -> Tensor:
+    """Return the summaries, or raise with these words if an option is given that the loss does not use."""
+    if option is not None:
+        raise ValueError(said(words))
     return global_features
 
 
