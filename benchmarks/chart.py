@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.machine import title_of
+from benchmarks.machine import hardware_of
 from benchmarks.measure import Record
 from benchmarks.table import heading
 from shared.sheet import FAINT, INK, MARGIN, Sheet
@@ -31,7 +31,7 @@ def chart(content: Mapping[str, Any]) -> Figure:
     top = 0.6 + (0.16 if allocator else 0)
     sheet = Sheet(2 * (MARGIN + WORDS + BARS) + MARGIN, top + sum(h + GAP for h in heights) + MARGIN)
     sheet.title(
-        title_of({**content["machine"], "allocator": None}),
+        hardware_of(content["machine"]),
         "Times faster than the peer named. Bars are medians, whiskers quartiles; "
         "grey, where they meet 1; a diamond stands at the speed-up over the fastest peer.",
     )

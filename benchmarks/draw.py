@@ -17,8 +17,8 @@ import tyro
 from rich.console import Console
 
 from benchmarks.chart import chart
-from benchmarks.machine import title_of
-from benchmarks.record import RESULTS, RecordError, load, no_results
+from benchmarks.machine import hardware_of, title_of
+from benchmarks.record import RESULTS, load, no_results
 from benchmarks.table import HEADER, details, heading, memory_ratio, rows
 from shared.files import replacing
 from shared.program import run_program
@@ -49,9 +49,7 @@ def run(_: Console) -> None:
     """
     contents = all_results()
     if not contents:
-        raise RecordError(
-            f"{RESULTS}: must contain results that run.py wrote, got none. Restore them, or run benchmarks/run.py."
-        )
+        raise no_results(RESULTS, "none")
     for path, content in contents.items():
         try:
             pages({path: content})  # alone, so that an error names the file
@@ -101,7 +99,7 @@ def sentence(contents: Contents) -> str:
             speedups.setdefault(record["pass"], []).append(peer["speedup"]["median"])
     words = {"forward + backward": "training", "inference": "inference"}
     ranges = ", ".join(f"{_range(values, 2)} in {words.get(name, name)}" for name, values in speedups.items())
-    count = len({title_of({**content["machine"], "allocator": None}) for content in contents.values()})
+    count = len({hardware_of(content["machine"]) for content in contents.values()})
     machines = f"{count} machine{'s' * (count != 1)}"
     return f"Measured on {machines}, times as fast as the same step written by hand, from worst to best: {ranges}."
 

@@ -31,11 +31,11 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "caches": _caches(),
     }
-    if settings := sorted(f"{k}={v}" for k, v in os.environ.items() if ALLOCATOR.fullmatch(k) and v):
-        described["allocator"] = " ".join(settings)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         described |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
+    elif settings := sorted(f"{k}={v}" for k, v in os.environ.items() if ALLOCATOR.fullmatch(k) and v):
+        described["allocator"] = " ".join(settings)
     return described
 
 
@@ -47,12 +47,16 @@ def name_of(described: dict[str, Any]) -> str:
 
 
 def title_of(described: Mapping[str, Any]) -> str:
+    """Return a readable name of a machine and, where they are set, of its allocator's settings."""
+    return ", ".join(filter(None, [hardware_of(described), described.get("allocator")]))
+
+
+def hardware_of(described: Mapping[str, Any]) -> str:
     """Return a readable name of a machine; generations of a CPU may share a name and differ in family and model."""
     if "gpu" in described:
         return str(described["gpu"])
     kind = f" (family {described['family']}, model {described['model']})" if described.get("family") else ""
-    allocator = f", {described['allocator']}" if described.get("allocator") else ""
-    return f"{described['cpu']}{kind}, {described['threads']} threads{allocator}"
+    return f"{described['cpu']}{kind}, {described['threads']} threads"
 
 
 def circumstances() -> dict[str, Any]:
